@@ -1,0 +1,192 @@
+"""CIFAR-10 from the binary or the python layout, checked file by file.
+
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009. Some copies of the set hold 93
+images (73 for training, 20 for testing) that once went through JPEG. They are left out unless asked for, so that
+accuracies agree between copies: the test split then has 9,980 images.
+"""
+
+import io
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+Split = Literal["sample", "test", "train"]
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SHAPE = (3, 32, 32)
+RECORDS_PER_FILE = 10_000
+_PIXELS = 3 * 32 * 32
+_FILES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
+
+
+@dataclass(frozen=True)
+class Records:
+    """Images as the set stores them: uint8 (N, 3, 32, 32), labels int64 (N,), positions in the split int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_cifar10(
+    split: Split = "sample", root: str | Path | None = None, exact: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Load images in [0, 1] and their labels.
+
+    Args:
+        split: ``sample``, 1,000 test images that come with the package, 100 of each class; ``test``; or ``train``.
+        root: the folder that holds ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or one of these folders.
+        exact: leave out the images that not every copy of the set holds bit by bit (20 of the test split's, 73 of
+            the training split's); the sample never has one.
+
+    Returns:
+        images float32 (N, 3, 32, 32) in [0, 1], and labels int64 (N,).
+
+    Raises:
+        ValueError: an unknown split, no ``root`` for a split that needs one, or a file that is not what it should be.
+        FileNotFoundError: the folder or one of its files is missing.
+    """
+    records = read_records(split, root, exact)
+    return as_images(records.images), torch.from_numpy(records.labels)
+
+
+def as_images(pixels: np.ndarray) -> torch.Tensor:
+    """Turn uint8 pixels of any shape into float32 in [0, 1]: k becomes k/255, rounded once."""
+    return torch.from_numpy(pixels).float().div_(255)
+
+
+def read_records(split: Split, root: str | Path | None = None, exact: bool = True) -> Records:
+    """Read a split as it is stored; arguments and errors as in :func:`load_cifar10`."""
+    if split == "sample":
+        from saplab.data.sample import read_sample
+
+        return read_sample()
+    if split not in _FILES:
+        raise ValueError(f"`split` must be 'sample', 'test' or 'train', got {split!r}")
+    if root is None:
+        raise ValueError(f"`root` must name the folder that holds CIFAR-10 for split {split!r}, got None")
+    images, labels = _read_split(Path(root), split)
+    indices = np.arange(len(labels), dtype=np.int64)
+    keep = np.isin(indices, inexact_indices(split), invert=True) if exact else np.full(len(labels), True)
+    return Records(images[keep], labels[keep], indices[keep])
+
+
+@cache
+def inexact_indices(split: str) -> tuple[int, ...]:
+    """Give the positions, in the split, of the images that not every copy of the set holds bit by bit."""
+    text = resources.files("saplab.data").joinpath("cifar10_inexact.json").read_text(encoding="utf-8")
+    return tuple(json.loads(text)[split])
+
+
+def _read_split(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read all of a split, uint8 (N, 3, 32, 32) and int64 (N,), from whichever layout is there."""
+    folder, suffix, read = _find_layout(root)
+    parts = [read(folder / f"{name}{suffix}") for name in _FILES[split]]
+    images = np.concatenate([images for images, _ in parts]).reshape(-1, *SHAPE)
+    return images, np.concatenate([labels for _, labels in parts])
+
+
+def _find_layout(root: Path) -> tuple[Path, str, "Callable[[Path], tuple[np.ndarray, np.ndarray]]"]:
+    """Give the folder with the files, the ending of their names, and the function that reads one."""
+    layouts = (("cifar-10-batches-bin", ".bin", _read_binary), ("cifar-10-batches-py", "", _read_python))
+    for name, suffix, read in layouts:
+        for folder in (root / name, root):
+            if (folder / f"test_batch{suffix}").is_file() or (folder / f"data_batch_1{suffix}").is_file():
+                return folder, suffix, read
+    raise FileNotFoundError(
+        f"no CIFAR-10 in {root}: expected cifar-10-batches-bin/test_batch.bin or cifar-10-batches-py/test_batch there"
+    )
+
+
+def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read one file of the binary layout: records of a label byte and 3,072 pixels, channel by channel."""
+    expected = RECORDS_PER_FILE * (1 + _PIXELS)
+    _require_file(path)
+    size = path.stat().st_size
+    if size != expected:
+        raise ValueError(
+            f"{path} must hold {expected} bytes ({RECORDS_PER_FILE} records of {1 + _PIXELS}), got {size}"
+        )
+    records = np.fromfile(path, dtype=np.uint8).reshape(RECORDS_PER_FILE, 1 + _PIXELS)
+    return records[:, 1:], _checked_labels(path, records[:, 0])
+
+
+def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read one file of the python layout: a pickled dictionary with ``data`` and ``labels``."""
+    _require_file(path)
+    batch = _unpickle(path)
+    if not isinstance(batch, dict) or b"data" not in batch or b"labels" not in batch:
+        raise ValueError(f"{path} must hold a dictionary with data and labels")
+    images = batch[b"data"]
+    expected = (RECORDS_PER_FILE, _PIXELS)
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != expected:
+        got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise ValueError(f"{path} must hold data of uint8 {expected}, got {got}")
+    return images, _checked_labels(path, batch[b"labels"])
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: CIFAR-10 keeps {RECORDS_PER_FILE} images there")
+
+
+def _checked_labels(path: Path, labels: Any) -> np.ndarray:
+    """Give the labels as int64, or an error that names the file."""
+    array = np.asarray(labels)
+    if array.shape != (RECORDS_PER_FILE,) or array.dtype.kind not in "ui":
+        raise ValueError(f"{path} must hold {RECORDS_PER_FILE} whole-number labels, got {array.dtype} {array.shape}")
+    if array.min() < 0 or array.max() >= len(CLASSES):
+        raise ValueError(f"{path} must hold labels in 0..9, got {array.min()}..{array.max()}")
+    return array.astype(np.int64)
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    except _ForbiddenClass as error:
+        raise ValueError(f"{path} is refused: it asks for {error}, which no CIFAR-10 file needs") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise ValueError(f"{path} is not a readable pickle: {type(error).__name__}: {error}") from None
+
+
+class _ForbiddenClass(Exception):
+    """The pickle asked for something that arrays, bytes, lists and dictionaries do not need."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickle NumPy arrays of plain numbers and Python's own containers, and call nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Give what rebuilds an array, and refuse every other name before it is imported."""
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return _reconstruct
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):
+            return _encode
+        raise _ForbiddenClass(f"{module}.{name}")
+
+
+def _reconstruct(kind: type, shape: tuple[int, ...], _dtype: bytes) -> np.ndarray:
+    """Make the empty array that the pickle's state then fills."""
+    if kind is not np.ndarray or shape != (0,):
+        raise ValueError(f"an array must begin as an empty ndarray, got {kind} {shape}")
+    return np.empty(0, dtype=np.int8)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Rebuild bytes as Python 3 writes them in the old pickle protocols."""
+    if encoding not in ("latin1", b"latin1"):
+        raise ValueError(f"bytes must be written as latin1, got {encoding!r}")
+    return text.encode("latin1")

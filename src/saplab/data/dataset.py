@@ -1,0 +1,43 @@
+"""What every loader gives: images, labels, and where they came from."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images in memory.
+
+    Args:
+        name: how the command line names them.
+        images: float32 (N, C, H, W) in [0, 1].
+        labels: int64 (N,), each in ``0 .. len(classes) - 1``.
+        indices: int64 (N,), each image's position in the set it was taken from.
+        classes: the classes' names, in the labels' order.
+    """
+
+    name: str
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def digest(self) -> str:
+        """Give the SHA-256, in hexadecimal, over the images and the labels; shapes and types count too."""
+        return digest(self.images.numpy(), self.labels.numpy())
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Give the SHA-256, in hexadecimal, over the arrays' types, shapes and values (little-endian)."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        sha.update(f"{little.dtype.str}{little.shape}".encode())
+        sha.update(little.data)
+    return sha.hexdigest()
