@@ -1,1 +1,1 @@
-"""."""
+"""Networks: the paper's, a public one, and whatever a user names."""

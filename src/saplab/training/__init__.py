@@ -1,1 +1,1 @@
-"""."""
+"""One classifier loop, and the paper's recipes as data."""

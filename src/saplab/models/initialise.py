@@ -1,0 +1,31 @@
+"""A network's first weights, as a function of a seed alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def untouched_generator() -> Iterator[None]:
+    """Put PyTorch's global CPU generator back as it was: building layers draws from it."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def initialise(model: nn.Module, seed: int) -> nn.Module:
+    """Draw every convolution and linear weight anew, in place, and give the module back.
+
+    Source: He et al. 2015, "Delving deep into rectifiers", equation 10: normal with variance 2 / fan-in. Biases
+    become 0, batch-norms the identity. The draws come from a generator of their own; the global one stays as it is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    return model

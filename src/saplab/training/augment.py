@@ -1,0 +1,60 @@
+"""Shuffles, crops and flips as a function of (seed, epoch, image) and of nothing else.
+
+The draws are raw words of the counter-based generator Philox (Salmon et al. 2011), one stream for each purpose and
+epoch; word i belongs to image i. They depend on no batch size, no thread and nothing that ran before, so an
+interrupted run goes on with the draws of an unbroken one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_SHUFFLE, _SHIFT = 1, 2
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """Where each image's crop begins in the padded image, and whether it is mirrored; all three (N,)."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    mirrored: np.ndarray
+
+
+def shuffle(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Give a permutation of ``0 .. count - 1``, each equally likely but for ties of 64-bit words."""
+    return np.argsort(_words(seed, _SHUFFLE, epoch, count), kind="stable")
+
+
+def draw_shifts(seed: int, epoch: int, count: int, pad: int, flip: bool) -> Shifts:
+    """Draw each image's crop, uniform over the ``2 * pad + 1`` offsets either way, and its flip."""
+    words = _words(seed, _SHIFT, epoch, count)
+    offsets = np.uint64(2 * pad + 1)
+    rows = _scaled(words & np.uint64(0xFFFFFF), offsets)
+    columns = _scaled((words >> np.uint64(24)) & np.uint64(0xFFFFFF), offsets)
+    return Shifts(rows, columns, (words >> np.uint64(63) == 1) & flip)
+
+
+def crop_and_flip(images: np.ndarray, shifts: Shifts, pad: int) -> np.ndarray:
+    """Crop zero-padded images at their shifts and mirror the chosen ones; any type (N, C, H, W), same shape back."""
+    height, width = images.shape[2:]
+    padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    crops = windows[np.arange(len(images)), :, shifts.rows, shifts.columns]
+    return np.where(shifts.mirrored[:, None, None, None], crops[..., ::-1], crops)
+
+
+def take(shifts: Shifts, chosen: np.ndarray) -> Shifts:
+    """Give the shifts of the chosen images."""
+    return Shifts(shifts.rows[chosen], shifts.columns[chosen], shifts.mirrored[chosen])
+
+
+def _words(seed: int, purpose: int, epoch: int, count: int) -> np.ndarray:
+    """Give ``count`` words, uint64, of the stream for this seed, purpose and epoch."""
+    key = np.array([seed, (purpose << 32) | epoch], dtype=np.uint64)
+    return np.random.Philox(key=key).random_raw(count)
+
+
+def _scaled(bits: np.ndarray, count: np.uint64) -> np.ndarray:
+    """Turn 24 uniform bits into a whole number below ``count``; off from uniform by less than count / 2**24."""
+    return ((bits * count) >> np.uint64(24)).astype(np.int64)
