@@ -97,7 +97,7 @@ def _read_split(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return images, np.concatenate([labels for _, labels in parts])
 
 
-def _find_layout(root: Path) -> tuple[Path, str, "Callable[[Path], tuple[np.ndarray, np.ndarray]]"]:
+def _find_layout(root: Path) -> tuple[Path, str, Callable[[Path], tuple[np.ndarray, np.ndarray]]]:
     """Give the folder with the files, the ending of their names, and the function that reads one."""
     layouts = (("cifar-10-batches-bin", ".bin", _read_binary), ("cifar-10-batches-py", "", _read_python))
     for name, suffix, read in layouts:
@@ -115,9 +115,7 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
     _require_file(path)
     size = path.stat().st_size
     if size != expected:
-        raise ValueError(
-            f"{path} must hold {expected} bytes ({RECORDS_PER_FILE} records of {1 + _PIXELS}), got {size}"
-        )
+        raise ValueError(f"{path} must hold {expected} bytes ({RECORDS_PER_FILE} records of {1 + _PIXELS}), got {size}")
     records = np.fromfile(path, dtype=np.uint8).reshape(RECORDS_PER_FILE, 1 + _PIXELS)
     return records[:, 1:], _checked_labels(path, records[:, 0])
 

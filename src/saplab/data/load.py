@@ -1,0 +1,47 @@
+"""The one place that reads ``--data``."""
+
+from pathlib import Path
+
+import torch
+
+from saplab.data.cifar10 import CLASSES, Split, as_images, read_records
+from saplab.data.dataset import Dataset
+from saplab.data.folder import load_npz
+
+
+def load_data(spec: str) -> Dataset:
+    """Load what a command line names.
+
+    Args:
+        spec: ``sample``, the 1,000 CIFAR-10 test images of the package; ``cifar10:DIR``, CIFAR-10's test split, of
+            which the 20 images that differ between copies are left out; or the path of an ``.npz`` file.
+
+    Raises:
+        ValueError: it is none of these, or the files are not what they should be.
+        FileNotFoundError: the files are missing.
+    """
+    if spec == "sample":
+        return _cifar10("CIFAR-10 test sample", "sample", None)
+    if spec.startswith("cifar10:"):
+        return _cifar10("CIFAR-10 test", "test", cifar10_root(spec))
+    if spec.endswith(".npz"):
+        return load_npz(spec)
+    raise ValueError(f"`data` must be 'sample', 'cifar10:DIR' or a path that ends in .npz, got {spec!r}")
+
+
+def cifar10_root(spec: str) -> Path:
+    """Give DIR of ``cifar10:DIR``.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    kind, _, root = spec.partition(":")
+    if kind != "cifar10" or not root:
+        raise ValueError(f"`data` must be 'cifar10:DIR', got {spec!r}")
+    return Path(root).expanduser()
+
+
+def _cifar10(name: str, split: Split, root: Path | None) -> Dataset:
+    records = read_records(split, root)
+    labels, indices = torch.from_numpy(records.labels), torch.from_numpy(records.indices)
+    return Dataset(name, as_images(records.images), labels, indices, CLASSES)
