@@ -1,10 +1,189 @@
-"""Networks by name."""
+"""Networks by name, weights from files, and a digest that tells weights apart."""
 
-from collections.abc import Callable
+import difflib
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file
 from torch import nn
 
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
 
+
+@dataclass(frozen=True)
+class Packaged:
+    """Weights inside the package: whose they are, and the SHA-256 of their file."""
+
+    architecture: str
+    sha256: str
+
+
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
+PACKAGED: dict[str, Packaged] = {}
+_NESTED = ("state_dict", "model")
+_LISTED = 3
+
+
+def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
+    """Load a network in eval mode; it takes images in [0, 1], (N, C, H, W), and gives logits.
+
+    Args:
+        spec: a network of the package with its weights (``preact-resnet20-dense``); an architecture
+            (``preact-resnet20``, ``resnet20``), which needs ``weights``; or ``package.module:factory``, a function
+            that takes no arguments and gives an ``nn.Module``, sought beside the command's own working folder too.
+        weights: a ``.safetensors`` file, or ``.pt``, ``.pth`` or ``.th`` read with ``weights_only=True``: a state_dict
+            or one under ``state_dict`` or ``model``; a ``module.`` prefix is stripped.
+
+    Raises:
+        ValueError: the name is unknown, or the weights are damaged or belong to another network.
+        FileNotFoundError: there is no such file.
+    """
+    if ":" in spec:
+        model = _call_factory(spec)
+    elif spec in PACKAGED:
+        if weights is not None:
+            other = PACKAGED[spec].architecture
+            raise ValueError(f"`weights` must be None for {spec!r}, which has its own; for others name {other!r}")
+        return _load_packaged(spec)
+    elif spec in ARCHITECTURES:
+        if weights is None:
+            raise ValueError(f"`weights` must name a file for the architecture {spec!r}, got None")
+        model = ARCHITECTURES[spec]()
+    else:
+        raise ValueError(_unknown_name(spec))
+    if weights is not None:
+        put_weights(model, read_weights(weights), str(weights))
+    return model.eval()
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a state_dict from a file; formats and errors as in :func:`load_model`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: expected a file of weights")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix not in (".pt", ".pth", ".th"):
+        raise ValueError(f"`weights` must end in .safetensors, .pt, .pth or .th, got {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or refused pickle can raise nearly anything
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} cannot be read with weights_only=True: {reason}") from None
+    return _state_dict(path, content)
+
+
+def put_weights(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Copy a state_dict into a network, whole or not at all.
+
+    Batch-norm's ``num_batches_tracked`` may be missing, as in checkpoints older than PyTorch 0.4.1: it counts
+    training steps only.
+
+    Raises:
+        ValueError: names or shapes differ, or a value is not finite; the message begins with ``source``.
+    """
+    own = model.state_dict()
+    state = {**{name: t for name, t in own.items() if name.endswith("num_batches_tracked")}, **state}
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        parts = (("lacks", missing), ("has unexpected", unexpected))
+        raise ValueError(f"{source} " + " and ".join(f"{verb} {_some(names)}" for verb, names in parts if names))
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(f"{source}: {name} must have shape {tuple(own[name].shape)}, got {tuple(tensor.shape)}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{source}: {name} must be finite, got NaN or infinity")
+    model.load_state_dict(state)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Give the SHA-256, in hexadecimal, over every parameter and buffer: name, type, shape and bits."""
+    sha = hashlib.sha256()
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name in sorted(named):
+        tensor = named[name].detach().cpu().contiguous()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _load_packaged(name: str) -> nn.Module:
+    entry = PACKAGED[name]
+    content = resources.files("saplab.models").joinpath("weights", f"{name}.safetensors").read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry.sha256:
+        raise ValueError(f"the packaged weights of {name} are damaged: SHA-256 must be {entry.sha256}, got {found}")
+    model = ARCHITECTURES[entry.architecture]()
+    put_weights(model, load(content), name)
+    return model.eval()
+
+
+def _call_factory(spec: str) -> nn.Module:
+    """Import ``package.module`` and call ``factory()``; errors inside the user's own code pass through."""
+    module_name, _, factory_name = spec.partition(":")
+    with _working_folder_on_path():
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"`model` {spec!r} cannot be imported: {error}") from None
+        factory = getattr(module, factory_name, None)
+        if not callable(factory):
+            raise ValueError(f"`model` {spec!r} must name a function, got {type(factory).__name__}")
+        model = factory()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"`model` {spec!r} must give an nn.Module, got {type(model).__name__}")
+    return model
+
+
+@contextmanager
+def _working_folder_on_path() -> Iterator[None]:
+    """Let imports find the working folder last of all, as ``python -m`` would find it first."""
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return _state_dict(path, load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    """Find the state_dict in what a file holds, without a ``module.`` prefix."""
+    for key in _NESTED:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} must hold a state_dict, got {type(content).__name__}")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{path} must hold a state_dict, got {type(tensor).__name__} at {name!r}")
+    wrapped = all(name.startswith("module.") for name in content)
+    return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in content.items()}
+
+
+def _unknown_name(spec: str) -> str:
+    names = [*PACKAGED, *ARCHITECTURES]
+    close = difflib.get_close_matches(spec, names, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"`model` must be one of {', '.join(names)} or package.module:factory, got {spec!r}{hint}"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_LISTED])
+    return f"{shown} and {len(names) - _LISTED} more" if len(names) > _LISTED else shown
