@@ -109,7 +109,8 @@ def train(
     data = _checked_data(recipe, data, seed)
     out.mkdir(parents=True, exist_ok=True)
     request = describe(recipe, data, test, seed)
-    model = initialise(ARCHITECTURES[recipe.network](), seed).to(memory_format=torch.channels_last)
+    model = initialise(ARCHITECTURES[recipe.network](), seed)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's own stub
     run = _Run(recipe, seed, data, test, model, _optimizer(recipe, model), progress or Silent())
     history = _restore(run, out, request)
     run.progress.on_start(history, recipe, run.steps)
@@ -177,7 +178,7 @@ def _step(run: _Run, images: np.ndarray, labels: np.ndarray, rate: float) -> tup
     loss = F.cross_entropy(logits.float(), targets)
     run.optimizer.param_groups[0]["lr"] = rate
     run.optimizer.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     run.optimizer.step()
     return loss.item(), int((logits.argmax(dim=1) == targets).sum())
 
@@ -251,8 +252,6 @@ def _checked_data(recipe: Recipe, data: Records, seed: int) -> Records:
     """Check the arguments, and give the images that the recipe uses."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be in 0 .. 2**63 - 1, got {seed}")
-    if recipe.epochs < 1:
-        raise ValueError(f"`epochs` must be >= 1, got {recipe.epochs}")
     if len(data) < (recipe.images or recipe.batch):
         raise ValueError(f"`data` must hold at least {recipe.images or recipe.batch} images, got {len(data)}")
     kept = slice(recipe.images)

@@ -67,6 +67,13 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     images: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"`batch` must be >= 1, got {self.batch}")
+        least = int(self.schedule.warmup) + 1 if isinstance(self.schedule, WarmupLinear) else 1
+        if self.epochs < least:
+            raise ValueError(f"`epochs` must be >= {least} for this learning rate, got {self.epochs}")
+
 
 _PAPER = Recipe("dense", "paper", epochs=150, batch=512, schedule=Steps(((0.5, 100), (0.05, 30), (0.005, 20))))
 _SMALL = Recipe(
