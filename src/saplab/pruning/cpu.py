@@ -1,0 +1,454 @@
+"""Algorithm 1 on the CPU: exact, fused, one pass of arithmetic over each row while it lies in the cache.
+
+How r categorical draws are made without making r draws. Element j has the rate r·p_j. Its rate is cut in a light
+part v_j = min(r·p_j, CAP) and a remainder w_j = r·p_j - v_j; V and W are their sums over the row.
+
+1. How many of the r draws fall into the remainder is B ~ Binomial(r, W/(V+W)); n = r - B are light.
+2. Every element gets an independent count c_j ~ Poisson(v_j), by inversion of one uniform, vectorised. Their total
+   N is Poisson(V), and given N they are Multinomial(N, v/V).
+3. The total is corrected: n - N more draws from v/V, or N - n of the draws taken away, uniformly among all draws.
+   Either leaves exactly Multinomial(n, v/V).
+4. The B remainder draws are independent with law w/W. Only elements above CAP can receive them, and only for those
+   without a light draw does it matter: their shares are drawn one after the other from conditional binomials.
+
+Element j is kept when it received a draw, light or not. Numbers come from `saplab.noise` streams of the example, so
+rows, batches, threads and machines do not influence one another. Each uniform has 32 bits, and 64 more where it is
+below 2^-16, so that rates far below 2^-32 are drawn with their own probability.
+"""
+
+import math
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from saplab.noise import philox, row_counter
+
+BLOCK: Final = 128  # elements that share one run of 32 counters, and one entry of the running sums
+_LANES: Final = BLOCK // 4
+_THRESHOLDS: Final = np.float32(12.0)  # counts below this are decided by the vector loop
+_CAP: Final = np.float32(6.0)
+_SMALL_P: Final = np.float32(0.02)  # up to here log1p is a short series
+
+_UNIFORM: Final = 0  # kinds of numbers within one stream
+_CORRECTION: Final = 1
+_EXTENSION: Final = 2
+_SHARES: Final = 3
+
+_UNRESOLVED: Final = np.float32(255.0)
+
+_F0 = np.float32(0.0)
+_F1 = np.float32(1.0)
+_HALF = np.float32(0.5)
+_LOG2E = np.float32(1.4426950408889634)
+_LN2_HIGH = np.float32(0.693359375)
+_LN2_LOW = np.float32(-2.12194440e-4)
+_EXP_LIMIT = np.float32(60.0)  # beyond, 1 - e^-x is 1
+_TWO_M32 = np.float32(2.0**-32)
+_TWO_M16 = np.float32(2.0**-16)
+_I1, _I2, _I3, _I4, _I5, _I6, _I7, _I8, _I9, _I10, _I11 = (np.float32(1.0 / math.factorial(n)) for n in range(1, 12))
+_L3, _L4, _L5 = (np.float32(1.0 / n) for n in range(3, 6))
+
+_HIGHEST: Final = 100  # P(Poisson(CAP) > 100) < 1e-80
+_RECIPROCALS = np.array([0.0, *(1.0 / k for k in range(1, _HIGHEST + 1))])
+
+_SCALAR: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
+_VECTOR: Any = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
+
+
+@intrinsic
+def _float_from_bits(typing_context: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), codegen
+
+
+@intrinsic
+def _select(typing_context: Any, condition: Any, yes: Any, no: Any) -> Any:
+    """Choose without a branch; Python's conditional expression becomes one, and keeps a loop from vectorising."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return types.float32(types.boolean, types.float32, types.float32), codegen
+
+
+@intrinsic
+def _full_width(typing_context: Any) -> Any:
+    """Let LLVM use 512-bit vectors in this function where the CPU has them; by default it stops at 256."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.none(), codegen
+
+
+@njit(inline="always")
+def _one_minus_exp(x: Any) -> Any:
+    """Compute 1 - e^-x for 0 <= x <= 80 in float32 with small relative error, in a form that vectorises."""
+    k = np.int32(x * _LOG2E + _HALF)
+    kf = np.float32(k)
+    f = (x - kf * _LN2_HIGH) - kf * _LN2_LOW
+    q = f * (_F1 - f * (_I2 - f * (_I3 - f * (_I4 - f * (_I5 - f * (_I6 - f * _I7))))))
+    power = _float_from_bits(np.int32(np.int32(127 - k) << np.int32(23)))
+    return (_F1 - power) + power * q
+
+
+@njit(inline="always")
+def _uniform64(counter: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+    """Draw two float64 uniforms in (0, 1)."""
+    w0, w1, w2, w3 = philox(np.uint64(counter), c1, c2, c3, k0, k1)
+    a = (float((w0 << np.uint64(20)) ^ (w1 >> np.uint64(12))) + 0.5) * 2.0**-52
+    b = (float((w2 << np.uint64(20)) ^ (w3 >> np.uint64(12))) + 0.5) * 2.0**-52
+    return a, b
+
+
+@njit(inline="always")
+def _stirling(k: Any) -> Any:
+    """Give log k! - [log sqrt(2 pi) + (k + 1/2) log(k + 1) - (k + 1)]."""
+    if k < 10:
+        return math.lgamma(k + 1.0) - (0.9189385332046727 + (k + 0.5) * math.log(k + 1.0) - (k + 1.0))
+    s = 1.0 / ((k + 1.0) * (k + 1.0))
+    return (1.0 / 12 - (1.0 / 360 - (1.0 / 1260 - s / 1680) * s) * s) / (k + 1.0)
+
+
+@njit(**_SCALAR)
+def _binomial_inversion(n: Any, p: Any, u: Any) -> Any:
+    """Give Binomial(n, p) at the uniform `u`, for n·p < 10, by sequential search."""
+    pmf = math.exp(n * math.log1p(-p))
+    odds = p / (1.0 - p)
+    k = 0.0
+    while u > pmf and k < n and pmf > 0.0:
+        u -= pmf
+        k += 1.0
+        pmf *= (n - k + 1.0) / k * odds
+    return k
+
+
+@njit(**_SCALAR)
+def _binomial_small_p(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+    """Draw Binomial(n, p) for p <= 1/2 by Hörmann's transformed rejection (BTRS, 1993), or inversion where n·p < 10."""
+    if n * p < 10.0:
+        return _binomial_inversion(n, p, _uniform64(first, c1, c2, c3, k0, k1)[0])
+    spq = math.sqrt(n * p * (1.0 - p))
+    b = 1.15 + 2.53 * spq
+    a = -0.0873 + 0.0248 * b + 0.01 * p
+    centre = n * p + 0.5
+    v_r = 0.92 - 4.2 / b
+    alpha = (2.83 + 5.1 / b) * spq
+    m = math.floor((n + 1.0) * p)
+    odds = p / (1.0 - p)
+    while True:
+        u, v = _uniform64(first, c1, c2, c3, k0, k1)
+        first += 1
+        u -= 0.5
+        us = 0.5 - abs(u)
+        k = math.floor((2.0 * a / us + b) * u + centre)
+        if us >= 0.07 and v <= v_r:
+            return k
+        if k < 0.0 or k > n:
+            continue
+        v = math.log(v * alpha / (a / (us * us) + b))
+        bound = (
+            (m + 0.5) * math.log((m + 1.0) / (odds * (n - m + 1.0)))
+            + (n + 1.0) * math.log((n - m + 1.0) / (n - k + 1.0))
+            + (k + 0.5) * math.log(odds * (n - k + 1.0) / (k + 1.0))
+            + _stirling(m) + _stirling(n - m) - _stirling(k) - _stirling(n - k)
+        )  # fmt: skip
+        if v <= bound:
+            return k
+
+
+@njit(**_SCALAR)
+def _binomial(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+    """Draw Binomial(n, p) exactly for any n (a whole float64), from the counters `first`, `first` + 1, ..."""
+    if p <= 0.0 or n <= 0.0:
+        return 0.0
+    if p >= 1.0:
+        return n
+    if p > 0.5:
+        return n - _binomial_small_p(n, 1.0 - p, first, c1, c2, c3, k0, k1)
+    return _binomial_small_p(n, p, first, c1, c2, c3, k0, k1)
+
+
+@njit(**_VECTOR)
+def _mass(x: Any) -> Any:
+    """Sum |x| in float64; NaN or infinity in a row makes it NaN or infinite."""
+    _full_width()
+    total = 0.0
+    for i in range(x.shape[0]):
+        total += float(abs(x[i]))
+    return total
+
+
+@njit(**_VECTOR)
+def _fill_uniforms(bits: Any, block: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:
+    _full_width()
+    first = block * _LANES
+    for i in range(_LANES):
+        w0, w1, w2, w3 = philox(np.uint64(first + i), c1, c2, c3, k0, k1)
+        bits[i] = np.uint32(w0)
+        bits[_LANES + i] = np.uint32(w1)
+        bits[2 * _LANES + i] = np.uint32(w2)
+        bits[3 * _LANES + i] = np.uint32(w3)
+
+
+@njit(inline="always")
+def _threshold(u: Any, v: Any, mass: Any, tail: Any, count: Any, reciprocal: Any) -> Any:
+    """Go from P(c >= k) to P(c >= k + 1) and count k + 1 if `u` lies below; `mass` is v^k e^-v."""
+    mass = mass * v
+    tail = tail - mass * reciprocal
+    return mass, tail, count + _select(u < tail, _F1, _F0)
+
+
+@njit(**_VECTOR)
+def _count_block(x: Any, bits: Any, counts: Any, c: Any) -> Any:
+    """Draw Poisson counts for BLOCK elements.
+
+    Returns the total of the counts, the sums of v and w, the number of elements left unresolved (few draws are as
+    high as _THRESHOLDS, few uniforms below 2^-16) and of those above CAP without a light draw.
+    """
+    _full_width()
+    total = light = rest = unresolved = orphans = _F0
+    for i in range(BLOCK):
+        rate = abs(x[i]) * c
+        v = min(rate, _CAP)
+        u = np.float32(bits[i]) * _TWO_M32
+        tail = _one_minus_exp(v)
+        mass = _F1 - tail
+        count = _select(u < tail, _F1, _F0)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I1)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I2)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I3)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I4)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I5)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I6)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I7)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I8)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I9)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I10)
+        mass, tail, count = _threshold(u, v, mass, tail, count, _I11)
+        light += v
+        rest += rate - v
+        orphans += _select(rate > _CAP, _select(count == _F0, _F1, _F0), _F0)
+        count = _select(u < _TWO_M16, _UNRESOLVED, _select(count == _THRESHOLDS, _UNRESOLVED, count))
+        unresolved += _select(count == _UNRESOLVED, _F1, _F0)
+        total += count
+        counts[i] = np.uint8(np.int32(count))
+    return total - unresolved * _UNRESOLVED, light, rest, unresolved, orphans
+
+
+@njit(**_SCALAR)
+def _resolve(rate: Any, bits: Any, more: Any) -> Any:
+    """Invert one uniform in float64, with 64 more bits; give the Poisson count of min(rate, CAP)."""
+    v = float(min(rate, _CAP))
+    u = (float(bits) + more) * 2.0**-32
+    mass = math.exp(-v)
+    tail = -math.expm1(-v)
+    count = 0
+    while u < tail and count < _HIGHEST:
+        count += 1
+        mass *= v * _RECIPROCALS[count]
+        tail -= mass
+    return count
+
+
+@njit(**_SCALAR)
+def _resolve_block(x: Any, bits: Any, counts: Any, c: Any, lo: Any,
+                   c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:  # fmt: skip
+    """Draw the counts that the vector loop left open; give their sum, the highest, and whether one is an orphan."""
+    total = 0
+    highest = 0
+    orphans = False
+    for i in range(BLOCK):
+        if counts[i] == np.uint8(_UNRESOLVED):
+            rate = abs(x[i]) * c
+            more, _ = _uniform64(lo + i, c1, c2, c3, k0, k1)
+            count = _resolve(rate, bits[i], more)
+            counts[i] = np.uint8(count)
+            total += count
+            highest = max(highest, count)
+            orphans |= count == 0 and rate > _CAP
+    return total, highest, orphans
+
+
+@njit(inline="always")
+def _proposal(bits: Any, i: Any, a: Any) -> Any:
+    """Give a uniform element of a row and a uniform level in (0, 1), from four words."""
+    element = (float(bits[i]) * 2.0**20 + float(bits[_LANES + i] >> np.uint32(12)) + 0.5) * 2.0**-52
+    level = (float(bits[2 * _LANES + i]) * 2.0**20 + float(bits[3 * _LANES + i] >> np.uint32(12)) + 0.5) * 2.0**-52
+    return np.uint64(element * a), level
+
+
+@njit(**_SCALAR)
+def _add_draws(x: Any, counts: Any, c: Any, missing: Any, bits: Any,
+               c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
+    """Make `missing` light draws, element j with probability v_j / V, by rejection under v_j <= CAP."""
+    batch = 0
+    while missing > 0:
+        _fill_uniforms(bits, batch, c1, c2, c3, k0, k1)
+        batch += 1
+        for i in range(_LANES):
+            j, level = _proposal(bits, i, x.shape[0])
+            if level * _CAP < abs(x[j]) * c and missing > 0:
+                counts[j] += np.uint8(1)
+                missing -= 1
+
+
+@njit(**_SCALAR)
+def _remove_draws(x: Any, counts: Any, c: Any, excess: Any, bound: Any, orphaned: Any, bits: Any,
+                  c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
+    """Take `excess` draws away, each uniform among those that are left, by rejection under c_j <= bound."""
+    batch = 0
+    while excess > 0:
+        _fill_uniforms(bits, batch, c1, c2, c3, k0, k1)
+        batch += 1
+        for i in range(_LANES):
+            j, level = _proposal(bits, i, x.shape[0])
+            if level * bound < counts[j] and excess > 0:
+                counts[j] -= np.uint8(1)
+                excess -= 1
+                orphaned[j // BLOCK] |= counts[j] == 0 and abs(x[j]) * c > _CAP
+
+
+@njit(**_SCALAR)
+def _share_remainder(x: Any, counts: Any, c: Any, orphaned: Any, draws: Any, weight: Any,
+                     c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
+    """Give the elements above CAP that have no light draw their shares of the remainder's `draws`, step 4."""
+    first = 0
+    for block in range(orphaned.shape[0]):
+        if not orphaned[block]:
+            continue
+        for j in range(block * BLOCK, min((block + 1) * BLOCK, x.shape[0])):
+            rate = abs(x[j]) * c
+            if counts[j] > 0 or rate <= _CAP:
+                continue
+            own = float(rate - _CAP)
+            first += 1024
+            hits = _binomial(draws, min(own / weight, 1.0), first, c1, c2, c3, k0, k1)
+            draws -= hits
+            weight -= own
+            counts[j] = np.uint8(hits > 0.0)
+
+
+@njit(**_VECTOR)
+def _write_row(x: Any, counts: Any, out: Any, c: Any, share: Any) -> None:
+    """Write x / (1 - (1-p)^r) where kept, else 0; r·log1p(-p) by its series, right for p <= _SMALL_P."""
+    _full_width()
+    for i in range(x.shape[0]):
+        rate = abs(x[i]) * c
+        p = rate * share
+        exponent = rate * (_F1 + p * (_HALF + p * (_L3 + p * (_L4 + p * _L5))))
+        kept = x[i] / _one_minus_exp(min(exponent, _EXP_LIMIT))
+        out[i] = _select(counts[i] > 0, kept, _F0)
+
+
+@njit(**_SCALAR)
+def _write_large(x: Any, counts: Any, out: Any, mass: Any, draws: Any) -> None:
+    """Write the kept elements whose p is above the reach of the series."""
+    limit = np.float32(0.9 * _SMALL_P * mass)
+    for i in range(x.shape[0]):
+        if abs(x[i]) > limit and counts[i] > 0:
+            p = float(abs(x[i])) / mass
+            out[i] = x[i] if p >= 1.0 else np.float32(x[i] / -math.expm1(draws * math.log1p(-p)))
+
+
+@njit(**_SCALAR)
+def _count_row(x: Any, c: Any, stream: Any, site: Any, scratch: Any) -> Any:
+    """Draw the light part of a row, step 2; give the number of draws, V, W, and bounds of a count and of an excess."""
+    _full_width()
+    counts, orphaned, bits, tail = scratch
+    c1, c2, c3, k0, k1 = row_counter(stream, site, _UNIFORM)
+    _, _, extension, _, _ = row_counter(stream, site, _EXTENSION)
+    total = np.int64(0)
+    bound = np.int64(_THRESHOLDS)
+    v_sum = 0.0
+    w_sum = 0.0
+    heaviest = _F0
+    for block in range(orphaned.shape[0]):
+        lo = block * BLOCK
+        piece = x[lo : lo + BLOCK]
+        if lo + BLOCK > x.shape[0]:
+            tail[:] = _F0
+            tail[: x.shape[0] - lo] = piece
+            piece = tail
+        own = counts[lo : lo + BLOCK]
+        _fill_uniforms(bits, block, c1, c2, c3, k0, k1)
+        n, v, w, unresolved, orphans = _count_block(piece, bits, own, c)
+        total += np.int64(n)
+        v_sum += v
+        w_sum += w
+        heaviest = max(heaviest, w)
+        orphaned[block] = orphans > _F0
+        if unresolved > _F0:
+            more, highest, more_orphans = _resolve_block(piece, bits, own, c, lo, c1, c2, extension, k0, k1)
+            total += more
+            bound = max(bound, highest)
+            orphaned[block] |= more_orphans
+    return total, v_sum, w_sum, bound, heaviest
+
+
+@njit(**_SCALAR)
+def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, scratch: Any) -> None:
+    """Run steps 1 to 4 on one row whose absolute values sum to `mass`, and write it."""
+    _full_width()
+    counts, orphaned, bits, _ = scratch
+    c = np.float32(draws / mass)
+    total, v_sum, w_sum, bound, heaviest = _count_row(x, c, stream, site, scratch)
+    c1, c2, shares, k0, k1 = row_counter(stream, site, _SHARES)
+    _, _, corrections, _, _ = row_counter(stream, site, _CORRECTION)
+    remainder = _binomial(draws, w_sum / (v_sum + w_sum), 0, c1, c2, shares, k0, k1)
+    missing = np.int64(draws - remainder) - total
+    if missing > 0:
+        _add_draws(x, counts, c, missing, bits, c1, c2, corrections, k0, k1)
+    else:
+        _remove_draws(x, counts, c, -missing, float(bound), orphaned, bits, c1, c2, corrections, k0, k1)
+    if remainder > 0.0:
+        _share_remainder(x, counts, c, orphaned, remainder, w_sum, c1, c2, shares, k0, k1)
+    _write_row(x, counts, out, c, np.float32(1.0 / draws))
+    if heaviest >= _SMALL_P * draws - _CAP:  # else no p can be above _SMALL_P
+        _write_large(x, counts, out, mass, draws)
+
+
+@njit(**_SCALAR)
+def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
+    """Apply Algorithm 1 to the rows of `x` (N, a) float32 with `draws` draws each; write `out` (N, a).
+
+    Rows of zeros give zeros. Rows with NaN or infinity are marked in `bad` (N,) and left alone.
+    """
+    _full_width()
+    blocks = (x.shape[1] + BLOCK - 1) // BLOCK
+    counts = np.empty(blocks * BLOCK, np.uint8)
+    scratch = (counts, np.empty(blocks, np.bool_), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32))
+    for n in range(x.shape[0]):
+        mass = _mass(x[n])
+        if not np.isfinite(mass):
+            bad[n] = True
+        elif mass == 0.0:
+            out[n, :] = _F0
+        elif 1e-20 < mass < 1e30 and 1e-20 < draws / mass < 1e30:
+            _prune_row(x[n], out[n], mass, draws, streams[n], site, scratch)
+        else:  # an exact power of two brings the row into the middle of float32's range
+            factor = 2.0 ** -math.floor(math.log2(mass))
+            row = (x[n] * factor).astype(np.float32)
+            _prune_row(row, out[n], mass * factor, draws, streams[n], site, scratch)
+            out[n] = (out[n] / factor).astype(np.float32)
+
+
+@njit(**_VECTOR)
+def _scale_row(grad: Any, x: Any, out: Any, result: Any) -> None:
+    _full_width()
+    for i in range(x.shape[0]):
+        result[i] = _select(out[i] != _F0, grad[i] * (out[i] / x[i]), _F0)
+
+
+@njit(**_SCALAR)
+def scale_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
+    """Write grad * m for the rows (N, a) of a pruned map, m = out / x where kept and 0 elsewhere."""
+    _full_width()
+    for n in range(x.shape[0]):
+        _scale_row(grad[n], x[n], out[n], result[n])

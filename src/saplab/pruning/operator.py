@@ -1,0 +1,186 @@
+"""Algorithm 1 as one torch operator, `torch.ops.saplab.prune`, with the three ways to take its gradient.
+
+The kernel is chosen by the device of the input. Backward rules, for M(h) = h * m, m = [kept] / (1 - (1 - p)^r):
+
+- ``mask``: m is a constant, so the gradient is grad * m (the paper's adversary).
+- ``probability``: p, and so the scale in m, depends on h; only the draw itself is constant.
+- ``identity``: the gradient passes unchanged (BPDA, Athalye et al. 2018).
+"""
+
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saplab.pruning.cpu import prune_rows, scale_gradient
+from saplab.pruning.threads import over_rows
+
+BackwardRule = Literal["mask", "probability", "identity"]
+RULES: Final = get_args(BackwardRule)
+
+
+class NotFiniteError(ValueError):
+    """An activation map with NaN or infinity, which has no distribution to draw from."""
+
+
+def prune(
+    h: Tensor, streams: Tensor, draws: int, site: int = 0, rule: BackwardRule = "mask", name: str = "activations"
+) -> Tensor:
+    """Apply Stochastic Activation Pruning to each row of `h`.
+
+    Args:
+        h: activations (N, ...), any floating dtype and memory format; each example is one map of a = C·H·W.
+        streams: (N, 3) int64 on the CPU, see `saplab.noise.streams`.
+        draws: r, categorical draws with replacement per example.
+        site: number of the site within the pass, part of the noise's coordinates.
+        rule: how the gradient is taken.
+        name: what to call these activations in an error.
+
+    Returns:
+        Tensor like `h`: 0, or h / (1 - (1 - p)^r). Draws and scale are computed in float32 or better.
+
+    Raises:
+        NotFiniteError: `h` holds NaN or infinity.
+        ValueError: `draws` < 1, an unknown `rule`, or `streams` of another length than `h`.
+    """
+    if rule not in RULES:
+        raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {rule!r}")
+    if draws < 1:
+        raise ValueError(f"`draws` must be >= 1, got {draws}")
+    if streams.shape != (len(h), 3):
+        raise ValueError(f"`streams` must have shape ({len(h)}, 3), got {tuple(streams.shape)}")
+    return torch.ops.saplab.prune(h, streams, draws, site, rule, name)  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("saplab::prune", mutates_args=(), device_types="cpu")
+def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
+    if h.numel() == 0:
+        return torch.empty_like(h)
+    x = h.detach().reshape(len(h), -1)
+    kept = _prune_rows(_as_float32(x), streams.contiguous(), draws, site, name)
+    if h.dtype == torch.float64:
+        kept = _rescale(x, kept != 0, draws)
+    out = kept.view(h.shape)
+    return out if out.dtype == h.dtype and out.stride() == h.stride() else torch.empty_like(h).copy_(out)
+
+
+def _as_float32(x: Tensor) -> Tensor:
+    """Give the rows as contiguous float32; of float64 only the relative sizes within a row, which decide the draws."""
+    if x.dtype == torch.float64:
+        top = x.abs().amax(1, keepdim=True)
+        x = torch.where(top > 0, x / top, x)
+    return x.float().contiguous()
+
+
+def _prune_rows(rows: Tensor, streams: Tensor, draws: int, site: int, name: str) -> Tensor:
+    kept = torch.empty_like(rows)
+    bad = np.zeros(len(rows), np.bool_)
+    x, out, keys = rows.numpy(), kept.numpy(), streams.numpy()
+
+    def work(start: int, stop: int) -> None:
+        prune_rows(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop])
+
+    over_rows(work, *x.shape)
+    if bad.any():
+        first = int(keys[bad.argmax(), 2])
+        raise NotFiniteError(f"{name}: NaN or infinity in {bad.sum()} of {len(x)} maps, first in example {first}")
+    return kept
+
+
+def _rescale(x: Tensor, kept: Tensor, draws: int) -> Tensor:
+    """Scale the kept activations of (N, a) in their own precision."""
+    return torch.where(kept, x / _inclusion(_shares(x), draws), 0.0)
+
+
+def _shares(x: Tensor) -> Tensor:
+    """Give p (N, a); zeros for a row of zeros."""
+    mass = x.abs().sum(1, keepdim=True)
+    return x.abs() / torch.where(mass > 0, mass, 1.0)
+
+
+def _inclusion(p: Tensor, draws: int) -> Tensor:
+    """Give 1 - (1 - p)^r without cancellation."""
+    return -torch.expm1(draws * torch.log1p(-p))
+
+
+@_prune.register_fake
+def _(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
+    return torch.empty_like(h)
+
+
+@torch.library.custom_op("saplab::mask_gradient", mutates_args=(), device_types="cpu")
+def _mask_gradient(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
+    """Give grad * m, with m = out / h where an activation was kept and 0 elsewhere."""
+    if not _same_float32(grad, h, out):
+        m = torch.where(out != 0, out.to(_at_least_float32(h)) / h, 0.0)
+        return torch.empty_like(grad).copy_(grad * m)
+    result = torch.empty_like(grad)
+    g, x, y, r = (_flat(t).numpy() for t in (grad, h, out, result))
+    over_rows(lambda start, stop: scale_gradient(*(t[start:stop] for t in (g, x, y, r))), *g.shape)
+    return result
+
+
+def _at_least_float32(h: Tensor) -> torch.dtype:
+    return torch.promote_types(h.dtype, torch.float32)
+
+
+def _same_float32(*tensors: Tensor) -> bool:
+    """Tell whether these are float32 and lie in memory in one and the same dense order."""
+    first = tensors[0]
+    channels_last = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
+    dense = first.is_contiguous() or channels_last
+    return (
+        dense and first.numel() > 0 and all(t.dtype == torch.float32 and t.stride() == first.stride() for t in tensors)
+    )
+
+
+def _flat(t: Tensor) -> Tensor:
+    """View a dense tensor (N, ...) as (N, a) in the order of its memory."""
+    return t.detach().as_strided((len(t), t.numel() // len(t)), (t.numel() // len(t), 1))
+
+
+@_mask_gradient.register_fake
+def _(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
+    return torch.empty_like(grad)
+
+
+def _probability_gradient(grad: Tensor, h: Tensor, out: Tensor, draws: int) -> Tensor:
+    """Differentiate through p as well: dM_j/dh_i = m_j [i = j] - h_j m_j^2 r (1-p_j)^(r-1) dp_j/dh_i."""
+    dtype = _at_least_float32(h)
+    x, y, g = (t.reshape(len(h), -1).to(dtype) for t in (h, out, grad))
+    p = _shares(x)
+    kept = y != 0
+    m = torch.where(kept, 1.0 / _inclusion(p, draws), 0.0)
+    slope = draws * torch.exp((draws - 1) * torch.log1p(-p)) if draws > 1 else torch.ones_like(p)
+    c = torch.where(kept, -g * x * m.square() * slope, 0.0)
+    mass = x.abs().sum(1, keepdim=True)
+    through_p = torch.sign(x) * (c - (c * p).sum(1, keepdim=True)) / torch.where(mass > 0, mass, 1.0)
+    return (g * m + through_p).view(h.shape).to(h.dtype)
+
+
+def _setup_prune(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    h, _, ctx.draws, _, ctx.rule, _ = inputs
+    if ctx.rule != "identity":
+        ctx.save_for_backward(h, output)
+
+
+def _backward_prune(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if ctx.rule == "identity":
+        return grad, None, None, None, None, None
+    h, out = ctx.saved_tensors
+    if ctx.rule == "mask":
+        return torch.ops.saplab.mask_gradient(grad, h, out), None, None, None, None, None
+    return _probability_gradient(grad, h, out, ctx.draws), None, None, None, None, None
+
+
+def _setup_mask(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _backward_mask(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return torch.ops.saplab.mask_gradient(grad, *ctx.saved_tensors), None, None
+
+
+_prune.register_autograd(_backward_prune, setup_context=_setup_prune)
+_mask_gradient.register_autograd(_backward_mask, setup_context=_setup_mask)
