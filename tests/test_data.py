@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from saplab.data import cifar10
+from saplab.data import cifar10, sample
 from saplab.data.cifar10 import Records, inexact_indices, load_cifar10, read_records
 from saplab.data.dataset import Dataset, digest
 from saplab.data.folder import load_npz
@@ -179,20 +179,26 @@ def test_wrong_arguments() -> None:
 
 
 def test_sample_is_balanced_and_spread() -> None:
-    sample = read_sample()
-    assert sample.images.shape == (1000, 3, 32, 32)
-    assert sample.images.dtype == np.uint8
-    assert np.bincount(sample.labels).tolist() == [100] * 10
-    assert not set(sample.indices.tolist()) & set(inexact_indices("test"))
-    assert (np.diff(sample.indices) > 0).all()
-    per_tenth = np.histogram(sample.indices, bins=10, range=(0, 10_000))[0]
+    packaged = read_sample()
+    assert packaged.images.shape == (1000, 3, 32, 32)
+    assert packaged.images.dtype == np.uint8
+    assert np.bincount(packaged.labels).tolist() == [100] * 10
+    assert not set(packaged.indices.tolist()) & set(inexact_indices("test"))
+    assert (np.diff(packaged.indices) > 0).all()
+    per_tenth = np.histogram(packaged.indices, bins=10, range=(0, 10_000))[0]
     assert per_tenth.min() >= 90
 
 
 def test_sample_is_what_the_whole_set_gives() -> None:
-    again, sample = make_sample(full_set()), read_sample()
+    again, packaged = make_sample(full_set()), read_sample()
     for name in ("images", "labels", "indices"):
-        assert np.array_equal(getattr(again, name), getattr(sample, name))
+        assert np.array_equal(getattr(again, name), getattr(packaged, name))
+
+
+def test_sample_is_written_as_it_lies_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "make_sample", lambda root: read_sample())
+    sample.write_sample("unused", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == Path(sample.__file__).with_name(sample.FILE).read_bytes()
 
 
 def test_choose_takes_the_middles() -> None:

@@ -258,6 +258,8 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state) -> No
         ("own_network:wrong", "must give an nn.Module, got int"),
         ("own_network:plain", "must name a function, got int"),
         ("own_network:absent", "must name a function, got NoneType"),
+        (".own_network:net", "must be a network's name or package.module:factory, got '.own_network:net'"),
+        ("own_network:", "must be a network's name or package.module:factory, got 'own_network:'"),
         ("no_such_module:net", "cannot be imported: No module named 'no_such_module'"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -131,6 +131,8 @@ def _load_packaged(name: str) -> nn.Module:
 def _call_factory(spec: str) -> nn.Module:
     """Import ``package.module`` and call ``factory()``; errors inside the user's own code pass through."""
     module_name, _, factory_name = spec.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), factory_name)):
+        raise ValueError(f"`model` must be a network's name or package.module:factory, got {spec!r}")
     with _working_folder_on_path():
         try:
             module = importlib.import_module(module_name)

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from saplab.data.cifar10 import CLASSES, Records, read_records
 
@@ -44,4 +44,4 @@ def write_sample(root: str | Path, path: Path) -> None:
     """Make the sample and write it to ``path``."""
     sample = make_sample(root)
     arrays = {"images": sample.images, "labels": sample.labels, "indices": sample.indices}
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
