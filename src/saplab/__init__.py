@@ -8,7 +8,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES: dict[str, str] = {}
+_HOMES: dict[str, str] = {
+    "SAP": "saplab.defenses",
+    "defend": "saplab.defenses",
+    "predict": "saplab.defenses",
+    "sites": "saplab.defenses",
+    "load_model": "saplab.models.zoo",
+    "load_cifar10": "saplab.data.cifar10",
+    "FGSM": "saplab.attacks",
+    "MonteCarlo": "saplab.attacks",
+    "RandomNoise": "saplab.attacks",
+    "accuracy": "saplab.measures",
+}
 
 __all__ = ["__version__", *_HOMES]
 

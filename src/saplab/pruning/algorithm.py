@@ -8,13 +8,15 @@ Floats = NDArray[np.float64]
 
 def probabilities(h: Floats) -> Floats:
     """Normalise one activation map `h` (a,) on to the simplex (line 5): p_j = |h_j| / sum_k |h_k|."""
-    return np.abs(h) / np.sum(np.abs(h))
+    mass: float = np.sum(np.abs(h))
+    return np.abs(h) / mass
 
 
 def inclusion(p: Floats, draws: int) -> Floats:
     """Give 1 - (1 - p_j)^r, the probability that index j is drawn at least once in r = `draws` draws."""
     with np.errstate(divide="ignore"):
-        return -np.expm1(draws * np.log1p(-p))
+        kept: Floats = -np.expm1(draws * np.log1p(-p))
+    return kept
 
 
 def prune(h: Floats, draws: int, generator: np.random.Generator) -> Floats:

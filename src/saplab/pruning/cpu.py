@@ -94,7 +94,7 @@ def _one_minus_exp(x: Any) -> Any:
     kf = np.float32(k)
     f = (x - kf * _LN2_HIGH) - kf * _LN2_LOW
     q = f * (_F1 - f * (_I2 - f * (_I3 - f * (_I4 - f * (_I5 - f * (_I6 - f * _I7))))))
-    power = _float_from_bits(np.int32(np.int32(127 - k) << np.int32(23)))
+    power: Any = _float_from_bits(np.int32(np.int32(127 - k) << np.int32(23)))
     return (_F1 - power) + power * q
 
 

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import torch
 
@@ -46,7 +47,7 @@ def over_rows(work: Callable[[int, int], None], rows: int, size: int) -> None:
         return
     bounds = [rows * t // threads for t in range(threads + 1)]
     pool = _pool(threads - 1)
-    others = [pool.submit(work, a, b) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+    others = [pool.submit(work, a, b) for a, b in pairwise(bounds[1:])]
     try:
         work(bounds[0], bounds[1])
     finally:

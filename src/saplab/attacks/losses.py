@@ -1,0 +1,41 @@
+"""What an adversary drives up: per-example losses of logits (N, C) and labels (N,)."""
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LossName = Literal["cross-entropy", "margin", "dlr"]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Give -log softmax(z)_y, (N,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Give max_{i≠y} z_i - z_y, (N,): positive exactly where the example is lost (Carlini & Wagner 2017)."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    return others.amax(1) - own
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Give the difference of logits ratio (Croce & Hein 2020, eq. 6), (N,), for three classes or more.
+
+    Raises:
+        ValueError: fewer than three classes.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(f"the DLR loss needs at least 3 classes, got {logits.shape[1]}")
+    top = logits.topk(3, 1).values
+    return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+LOSSES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "cross-entropy": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+}

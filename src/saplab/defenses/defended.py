@@ -1,0 +1,163 @@
+"""Put defences on a network: the same network, with the same keys and parameters, whose every call is a fresh pass."""
+
+import copy
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from saplab import noise
+from saplab.defenses.drawing import Drawing, current
+from saplab.defenses.sites import MOST_DEFENSES, ActivationDefense, Plan, Site, SiteMode, SiteTable, announce_modules
+
+_counting: Final = threading.Lock()
+
+
+class Defended(nn.Module):
+    """The part that `defend` adds to a network's own class."""
+
+    _saplab_plan: Plan
+    _saplab_key: int
+    _saplab_pass: int
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one stochastic pass: with the draws that an enclosing `drawing` fixes, else with fresh ones.
+
+        Raises:
+            ValueError: the pass called no activation function, or none that the `sites` pattern selects.
+        """
+        with SiteMode(self._saplab_plan, current() or self._fresh()) as mode:
+            output = super().forward(*args, **kwargs)
+        if mode.defended == 0:
+            raise ValueError(_nothing_found(mode))
+        return output
+
+    def _fresh(self) -> Drawing:
+        with _counting:
+            pass_ = self._saplab_pass
+            self._saplab_pass = pass_ + 1
+        return Drawing(None, self._saplab_key, pass_)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _blank, (type(self).__mro__[2],), self.__dict__
+
+
+def _nothing_found(mode: SiteMode) -> str:
+    if mode.calls == 0:
+        return "the network called no activation function, so there is no site to defend"
+    patterns = ", ".join(map(repr, mode.plan.patterns or ()))
+    return f"`sites` {patterns} selects none of the network's {mode.calls} sites: {', '.join(sorted(mode.seen))}"
+
+
+def is_random(model: nn.Module) -> bool:
+    """Tell whether some part of `model` is defended, so that passes differ."""
+    return any(isinstance(module, Defended) for module in model.modules())
+
+
+_classes: dict[type[nn.Module], type[Defended]] = {}
+
+
+def _defended_class(base: type[nn.Module]) -> type[Defended]:
+    if base not in _classes:
+        own = {"__module__": base.__module__, "__doc__": base.__doc__}
+        _classes[base] = type(f"Defended{base.__name__}", (Defended, base), own)
+    return _classes[base]
+
+
+def _blank(base: type[nn.Module]) -> Defended:
+    """Make the empty shell that unpickling and copying fill."""
+    kind = _defended_class(base)
+    return kind.__new__(kind)
+
+
+def defend(
+    model: nn.Module, *defenses: ActivationDefense, sites: str | Sequence[str] | None = None, seed: int = 0
+) -> nn.Module:
+    """Put one or more defences on a trained network.
+
+    The result shares the parameters and buffers of `model`, which stays as it is; keys, attributes and class (by
+    `isinstance`) are the same. Each call is one fresh pass. Its training mode decides nothing about the defences.
+
+    Args:
+        model: any network whose forward pass calls activation functions, as modules, functions or methods.
+        defenses: applied at each site in the order given.
+        sites: name pattern, or several, of the sites to defend (``"stage3.*"``); all by default.
+        seed: of the draws of direct calls.
+
+    Returns:
+        The defended network.
+
+    Raises:
+        TypeError: `model` is not an `nn.Module`, or one whose inside cannot be seen (TorchScript).
+        ValueError: no defence, too many of them, a defended model, a bad `seed`. A forward pass that finds no site
+            raises as well.
+
+    Example:
+        >>> sap = saplab.defend(net, saplab.SAP(percent=100), seed=0)
+        >>> logits = sap(images)
+    """
+    _check(model, defenses)
+    key = noise.stream_key(seed)
+    view = _view(model)
+    patterns = (sites,) if isinstance(sites, str) else None if sites is None else tuple(sites)
+    announce_modules(view)
+    view.__class__ = _defended_class(type(model))
+    defended: Any = view
+    defended._saplab_plan = Plan(tuple(defenses), patterns)
+    defended._saplab_key = key
+    defended._saplab_pass = 0
+    return view
+
+
+def _check(model: nn.Module, defenses: Sequence[ActivationDefense]) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError("`model` is a TorchScript module, whose inside cannot be seen; defend the Python module")
+    if hasattr(model, "_orig_mod"):
+        raise TypeError("`model` is compiled; defend it first, then torch.compile the result")
+    if isinstance(model, Defended):
+        raise ValueError("`model` is defended already; give all defences in one call of defend()")
+    if not defenses:
+        raise ValueError("`defenses` must hold at least one defence, got none")
+    if len(defenses) > MOST_DEFENSES:
+        raise ValueError(f"`defenses` must hold at most {MOST_DEFENSES}, got {len(defenses)}")
+    for defense in defenses:
+        if not hasattr(defense, "apply"):
+            raise TypeError(f"`defenses` must hold defences such as SAP(percent=100), got {defense!r}")
+
+
+def _view(model: nn.Module) -> nn.Module:
+    """Copy the tree of modules, and share every parameter and buffer."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def sites(model: nn.Module, images: Tensor) -> SiteTable:
+    """List the sites that one pass over `images` (N, ...) defends, in the order of the calls.
+
+    For an undefended network, list every site there is.
+
+    Raises:
+        ValueError: no site was found.
+    """
+    record: list[Site] = []
+    view = model if isinstance(model, Defended) else _defended_bare(model)
+    with torch.no_grad(), SiteMode(view._saplab_plan, Drawing(None, view._saplab_key), record) as mode:
+        super(Defended, view).forward(images)
+    if not record:
+        raise ValueError(_nothing_found(mode))
+    return SiteTable(record)
+
+
+def _defended_bare(model: nn.Module) -> Defended:
+    """Give a view with no defence, for looking at."""
+    view = _view(model)
+    announce_modules(view)
+    view.__class__ = _defended_class(type(model))
+    bare: Any = view
+    bare._saplab_plan = Plan(())
+    bare._saplab_key = 0
+    return bare  # type: ignore[no-any-return]

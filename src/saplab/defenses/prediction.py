@@ -1,0 +1,120 @@
+"""Predictions of a network whose passes differ: the mean of softmax over passes, and the votes of single passes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from saplab import noise
+from saplab.defenses.defended import is_random
+from saplab.defenses.drawing import drawing
+
+BATCH = 512  # images of one forward pass
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a number of passes say of N examples.
+
+    Args:
+        probs: (N, C) float32, mean of softmax over passes.
+        votes: (N, C) int32, how many single passes gave each class the highest probability.
+    """
+
+    probs: Tensor
+    votes: Tensor
+
+
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    passes: int = 100,
+    seed: int = 0,
+    *,
+    examples: Tensor | None = None,
+    batch_size: int = BATCH,
+) -> Tensor:
+    """Average softmax over `passes` stochastic passes.
+
+    The draws depend on `seed` and on the number of each example alone, not on batches or order.
+
+    Args:
+        model: images (N, C, H, W) -> logits (N, classes); defended or not.
+        images: (N, C, H, W).
+        passes: number of passes; a network that is not defended is run once.
+        seed: of the defence's draws.
+        examples: (N,) number of each image, 0..N-1 by default.
+        batch_size: images of one forward pass.
+
+    Returns:
+        (N, classes) float32 probabilities.
+
+    Raises:
+        ValueError: no images, `passes` < 1, a network in training mode, or one that does not return logits.
+    """
+    return predict_with_votes(model, images, passes, seed, examples=examples, batch_size=batch_size).probs
+
+
+def predict_with_votes(
+    model: nn.Module,
+    images: Tensor,
+    passes: int,
+    seed: int,
+    *,
+    examples: Tensor | None = None,
+    batch_size: int = BATCH,
+) -> Prediction:
+    """Do what `predict` does, and count the votes of the single passes as well."""
+    if len(images) == 0:
+        raise ValueError("`images` must hold at least one image, got none")
+    if passes < 1:
+        raise ValueError(f"`passes` must be >= 1, got {passes}")
+    require_evaluation_mode(model)
+    numbers = torch.arange(len(images)) if examples is None else examples
+    key = noise.stream_key(seed)
+    rounds = passes if is_random(model) else 1
+    parts = [
+        _average(model, batch, rounds, key, batch_numbers)
+        for batch, batch_numbers in zip(images.split(batch_size), numbers.split(batch_size), strict=True)
+    ]
+    return Prediction(torch.cat([p.probs for p in parts]), torch.cat([p.votes for p in parts]) * (passes // rounds))
+
+
+@torch.no_grad()
+def _average(model: nn.Module, images: Tensor, passes: int, key: int, examples: Tensor) -> Prediction:
+    total = votes = None
+    for pass_ in range(passes):
+        with drawing(noise.streams(key, pass_, examples)):
+            probs = logits(model, images).float().softmax(1)
+        vote = torch.nn.functional.one_hot(probs.argmax(1), probs.shape[1]).int()
+        total = probs if total is None else total + probs
+        votes = vote if votes is None else votes + vote
+    assert total is not None
+    assert votes is not None
+    return Prediction((total / passes).cpu(), votes.cpu())
+
+
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Run `model`, and insist on logits (N, classes).
+
+    Raises:
+        ValueError: the network returns something else than one tensor (N, classes).
+    """
+    output = model(images)
+    if not isinstance(output, Tensor):
+        raise ValueError(f"the network must return a tensor of logits (N, classes), got {type(output).__name__}")
+    if output.dim() != 2 or len(output) != len(images):
+        raise ValueError(f"the network must return logits ({len(images)}, classes), got shape {tuple(output.shape)}")
+    return output
+
+
+def require_evaluation_mode(model: nn.Module) -> None:
+    """Refuse a network whose batch statistics or dropout would make an example depend on chance or its batch.
+
+    Raises:
+        ValueError: a batch-norm or dropout layer is in training mode.
+    """
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    for name, module in model.named_modules():
+        if isinstance(module, kinds) and module.training:
+            raise ValueError(f"the network is in training mode (layer {name!r}); call .eval() first")

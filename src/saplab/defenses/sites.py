@@ -1,0 +1,238 @@
+"""Activation sites: the output of every activation function that a forward pass calls, in the order of the calls.
+
+A `TorchFunctionMode` around the forward pass sees modules, functions and methods alike, and each call of a module
+that is called twice. The module in which a call happens gives the site its name.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from inspect import isfunction, signature
+from typing import Any, Final, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from saplab.defenses.drawing import Drawing
+
+_IN_PLACE: Final[dict[Any, str]] = {
+    torch.relu_: "relu",
+    Tensor.relu_: "relu",
+    torch.sigmoid_: "sigmoid",
+    Tensor.sigmoid_: "sigmoid",
+    torch.tanh_: "tanh",
+    Tensor.tanh_: "tanh",
+    F.elu_: "elu",
+    F.selu_: "selu",
+    F.celu_: "celu",
+    F.leaky_relu_: "leaky_relu",
+    F.hardtanh_: "hardtanh",
+    torch.threshold_: "threshold",
+    F.rrelu_: "rrelu",
+}
+_OUT_OF_PLACE: Final[dict[Any, str]] = {
+    **{getattr(F, name): name for name in (
+        "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardtanh",
+        "hardsigmoid", "softplus", "softsign", "prelu", "rrelu", "logsigmoid", "threshold", "hardshrink",
+        "softshrink", "tanhshrink",
+    )},
+    torch.relu: "relu",
+    Tensor.relu: "relu",
+    torch.sigmoid: "sigmoid",
+    Tensor.sigmoid: "sigmoid",
+    torch.tanh: "tanh",
+    Tensor.tanh: "tanh",
+    torch.prelu: "prelu",
+    Tensor.prelu: "prelu",
+    torch.selu: "selu",
+    torch.celu: "celu",
+    torch.rrelu: "rrelu",
+}  # fmt: skip
+_INPLACE_POSITION: Final[dict[Any, int]] = {
+    f: list(signature(f).parameters).index("inplace")
+    for f in _OUT_OF_PLACE
+    if isfunction(f) and "inplace" in signature(f).parameters
+}
+_CLAMPS: Final[dict[Any, bool]] = {  # rectifiers when min=0; the value says whether in place
+    torch.clamp: False,
+    Tensor.clamp: False,
+    torch.clamp_min: False,
+    Tensor.clamp_min: False,
+    torch.clamp_: True,
+    Tensor.clamp_: True,
+    Tensor.clamp_min_: True,
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where an activation function's output appears.
+
+    Args:
+        index: number of the call within a pass, from 0.
+        name: path of the module in which the call happens; "#2" marks a name's second call.
+        function: the activation function.
+        shape: of one example's map.
+        activations: its size a.
+        draws: categorical draws of each pass at this site; 0 without a pruning defence.
+    """
+
+    index: int
+    name: str
+    function: str
+    shape: tuple[int, ...]
+    activations: int
+    draws: int
+
+
+class ActivationDefense(Protocol):
+    """What a defence of activation maps offers."""
+
+    def draws(self, activations: int) -> int:
+        """Give the categorical draws of a pass at a site of that size; 0 for a defence that makes none."""
+        ...
+
+    def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
+        """Give the defended maps."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which defences act on which sites: each defence in order, at the sites whose names match a pattern."""
+
+    defenses: tuple[ActivationDefense, ...]
+    patterns: tuple[str, ...] | None = None
+
+    def selects(self, name: str) -> bool:
+        """Tell whether the site of that name is defended."""
+        return self.patterns is None or any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
+
+class _Names(threading.local):
+    """The modules that the running forward pass is in, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[str, nn.Module]] = []
+
+
+_names = _Names()
+
+
+def _enter(name: str, module: nn.Module, args: Any) -> None:
+    _names.stack.append((name, module))
+
+
+def _leave(module: nn.Module, args: Any, output: Any) -> None:
+    _names.stack.pop()
+
+
+def announce_modules(model: nn.Module) -> None:
+    """Let each submodule of `model` say when a forward pass enters and leaves it, so that sites have names."""
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_pre_hook(partial(_enter, name))
+            module.register_forward_hook(_leave, always_call=True)
+
+
+def _path(function: str) -> str:
+    if not _names.stack:
+        return function
+    name, module = _names.stack[-1]
+    own_forward = type(module).__module__ == "torch.nn.modules.activation"
+    return name if own_forward else f"{name}.{function}"
+
+
+class SiteMode(TorchFunctionMode):
+    """Inside, the output of each activation function goes through the plan's defences."""
+
+    def __init__(self, plan: Plan, drawing: Drawing, record: list[Site] | None = None) -> None:
+        super().__init__()
+        self.plan = plan
+        self.drawing = drawing
+        self.record = record
+        self.seen: dict[str, int] = {}
+        self.calls = 0
+        self.defended = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind = _classify(func, args, kwargs)
+        if kind is None:
+            return func(*args, **kwargs)
+        function, in_place = kind
+        if not in_place:
+            return self._serve(function, func(*args, **kwargs))
+        x = args[0] if args else kwargs.pop("input")
+        h = self._serve(function, func(x.clone(), *args[1:], **kwargs))
+        return x.copy_(h)
+
+    def _serve(self, function: str, h: Tensor) -> Tensor:
+        index = self.calls
+        self.calls += 1
+        path = _path(function)
+        count = self.seen[path] = self.seen.get(path, 0) + 1
+        name = path if count == 1 else f"{path}#{count}"
+        if not self.plan.selects(name):
+            return h
+        self.defended += 1
+        if self.record is not None:
+            self.record.append(_site(index, name, function, h, self.plan))
+        for position, defense in enumerate(self.plan.defenses):
+            h = defense.apply(h, self.drawing, index * MOST_DEFENSES + position, name)
+        return h
+
+
+MOST_DEFENSES: Final = 16  # per network: a site's number in the noise is call · MOST_DEFENSES + position
+
+
+def _classify(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[str, bool] | None:
+    """Give (activation function, whether it writes into its input), or None for any other function."""
+    if func in _OUT_OF_PLACE:
+        position = _INPLACE_POSITION.get(func, len(args))
+        return _OUT_OF_PLACE[func], bool(kwargs.get("inplace", args[position] if position < len(args) else False))
+    if func in _IN_PLACE:
+        return _IN_PLACE[func], True
+    if func in _CLAMPS:
+        low = kwargs.get("min", args[1] if len(args) > 1 else None)
+        high = kwargs.get("max", args[2] if len(args) > 2 else None)
+        if isinstance(low, int | float) and low == 0:
+            return ("relu" if high is None else "clamp"), _CLAMPS[func]
+    return None
+
+
+def _site(index: int, name: str, function: str, h: Tensor, plan: Plan) -> Site:
+    activations = h[:1].numel()
+    draws = sum(defense.draws(activations) for defense in plan.defenses)
+    return Site(index, name, function, tuple(h.shape[1:]), activations, draws)
+
+
+class SiteTable(Sequence[Site]):
+    """The sites of a network, in the order of their calls; prints as a table."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self._sites = tuple(sites)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._sites[index]
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __repr__(self) -> str:
+        rows = [("#", "site", "function", "shape", "activations", "draws")]
+        for s in self._sites:
+            shape = "×".join(map(str, s.shape))
+            rows.append((str(s.index), s.name, s.function, shape, f"{s.activations:,}", f"{s.draws:,}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(_line(row, widths) for row in rows)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    """Align texts to the left and numbers to the right."""
+    cells = zip((str.rjust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust), row, widths, strict=True)
+    return "  ".join(align(text, width) for align, text, width in cells).rstrip()
