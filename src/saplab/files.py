@@ -1,0 +1,86 @@
+"""Write a file whole or not at all. The one module below all floors: every part that saves something uses it."""
+
+import errno
+import os
+import secrets
+import time
+from pathlib import Path
+
+_STALE_SECONDS = 60.0
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put `content` into `path`: a reader sees the old file or the new one, never a part, whatever happens.
+
+    The bytes go to a hidden file in the same folder (``.NAME.PID.RANDOM.tmp``), are flushed to the disk, and the
+    file then takes its name in one step.
+
+    Raises:
+        OSError: with `path` in it; for a full disk the message says what to do. `path` is as it was before.
+    """
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        _write_through(temporary, content)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that killed processes left in `folder`, and none that may still be written."""
+    for temporary in folder.glob(".*.tmp"):
+        if _is_stale(temporary):
+            temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Say whether `path` has the name of a file that is being written, or was when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":  # other systems cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError, path: Path) -> OSError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "no space left on the device; what was saved before is whole: free some space and run this again"
+        return OSError(error.errno, advice, str(path))
+    return type(error)(error.errno, error.strerror, str(path)) if error.errno else error
+
+
+def _is_stale(temporary: Path) -> bool:
+    try:
+        age = time.time() - temporary.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return age > _STALE_SECONDS or not _may_be_alive(temporary)
+
+
+def _may_be_alive(temporary: Path) -> bool:
+    pid = temporary.name.split(".")[-3]
+    if os.name != "posix" or not pid.isdigit():  # elsewhere `os.kill` would end the process
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

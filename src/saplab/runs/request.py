@@ -1,0 +1,131 @@
+"""What a run folder was asked for: its curves as JSON, read back as they were."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from saplab.studies import Cell, Curve, Network
+from saplab.studies.cell import NUMERICS
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that a run folder shall hold.
+
+    Args:
+        title: heading of the report.
+        curves: what to compute, in the order of the report; no label twice.
+        command: the command line that makes the same run again.
+        finding: what the run shows in one sentence, where it is known; empty otherwise.
+
+    Raises:
+        ValueError: for no curve, a curve without cells, or a label used twice.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+    command: str = ""
+    finding: str = ""
+
+    def __post_init__(self) -> None:
+        labels = [curve.label for curve in self.curves]
+        if not labels or not all(curve.cells for curve in self.curves):
+            raise ValueError("`curves` must hold at least one curve, each with at least one cell")
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"`curves` must have different labels, got {labels}")
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Give the cells of all curves in order, each once."""
+        return tuple({cell.digest: cell for curve in self.curves for cell in curve.cells}.values())
+
+    def to_json(self) -> str:
+        """Give the text of ``request.json``."""
+        fields = {
+            "format": _FORMAT,
+            "title": self.title,
+            "finding": self.finding,
+            "command": self.command,
+            "curves": [_curve_fields(curve) for curve in self.curves],
+        }
+        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Request":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: for any other text, or cells of another version of the numerics.
+        """
+        try:
+            fields = json.loads(text)
+            if fields["format"] != _FORMAT:
+                raise ValueError(f"format {fields['format']}, this version of saplab reads {_FORMAT}")
+            curves = tuple(_curve(curve) for curve in fields["curves"])
+            return cls(fields["title"], curves, fields["command"], fields["finding"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a request: {error!r}") from error
+
+    def difference(self, other: "Request") -> str:
+        """Name what `other` asks otherwise ("passes 100, not 20"); empty if both ask for the same numbers.
+
+        Titles, commands, claims and the paper's numbers decide no number and are not compared.
+        """
+        mine, others = ([curve.label for curve in request.curves] for request in (self, other))
+        if mine != others:
+            return f"curves {', '.join(mine)}, not {', '.join(others)}"
+        pairs = zip(self.curves, other.curves, strict=True)
+        return next(filter(None, (_curve_difference(a, b) for a, b in pairs)), "")
+
+
+def cell_from_json(text: str) -> Cell:
+    """Read what `Cell.to_json` wrote, so that the digest is the same.
+
+    Raises:
+        ValueError: for any other text, or a cell of another version of the numerics.
+    """
+    try:
+        return _cell(json.loads(text))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a cell: {error!r}") from error
+
+
+def _cell(fields: Mapping[str, Any]) -> Cell:
+    values = dict(fields)
+    if (numerics := values.pop("numerics")) != NUMERICS:
+        raise ValueError(f"numerics {numerics}, this version of saplab computes with {NUMERICS}")
+    for name in ("defender", "adversary"):
+        values[name] = Network(**values[name])
+    return Cell(**{**values, "strengths": tuple(values["strengths"])})
+
+
+def _curve_fields(curve: Curve) -> dict[str, Any]:
+    cells = [json.loads(cell.to_json()) for cell in curve.cells]
+    paper = [[strength, percent] for strength, percent in curve.paper.items()]
+    return {"label": curve.label, "claim": curve.claim, "paper": paper, "cells": cells}
+
+
+def _curve(fields: Mapping[str, Any]) -> Curve:
+    cells = tuple(_cell(cell) for cell in fields["cells"])
+    return Curve(fields["label"], cells, fields["claim"], dict(fields["paper"]))
+
+
+def _curve_difference(a: Curve, b: Curve) -> str:
+    mine, others = (dict(_leaves(json.loads(curve.cells[0].to_json()))) for curve in (a, b))
+    for fields, curve in ((mine, a), (others, b)):
+        fields.pop("start"), fields.pop("stop")
+        fields["examples"] = f"{curve.cells[0].start}..{curve.cells[-1].stop}"
+        fields["examples per cell"] = str([cell.stop - cell.start for cell in curve.cells])
+    names = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
+    return ", ".join(f"{name} {mine.get(name, 'absent')}, not {others.get(name, 'absent')}" for name in names[:2])
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name} {key}".strip())
+    else:
+        yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
