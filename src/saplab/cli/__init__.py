@@ -1,1 +1,56 @@
-"""."""
+"""The command line: one file a verb, each with a ``register(app)``; heavy imports wait until a verb runs."""
+
+import contextlib
+import io
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from saplab.cli.errors import end_on_interrupt, guarded
+
+_VERBS = ("demo", "evaluate", "train", "report", "doctor")
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,  # Rich's help takes 0.2 s to import
+    pretty_exceptions_enable=False,
+    help="Put stochastic defences on trained networks and attack them with adversaries that know the randomness.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"saplab {version('saplab')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for _verb in _VERBS:
+    with contextlib.suppress(ModuleNotFoundError):
+        import_module(f"saplab.cli.{_verb}").register(app)
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 2 for a user's mistake, 130 on Ctrl-C."""
+    end_on_interrupt()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without λ shows ?
+    sys.exit(guarded(lambda: app(prog_name="saplab", standalone_mode=False)))
+
+
+__all__ = ["app", "main"]

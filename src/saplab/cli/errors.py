@@ -1,0 +1,89 @@
+"""How the command ends: one line for a user's mistake, 130 within two seconds of Ctrl-C, silence on a closed pipe."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import typer
+
+MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 1
+_GRACE_SECONDS = 1.5
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """Run `command` and give the process's exit code.
+
+    ValueError and OSError are a user's mistakes (bad input, missing file, full disk): one line on stderr and 2, or
+    the traceback where the environment has SAPLAB_DEBUG=1. Other errors are bugs and pass through.
+    """
+    try:
+        result = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        result = INTERRUPTED
+    except BrokenPipeError:
+        return _silence()
+    except Exception as error:
+        if os.environ.get("SAPLAB_DEBUG") == "1" or not (line := explain(error)):
+            raise
+        tell(f"error: {line}")
+        return MISTAKE
+    if result == INTERRUPTED:
+        tell("interrupted")
+    return result if isinstance(result, int) else 0
+
+
+def explain(error: Exception) -> str:
+    """Say in one line what the user should know; empty for an error that is a bug of this program."""
+    if isinstance(error, typer.BadParameter.__mro__[1]):  # Typer's UsageError, which has no public name
+        return _one_line(f"{getattr(error, 'format_message')()}{_help_of(error)}")  # noqa: B009 - untyped
+    if isinstance(error, typer.Abort):
+        return "aborted"
+    if isinstance(error, OSError) and error.filename is not None:
+        return _one_line(f"{error.filename}: {error.strerror}")
+    return _one_line(str(error) or repr(error)) if isinstance(error, ValueError | OSError) else ""
+
+
+def tell(text: str) -> None:
+    """Write a line of the program's own to stderr."""
+    typer.echo(f"saplab: {text}", err=True)
+
+
+def end_on_interrupt() -> None:
+    """From now on, end the process within two seconds of Ctrl-C even if threads or native code still run.
+
+    Python's own KeyboardInterrupt comes first and lets files and bars be closed; a thread ends what is left.
+    """
+    read, write = socket.socketpair()
+    write.setblocking(False)
+    signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_end_after_interrupt, args=(read, write), daemon=True).start()
+
+
+def _end_after_interrupt(read: socket.socket, _write: socket.socket) -> None:
+    while read.recv(1) != bytes([signal.SIGINT]):
+        pass
+    time.sleep(_GRACE_SECONDS)
+    if sys.stderr.isatty():
+        os.write(2, _SHOW_CURSOR)
+    os._exit(INTERRUPTED)
+
+
+def _silence() -> int:
+    """Let the interpreter's last flush go nowhere, since nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return CLOSED_PIPE
+
+
+def _help_of(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (see {context.command_path} --help)" if context else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
