@@ -90,9 +90,9 @@ def defend(
         The defended network.
 
     Raises:
-        TypeError: `model` is not an `nn.Module`, or one whose inside cannot be seen (TorchScript).
-        ValueError: no defence, too many of them, a defended model, a bad `seed`. A forward pass that finds no site
-            raises as well.
+        TypeError: `model` is not an `nn.Module`, or a defence is none.
+        ValueError: a model whose inside cannot be seen (TorchScript, compiled) or that is defended already, no
+            defence, too many of them, a bad `seed`. A forward pass that finds no site raises as well.
 
     Example:
         >>> sap = saplab.defend(net, saplab.SAP(percent=100), seed=0)
@@ -115,9 +115,9 @@ def _check(model: nn.Module, defenses: Sequence[ActivationDefense]) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("`model` is a TorchScript module, whose inside cannot be seen; defend the Python module")
+        raise ValueError("`model` is a TorchScript module, whose inside cannot be seen; defend the Python module")
     if hasattr(model, "_orig_mod"):
-        raise TypeError("`model` is compiled; defend it first, then torch.compile the result")
+        raise ValueError("`model` is compiled; defend it first, then torch.compile the result")
     if isinstance(model, Defended):
         raise ValueError("`model` is defended already; give all defences in one call of defend()")
     if not defenses:
