@@ -61,7 +61,7 @@ class Console:
         with _bar(description, total) if sys.stderr.isatty() else _lines(description, total) as advance:
             yield advance
 
-    def show_accuracy(self, rows: "Sequence[Row]") -> None:
+    def show_rows(self, rows: "Sequence[Row]") -> None:
         """Print the table of accuracies and what its words mean."""
         from rich.console import Console as Terminal
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("saplab", "torch", "numpy", "numba", "scipy", "safetensors")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def made(seconds: float) -> Mapping[str, Any]:
@@ -48,7 +49,16 @@ def processor() -> str:
 def usable_cores() -> int:
     """Count the cores that this process may use: its affinity, and a container's quota where there is one."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, math.ceil(_cgroup_quota())))
+    return max(1, math.ceil(min(allowed, _cgroup_quota())))
+
+
+def usable_memory() -> int | None:
+    """Give the bytes of memory that this process may use, a container's limit included; None where unknown."""
+    if not hasattr(os, "sysconf"):
+        return None
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _text(_CGROUPS / "memory.max") or _text(_CGROUPS / "memory" / "memory.limit_in_bytes")
+    return min(total, int(limit)) if limit.isdigit() else total
 
 
 def _version(name: str) -> str:
@@ -58,14 +68,12 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+def _cgroup_quota() -> float:
     """Read the cores that control groups (version 2, then 1) allow; infinite where nothing is said."""
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        quota, period = (_text(root / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-    numbers = quota.isdigit() and period.isdigit() and int(period) > 0
-    return int(quota) / int(period) if numbers else math.inf
+    first = _CGROUPS / "cpu"
+    text = _text(_CGROUPS / "cpu.max") or f"{_text(first / 'cpu.cfs_quota_us')} {_text(first / 'cpu.cfs_period_us')}"
+    numbers = [int(word) for word in text.split() if word.isdigit()]
+    return numbers[0] / numbers[1] if len(numbers) == 2 and numbers[1] > 0 else math.inf
 
 
 def _text(path: Path) -> str:
