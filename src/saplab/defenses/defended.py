@@ -45,10 +45,10 @@ class Defended(nn.Module):
 
 
 def _nothing_found(mode: SiteMode) -> str:
-    if mode.calls == 0:
+    if not mode.calls:
         return "the network called no activation function, so there is no site to defend"
     patterns = ", ".join(map(repr, mode.plan.patterns or ()))
-    return f"`sites` {patterns} selects none of the network's {mode.calls} sites: {', '.join(sorted(mode.seen))}"
+    return f"`sites` {patterns} selects none of the network's {len(mode.calls)} sites: {', '.join(mode.calls)}"
 
 
 def is_random(model: nn.Module) -> bool:

@@ -155,9 +155,9 @@ class SiteMode(TorchFunctionMode):
         self.plan = plan
         self.drawing = drawing
         self.record = record
-        self.seen: dict[str, int] = {}
-        self.calls = 0
+        self.calls: list[str] = []  # the names of the sites met so far
         self.defended = 0
+        self._paths: dict[str, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -171,12 +171,13 @@ class SiteMode(TorchFunctionMode):
         h = self._serve(function, func(x.clone(), *args[1:], **kwargs))
         return x.copy_(h)
 
+    def _name(self, path: str) -> str:
+        count = self._paths[path] = self._paths.get(path, 0) + 1
+        return path if count == 1 else f"{path}#{count}"
+
     def _serve(self, function: str, h: Tensor) -> Tensor:
-        index = self.calls
-        self.calls += 1
-        path = _path(function)
-        count = self.seen[path] = self.seen.get(path, 0) + 1
-        name = path if count == 1 else f"{path}#{count}"
+        index, name = len(self.calls), self._name(_path(function))
+        self.calls.append(name)
         if not self.plan.selects(name):
             return h
         self.defended += 1
