@@ -71,6 +71,7 @@ def kept_count_variance(p: NDArray[np.float64], draws: int) -> float:
     odds = p / (1 - p)
     covariance = 0.0
     for i in range(0, len(p), 256):
-        block = np.expm1(draws * np.log1p(-odds[i : i + 256, None] * odds))
+        block = -inclusion(np.minimum(odds[i : i + 256, None] * odds, 1.0), draws)
+        np.fill_diagonal(block[:, i:], 0.0)
         covariance += missed[i : i + 256] @ block @ missed
-    return float((missed * (1 - missed)).sum() + covariance - missed**2 @ np.expm1(draws * np.log1p(-(odds**2))))
+    return float((missed * (1 - missed)).sum() + covariance)

@@ -48,6 +48,7 @@ _LN2_LOW = np.float32(-2.12194440e-4)
 _EXP_LIMIT = np.float32(60.0)  # beyond, 1 - e^-x is 1
 _TWO_M32 = np.float32(2.0**-32)
 _TWO_M16 = np.float32(2.0**-16)
+_TWO_M8 = np.float32(2.0**-8)  # below this rate P(c >= 2) < 2^-16, and its powers would be slow denormals
 _I1, _I2, _I3, _I4, _I5, _I6, _I7, _I8, _I9, _I10, _I11 = (np.float32(1.0 / math.factorial(n)) for n in range(1, 12))
 _L3, _L4, _L5 = (np.float32(1.0 / n) for n in range(3, 6))
 
@@ -221,17 +222,18 @@ def _count_block(x: Any, bits: Any, counts: Any, c: Any) -> Any:
         tail = _one_minus_exp(v)
         mass = _F1 - tail
         count = _select(u < tail, _F1, _F0)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I1)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I2)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I3)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I4)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I5)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I6)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I7)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I8)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I9)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I10)
-        mass, tail, count = _threshold(u, v, mass, tail, count, _I11)
+        step = max(v, _TWO_M8)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I1)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I2)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I3)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I4)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I5)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I6)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I7)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I8)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I9)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I10)
+        mass, tail, count = _threshold(u, step, mass, tail, count, _I11)
         light += v
         rest += rate - v
         orphans += _select(rate > _CAP, _select(count == _F0, _F1, _F0), _F0)
@@ -245,7 +247,7 @@ def _count_block(x: Any, bits: Any, counts: Any, c: Any) -> Any:
 @njit(**_SCALAR)
 def _resolve(rate: Any, bits: Any, more: Any) -> Any:
     """Invert one uniform in float64, with 64 more bits; give the Poisson count of min(rate, CAP)."""
-    v = float(min(rate, _CAP))
+    v = np.float64(min(rate, _CAP))  # numba's float() leaves a float32 as it is
     u = (float(bits) + more) * 2.0**-32
     mass = math.exp(-v)
     tail = -math.expm1(-v)

@@ -1,0 +1,295 @@
+"""The CPU kernel draws Algorithm 1's law: joint, exact and at every scale of p, r and h."""
+
+import numpy as np
+import pytest
+import torch
+from exact_law import LEVEL, chi_square, count_kept_sets, inclusion, kept_count_variance, kept_set_law, rows
+from numba import njit
+from scipy import stats
+
+from saplab.pruning import cpu
+from saplab.pruning.operator import prune
+
+MILLION = 1_000_000
+
+
+def draw(h, draws: int, n: int, pass_: int = 0, seed: int = 0) -> np.ndarray:
+    """Prune the map `h` (a,) with the streams of n examples; give (n, a)."""
+    row = torch.as_tensor(h, dtype=torch.float32)
+    return prune(row.expand(n, -1).contiguous(), rows(n, pass_, seed), draws).numpy()
+
+
+# (weights, draws, rows): p = weights / sum
+LAWS = {
+    "one draw": ((5, 3, 2), 1, 200_000),
+    "as many draws as activations": ((4, 3, 2, 1, 1), 5, 200_000),
+    "equal shares": ((1,) * 8, 8, 200_000),
+    "zeros inside": ((5, 0, 3, 2, 0), 4, 200_000),
+    "a rare one": ((997, 1, 1, 1), 6, 200_000),
+    "nearly all the mass on one, 50 draws": ((999, 1), 50, 200_000),
+    "nearly all the mass on one, 1000 draws": ((999, 1), 1000, 200_000),
+    "nearly all the mass on one, a few rare": ((99_900, 50, 30, 20), 1000, 200_000),
+    "some rates above the cap": ((40, 30, 20, 5, 3, 2), 40, MILLION),
+    "some rates above the cap, others rare": ((600, 300, 8, 5, 2, 1), 60, MILLION),
+    "all rates just above the cap": ((1, 1, 1, 1), 28, MILLION),
+    "rates above the cap, one far above": ((90, 5, 5), 150, MILLION),
+    "all rates at the cap": ((1, 1, 1), 18, MILLION),
+    "draws far above activations": ((1, 1, 1, 1), 60, MILLION),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_joint_law_of_the_kept_set(name: str) -> None:
+    weights, draws, n = LAWS[name]
+    h = np.array(weights) * np.where(np.arange(len(weights)) % 2, -1.0, 1.0)
+    out = draw(h, draws, n)
+    assert chi_square(count_kept_sets(out != 0), kept_set_law(weights, draws)) > LEVEL
+
+
+@pytest.mark.parametrize("draws", [3, 20, 90])
+def test_joint_law_across_the_ends_of_blocks(draws: int) -> None:
+    places, weights = [0, 63, 127, 128, 129], (5, 1, 3, 2, 2)
+    h = np.zeros(130)
+    h[places] = weights
+    out = draw(h, draws, 300_000)
+    assert not np.delete(out, places, axis=1).any()
+    assert chi_square(count_kept_sets(out[:, places] != 0), kept_set_law(weights, draws)) > LEVEL
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_joint_law_of_two_sites_and_passes_is_their_product(seed: int) -> None:
+    h = torch.tensor([3.0, 2.0, 1.0]).expand(200_000, -1).contiguous()
+    streams = rows(len(h), 0, seed), rows(len(h), 1, seed)
+    kept = [prune(h, streams[0], 2), prune(h, streams[0], 2, site=1), prune(h, streams[1], 2)]
+    law = kept_set_law((3, 2, 1), 2)
+    joint = np.kron(np.kron(law, law), law)
+    assert chi_square(count_kept_sets(np.hstack([k.numpy() != 0 for k in kept[::-1]])), joint) > LEVEL
+
+
+def test_an_activation_of_one_in_a_million() -> None:
+    n, p = 2 * MILLION, 1e-6
+    hits = int((draw([1 - p, p], 3, n)[:, 1] != 0).sum())
+    assert abs(hits - 3 * p * n) < 5 * np.sqrt(3 * p * n)
+
+
+def test_rates_far_below_what_24_bits_resolve() -> None:
+    # 2^29 activations of rate 2^-26 beside 1024 of rate 1; a 24-bit uniform would give rate 2^-24
+    a, draws, n, passes = 1 << 20, 1024, 16, 32
+    h = torch.full((n, a), 2.0**-26)
+    h[:, :draws] = 1.0
+    hits = sum(int(torch.count_nonzero(prune(h, rows(n, k), draws)[:, draws:])) for k in range(passes))
+    expected = n * passes * (a - draws) * 2.0**-26
+    assert expected == pytest.approx(8, rel=0.01)
+    assert abs(hits - expected) < 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("rate", [1e-30, 1e-12, 1e-6, 0.3])
+def test_small_uniforms_are_resolved_far_below_32_bits(rate: float) -> None:
+    # one draw exactly where u < P(count >= 1), u = (bits + more) / 2^32
+    chance = -np.expm1(-float(np.float32(rate)))
+    bits, more = divmod(chance * 2.0**32, 1.0)
+    for factor, count in ((0.999, 1), (1.001, 0)):
+        assert cpu._resolve(np.float32(rate), np.uint32(bits), more * factor) == count
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.4, 2.0, 6.0, 40.0])
+@pytest.mark.parametrize("more", [1e-4, 0.01, 0.7])
+def test_high_counts_are_resolved_in_float64(rate: float, more: float) -> None:
+    light = min(float(np.float32(rate)), 6.0)
+    assert cpu._resolve(np.float32(rate), np.uint32(0), more) == stats.poisson(light).isf(more * 2.0**-32)
+
+
+def test_variance_of_the_number_kept() -> None:
+    # independent Bernoulli with the same marginals keeps as many on average, but varies more
+    a = draws = 16384
+    n, passes, seed = 500, 40, 0
+    h = torch.randn(a, generator=torch.Generator().manual_seed(seed)).relu()
+    batch = h.expand(n, -1).contiguous()
+    counts = np.concatenate([(prune(batch, rows(n, k, seed), draws) != 0).sum(1).numpy() for k in range(passes)])
+    p = h.double().numpy() / h.double().sum().item()
+    q = inclusion(p, draws)
+    exact, independent = kept_count_variance(p, draws), (q * (1 - q)).sum()
+    error = exact * np.sqrt(2 / (len(counts) - 1))
+    assert abs(counts.mean() - q.sum()) < 5 * np.sqrt(exact / len(counts))
+    assert abs(counts.var(ddof=1) - exact) < 4 * error
+    generator = np.random.default_rng(seed)
+    others = np.concatenate([(generator.random((500, a), np.float32) < q).sum(1) for _ in range(passes // 10)])
+    assert others.var(ddof=1) > exact + 2 * error
+    assert independent > exact + 8 * error
+
+
+def test_the_exact_variance_by_hand() -> None:
+    # two draws from (1/2, 1/4, 1/4) keep one index with probability 3/8, else two
+    assert kept_count_variance(np.array([0.5, 0.25, 0.0, 0.25]), 2) == pytest.approx(3 / 8 * 5 / 8)
+    p = np.random.default_rng(0).dirichlet(np.ones(6))
+    law = kept_set_law([int(w) for w in p * 1e6], 9)
+    size = np.array([k.bit_count() for k in range(64)])
+    assert kept_count_variance(p, 9) == pytest.approx(law @ size**2 - (law @ size) ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("draws", [1, 32, 1000])
+def test_unbiased(draws: int) -> None:
+    h = np.random.default_rng(1).lognormal(sigma=2, size=64) * np.where(np.arange(64) % 2, -1, 1)
+    n = 100_000
+    q = inclusion(np.abs(h) / np.abs(h).sum(), draws)
+    error = np.abs(h) * np.sqrt((1 / q - 1) / n)
+    assert (np.abs(draw(h, draws, n).mean(0, dtype=np.float64) - h) < 5 * error + 2e-6 * np.abs(h)).all()
+
+
+@pytest.mark.parametrize("draws", [1, 2, 10, 300, MILLION, 10**12])
+@pytest.mark.parametrize("sigma", [0.0, 1.0, 4.0, 20.0])
+def test_every_output_is_zero_or_scaled(draws: int, sigma: float) -> None:
+    h = np.exp(sigma * np.random.default_rng(2).normal(size=300)).astype(np.float32)
+    out = draw(h, draws, 2000)
+    mass = h.astype(np.float64).sum()
+    expected = np.broadcast_to(h / np.maximum(inclusion(h / mass, draws), 1e-300), out.shape)
+    kept = out != 0
+    assert kept.any(1).all()
+    assert (kept.sum(1) <= draws).all()
+    assert np.abs(out[kept] / expected[kept] - 1).max() < 2e-6
+
+
+@pytest.mark.parametrize("p", [0.015, 0.019, 0.02, 0.021, 0.03, 0.3, 0.9, 0.999999, 1 - 2**-24])
+@pytest.mark.parametrize("draws", [1, 3, 200, 5000])
+def test_scale_of_a_large_share(p: float, draws: int) -> None:
+    h = np.append(np.full(100, (1 - p) / 100), p).astype(np.float32)
+    kept = draw(h, draws, 500)[:, -1]
+    kept = kept[kept != 0]
+    expected = h[-1] / inclusion(h[-1:] / h.astype(np.float64).sum(), draws)[0]
+    assert len(kept)
+    assert np.abs(kept / expected - 1).max() < 2e-6
+
+
+@pytest.mark.parametrize("value", [1.0, -3.0, 1e-45, 3e38])
+@pytest.mark.parametrize("draws", [1, 7, 10**12])
+def test_a_lone_activation_is_always_kept_as_it_is(value: float, draws: int) -> None:
+    h = np.zeros(200, np.float32)
+    h[150] = value
+    assert np.array_equal(draw(h, draws, 50), np.tile(h, (50, 1)))
+    assert np.array_equal(draw(h[150:151], draws, 50), np.tile(h[150:151], (50, 1)))
+
+
+@pytest.mark.parametrize("power", [-100, -60, -1, 1, 60, 100])
+def test_a_power_of_two_scales_exactly(power: int) -> None:
+    h = np.random.default_rng(3).lognormal(sigma=2, size=1000).astype(np.float32)
+    factor = np.float32(2.0**power)
+    assert np.array_equal(draw(h * factor, 700, 500), draw(h, 700, 500) * factor)
+
+
+def test_another_factor_flips_few_draws() -> None:
+    # rounding moves each rate by some 2^-24, which changes a draw in a million
+    h = np.random.default_rng(3).lognormal(size=1000).astype(np.float32)
+    one, other = draw(h, 700, 1000), draw(h * np.float32(0.3), 700, 1000)
+    both = (one != 0) & (other != 0)
+    assert ((one != 0) != (other != 0)).sum() < 1e-5 * one.size
+    assert other[both] == pytest.approx(0.3 * one[both], rel=2e-6)
+
+
+def test_denormal_rows_are_pruned_like_their_normal_multiples() -> None:
+    small = np.random.default_rng(4).integers(0, 2000, 300).astype(np.float32) * np.float32(2.0**-149)
+    large = np.ldexp(small, 140)
+    expected = np.ldexp(draw(large, 100, 200).astype(np.float64), -140).astype(np.float32)
+    assert np.array_equal(draw(small, 100, 200), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e38])
+def test_joint_law_at_extreme_scales(scale: float) -> None:
+    out = draw(np.array([1.6, 0.8, 0.8]) * scale, 3, 100_000)
+    assert np.isfinite(out).all()
+    assert chi_square(count_kept_sets(out != 0), kept_set_law((2, 1, 1), 3)) > LEVEL
+
+
+def test_a_tiny_activation_beside_a_huge_one() -> None:
+    h = np.array([1e38, 1e-38, 1.0, 0.0], np.float32)
+    assert np.array_equal(draw(h, 50, 1000), np.tile(np.array([1e38, 0, 0, 0], np.float32), (1000, 1)))
+
+
+@pytest.mark.parametrize("draws", [10**7, 10**9, 10**12, 10**15])
+def test_small_shares_of_very_many_draws(draws: int) -> None:
+    # rates of 1e-3, 3 and 9 beside one of nearly all the draws
+    h = np.array([1.0, 1e-3 / draws, 3 / draws, 9 / draws])
+    kept = draw(h, draws, 200_000) != 0
+    assert kept[:, 0].all()
+    law = np.ones(1)
+    for rate in (9.0, 3.0, 1e-3):  # at so many draws the counts are Poisson and independent
+        law = np.kron(law, [np.exp(-rate), -np.expm1(-rate)])
+    assert chi_square(count_kept_sets(kept[:, 1:]), law) > LEVEL
+
+
+def test_ten_million_activations() -> None:
+    a = 10 * MILLION
+    h = torch.randn((1, a), generator=torch.Generator().manual_seed(0)).relu()
+    out = prune(h, rows(1), a)
+    p = h[0].double().numpy() / h.double().sum().item()
+    q = inclusion(p, a)
+    kept = out[0].numpy() != 0
+    assert abs(kept.sum() - q.sum()) < 5 * np.sqrt((q * (1 - q)).sum())
+    assert np.abs(out[0].numpy()[kept] / (h[0].numpy()[kept] / q[kept]) - 1).max() < 2e-6
+
+
+@njit
+def draw_binomials(n, p, size):
+    out = np.empty(size)
+    zero = np.uint64(0)
+    for k in range(size):
+        out[k] = cpu._binomial(n, p, 0, np.uint64(k), zero, zero, np.uint64(7), zero)
+    return out
+
+
+@njit
+def one_minus_exp(x):
+    out = np.empty_like(x)
+    for k in range(len(x)):
+        out[k] = cpu._one_minus_exp(x[k])
+    return out
+
+
+@njit
+def count_row(x, c, stream, counts):
+    blocks = len(counts) // cpu.BLOCK
+    bits, tail = np.empty(cpu.BLOCK, np.uint32), np.empty(cpu.BLOCK, np.float32)
+    orphaned = np.empty(blocks, np.bool_)
+    return cpu._count_row(x, c, stream, 0, (counts, orphaned, bits, tail)), orphaned
+
+
+@pytest.mark.parametrize("n", [1.0, 2.0, 15.0, 100.0, 1e4, 1e6, 1e9])
+@pytest.mark.parametrize("p", [1e-9, 1e-4, 0.05, 0.3, 0.5, 0.7, 0.999, 1 - 1e-9])
+def test_binomial_law(n: float, p: float) -> None:
+    drawn = draw_binomials(n, p, 20_000)
+    assert np.array_equal(drawn, np.floor(drawn))
+    assert drawn.min() >= 0
+    assert drawn.max() <= n
+    law = stats.binom(n, p)
+    edges = np.unique(law.ppf(np.linspace(0, 1, 30)[1:-1]))
+    cdf = np.concatenate([[0.0], law.cdf(edges), [1.0]])
+    assert chi_square(np.bincount(np.searchsorted(edges, drawn), minlength=len(cdf) - 1), np.diff(cdf)) > LEVEL
+
+
+@pytest.mark.parametrize(("n", "p", "value"), [(0.0, 0.3, 0), (5.0, 0.0, 0), (5.0, 1.0, 5), (1e12, 1.0, 1e12)])
+def test_binomial_at_the_edges(n: float, p: float, value: float) -> None:
+    assert (draw_binomials(n, p, 10) == value).all()
+
+
+def test_one_minus_exp_has_small_relative_error() -> None:
+    x = np.concatenate([np.geomspace(1e-30, 80, 400_001), np.linspace(1e-3, 80, 400_001)]).astype(np.float32)
+    exact = -np.expm1(-x.astype(np.float64))
+    assert np.abs(one_minus_exp(x) / exact - 1).max() < 2.0**-22
+    assert one_minus_exp(np.zeros(1, np.float32))[0] == 0
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.02, 0.5, 1.0, 3.0, 5.9, 6.0, 11.0])
+def test_counts_are_poisson(rate: float) -> None:
+    a = MILLION + 50
+    counts = np.empty(-(-a // cpu.BLOCK) * cpu.BLOCK, np.uint8)
+    (total, v, w, bound, _), orphaned = count_row(np.ones(a, np.float32), np.float32(rate), np.arange(3), counts)
+    light = min(rate, 6.0)
+    law = stats.poisson(light).pmf(np.arange(40))
+    assert chi_square(np.bincount(counts[:a], minlength=40), law) > LEVEL
+    assert not counts[a:].any()
+    assert total == counts.sum(dtype=np.int64)
+    assert bound >= counts.max()
+    assert v == pytest.approx(a * light, rel=1e-5)
+    assert w == pytest.approx(a * (rate - light), rel=1e-5, abs=1e-9)
+    counts[a:] = 1
+    without = (counts.reshape(-1, cpu.BLOCK) == 0).any(1)
+    assert np.array_equal(orphaned, without if rate > 6 else np.zeros_like(without))
