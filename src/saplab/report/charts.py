@@ -1,0 +1,164 @@
+"""Accuracy against strength as an Altair chart: one definition for the page, SVG, PNG and PDF."""
+# mypy: disable-error-code="no-any-return, no-untyped-call"
+# Altair's encode() has no types.
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any, Literal
+
+import altair as alt
+
+from saplab.report.rows import Row, to_records
+
+SHAPES = (  # SVG paths in a box from -1 to 1, for the chart and for the page's legend
+    "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
+    "M-.9,-.9H.9V.9H-.9Z",
+    "M0,-1L1,.8H-1Z",
+    "M0,-1.1L1.1,0L0,1.1L-1.1,0Z",
+    "M0,1L1,-.8H-1Z",
+)
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a chart, as CSS colours: text, lines of the grid, background, and the curves' in their order."""
+
+    ink: str
+    grid: str
+    background: str
+    curves: tuple[str, ...]
+
+
+# Okabe & Ito's colour-blind-safe palette, darkened to at least 3:1 against white.
+PAPER = Theme("#1f2328", "#d9dee3", "#ffffff", ("#0072b2", "#d55e00", "#00805c", "#a64d87", "#8a6d00", "#555b61"))
+# The page sets these CSS variables for light, dark and print.
+PAGE = Theme("var(--ink)", "var(--grid)", "transparent", tuple(f"var(--curve-{k})" for k in range(6)))
+
+
+def accuracy_chart(rows: Sequence[Row], theme: Theme = PAPER, title: str = "") -> alt.LayerChart:
+    """Draw accuracy (%) against strength λ: a line, points and a 95 % band a curve; the paper's numbers hollow.
+
+    λ has a symmetric logarithmic axis, so that 0, 1, 2, 4, … are evenly spaced. The parameter ``shown`` holds the
+    labels of the curves to draw. On the page's theme the chart fills its container and the page makes the legend.
+
+    Raises:
+        ValueError: for no rows.
+    """
+    if not rows:
+        raise ValueError("`rows` must hold at least one row, got none")
+    labels = list(dict.fromkeys(row.curve for row in rows))
+    shown = alt.param(name="shown", value=labels)
+    base = alt.Chart().encode(x=_strength_axis(rows), color=_colours(labels, theme))
+    layers = [_band(base), _line(base), _points(base, labels, theme)]
+    if any(row.paper is not None for row in rows):
+        layers += [_paper_line(base), _paper_points(base, labels)]
+    chart = alt.LayerChart(data=alt.Data(values=to_records(rows)), layer=layers)
+    chart = chart.transform_filter("indexof(shown, datum.curve) >= 0").add_params(shown)
+    chart = chart.properties(width="container" if theme is PAGE else 620, height=380)
+    chart = chart.properties(description="Accuracy in % against strength, one line for each of: " + "; ".join(labels))
+    return _configured(chart.properties(title=_heading(title, rows)) if title else chart, theme)
+
+
+def to_bytes(chart: alt.LayerChart, kind: Literal["svg", "png", "pdf"]) -> bytes:
+    """Render the chart, without a browser."""
+    if kind == "svg":
+        text = io.StringIO()
+        chart.save(text, format="svg")
+        return text.getvalue().encode()
+    content = io.BytesIO()
+    chart.save(content, format=kind, scale_factor=2 if kind == "png" else 1)
+    return content.getvalue()
+
+
+def swatches(rows: Sequence[Row], theme: Theme = PAGE) -> list[tuple[str, str, str]]:
+    """Give (label, colour, SVG path of the point) for each curve, as the chart draws it."""
+    labels = list(dict.fromkeys(row.curve for row in rows))
+    return list(zip(labels, cycle(theme.curves), cycle(SHAPES), strict=False))
+
+
+def _heading(title: str, rows: Sequence[Row]) -> alt.TitleParams:
+    paper = " Hollow, dashed: the paper's numbers." if any(row.paper is not None for row in rows) else ""
+    images = max(row.averaged.n for row in rows)
+    return alt.TitleParams(title, subtitle=f"{images:,} images. Bands: 95 % intervals.{paper}")
+
+
+def _strength_axis(rows: Sequence[Row]) -> alt.X:
+    strengths = sorted({row.strength for row in rows})
+    axis = alt.Axis(values=strengths, format="~g", labelOverlap=True, labelFlush=False)
+    scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False)
+    return alt.X("strength:Q", title="strength λ (pixel steps of 0..255)", axis=axis, scale=scale)
+
+
+def _percent_axis(field: str) -> alt.Y:
+    return alt.Y(f"{field}:Q", title="accuracy (%)", scale=alt.Scale(domain=[0, 100]))
+
+
+def _legend(theme: Theme) -> alt.Legend | None:
+    if theme is PAGE:
+        return None
+    return alt.Legend(title=None, orient="bottom", columns=1, labelLimit=600, symbolOpacity=1)
+
+
+def _colours(labels: Sequence[str], theme: Theme) -> alt.Color:
+    scale = alt.Scale(domain=list(labels), range=_repeated(theme.curves, labels))
+    return alt.Color("curve:N", scale=scale, legend=_legend(theme))
+
+
+def _shapes(labels: Sequence[str], legend: alt.Legend | None) -> alt.Shape:
+    scale = alt.Scale(domain=list(labels), range=_repeated(SHAPES, labels))
+    return alt.Shape("curve:N", scale=scale, legend=legend)
+
+
+def _repeated(values: Sequence[str], labels: Sequence[str]) -> list[str]:
+    return list(islice(cycle(values), len(labels)))
+
+
+def _band(base: alt.Chart) -> alt.Chart:
+    return base.mark_area(opacity=0.16).encode(y=_percent_axis("averaged_low"), y2="averaged_high:Q")
+
+
+def _line(base: alt.Chart) -> alt.Chart:
+    return base.mark_line(strokeWidth=2).encode(y=_percent_axis("averaged_percent"))
+
+
+def _points(base: alt.Chart, labels: Sequence[str], theme: Theme) -> alt.Chart:
+    points = base.mark_point(filled=True, size=70, opacity=1)
+    shape = _shapes(labels, _legend(theme))
+    return points.encode(y=_percent_axis("averaged_percent"), shape=shape, tooltip=_tooltips())
+
+
+def _paper_line(base: alt.Chart) -> alt.Chart:
+    paper = base.transform_filter("isValid(datum.paper_percent)")
+    return paper.mark_line(strokeWidth=1.2, strokeDash=[4, 4]).encode(y=_percent_axis("paper_percent"))
+
+
+def _paper_points(base: alt.Chart, labels: Sequence[str]) -> alt.Chart:
+    paper = base.transform_filter("isValid(datum.paper_percent)")
+    points = paper.mark_point(filled=False, size=70, strokeWidth=1.6, opacity=1)
+    return points.encode(y=_percent_axis("paper_percent"), shape=_shapes(labels, None), tooltip=_tooltips())
+
+
+def _tooltips() -> list[alt.Tooltip]:
+    numbers = {
+        "averaged_percent": "averaged %",
+        "averaged_low": "95 % from",
+        "averaged_high": "95 % to",
+        "single_pass_percent": "single pass %",
+        "paper_percent": "paper %",
+    }
+    first = [alt.Tooltip("curve:N"), alt.Tooltip("strength:Q", title="λ"), alt.Tooltip("images:Q")]
+    return first + [alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in numbers.items()]
+
+
+def _configured(chart: alt.LayerChart, theme: Theme) -> alt.LayerChart:
+    text: dict[str, Any] = {"labelColor": theme.ink, "titleColor": theme.ink, "labelFontSize": 12, "titleFontSize": 13}
+    lines = {"gridColor": theme.grid, "domainColor": theme.grid, "tickColor": theme.grid}
+    return (
+        chart.configure(background=theme.background, font="system-ui, sans-serif", padding=8)
+        .configure_axis(titleFontWeight="normal", titlePadding=8, **text, **lines)
+        .configure_legend(**text)
+        .configure_view(stroke=None)
+        .configure_title(color=theme.ink, subtitleColor=theme.ink, anchor="start", fontSize=15, subtitlePadding=5)
+    )

@@ -1,0 +1,75 @@
+"""Made-up results of made-up cells, for the tests of the store and the report."""
+
+import numpy as np
+
+from saplab.runs import CellResult, Request, Store
+from saplab.studies import Cell, Curve, Network
+
+DENSE = Network("preact-resnet20-dense", "a" * 64)
+SAP = Network("preact-resnet20-dense", "a" * 64, "sap:100")
+CLASSES = 10
+
+
+def make_cell(defender=SAP, adversary=None, start=0, stop=40, **changes):
+    settings = {
+        "attack": {"name": "fgsm", "samples": 20, "backward": "mask"},
+        "strengths": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
+        "data": "b" * 64,
+        "passes": 20,
+        "seed": 0,
+        **changes,
+    }
+    return Cell(defender, adversary or defender, start=start, stop=stop, **settings)
+
+
+def make_curve(label, slope=0.2, shards=2, size=20, paper=None, claim="", **settings):
+    cells = tuple(make_cell(start=size * k, stop=size * (k + 1), **settings) for k in range(shards))
+    return Curve(label, cells, claim, paper or {})
+
+
+def make_result(cell, slope=0.2, clean=0.9):
+    """Draw votes whose accuracy falls from `clean` with log2(1 + λ) at `slope`."""
+    rng = np.random.default_rng([cell.seed, cell.start, int(1000 * slope)])
+    n = cell.stop - cell.start
+    labels = np.arange(cell.start, cell.stop) % CLASSES
+    ease = rng.normal(0, 0.15, size=n)
+    votes = np.zeros((len(cell.strengths), n, CLASSES), np.int32)
+    for k, strength in enumerate(cell.strengths):
+        share = np.clip(clean + ease - slope * np.log2(1 + strength), 0.01, 0.99)
+        right = rng.binomial(cell.passes, share)
+        votes[k, np.arange(n), labels] = right
+        votes[k, np.arange(n), (labels + 1) % CLASSES] += (cell.passes - right).astype(np.int32)
+    probs = (votes / cell.passes).astype(np.float32)
+    made = {
+        "versions": {"saplab": "0.1.0", "torch": "2.13.0"},
+        "threads": 2,
+        "platform": "Linux",
+        "seconds": 1.5,
+        "time": f"2025-01-01T00:00:{cell.start % 60:02d}+00:00",
+    }
+    return CellResult(probs, votes, labels.astype(np.int64), np.arange(cell.start, cell.stop), made)
+
+
+SLOPES = {"dense": 0.35, "SAP-100": 0.1, "SAP-100, identity backward": 0.3}
+
+
+def make_request(size=20, shards=2):
+    paper = {0.0: 83.3, 1.0: 78.5, 2.0: 72.7}
+    identity = {"name": "fgsm", "samples": 20, "backward": "identity"}
+    curves = (
+        make_curve("dense", defender=DENSE, size=size, shards=shards, passes=1, claim="Knows the network."),
+        make_curve("SAP-100", size=size, shards=shards, paper=paper, claim="Averages 20 gradients through the mask."),
+        make_curve(
+            "SAP-100, identity backward", size=size, shards=shards, attack=identity, claim="Ignores the pruning."
+        ),
+    )
+    return Request("SAP-100 under attack", curves, "saplab demo --out saplab-demo")
+
+
+def fill(root, request=None, cells=None):
+    """Make a run folder that holds made-up results of the request's cells, or of the first `cells` of them."""
+    store = Store.open(root, request or make_request())
+    slopes = {cell.digest: SLOPES.get(curve.label, 0.2) for curve in store.request.curves for cell in curve.cells}
+    for cell in store.request.cells[:cells]:
+        store.save(cell, make_result(cell, slopes[cell.digest]))
+    return store
