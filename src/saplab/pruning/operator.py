@@ -147,6 +147,8 @@ def _(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
 
 def _probability_gradient(grad: Tensor, h: Tensor, out: Tensor, draws: int) -> Tensor:
     """Differentiate through p as well: dM_j/dh_i = m_j [i = j] - h_j m_j^2 r (1-p_j)^(r-1) dp_j/dh_i."""
+    if h.numel() == 0:
+        return torch.zeros_like(h)
     dtype = _at_least_float32(h)
     x, y, g = (t.reshape(len(h), -1).to(dtype) for t in (h, out, grad))
     p = _shares(x)
