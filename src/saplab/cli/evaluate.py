@@ -69,6 +69,8 @@ def evaluate(
     dataset = load_data(data)
     network = load_model(model, weights)
     if threads is not None:
+        if threads < 1:
+            raise ValueError(f"`threads` must be >= 1, got {threads}")
         torch.set_num_threads(threads)
 
     dense = Network(model, weights_digest(network))

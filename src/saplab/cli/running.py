@@ -51,7 +51,7 @@ def compute_and_report(job: Job, console: Console) -> "Store":
         files = [str(path) for path in paths]
         rows = to_records(summary.rows)
         console.emit_json({"out": str(store.root), "finding": finding, "rows": rows, "files": files})
-    console.show_accuracy(summary.rows)
+    console.show_rows(summary.rows)
     if finding:
         console.say(f"\n{finding}")
     console.say(f"\nReport: {store.root / 'report.html'}")
@@ -61,9 +61,11 @@ def compute_and_report(job: Job, console: Console) -> "Store":
 def compute(job: Job, console: Console) -> "Store":
     """Compute the job's missing cells, with a progress bar."""
     from saplab.runs import Request, Store
-    from saplab.runs.local import Inputs, run, work_of
+    from saplab.runs.local import Inputs, rehearse, run, work_of
 
     request = Request(job.title, job.curves, shlex.join(["saplab", *sys.argv[1:]]))
+    inputs = Inputs(job.models, job.data)
+    rehearse(request.cells, inputs)
     store = Store.open(job.out or Path("runs") / f"{job.verb}-{_digest(request)}", request)
     for problem in store.problems():
         console.say(f"{problem}; computing it again")
@@ -73,7 +75,7 @@ def compute(job: Job, console: Console) -> "Store":
         console.say(f"{store.root}: {done} of {len(request.cells)} cells are there already")
     if missing:
         with console.progress("computing", sum(map(work_of, missing))) as advance:
-            run(store, Inputs(job.models, job.data), advance)
+            run(store, inputs, advance)
     return store
 
 

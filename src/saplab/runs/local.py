@@ -1,7 +1,7 @@
 """The engine that computes cells in this process, one after the other."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from saplab import noise
 from saplab.attacks import eps_of
+from saplab.attacks.ball import check_labels, check_request
 from saplab.data.dataset import Dataset
 from saplab.defenses import defend, predict_with_votes
+from saplab.defenses.prediction import logits
 from saplab.runs.machine import made
 from saplab.runs.store import CellResult, Store
 from saplab.studies import Cell, Network
@@ -75,6 +78,27 @@ def compute(cell: Cell, inputs: Inputs, tick: Tick = lambda n: None) -> CellResu
             tick(1)
     seconds = time.perf_counter() - begin
     return CellResult(np.stack(probs), np.stack(votes), _int64(labels), _int64(numbers), made(seconds))
+
+
+def rehearse(cells: Iterable[Cell], inputs: Inputs) -> None:
+    """Run each network once on one image, so that what cannot be computed is refused before a folder is made.
+
+    Raises:
+        ValueError: a network without sites or logits, labels it has no class for, images outside [0, 1], a bad seed.
+    """
+    cells = tuple(cells)
+    images, labels = inputs.data.images, inputs.data.labels
+    check_request(images, labels, ())
+    for seed, passes, precision in {(cell.seed, cell.passes, cell.precision) for cell in cells}:
+        noise.stream_key(seed)
+        if passes < 1:
+            raise ValueError(f"`passes` must be >= 1, got {passes}")
+        with _precision(precision):
+            pass
+    for network in {network for cell in cells for network in (cell.defender, cell.adversary)}:
+        with torch.no_grad():
+            classes = logits(inputs.network(network), images[:1]).shape[1]
+        check_labels(labels, classes)
 
 
 def run(store: Store, inputs: Inputs, tick: Tick = lambda n: None) -> None:

@@ -67,6 +67,8 @@ class Store:
     def open(cls, root: Path | str, request: Request) -> "Store":
         """Make the run folder `root`, or go on with the one that is there.
 
+        A folder that was asked for something else, but holds no cell yet, is taken over.
+
         Raises:
             ValueError: if `root` holds another request, or files of something else. Nothing is changed then.
             OSError: if `root` cannot be made or written.
@@ -78,7 +80,10 @@ class Store:
             write_atomically(root / "request.json", request.to_json().encode())
         store = cls.read(root)
         if difference := store.request.difference(request):
-            raise ValueError(f"{root} holds another request ({difference}); choose another --out")
+            if any((root / "cells").glob("*.safetensors")):
+                raise ValueError(f"{root} holds another request ({difference}); choose another --out")
+            write_atomically(root / "request.json", request.to_json().encode())
+            store = cls.read(root)
         remove_leftovers(root)
         remove_leftovers(root / "cells")
         return store

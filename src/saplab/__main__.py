@@ -1,0 +1,5 @@
+"""``python -m saplab``: the command line."""
+
+from saplab.cli import main
+
+main()

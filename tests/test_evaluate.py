@@ -1,0 +1,208 @@
+"""``saplab evaluate`` from end to end: the same numbers twice, after a kill, and with other batches; clear mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saplab.runs import Store
+
+FACTORY = """
+import torch
+from torch import nn
+from saplab.models.initialise import initialise
+
+def small():
+    return initialise(nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)), 0)
+
+def linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x.relu(), x
+
+def pair():
+    return Pair()
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "mine.py").write_text(FACTORY)
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((40, 3, 16, 16), np.float32), rng.integers(0, 4, 40)
+    np.savez(folder / "data.npz", images=images, labels=labels)
+    np.savez(folder / "bright.npz", images=images * 255, labels=labels)
+    np.savez(folder / "labels.npz", images=images, labels=labels + 4)
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    options = ["--model", "mine:small", "--data", "data.npz", "--defense", "sap:100", "--samples", "3", "--passes", "4"]
+    return [sys.executable, "-m", "saplab", "evaluate", *options, *arguments]
+
+
+def saplab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def stored(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Give each curve's probabilities and votes (L, N, C), its cells put together."""
+    store = Store.read(root)
+    result = {}
+    for curve in store.request.curves:
+        cells = [store.load(cell) for cell in curve.cells]
+        result[curve.label] = tuple(np.concatenate([getattr(c, n) for c in cells], 1) for n in ("probs", "votes"))
+    return result  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def reference(workplace: Path) -> Path:
+    done = saplab(workplace, "--batch-size", "10", "--out", "reference", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {row["curve"] for row in result["rows"]} == {"dense", "SAP-100, mask backward"}
+    assert len(result["rows"]) == 10
+    assert (workplace / "reference" / "report.html").stat().st_size > 100_000
+    return workplace / "reference"
+
+
+def test_the_same_command_gives_the_same_bits(workplace: Path, reference: Path) -> None:
+    done = saplab(workplace, "--batch-size", "10", "--out", "again", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    for name, (probs, votes) in stored(reference).items():
+        others = stored(workplace / "again")[name]
+        np.testing.assert_allclose(probs, others[0], atol=1e-6)  # another number of threads: the network's rounding
+        assert (votes == others[1]).mean() > 0.99
+
+
+def test_a_finished_run_is_not_computed_again(workplace: Path, reference: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (reference / "cells").iterdir()}
+    done = saplab(workplace, "--batch-size", "10", "--out", "reference")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (reference / "cells").iterdir()} == before
+    assert "8 of 8 cells are there already" in done.stdout
+
+
+def test_other_batches_give_the_same_numbers_up_to_rounding(workplace: Path, reference: Path) -> None:
+    done = saplab(workplace, "--batch-size", "17", "--out", "batches")
+    assert done.returncode == 0, done.stderr
+    for name, (probs, votes) in stored(reference).items():
+        others = stored(workplace / "batches")[name]
+        np.testing.assert_allclose(probs, others[0], atol=1e-5)
+        assert (votes == others[1]).mean() > 0.99
+
+
+def test_a_killed_run_goes_on(workplace: Path, reference: Path) -> None:
+    arguments = command("--batch-size", "10", "--out", "killed")
+    run = subprocess.Popen(arguments, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    cells = workplace / "killed" / "cells"
+    deadline = time.monotonic() + 120
+    while not (cells.is_dir() and any(cells.glob("*.safetensors"))) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    first = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.safetensors")}
+    done = subprocess.run(arguments, cwd=workplace, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all((cells / name).stat().st_mtime_ns == stamp for name, stamp in first.items())
+    for name, (probs, votes) in stored(reference).items():
+        assert np.array_equal(probs, stored(workplace / "killed")[name][0])
+        assert np.array_equal(votes, stored(workplace / "killed")[name][1])
+
+
+def test_a_damaged_cell_is_named_and_computed_again(workplace: Path, reference: Path) -> None:
+    victim = sorted((reference / "cells").iterdir())[0]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    done = saplab(workplace, "--batch-size", "10", "--out", "reference")
+    assert done.returncode == 0, done.stderr
+    assert victim.name in done.stdout
+    assert Store.read(reference).missing() == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "preact-resnet21"], "preact-resnet20"),
+        (["--model", "mine:nothing"], "must name a function"),
+        (["--model", "nowhere:net"], "cannot be imported"),
+        (["--weights", "absent.safetensors"], "absent.safetensors is missing"),
+        (["--data", "absent.npz"], "absent.npz"),
+        (["--data", "cifar10:absent"], "absent"),
+        (["--data", "folder"], "`data` must be"),
+        (["--data", "bright.npz"], "[0, 1]"),
+        (["--data", "labels.npz"], "must lie in 0..3 for this network, got 4..7"),
+        (["--limit", "0"], "`limit` must be >= 1"),
+        (["--limit", "41"], "at most 40"),
+        (["--defense", "sap:0"], "`percent` must be > 0"),
+        (["--defense", "sap:-5"], "`percent` must be > 0"),
+        (["--defense", "sap:0.1"], "gives no draw at site"),
+        (["--defense", "sap"], "needs a number"),
+        (["--defense", "snap:100"], "`defense` must be one of"),
+        (["--model", "mine:linear"], "no activation function"),
+        (["--model", "mine:pair"], "must return a tensor of logits"),
+        (["--sites", "9*"], "selects none"),
+        (["--attack", "fast"], "`attack` must be one of fgsm, noise"),
+        (["--adversary", "me"], "`adversary` must be self or dense"),
+        (["--lambda", "0,-1"], "within [0, 255]"),
+        (["--lambda", "0,300"], "within [0, 255]"),
+        (["--lambda", "0,zero"], "numbers joined by commas"),
+        (["--lambda", "1,1"], "twice"),
+        (["--samples", "0"], "`samples` must be >= 1"),
+        (["--passes", "0"], "`passes` must be >= 1"),
+        (["--backward", "through"], "`backward` must be one of"),
+        (["--seed", "-1"], "`seed` must be an integer >= 0"),
+        (["--precision", "int8"], "`precision` must be one of"),
+        (["--batch-size", "0"], "`batch_size` must be >= 1"),
+        (["--threads", "0"], "`threads` must be >= 1"),
+        (["--out", "data.npz"], "data.npz is a file"),
+        (["--out", "."], "holds other files"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments: list[str], message: str, workplace: Path, runner: "Runner") -> None:
+    code, stderr = runner(workplace, [*command()[3:], "--out", "mistake", *arguments])
+    assert code == 2, stderr
+    assert message in stderr
+    assert len([line for line in stderr.splitlines() if "error:" in line]) == 1
+    assert "Traceback" not in stderr
+    assert not (workplace / "mistake").exists()
+
+
+def test_another_request_leaves_the_first_alone(workplace: Path, reference: Path, runner: "Runner") -> None:
+    before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+    code, stderr = runner(workplace, [*command()[3:], "--batch-size", "10", "--out", "reference", "--passes", "5"])
+    assert code == 2
+    assert "holds another request (passes 4, not 5)" in stderr
+    assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+
+
+class Runner:
+    """Run the command line inside this process, which spares the imports."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, folder: Path, arguments: list[str]) -> tuple[int, str]:
+        from saplab.cli import app
+        from saplab.cli.errors import guarded
+
+        self.monkeypatch.chdir(folder)
+        self.capsys.readouterr()
+        code = guarded(lambda: app(arguments, prog_name="saplab", standalone_mode=False))
+        return code, self.capsys.readouterr().err
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runner:
+    return Runner(monkeypatch, capsys)
