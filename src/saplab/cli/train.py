@@ -42,6 +42,7 @@ def train(
     from saplab.data.cifar10 import read_records
     from saplab.data.load import cifar10_root
     from saplab.models.zoo import weights_digest
+    from saplab.runs.machine import processor
     from saplab.training.card import Score, export, write_card
     from saplab.training.loop import count_correct
     from saplab.training.loop import train as run
@@ -60,7 +61,8 @@ def train(
         raise
     score = Score(count_correct(model, test), len(test))
     command = shlex.join(["saplab", *sys.argv[1:]])
-    export(model, write_card(chosen, seed, score, history, command, threads or torch.get_num_threads()), folder)
+    machine = f"{processor()}, {threads or torch.get_num_threads()} threads"
+    export(model, write_card(chosen, seed, score, history, command, machine), folder)
     if as_json:
         low, high = score.interval()
         result = {"out": str(folder), "correct": score.correct, "images": score.images, "accuracy": score.accuracy}

@@ -11,7 +11,8 @@ from safetensors.torch import save
 from scipy.stats import binomtest
 from torch import nn
 
-from saplab.training.checkpoint import EpochRecord, write_whole
+from saplab.files import write_atomically
+from saplab.training.checkpoint import EpochRecord
 from saplab.training.recipes import Recipe
 
 MODEL, CARD = "model.safetensors", "card.md"
@@ -49,14 +50,21 @@ def export(model: nn.Module, card: str, out: Path) -> None:
         OSError: a file could not be written.
     """
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(out / MODEL, save(state))
-    write_whole(out / CARD, card.encode())
+    write_atomically(out / MODEL, save(state))
+    write_atomically(out / CARD, card.encode())
 
 
 def write_card(
-    recipe: Recipe, seed: int, score: Score, history: Sequence[EpochRecord], command: str, threads: int
+    recipe: Recipe, seed: int, score: Score, history: Sequence[EpochRecord], command: str, machine: str
 ) -> str:
-    """Describe a finished run in Markdown: what was measured, and what would make it again."""
+    """Describe a finished run in Markdown: what was measured, and what would make it again.
+
+    Args:
+        recipe, seed, history: of the run.
+        score: of the finished weights on the test images, in float32.
+        command: what made it.
+        machine: its processor and number of threads, in words.
+    """
     seconds = sum(record.seconds for record in history)
     speed = float(np.median([record.images_per_second for record in history]))
     recipe_lines = "\n".join(f"- {field.name}: {getattr(recipe, field.name)}" for field in fields(recipe))
@@ -73,8 +81,9 @@ Made by `{command}` with seed {seed}.
 
 ## Machine
 
-- PyTorch {torch.__version__}, NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()}
-- {threads} threads; {seconds / 60:.1f} minutes for {len(history)} epochs, median {speed:.0f} images a second
+- {machine}
+- PyTorch {torch.__version__}, NumPy {np.__version__}, Python {platform.python_version()}
+- {seconds / 60:.1f} minutes for {len(history)} epochs; training at a median {speed:.0f} images a second
 
 Another machine or number of threads rounds otherwise and ends with other weights, of like accuracy.
 """

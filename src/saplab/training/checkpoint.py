@@ -1,7 +1,6 @@
 """One file that holds a training run between two epochs, replaced whole or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from saplab.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def save_checkpoint(
         "request": json.dumps(request, sort_keys=True),
         "history": json.dumps([asdict(record) for record in history]),
     }
-    write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+    write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def load_checkpoint(path: Path, request: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[EpochRecord]]:
@@ -65,25 +66,6 @@ def load_checkpoint(path: Path, request: Mapping[str, Any]) -> tuple[dict[str, t
         raise ValueError(f"{path} is no checkpoint of a training run")
     _require_same(path, json.loads(metadata["request"]), json.loads(json.dumps(request)))
     return tensors, [EpochRecord(**record) for record in json.loads(metadata["history"])]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that, whenever the machine stops, either the old or the new one is there in full.
-
-    Raises:
-        OSError: the content could not be written (a full disk, say); the message names the file.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(f"{path} could not be written ({error.strerror}); the version before it is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _require_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from saplab.data.cifar10 import Records, as_images
 from saplab.data.dataset import digest
+from saplab.files import remove_leftovers, write_atomically
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES
 from saplab.training.augment import crop_and_flip, draw_shifts, shuffle, take
-from saplab.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint, write_whole
+from saplab.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
 from saplab.training.recipes import Recipe
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.jsonl"
@@ -108,6 +109,7 @@ def train(
     """
     data = _checked_data(recipe, data, seed)
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     request = describe(recipe, data, test, seed)
     model = initialise(ARCHITECTURES[recipe.network](), seed)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's own stub
@@ -147,7 +149,7 @@ def count_correct(model: nn.Module, records: Records, precision: str = "float32"
 
 def write_history(path: Path, history: list[EpochRecord]) -> None:
     """Write one JSON object a line, one line an epoch."""
-    write_whole(path, "".join(json.dumps(asdict(record)) + "\n" for record in history).encode())
+    write_atomically(path, "".join(json.dumps(asdict(record)) + "\n" for record in history).encode())
 
 
 def _epoch(run: _Run, epoch: int, out: Path) -> EpochRecord:
