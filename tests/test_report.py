@@ -1,0 +1,292 @@
+import csv
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import fill, make_curve, make_result
+
+from saplab.measures import accuracy, single_pass_accuracy
+from saplab.report import summarise, to_csv, to_records, write_report
+from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches
+from saplab.report.page import _DARK
+from saplab.runs import Request
+
+FINDING = 'Says <b>"λ" & more</b>'
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A finished run of three curves with its report, rendered once."""
+    store = fill(tmp_path_factory.mktemp("runs") / "done")
+    paths = write_report(store.root, finding=FINDING)
+    return store, paths
+
+
+@pytest.fixture(scope="session")
+def page(run):
+    return run[1][0].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def rows(run):
+    return summarise(run[0]).rows
+
+
+# Rows
+
+
+def test_rows_are_the_accuracies_of_all_cells_together(run, rows):
+    store = run[0]
+    curve = store.request.curves[1]
+    results = [make_result(cell, 0.1) for cell in curve.cells]
+    labels = np.concatenate([result.labels for result in results])
+    for k, row in enumerate(row for row in rows if row.curve == curve.label):
+        assert row.strength == curve.cells[0].strengths[k]
+        assert row.averaged == accuracy(np.concatenate([result.probs[k] for result in results]), labels)
+        assert row.single == single_pass_accuracy(np.concatenate([result.votes[k] for result in results]), labels)
+        assert row.paper == curve.paper.get(row.strength)
+
+
+def test_rows_come_in_the_order_of_the_request(run, rows):
+    store = run[0]
+    expected = [(curve.label, lam) for curve in store.request.curves for lam in curve.cells[0].strengths]
+    assert [(row.curve, row.strength) for row in rows] == expected
+
+
+def test_csv_holds_the_rows_and_empty_fields_for_no_number(rows):
+    table = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert len(table) == len(rows)
+    assert float(table[0]["averaged_percent"]) == pytest.approx(100 * rows[0].averaged.estimate, abs=1e-4)
+    assert (table[0]["images"], table[0]["paper_percent"]) == ("40", "")
+    assert [line["paper_percent"] for line in table if line["curve"] == "SAP-100"][:4] == ["83.3", "78.5", "72.7", ""]
+
+
+def test_records_are_json(rows):
+    assert json.loads(json.dumps(to_records(rows)))[0]["paper_percent"] is None
+
+
+def test_an_unfinished_run_counts_its_cells(tmp_path):
+    summary = summarise(fill(tmp_path, cells=3))
+    assert (summary.finished, summary.total) == (3, 6)
+    assert [(row.curve, row.averaged.n) for row in summary.rows[::6]] == [("dense", 40), ("SAP-100", 20)]
+
+
+def test_a_damaged_cell_is_left_out_and_named(tmp_path):
+    store = fill(tmp_path)
+    store.path(store.request.cells[0]).write_bytes(b"x")
+    summary = summarise(store)
+    assert (summary.finished, len(summary.problems)) == (5, 1)
+    assert summary.rows[0].averaged.n == 20
+
+
+def test_an_empty_run_is_an_error(tmp_path):
+    fill(tmp_path, cells=0)
+    with pytest.raises(ValueError, match="holds no finished cell yet"):
+        write_report(tmp_path)
+
+
+# Chart
+
+
+def test_chart_holds_every_number_and_the_papers(rows):
+    spec = accuracy_chart(rows).to_dict()
+    assert spec["data"]["values"] == to_records(rows)
+    assert len(spec["layer"]) == 5
+    assert spec["layer"][0]["encoding"]["x"]["axis"]["values"] == [0, 1, 2, 4, 8, 16]
+    assert spec["layer"][0]["encoding"]["x"]["scale"]["type"] == "symlog"
+    assert spec["layer"][1]["encoding"]["y"]["scale"]["domain"] == [0, 100]
+    shown = {tooltip["field"] for tooltip in spec["layer"][2]["encoding"]["tooltip"]}
+    assert {"curve", "strength", "images", "averaged_low", "single_pass_percent", "paper_percent"} <= shown
+
+
+def test_chart_without_the_papers_numbers_has_no_hollow_points(rows):
+    assert len(accuracy_chart([replace(row, paper=None) for row in rows]).to_dict()["layer"]) == 3
+
+
+def test_page_and_files_draw_the_same_chart(rows):
+    page, paper = (accuracy_chart(rows, theme).to_dict() for theme in (PAGE, PAPER))
+    marks = [[layer["mark"] for layer in spec["layer"]] for spec in (page, paper)]
+    assert marks[0] == marks[1]
+    assert page["params"] == paper["params"]
+
+
+def test_chart_of_no_rows_is_an_error():
+    with pytest.raises(ValueError, match="at least one row"):
+        accuracy_chart([])
+
+
+def luminance(colour):
+    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [PAPER, _DARK])
+def test_curves_stand_out_from_the_ground(theme):
+    """WCAG 2: 3:1 for graphics, 4.5:1 for text."""
+    assert min(contrast(colour, theme.background) for colour in theme.curves) >= 3
+    assert contrast(theme.ink, theme.background) >= 4.5
+
+
+def test_each_of_many_curves_looks_different(rows):
+    many = [replace(rows[0], curve=f"curve {k}") for k in range(30)]
+    assert len({(colour, shape) for _, colour, shape in swatches(many)}) == 30
+
+
+# Files
+
+
+def test_report_writes_five_files(run):
+    store, paths = run
+    names = ["report.html", "accuracy.svg", "accuracy.png", "accuracy.pdf", "accuracy.csv"]
+    assert paths == [store.root / name for name in names]
+    starts = (b"<!doctype html>", b"<svg", b"\x89PNG", b"%PDF", b"curve,strength")
+    assert all(path.read_bytes().lstrip().startswith(start) for path, start in zip(paths, starts, strict=True))
+    assert not list(store.root.glob(".*"))
+
+
+def test_svg_needs_nothing_from_elsewhere(run):
+    links = re.findall(r"(?:href|src)=.([^\"']+)", run[1][1].read_text(encoding="utf-8"))
+    assert all(link.startswith("#") for link in links)
+
+
+def test_a_report_is_written_again_with_the_kept_finding(run):
+    store, paths = run
+    assert write_report(store.root) == paths
+    assert html.escape(FINDING, quote=False) in paths[0].read_text(encoding="utf-8").replace("&#34;", '"')
+
+
+# Page
+
+
+def test_page_shows_every_number(page, rows):
+    text = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    for row in rows:
+        assert f"<b>{100 * row.averaged.estimate:.1f}</b>" in text
+        assert f"{100 * row.averaged.low:.1f} – {100 * row.averaged.high:.1f}" in text
+    assert text.count("paper 83.3") == 1
+    assert f"one pass {100 * rows[6].single.estimate:.1f}" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["saplab demo --out saplab-demo", "torch 2.13.0", "Averages 20 gradients", "preact-resnet20-dense, sap:100",
+     "the defender itself", "identity", "float32", "40 (positions 0 to 39)", "9 s in 6 cells"],
+)  # fmt: skip
+def test_page_says_what_was_run(page, words):
+    assert words in page
+
+
+def test_page_of_a_finished_run_has_no_notice(page):
+    assert 'class="notice"' not in page
+
+
+def test_page_of_an_unfinished_run_says_so(tmp_path):
+    write_report(fill(tmp_path, cells=3).root)
+    assert "3 of 6 cells are stored" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)> \"'&{{ 7 * 7 }}"
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    curves = (make_curve(HOSTILE, claim=HOSTILE), make_curve("other", seed=1))
+    store = fill(tmp_path_factory.mktemp("runs") / "hostile", Request(HOSTILE, curves, HOSTILE))
+    return write_report(store.root, finding=HOSTILE)
+
+
+def test_page_escapes_what_others_wrote(hostile):
+    text = hostile[0].read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+    assert "&lt;/script&gt;&lt;img" in text
+    assert "{{ 7 * 7 }}" in text
+    assert text.count("</script") == 2
+
+
+LOADING = (
+    r"""<(?:script|img|iframe|link|source|object|embed)\b[^>]*\b(?:src|href|data)\s*=\s*(?!["']?data:)""",
+    r"""@import|url\(\s*["']?(?:https?:)?//""",
+    r"""\bimport\s*\(?\s*["'](?:https?:)?//""",
+    r"""\b(?:fetch|importScripts|WebSocket|EventSource)\s*\(\s*["'`](?:https?:)?//""",
+)
+
+
+@pytest.mark.parametrize("pattern", LOADING)
+def test_page_loads_nothing(page, pattern):
+    assert re.search(pattern, page) is None
+
+
+def test_page_forbids_itself_to_load_anything(page):
+    assert "default-src 'none'" in page
+
+
+WITNESS = """<script>
+const log = [];
+for (const name of ["error", "warn"]) {
+  const old = console[name];
+  console[name] = (...args) => { log.push([name, args.map(String).join(" ")]); old(...args); };
+}
+addEventListener("error", event => log.push(["error", String(event.message)]), true);
+addEventListener("unhandledrejection", event => log.push(["rejection", String(event.reason)]));
+addEventListener("securitypolicyviolation", event => log.push(["policy", event.blockedURI]));
+addEventListener("load", () => setTimeout(() => {
+  document.querySelector("#legend input").click();
+  setTimeout(() => {
+    const loaded = performance.getEntriesByType("resource").map(entry => entry.name);
+    const lines = document.querySelectorAll("#chart .mark-line path").length;
+    const overflow = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+    document.body.innerHTML = "";
+    document.body.dataset.witness = JSON.stringify({log, loaded, lines, overflow});
+  }, 300);
+}, 1500));
+</script>"""
+
+
+def watched_in_chromium(path, folder, width):
+    """Open a copy of the page that records errors, requests and what is drawn after one curve is switched off."""
+    copy = folder / "watched.html"
+    text = path.read_text(encoding="utf-8").replace('<meta charset="utf-8">', f'<meta charset="utf-8">{WITNESS}', 1)
+    copy.write_text(text, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'profile'}"]
+    flags += [f"--window-size={width},900", "--virtual-time-budget=6000", "--enable-logging=stderr", "--v=0"]
+    command = [CHROMIUM, *flags, "--dump-dom", copy.as_uri()]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
+    found = re.search(r'data-witness="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    assert "CONSOLE" not in done.stderr
+    return json.loads(html.unescape(found[1]))
+
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@needs_chromium
+@pytest.mark.parametrize(("name", "width", "lines"), [("run", 1200, 3), ("hostile", 500, 1)])
+def test_page_opens_in_a_browser_without_error_or_request(name, width, lines, request, tmp_path):
+    found = request.getfixturevalue(name)
+    page = found[1][0] if name == "run" else found[0]
+    assert watched_in_chromium(page, tmp_path, width) == {"log": [], "loaded": [], "lines": lines, "overflow": False}
+
+
+@needs_chromium
+def test_a_page_that_asks_the_network_is_caught(run, tmp_path):
+    """The browser test sees what it is there to see."""
+    bad = tmp_path / "bad.html"
+    text = run[1][0].read_text(encoding="utf-8")
+    bad.write_text(text.replace("<h1>", '<img src="https://saplab.invalid/x.png"><h1>', 1), encoding="utf-8")
+    with pytest.raises(AssertionError):
+        assert watched_in_chromium(bad, tmp_path, 1200)["log"] == []
