@@ -20,14 +20,11 @@ import math
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from saplab.noise import philox, row_counter
+from saplab.vector import BLOCK, LANES, fill_words, float_from_bits, full_width, scalar_kernel, select, vector_kernel
 
-BLOCK: Final = 128  # elements that share one run of 32 counters, and one entry of the running sums
-_LANES: Final = BLOCK // 4
 _THRESHOLDS: Final = np.float32(12.0)  # counts below this are decided by the vector loop
 _CAP: Final = np.float32(6.0)
 _SMALL_P: Final = np.float32(0.02)  # up to here log1p is a short series
@@ -55,38 +52,6 @@ _L3, _L4, _L5 = (np.float32(1.0 / n) for n in range(3, 6))
 _HIGHEST: Final = 100  # P(Poisson(CAP) > 100) < 1e-80
 _RECIPROCALS = np.array([0.0, *(1.0 / k for k in range(1, _HIGHEST + 1))])
 
-_SCALAR: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
-_VECTOR: Any = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
-
-
-@intrinsic
-def _float_from_bits(typing_context: Any, bits: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
-
-
-@intrinsic
-def _select(typing_context: Any, condition: Any, yes: Any, no: Any) -> Any:
-    """Choose without a branch; Python's conditional expression becomes one, and keeps a loop from vectorising."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(*args)
-
-    return types.float32(types.boolean, types.float32, types.float32), codegen
-
-
-@intrinsic
-def _full_width(typing_context: Any) -> Any:
-    """Let LLVM use 512-bit vectors in this function where the CPU has them; by default it stops at 256."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-        return context.get_dummy_value()
-
-    return types.none(), codegen
-
 
 @njit(inline="always")
 def _one_minus_exp(x: Any) -> Any:
@@ -95,7 +60,7 @@ def _one_minus_exp(x: Any) -> Any:
     kf = np.float32(k)
     f = (x - kf * _LN2_HIGH) - kf * _LN2_LOW
     q = f * (_F1 - f * (_I2 - f * (_I3 - f * (_I4 - f * (_I5 - f * (_I6 - f * _I7))))))
-    power: Any = _float_from_bits(np.int32(np.int32(127 - k) << np.int32(23)))
+    power: Any = float_from_bits(np.int32(np.int32(127 - k) << np.int32(23)))
     return (_F1 - power) + power * q
 
 
@@ -117,7 +82,7 @@ def _stirling(k: Any) -> Any:
     return (1.0 / 12 - (1.0 / 360 - (1.0 / 1260 - s / 1680) * s) * s) / (k + 1.0)
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _binomial_inversion(n: Any, p: Any, u: Any) -> Any:
     """Give Binomial(n, p) at the uniform `u`, for n·p < 10, by sequential search."""
     pmf = math.exp(n * math.log1p(-p))
@@ -130,7 +95,7 @@ def _binomial_inversion(n: Any, p: Any, u: Any) -> Any:
     return k
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _binomial_small_p(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """Draw Binomial(n, p) for p <= 1/2 by Hörmann's transformed rejection (BTRS, 1993), or inversion where n·p < 10."""
     if n * p < 10.0:
@@ -164,7 +129,7 @@ def _binomial_small_p(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0:
             return k
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _binomial(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """Draw Binomial(n, p) exactly for any n (a whole float64), from the counters `first`, `first` + 1, ..."""
     if p <= 0.0 or n <= 0.0:
@@ -176,26 +141,14 @@ def _binomial(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1
     return _binomial_small_p(n, p, first, c1, c2, c3, k0, k1)
 
 
-@njit(**_VECTOR)
+@vector_kernel
 def _mass(x: Any) -> Any:
     """Sum |x| in float64; NaN or infinity in a row makes it NaN or infinite."""
-    _full_width()
+    full_width()
     total = 0.0
     for i in range(x.shape[0]):
         total += float(abs(x[i]))
     return total
-
-
-@njit(**_VECTOR)
-def _fill_uniforms(bits: Any, block: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:
-    _full_width()
-    first = block * _LANES
-    for i in range(_LANES):
-        w0, w1, w2, w3 = philox(np.uint64(first + i), c1, c2, c3, k0, k1)
-        bits[i] = np.uint32(w0)
-        bits[_LANES + i] = np.uint32(w1)
-        bits[2 * _LANES + i] = np.uint32(w2)
-        bits[3 * _LANES + i] = np.uint32(w3)
 
 
 @njit(inline="always")
@@ -203,17 +156,17 @@ def _threshold(u: Any, v: Any, mass: Any, tail: Any, count: Any, reciprocal: Any
     """Go from P(c >= k) to P(c >= k + 1) and count k + 1 if `u` lies below; `mass` is v^k e^-v."""
     mass = mass * v
     tail = tail - mass * reciprocal
-    return mass, tail, count + _select(u < tail, _F1, _F0)
+    return mass, tail, count + select(u < tail, _F1, _F0)
 
 
-@njit(**_VECTOR)
+@vector_kernel
 def _count_block(x: Any, bits: Any, counts: Any, c: Any) -> Any:
     """Draw Poisson counts for BLOCK elements.
 
     Returns the total of the counts, the sums of v and w, the number of elements left unresolved (few draws are as
     high as _THRESHOLDS, few uniforms below 2^-16) and of those above CAP without a light draw.
     """
-    _full_width()
+    full_width()
     total = light = rest = unresolved = orphans = _F0
     for i in range(BLOCK):
         rate = abs(x[i]) * c
@@ -221,7 +174,7 @@ def _count_block(x: Any, bits: Any, counts: Any, c: Any) -> Any:
         u = np.float32(bits[i]) * _TWO_M32
         tail = _one_minus_exp(v)
         mass = _F1 - tail
-        count = _select(u < tail, _F1, _F0)
+        count = select(u < tail, _F1, _F0)
         step = max(v, _TWO_M8)
         mass, tail, count = _threshold(u, step, mass, tail, count, _I1)
         mass, tail, count = _threshold(u, step, mass, tail, count, _I2)
@@ -236,15 +189,15 @@ def _count_block(x: Any, bits: Any, counts: Any, c: Any) -> Any:
         mass, tail, count = _threshold(u, step, mass, tail, count, _I11)
         light += v
         rest += rate - v
-        orphans += _select(rate > _CAP, _select(count == _F0, _F1, _F0), _F0)
-        count = _select(u < _TWO_M16, _UNRESOLVED, _select(count == _THRESHOLDS, _UNRESOLVED, count))
-        unresolved += _select(count == _UNRESOLVED, _F1, _F0)
+        orphans += select(rate > _CAP, select(count == _F0, _F1, _F0), _F0)
+        count = select(u < _TWO_M16, _UNRESOLVED, select(count == _THRESHOLDS, _UNRESOLVED, count))
+        unresolved += select(count == _UNRESOLVED, _F1, _F0)
         total += count
         counts[i] = np.uint8(np.int32(count))
     return total - unresolved * _UNRESOLVED, light, rest, unresolved, orphans
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _resolve(rate: Any, bits: Any, more: Any) -> Any:
     """Invert one uniform in float64, with 64 more bits; give the Poisson count of min(rate, CAP)."""
     v = np.float64(min(rate, _CAP))  # numba's float() leaves a float32 as it is
@@ -259,7 +212,7 @@ def _resolve(rate: Any, bits: Any, more: Any) -> Any:
     return count
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _resolve_block(x: Any, bits: Any, counts: Any, c: Any, lo: Any,
                    c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:  # fmt: skip
     """Draw the counts that the vector loop left open; give their sum, the highest, and whether one is an orphan."""
@@ -281,35 +234,35 @@ def _resolve_block(x: Any, bits: Any, counts: Any, c: Any, lo: Any,
 @njit(inline="always")
 def _proposal(bits: Any, i: Any, a: Any) -> Any:
     """Give a uniform element of a row and a uniform level in (0, 1), from four words."""
-    element = (float(bits[i]) * 2.0**20 + float(bits[_LANES + i] >> np.uint32(12)) + 0.5) * 2.0**-52
-    level = (float(bits[2 * _LANES + i]) * 2.0**20 + float(bits[3 * _LANES + i] >> np.uint32(12)) + 0.5) * 2.0**-52
+    element = (float(bits[i]) * 2.0**20 + float(bits[LANES + i] >> np.uint32(12)) + 0.5) * 2.0**-52
+    level = (float(bits[2 * LANES + i]) * 2.0**20 + float(bits[3 * LANES + i] >> np.uint32(12)) + 0.5) * 2.0**-52
     return np.uint64(element * a), level
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _add_draws(x: Any, counts: Any, c: Any, missing: Any, bits: Any,
                c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
     """Make `missing` light draws, element j with probability v_j / V, by rejection under v_j <= CAP."""
     batch = 0
     while missing > 0:
-        _fill_uniforms(bits, batch, c1, c2, c3, k0, k1)
+        fill_words(bits, batch, c1, c2, c3, k0, k1)
         batch += 1
-        for i in range(_LANES):
+        for i in range(LANES):
             j, level = _proposal(bits, i, x.shape[0])
             if level * _CAP < abs(x[j]) * c and missing > 0:
                 counts[j] += np.uint8(1)
                 missing -= 1
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _remove_draws(x: Any, counts: Any, c: Any, excess: Any, bound: Any, orphaned: Any, bits: Any,
                   c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
     """Take `excess` draws away, each uniform among those that are left, by rejection under c_j <= bound."""
     batch = 0
     while excess > 0:
-        _fill_uniforms(bits, batch, c1, c2, c3, k0, k1)
+        fill_words(bits, batch, c1, c2, c3, k0, k1)
         batch += 1
-        for i in range(_LANES):
+        for i in range(LANES):
             j, level = _proposal(bits, i, x.shape[0])
             if level * bound < counts[j] and excess > 0:
                 counts[j] -= np.uint8(1)
@@ -317,7 +270,7 @@ def _remove_draws(x: Any, counts: Any, c: Any, excess: Any, bound: Any, orphaned
                 orphaned[j // BLOCK] |= counts[j] == 0 and abs(x[j]) * c > _CAP
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _share_remainder(x: Any, counts: Any, c: Any, orphaned: Any, draws: Any, weight: Any,
                      c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
     """Give the elements above CAP that have no light draw their shares of the remainder's `draws`, step 4."""
@@ -337,19 +290,19 @@ def _share_remainder(x: Any, counts: Any, c: Any, orphaned: Any, draws: Any, wei
             counts[j] = np.uint8(hits > 0.0)
 
 
-@njit(**_VECTOR)
+@vector_kernel
 def _write_row(x: Any, counts: Any, out: Any, c: Any, share: Any) -> None:
     """Write x / (1 - (1-p)^r) where kept, else 0; r·log1p(-p) by its series, right for p <= _SMALL_P."""
-    _full_width()
+    full_width()
     for i in range(x.shape[0]):
         rate = abs(x[i]) * c
         p = rate * share
         exponent = rate * (_F1 + p * (_HALF + p * (_L3 + p * (_L4 + p * _L5))))
         kept = x[i] / _one_minus_exp(min(exponent, _EXP_LIMIT))
-        out[i] = _select(counts[i] > 0, kept, _F0)
+        out[i] = select(counts[i] > 0, kept, _F0)
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _write_large(x: Any, counts: Any, out: Any, mass: Any, draws: Any) -> None:
     """Write the kept elements whose p is above the reach of the series."""
     limit = np.float32(0.9 * _SMALL_P * mass)
@@ -359,10 +312,10 @@ def _write_large(x: Any, counts: Any, out: Any, mass: Any, draws: Any) -> None:
             out[i] = x[i] if p >= 1.0 else np.float32(x[i] / -math.expm1(draws * math.log1p(-p)))
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _count_row(x: Any, c: Any, stream: Any, site: Any, scratch: Any) -> Any:
     """Draw the light part of a row, step 2; give the number of draws, V, W, and bounds of a count and of an excess."""
-    _full_width()
+    full_width()
     counts, orphaned, bits, tail = scratch
     c1, c2, c3, k0, k1 = row_counter(stream, site, _UNIFORM)
     _, _, extension, _, _ = row_counter(stream, site, _EXTENSION)
@@ -379,7 +332,7 @@ def _count_row(x: Any, c: Any, stream: Any, site: Any, scratch: Any) -> Any:
             tail[: x.shape[0] - lo] = piece
             piece = tail
         own = counts[lo : lo + BLOCK]
-        _fill_uniforms(bits, block, c1, c2, c3, k0, k1)
+        fill_words(bits, block, c1, c2, c3, k0, k1)
         n, v, w, unresolved, orphans = _count_block(piece, bits, own, c)
         total += np.int64(n)
         v_sum += v
@@ -394,10 +347,10 @@ def _count_row(x: Any, c: Any, stream: Any, site: Any, scratch: Any) -> Any:
     return total, v_sum, w_sum, bound, heaviest
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, scratch: Any) -> None:
     """Run steps 1 to 4 on one row whose absolute values sum to `mass`, and write it."""
-    _full_width()
+    full_width()
     counts, orphaned, bits, _ = scratch
     c = np.float32(draws / mass)
     total, v_sum, w_sum, bound, heaviest = _count_row(x, c, stream, site, scratch)
@@ -416,13 +369,13 @@ def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, 
         _write_large(x, counts, out, mass, draws)
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
     """Apply Algorithm 1 to the rows of `x` (N, a) float32 with `draws` draws each; write `out` (N, a).
 
     Rows of zeros give zeros. Rows with NaN or infinity are marked in `bad` (N,) and left alone.
     """
-    _full_width()
+    full_width()
     blocks = (x.shape[1] + BLOCK - 1) // BLOCK
     counts = np.empty(blocks * BLOCK, np.uint8)
     scratch = (counts, np.empty(blocks, np.bool_), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32))
@@ -441,16 +394,16 @@ def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any
             out[n] = (out[n] / factor).astype(np.float32)
 
 
-@njit(**_VECTOR)
+@vector_kernel
 def _scale_row(grad: Any, x: Any, out: Any, result: Any) -> None:
-    _full_width()
+    full_width()
     for i in range(x.shape[0]):
-        result[i] = _select(out[i] != _F0, grad[i] * (out[i] / x[i]), _F0)
+        result[i] = select(out[i] != _F0, grad[i] * (out[i] / x[i]), _F0)
 
 
-@njit(**_SCALAR)
+@scalar_kernel
 def scale_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
     """Write grad * m for the rows (N, a) of a pruned map, m = out / x where kept and 0 elsewhere."""
-    _full_width()
+    full_width()
     for n in range(x.shape[0]):
         _scale_row(grad[n], x[n], out[n], result[n])
