@@ -132,6 +132,11 @@ def test_another_request_is_refused_by_name_and_nothing_changes(store, other, di
     assert contents(store.root) == before
 
 
+def test_a_folder_of_another_request_without_a_cell_is_taken_over(tmp_path):
+    fill(tmp_path, cells=0)
+    assert Store.open(tmp_path, resettled(passes=50)).request == resettled(passes=50)
+
+
 def test_the_words_around_a_request_may_differ(store):
     curves = tuple(replace(curve, claim="Other words.", paper={}) for curve in store.request.curves)
     again = Store.open(store.root, Request("Another title", curves, "another command"))
