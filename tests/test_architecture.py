@@ -11,6 +11,7 @@ FLOORS = {
     "files": 0,
     "noise": 1,
     "vector": 1,
+    "variates": 1,
     "pruning": 1,
     "models": 1,
     "data": 1,
@@ -26,8 +27,9 @@ FLOORS = {
     "__main__": 9,
     "__init__": 9,
 }
-SAME_FLOOR = {("pruning", "noise"), ("pruning", "vector"), ("vector", "noise")}  # kernels draw from noise streams
-LONGEST = 400
+LOWEST = ("noise", "vector", "pruning", "variates")  # floor 1's kernels, each may use those before it
+SAME_FLOOR = {(above, below) for k, above in enumerate(LOWEST) for below in LOWEST[:k]}
+LONGEST = 420  # "about 400 lines"
 
 GLOBAL_RNG = {
     "torch": {"manual_seed", "seed", "set_rng_state", "get_rng_state"},
