@@ -102,7 +102,7 @@ def test_high_counts_are_resolved_in_float64(rate: float, more: float) -> None:
 def test_variance_of_the_number_kept() -> None:
     # independent Bernoulli with the same marginals keeps as many on average, but varies more
     a = draws = 16384
-    n, passes, seed = 500, 40, 0
+    n, passes, seed = 500, 12, 0
     h = torch.randn(a, generator=torch.Generator().manual_seed(seed)).relu()
     batch = h.expand(n, -1).contiguous()
     counts = np.concatenate([(prune(batch, rows(n, k, seed), draws) != 0).sum(1).numpy() for k in range(passes)])
@@ -113,7 +113,7 @@ def test_variance_of_the_number_kept() -> None:
     assert abs(counts.mean() - q.sum()) < 5 * np.sqrt(exact / len(counts))
     assert abs(counts.var(ddof=1) - exact) < 4 * error
     generator = np.random.default_rng(seed)
-    others = np.concatenate([(generator.random((500, a), np.float32) < q).sum(1) for _ in range(passes // 10)])
+    others = np.concatenate([(generator.random((500, a), np.float32) < q).sum(1) for _ in range(passes // 3)])
     assert others.var(ddof=1) > exact + 2 * error
     assert independent > exact + 8 * error
 
@@ -182,7 +182,7 @@ def test_another_factor_flips_few_draws() -> None:
     one, other = draw(h, 700, 1000), draw(h * np.float32(0.3), 700, 1000)
     both = (one != 0) & (other != 0)
     assert ((one != 0) != (other != 0)).sum() < 1e-5 * one.size
-    assert other[both] == pytest.approx(0.3 * one[both], rel=2e-6)
+    assert np.abs(other[both] / (0.3 * one[both].astype(np.float64)) - 1).max() < 2e-6
 
 
 def test_denormal_rows_are_pruned_like_their_normal_multiples() -> None:
