@@ -28,7 +28,8 @@ from saplab.models.zoo import load_model, weights_digest
 from saplab.training.augment import crop_and_flip, draw_shifts, shuffle, take
 from saplab.training.card import Score, export, write_card
 from saplab.training.checkpoint import EpochRecord
-from saplab.training.loop import Diverged, Silent, count_correct, describe, train
+from saplab.training.loop import Diverged, count_correct, describe, train
+from saplab.training.progress import Silent
 from saplab.training.recipes import RECIPES, Recipe, Steps, WarmupLinear, find_recipe
 
 TINY = Recipe("dense", "tiny", epochs=3, batch=32, schedule=WarmupLinear(0.05, 1), precision="bfloat16", images=96)
@@ -158,7 +159,8 @@ import os, signal, sys
 from pathlib import Path
 from saplab.data.cifar10 import Records
 from saplab.data.sample import read_sample
-from saplab.training.loop import Silent, train
+from saplab.training.loop import train
+from saplab.training.progress import Silent
 from saplab.training.recipes import Recipe, WarmupLinear
 
 class Killer(Silent):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from saplab.training.checkpoint import EpochRecord
-    from saplab.training.loop import Progress
+    from saplab.training.progress import Progress
     from saplab.training.recipes import Recipe
 
 

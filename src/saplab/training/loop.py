@@ -7,24 +7,24 @@ and started again, it ends with the same bits as an unbroken one.
 import json
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from saplab.data.cifar10 import Records, as_images
+from saplab.data.cifar10 import Records
 from saplab.data.dataset import digest
 from saplab.files import remove_leftovers, write_atomically
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES
-from saplab.training.augment import crop_and_flip, draw_shifts, shuffle, take
+from saplab.training.batches import epoch_batches, network_input
 from saplab.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
+from saplab.training.progress import Progress, Silent
 from saplab.training.recipes import Recipe
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.jsonl"
@@ -34,32 +34,6 @@ _MOMENTUM = "momentum."
 
 class Diverged(ValueError):
     """The loss or the weights stopped being finite numbers."""
-
-
-class Progress(Protocol):
-    """What the loop tells whoever watches it."""
-
-    def on_start(self, history: list[EpochRecord], recipe: Recipe, steps: int) -> None:
-        """Take note of the epochs that a checkpoint already holds, and of an epoch's number of steps."""
-
-    def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-        """Take note of a step: epoch and step from 1; means over the epoch so far."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Take note of an epoch; its checkpoint is on the disk."""
-
-
-class Silent:
-    """A progress that nobody watches."""
-
-    def on_start(self, history: list[EpochRecord], recipe: Recipe, steps: int) -> None:
-        """Do nothing."""
-
-    def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-        """Do nothing."""
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Do nothing."""
 
 
 @dataclass
@@ -139,7 +113,7 @@ def count_correct(model: nn.Module, records: Records, precision: str = "float32"
     """Count the images that a network in eval mode gets right; float32 unless told ``bfloat16``."""
     correct = 0
     for start in range(0, len(records), batch):
-        images = _network_input(records.images[start : start + batch])
+        images = network_input(records.images[start : start + batch])
         labels = torch.from_numpy(records.labels[start : start + batch])
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             logits = model(images)
@@ -157,7 +131,7 @@ def _epoch(run: _Run, epoch: int, out: Path) -> EpochRecord:
     start = time.perf_counter()
     run.model.train()
     loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
-    for step, (images, labels) in enumerate(_prefetched(_batches(run, epoch))):
+    for step, (images, labels) in enumerate(epoch_batches(run.data, run.recipe, run.seed, epoch)):
         rate = run.recipe.schedule.rate(epoch + step / run.steps, run.recipe.epochs)
         loss, right = _step(run, images, labels, rate)
         if not np.isfinite(loss):
@@ -176,38 +150,13 @@ def _step(run: _Run, images: np.ndarray, labels: np.ndarray, rate: float) -> tup
     """Take one step of gradient descent; give the batch's mean loss and its number of right answers before it."""
     targets = torch.from_numpy(labels)
     with torch.autocast("cpu", torch.bfloat16, enabled=run.recipe.precision == "bfloat16"):
-        logits = run.model(_network_input(images))
+        logits = run.model(network_input(images))
     loss = F.cross_entropy(logits.float(), targets)
     run.optimizer.param_groups[0]["lr"] = rate
     run.optimizer.zero_grad()
     torch.autograd.backward(loss)
     run.optimizer.step()
     return loss.item(), int((logits.argmax(dim=1) == targets).sum())
-
-
-def _batches(run: _Run, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give an epoch's augmented batches, uint8 (B, C, H, W) with labels (B,)."""
-    count, recipe = len(run.data), run.recipe
-    order = shuffle(run.seed, epoch, count)
-    shifts = draw_shifts(run.seed, epoch, count, recipe.pad, recipe.flip)
-    for step in range(run.steps):
-        chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
-        yield crop_and_flip(run.data.images[chosen], take(shifts, chosen), recipe.pad), run.data.labels[chosen]
-
-
-def _prefetched(
-    batches: Iterator[tuple[np.ndarray, np.ndarray]],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Make each batch in a background thread while the network works on the one before."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
-
-
-def _network_input(pixels: np.ndarray) -> torch.Tensor:
-    return as_images(pixels).contiguous(memory_format=torch.channels_last)
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.SGD:
