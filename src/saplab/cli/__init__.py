@@ -1,16 +1,13 @@
 """The command line: one file a verb, each with a ``register(app)``; heavy imports wait until a verb runs."""
 
-import contextlib
 import io
 import sys
-from importlib import import_module
 from typing import Annotated
 
 import typer
 
+from saplab.cli import demo, doctor, evaluate, report, train
 from saplab.cli.errors import end_on_interrupt, guarded
-
-_VERBS = ("demo", "evaluate", "train", "report", "doctor")
 
 app = typer.Typer(
     add_completion=False,
@@ -39,9 +36,8 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _verb in _VERBS:
-    with contextlib.suppress(ModuleNotFoundError):
-        import_module(f"saplab.cli.{_verb}").register(app)
+for _verb in (demo, evaluate, train, report, doctor):
+    _verb.register(app)
 
 
 def main() -> None:

@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False) -> None:
-    """Show versions, threads, devices and kernels in use, and what is broken; exit 1 if something is."""
+    """Show what works here and what does not.
+
+    Versions, processor, threads, memory, devices, kernels, packaged weights; exit 1 if something needed is broken.
+    """
     from saplab.cli.console import Console
 
     console = Console(json=as_json)

@@ -16,7 +16,10 @@ def report(
     title: Annotated[str, typer.Option(help="Heading; by default the run's own.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Give the rows and paths as JSON on stdout.")] = False,
 ) -> None:
-    """Write report.html, accuracy.svg, .png, .pdf and .csv into the run's folder, and show the table."""
+    """Make a run's page and figures again.
+
+    Writes report.html, accuracy.svg, .png, .pdf and .csv into the run's folder, and shows the table.
+    """
     from saplab.cli.console import Console
     from saplab.report import summarise, to_records, write_report
     from saplab.runs import Store
