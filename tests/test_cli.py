@@ -13,7 +13,7 @@ import pytest
 from synthetic import fill
 
 from saplab.cli import app
-from saplab.cli.console import Console, _lines, accuracy_table
+from saplab.cli.console import Console, _lines, accuracy_note, accuracy_table
 from saplab.cli.errors import explain, guarded
 from saplab.report import summarise
 
@@ -277,7 +277,16 @@ def test_table_shows_every_row(tmp_path):
     assert all(f"{100 * row.averaged.estimate:.1f} ±" in text for row in rows)
     assert "paper 83.3" in text
     assert "one pass" in text
-    assert "40 images" in text
+
+
+def test_the_note_explains_the_tables_words_and_no_others(tmp_path):
+    rows = summarise(fill(tmp_path)).rows
+    assert accuracy_note(rows).startswith("40 images; ±")
+    assert "one pass:" in accuracy_note(rows)
+    assert "paper:" in accuracy_note(rows)
+    dense = [row for row in rows if row.curve == "dense"]
+    assert "one pass:" not in accuracy_note(dense)
+    assert "paper:" not in accuracy_note(dense)
 
 
 # Verbs

@@ -67,6 +67,7 @@ class Console:
 
         terminal = Terminal(file=sys.stderr if self.json else sys.stdout, highlight=False)
         terminal.print(accuracy_table(rows))
+        terminal.print(accuracy_note(rows), style="dim")
 
 
 def accuracy_table(rows: "Sequence[Row]") -> "Table":
@@ -78,7 +79,7 @@ def accuracy_table(rows: "Sequence[Row]") -> "Table":
 
     labels = list(dict.fromkeys(row.curve for row in rows))
     cells = {(row.strength, row.curve): row for row in rows}
-    table = Table(title="Accuracy under attack, in %", caption=_caption(rows), caption_justify="left")
+    table = Table(title="Accuracy under attack, in %", title_justify="left")
     table.add_column("λ", justify="right", no_wrap=True)
     for label in labels:
         table.add_column(Text(label), justify="right")
@@ -101,7 +102,8 @@ def _cell_text(row: "Row | None") -> str:
     return "\n".join(lines)
 
 
-def _caption(rows: "Sequence[Row]") -> str:
+def accuracy_note(rows: "Sequence[Row]") -> str:
+    """Say what the words of the table mean, one line each."""
     images = sorted({row.averaged.n for row in rows})
     counts = " to ".join(f"{n:,}" for n in dict.fromkeys((images[0], images[-1])))
     lines = [
