@@ -10,6 +10,13 @@ __version__ = "0.1.0"
 
 _HOMES: dict[str, str] = {
     "SAP": "saplab.defenses",
+    "DeterministicWeightPruning": "saplab.defenses",
+    "Dropout": "saplab.defenses",
+    "RandomNoisyActivations": "saplab.defenses",
+    "RandomNoisyWeights": "saplab.defenses",
+    "RandomlyScaledActivations": "saplab.defenses",
+    "RandomlyScaledWeights": "saplab.defenses",
+    "StochasticWeightPruning": "saplab.defenses",
     "defend": "saplab.defenses",
     "predict": "saplab.defenses",
     "sites": "saplab.defenses",

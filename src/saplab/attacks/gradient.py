@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from saplab import noise
 from saplab.attacks.ball import check_labels
 from saplab.attacks.losses import LOSSES, LossName
+from saplab.defenses.defended import draws_weights
 from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import BATCH, logits, require_evaluation_mode
 from saplab.pruning.operator import RULES, BackwardRule
@@ -111,7 +112,7 @@ class _Batch:
 
     def _stacks(self, samples: int) -> Iterator[tuple[int, Tensor]]:
         """Yield, for each stack of passes, their number k and the streams (k·N, 3)."""
-        most = max(1, self.batch_size // len(self.images))
+        most = 1 if draws_weights(self.adversary) else max(1, self.batch_size // len(self.images))
         for start in range(0, samples, most):
             passes = range(self.first_sample + start, self.first_sample + min(start + most, samples))
             yield len(passes), torch.cat([noise.streams(self.key, p, self.examples) for p in passes])

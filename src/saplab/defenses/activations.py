@@ -1,11 +1,22 @@
-"""Defences that act on activation maps, at the sites that a forward pass calls."""
+"""Defences that act on activation maps, at the sites that a forward pass calls.
 
+A number may be one for all sites, or a mapping of name patterns to numbers (``{"stage3.*": 50, "*": 100}``): the first
+pattern that matches counts, and a site that none matches is left alone.
+"""
+
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from saplab.defenses.drawing import Drawing
+from saplab.defenses.settings import Setting, check_setting, setting_at
 from saplab.pruning.operator import prune
+from saplab.variates import normals, uniforms
+
+
+def _finite_from_zero(value: float) -> bool:
+    return 0 <= value < math.inf
 
 
 @dataclass(frozen=True)
@@ -20,15 +31,19 @@ class SAP:
         ValueError: `percent` is not above 0.
     """
 
-    percent: float = 100.0
+    percent: Setting = 100.0
 
     def __post_init__(self) -> None:
-        if not self.percent > 0 or self.percent == float("inf"):
-            raise ValueError(f"`percent` must be > 0 and finite, got {self.percent}")
+        check_setting("percent", self.percent, "> 0 and finite", lambda value: 0 < value < math.inf)
 
-    def draws(self, activations: int) -> int:
-        """Give r, the number of categorical draws at a site of that many activations."""
-        return int(self.percent * activations / 100)
+    def draws(self, activations: int, name: str) -> int:
+        """Give r, the number of categorical draws at the site of that name and size."""
+        percent = setting_at(self.percent, name)
+        return 0 if percent is None else int(percent * activations / 100)
+
+    def serves(self, name: str) -> bool:
+        """Tell whether the site of that name has a number."""
+        return setting_at(self.percent, name) is not None
 
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Prune the maps `h` (N, ...); `site` and `name` say where, for the noise and for errors.
@@ -37,7 +52,108 @@ class SAP:
             ValueError: the site is too small to get a single draw.
         """
         activations = h[:1].numel()
-        draws = self.draws(activations)
+        draws = self.draws(activations, name)
         if draws < 1 and len(h) > 0:
-            raise ValueError(f"percent={self.percent:g} gives no draw at site {name!r} of {activations} activations")
+            percent = setting_at(self.percent, name)
+            raise ValueError(f"percent={percent:g} gives no draw at site {name!r} of {activations} activations")
         return prune(h, drawing.rows(len(h), name), max(draws, 1), site, drawing.rule, f"site {name!r}")
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Dropout at test time (section 4.1.2): each activation is 0 with probability `rate`, else h / (1 - rate).
+
+    Args:
+        rate: in [0, 1).
+
+    Raises:
+        ValueError: `rate` is outside [0, 1).
+    """
+
+    rate: Setting
+
+    def __post_init__(self) -> None:
+        check_setting("rate", self.rate, "in [0, 1)", lambda value: 0 <= value < 1)
+
+    def draws(self, activations: int, name: str) -> int:
+        """Give 0: no categorical draws."""
+        return 0
+
+    def serves(self, name: str) -> bool:
+        """Tell whether the site of that name has a number."""
+        return setting_at(self.rate, name) is not None
+
+    def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
+        """Drop entries of the maps `h` (N, ...)."""
+        rate = setting_at(self.rate, name) or 0.0
+        u = uniforms(drawing.rows(len(h), name), h[:1].numel(), site).view(h.shape)
+        return _scaled(h, (u >= rate) / (1.0 - rate), drawing)
+
+
+@dataclass(frozen=True)
+class RandomNoisyActivations:
+    """Additive Gaussian noise (RNA, appendix B.5): h + η, η ~ N(0, std²), for every entry, zeros included.
+
+    Args:
+        std: standard deviation, in the activations' own unit.
+
+    Raises:
+        ValueError: `std` is negative or not finite.
+    """
+
+    std: Setting
+
+    def __post_init__(self) -> None:
+        check_setting("std", self.std, ">= 0 and finite", _finite_from_zero)
+
+    def draws(self, activations: int, name: str) -> int:
+        """Give 0: no categorical draws."""
+        return 0
+
+    def serves(self, name: str) -> bool:
+        """Tell whether the site of that name has a number."""
+        return setting_at(self.std, name) is not None
+
+    def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
+        """Add noise to the maps `h` (N, ...)."""
+        return h + (setting_at(self.std, name) or 0.0) * _normals_like(h, drawing, site, name)
+
+
+@dataclass(frozen=True)
+class RandomlyScaledActivations:
+    """Multiplicative Gaussian noise (RSA, appendix B.6): η · h, η ~ N(1, std²), for every entry.
+
+    Args:
+        std: standard deviation of the factor.
+
+    Raises:
+        ValueError: `std` is negative or not finite.
+    """
+
+    std: Setting
+
+    def __post_init__(self) -> None:
+        check_setting("std", self.std, ">= 0 and finite", _finite_from_zero)
+
+    def draws(self, activations: int, name: str) -> int:
+        """Give 0: no categorical draws."""
+        return 0
+
+    def serves(self, name: str) -> bool:
+        """Tell whether the site of that name has a number."""
+        return setting_at(self.std, name) is not None
+
+    def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
+        """Scale the maps `h` (N, ...)."""
+        factor = 1.0 + (setting_at(self.std, name) or 0.0) * _normals_like(h, drawing, site, name)
+        return _scaled(h, factor, drawing)
+
+
+def _normals_like(h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
+    return normals(drawing.rows(len(h), name), h[:1].numel(), site).view(h.shape).to(h.dtype)
+
+
+def _scaled(h: Tensor, factor: Tensor, drawing: Drawing) -> Tensor:
+    """Multiply; under the rule ``identity`` the gradient passes as if nothing had been scaled."""
+    out = h * factor.to(h.dtype)
+    return h + (out - h).detach() if drawing.rule == "identity" else out

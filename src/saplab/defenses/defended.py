@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from saplab import noise
 from saplab.defenses.drawing import Drawing, current
 from saplab.defenses.sites import MOST_DEFENSES, ActivationDefense, Plan, Site, SiteMode, SiteTable, announce_modules
+from saplab.defenses.weights import DeterministicWeightPruning, WeightDefense, weight_names
 
 _counting: Final = threading.Lock()
 
@@ -28,11 +30,16 @@ class Defended(nn.Module):
         Raises:
             ValueError: the pass called no activation function, or none that the `sites` pattern selects.
         """
-        with SiteMode(self._saplab_plan, current() or self._fresh()) as mode:
+        plan, drawing = self._saplab_plan, current() or self._fresh()
+        with SiteMode(plan, drawing, self._changed_weights(drawing)) as mode:
             output = super().forward(*args, **kwargs)
-        if mode.defended == 0:
+        if plan.activations and mode.defended == 0:
             raise ValueError(_nothing_found(mode))
         return output
+
+    def _changed_weights(self, drawing: Drawing) -> dict[int, Tensor]:
+        plan = self._saplab_plan
+        return plan.changed(dict(self.named_parameters()), drawing) if plan.weights else {}
 
     def _fresh(self) -> Drawing:
         with _counting:
@@ -47,13 +54,22 @@ class Defended(nn.Module):
 def _nothing_found(mode: SiteMode) -> str:
     if not mode.calls:
         return "the network called no activation function, so there is no site to defend"
-    patterns = ", ".join(map(repr, mode.plan.patterns or ()))
+    if mode.plan.sites is None:
+        return f"no defence has a number for any of the network's {len(mode.calls)} sites: {', '.join(mode.calls)}"
+    patterns = ", ".join(map(repr, mode.plan.sites))
     return f"`sites` {patterns} selects none of the network's {len(mode.calls)} sites: {', '.join(mode.calls)}"
 
 
 def is_random(model: nn.Module) -> bool:
-    """Tell whether some part of `model` is defended, so that passes differ."""
-    return any(isinstance(module, Defended) for module in model.modules())
+    """Tell whether some part of `model` is defended at random, so that passes differ."""
+    plans = (module._saplab_plan for module in model.modules() if isinstance(module, Defended))
+    defenses = (defense for plan in plans for _, defense in (*plan.activations, *plan.weights))
+    return any(not isinstance(defense, DeterministicWeightPruning) for defense in defenses)
+
+
+def draws_weights(model: nn.Module) -> bool:
+    """Tell whether some part of `model` changes its weights from pass to pass, so that a batch must be one pass."""
+    return any(isinstance(module, Defended) and module._saplab_plan.weights for module in model.modules())
 
 
 _classes: dict[type[nn.Module], type[Defended]] = {}
@@ -73,7 +89,11 @@ def _blank(base: type[nn.Module]) -> Defended:
 
 
 def defend(
-    model: nn.Module, *defenses: ActivationDefense, sites: str | Sequence[str] | None = None, seed: int = 0
+    model: nn.Module,
+    *defenses: ActivationDefense | WeightDefense,
+    sites: str | Sequence[str] | None = None,
+    parameters: str | Sequence[str] | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """Put one or more defences on a trained network.
 
@@ -82,8 +102,10 @@ def defend(
 
     Args:
         model: any network whose forward pass calls activation functions, as modules, functions or methods.
-        defenses: applied at each site in the order given.
+        defenses: of activations, applied at each site in the order given, and of weights.
         sites: name pattern, or several, of the sites to defend (``"stage3.*"``); all by default.
+        parameters: name pattern, or several, of the parameters that weight defences change; by default all weight
+            tensors (see `saplab.defenses.weights`).
         seed: of the draws of direct calls.
 
     Returns:
@@ -99,19 +121,56 @@ def defend(
         >>> logits = sap(images)
     """
     _check(model, defenses)
-    key = noise.stream_key(seed)
+    return _dressed(model, _plan(model, defenses, _patterns(sites), _patterns(parameters)), noise.stream_key(seed))
+
+
+def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
+
+
+def _plan(
+    model: nn.Module, defenses: Sequence[Any], sites: tuple[str, ...] | None, parameters: tuple[str, ...] | None
+) -> Plan:
+    activations = tuple((i, d) for i, d in enumerate(defenses) if hasattr(d, "apply"))
+    weights = tuple((i, d) for i, d in enumerate(defenses) if hasattr(d, "perturb"))
+    if sites is not None and not activations:
+        raise ValueError("`sites` selects activation maps, but no defence acts on activations; see `parameters`")
+    if parameters is not None and not weights:
+        raise ValueError("`parameters` selects weights, but no defence acts on weights; see `sites`")
+    names = _defended_parameters(model, [d for _, d in weights], parameters) if weights else ()
+    return Plan(activations, weights, sites, names)
+
+
+def _defended_parameters(
+    model: nn.Module, defenses: Sequence[WeightDefense], patterns: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Name the parameters to change; refuse a choice of none, and orders that decide the outcome."""
+    every = [name for name, _ in model.named_parameters()]
+    chosen = [n for n in every if any(fnmatchcase(n, p) for p in patterns)] if patterns else weight_names(model)
+    names = tuple(name for name in chosen if any(d.serves(name) for d in defenses))
+    if not names:
+        asked = ", ".join(map(repr, patterns)) if patterns else "the defence's own patterns"
+        raise ValueError(f"`parameters` {asked} selects none of the network's {len(every)} parameters")
+    for name in names:
+        kinds = {type(d).__name__ for d in defenses if d.serves(name)}
+        if len(kinds) > 1:
+            raise ValueError(f"{' and '.join(sorted(kinds))} act both on {name!r}, where their order would decide")
+    return names
+
+
+def _dressed(model: nn.Module, plan: Plan, key: int) -> "Defended":
+    """Give a view of the model that runs by the plan."""
     view = _view(model)
-    patterns = (sites,) if isinstance(sites, str) else None if sites is None else tuple(sites)
     announce_modules(view)
     view.__class__ = _defended_class(type(model))
     defended: Any = view
-    defended._saplab_plan = Plan(tuple(defenses), patterns)
+    defended._saplab_plan = plan
     defended._saplab_key = key
     defended._saplab_pass = 0
-    return view
+    return defended  # type: ignore[no-any-return]
 
 
-def _check(model: nn.Module, defenses: Sequence[ActivationDefense]) -> None:
+def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -125,7 +184,7 @@ def _check(model: nn.Module, defenses: Sequence[ActivationDefense]) -> None:
     if len(defenses) > MOST_DEFENSES:
         raise ValueError(f"`defenses` must hold at most {MOST_DEFENSES}, got {len(defenses)}")
     for defense in defenses:
-        if not hasattr(defense, "apply"):
+        if not hasattr(defense, "apply") and not hasattr(defense, "perturb"):
             raise TypeError(f"`defenses` must hold defences such as SAP(percent=100), got {defense!r}")
 
 
@@ -144,20 +203,10 @@ def sites(model: nn.Module, images: Tensor) -> SiteTable:
         ValueError: no site was found.
     """
     record: list[Site] = []
-    view = model if isinstance(model, Defended) else _defended_bare(model)
-    with torch.no_grad(), SiteMode(view._saplab_plan, Drawing(None, view._saplab_key), record) as mode:
+    view = model if isinstance(model, Defended) else _dressed(model, Plan(), 0)
+    drawing = Drawing(None, view._saplab_key)
+    with torch.no_grad(), SiteMode(view._saplab_plan, drawing, {}, record) as mode:
         super(Defended, view).forward(images)
     if not record:
         raise ValueError(_nothing_found(mode))
     return SiteTable(record)
-
-
-def _defended_bare(model: nn.Module) -> Defended:
-    """Give a view with no defence, for looking at."""
-    view = _view(model)
-    announce_modules(view)
-    view.__class__ = _defended_class(type(model))
-    bare: Any = view
-    bare._saplab_plan = Plan(())
-    bare._saplab_key = 0
-    return bare  # type: ignore[no-any-return]

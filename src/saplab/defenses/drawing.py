@@ -40,6 +40,19 @@ class Drawing:
         rows[:, 2] = rows[:, 2] * share + torch.arange(share).repeat(len(self.streams))
         return rows
 
+    def whole(self) -> Tensor:
+        """Give the one stream (1, 3) of the pass itself, for what all its examples share.
+
+        Raises:
+            ValueError: the batch mixes passes, as stacked Monte Carlo samples do.
+        """
+        key, pass_ = self.key, self.pass_
+        if self.streams is not None and len(self.streams):
+            if (self.streams[:, :2] != self.streams[0, :2]).any():
+                raise ValueError("weights are drawn once a pass, but this batch mixes passes")
+            key, pass_ = (int(value) for value in self.streams[0, :2])
+        return noise.streams(key, pass_, torch.tensor([noise.EXAMPLES - 1]))
+
 
 _current: ContextVar[Drawing | None] = ContextVar("saplab_drawing", default=None)
 

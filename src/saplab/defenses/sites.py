@@ -5,7 +5,7 @@ that is called twice. The module in which a call happens gives the site its name
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from saplab.defenses.drawing import Drawing
+from saplab.defenses.weights import WeightDefense
+
+MOST_DEFENSES: Final = 16  # per network: a site's number in the noise is call · MOST_DEFENSES + position
 
 _IN_PLACE: Final[dict[Any, str]] = {
     torch.relu_: "relu",
@@ -92,8 +95,12 @@ class Site:
 class ActivationDefense(Protocol):
     """What a defence of activation maps offers."""
 
-    def draws(self, activations: int) -> int:
-        """Give the categorical draws of a pass at a site of that size; 0 for a defence that makes none."""
+    def draws(self, activations: int, name: str) -> int:
+        """Give the categorical draws of a pass at the site of that name and size; 0 for a defence without any."""
+        ...
+
+    def serves(self, name: str) -> bool:
+        """Tell whether the defence has a number for the site of that name."""
         ...
 
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
@@ -103,14 +110,37 @@ class ActivationDefense(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Which defences act on which sites: each defence in order, at the sites whose names match a pattern."""
+    """Which defences act where.
 
-    defenses: tuple[ActivationDefense, ...]
-    patterns: tuple[str, ...] | None = None
+    Args:
+        activations: in the order in which they act at a site, each with its position among all defences.
+        weights: in the order in which they act on a weight tensor, each with its position among all defences.
+        sites: patterns of the defended sites; None for all.
+        parameters: names of the defended parameters, in order.
+    """
 
-    def selects(self, name: str) -> bool:
-        """Tell whether the site of that name is defended."""
-        return self.patterns is None or any(fnmatchcase(name, pattern) for pattern in self.patterns)
+    activations: tuple[tuple[int, ActivationDefense], ...] = ()
+    weights: tuple[tuple[int, WeightDefense], ...] = ()
+    sites: tuple[str, ...] | None = None
+    parameters: tuple[str, ...] = ()
+
+    def at_site(self, name: str) -> list[tuple[int, ActivationDefense]]:
+        """Give the defences that act at the site of that name."""
+        if self.sites is not None and not any(fnmatchcase(name, pattern) for pattern in self.sites):
+            return []
+        return [(position, defense) for position, defense in self.activations if defense.serves(name)]
+
+    def changed(self, named: Mapping[str, Tensor], drawing: Drawing) -> dict[int, Tensor]:
+        """Give this pass's weights, by the identity of the tensors that they stand for."""
+        result = {}
+        for index, name in enumerate(self.parameters):
+            weight = changed = named[name]
+            for position, defense in self.weights:
+                if defense.serves(name):
+                    site = index * MOST_DEFENSES + position
+                    changed = defense.perturb(changed, drawing.whole(), site, name, drawing.rule)
+            result[id(weight)] = changed
+        return result
 
 
 class _Names(threading.local):
@@ -148,12 +178,15 @@ def _path(function: str) -> str:
 
 
 class SiteMode(TorchFunctionMode):
-    """Inside, the output of each activation function goes through the plan's defences."""
+    """Inside, activation functions' outputs go through the plan's defences, and weights give way to this pass's."""
 
-    def __init__(self, plan: Plan, drawing: Drawing, record: list[Site] | None = None) -> None:
+    def __init__(
+        self, plan: Plan, drawing: Drawing, weights: Mapping[int, Tensor], record: list[Site] | None = None
+    ) -> None:
         super().__init__()
         self.plan = plan
         self.drawing = drawing
+        self.weights = weights
         self.record = record
         self.calls: list[str] = []  # the names of the sites met so far
         self.defended = 0
@@ -161,6 +194,8 @@ class SiteMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.weights:
+            args, kwargs = self._with_weights(args), {name: self._weight(value) for name, value in kwargs.items()}
         kind = _classify(func, args, kwargs)
         if kind is None:
             return func(*args, **kwargs)
@@ -171,6 +206,16 @@ class SiteMode(TorchFunctionMode):
         h = self._serve(function, func(x.clone(), *args[1:], **kwargs))
         return x.copy_(h)
 
+    def _with_weights(self, args: Any) -> Any:
+        return tuple(map(self._weight, args))
+
+    def _weight(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.weights.get(id(value), value)
+        if isinstance(value, list | tuple) and type(value) in (list, tuple):  # recurrent layers give a list of weights
+            return type(value)(map(self._weight, value))
+        return value
+
     def _name(self, path: str) -> str:
         count = self._paths[path] = self._paths.get(path, 0) + 1
         return path if count == 1 else f"{path}#{count}"
@@ -178,17 +223,13 @@ class SiteMode(TorchFunctionMode):
     def _serve(self, function: str, h: Tensor) -> Tensor:
         index, name = len(self.calls), self._name(_path(function))
         self.calls.append(name)
-        if not self.plan.selects(name):
-            return h
-        self.defended += 1
-        if self.record is not None:
-            self.record.append(_site(index, name, function, h, self.plan))
-        for position, defense in enumerate(self.plan.defenses):
+        defenses = self.plan.at_site(name)
+        self.defended += bool(defenses)
+        if self.record is not None and (defenses or not self.plan.activations):
+            self.record.append(_site(index, name, function, h, defenses))
+        for position, defense in defenses:
             h = defense.apply(h, self.drawing, index * MOST_DEFENSES + position, name)
         return h
-
-
-MOST_DEFENSES: Final = 16  # per network: a site's number in the noise is call · MOST_DEFENSES + position
 
 
 def _classify(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[str, bool] | None:
@@ -206,9 +247,9 @@ def _classify(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[str, bool] 
     return None
 
 
-def _site(index: int, name: str, function: str, h: Tensor, plan: Plan) -> Site:
+def _site(index: int, name: str, function: str, h: Tensor, defenses: Sequence[tuple[int, ActivationDefense]]) -> Site:
     activations = h[:1].numel()
-    draws = sum(defense.draws(activations) for defense in plan.defenses)
+    draws = sum(defense.draws(activations, name) for _, defense in defenses)
     return Site(index, name, function, tuple(h.shape[1:]), activations, draws)
 
 

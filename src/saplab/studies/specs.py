@@ -4,31 +4,74 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from saplab.attacks import FGSM, MonteCarlo, RandomNoise
-from saplab.defenses import SAP
+from saplab.defenses import (
+    SAP,
+    DeterministicWeightPruning,
+    Dropout,
+    RandomlyScaledActivations,
+    RandomlyScaledWeights,
+    RandomNoisyActivations,
+    RandomNoisyWeights,
+    StochasticWeightPruning,
+)
+from saplab.defenses.settings import Setting
+from saplab.defenses.sites import ActivationDefense
+from saplab.defenses.weights import WeightDefense
 
 Attack = FGSM | RandomNoise
-DEFENSES: Final[dict[str, Callable[[float], SAP]]] = {"sap": SAP}
+Defense = ActivationDefense | WeightDefense
+DEFENSES: Final[dict[str, Callable[[Setting], Defense]]] = {
+    "sap": SAP,
+    "dropout": Dropout,
+    "rnw": RandomNoisyWeights,
+    "rsw": RandomlyScaledWeights,
+    "dwp": DeterministicWeightPruning,
+    "swp": StochasticWeightPruning,
+    "rna": RandomNoisyActivations,
+    "rsa": RandomlyScaledActivations,
+}
 ATTACKS: Final = ("fgsm", "noise")
 
 
-def parse_defenses(text: str) -> tuple[SAP, ...]:
+def parse_defenses(text: str) -> tuple[Defense, ...]:
     """Read defences as the command line writes them: ``sap:100``, several joined by ``+``; none for "".
+
+    A number may be given for each name pattern: ``sap:stage3.*=50,*=100``.
 
     Raises:
         ValueError: an unknown name, a missing or malformed number, or one the defence refuses.
     """
-    return tuple(_parse_defense(part) for part in text.split("+")) if text else ()
+    return tuple(_parse_defense(part.strip()) for part in text.split("+")) if text else ()
 
 
-def _parse_defense(text: str) -> SAP:
-    name, _, value = text.strip().partition(":")
+def _parse_defense(text: str) -> Defense:
+    name, _, value = text.partition(":")
     if name not in DEFENSES:
         raise ValueError(f"`defense` must be one of {', '.join(f'{n}:NUMBER' for n in DEFENSES)}, got {text!r}")
     try:
-        number = float(value)
+        return DEFENSES[name](_parse_setting(value))
+    except _NoNumberError:
+        raise ValueError(
+            f"`defense` {name} needs a number ({name}:100 or {name}:PATTERN=100,…), got {text!r}"
+        ) from None
+
+
+class _NoNumberError(Exception):
+    """A text where a number should be."""
+
+
+def _parse_setting(text: str) -> Setting:
+    if "=" not in text:
+        return _number(text)
+    pairs = (part.rpartition("=") for part in text.split(","))
+    return {pattern.strip(): _number(value) for pattern, _, value in pairs}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
     except ValueError:
-        raise ValueError(f"`defense` {name} needs a number ({name}:100), got {text!r}") from None
-    return DEFENSES[name](number)
+        raise _NoNumberError from None
 
 
 def defense_label(text: str) -> str:
