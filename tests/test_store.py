@@ -361,6 +361,17 @@ def test_a_read_only_folder_is_named(tmp_path):
         write_atomically(tmp_path / "file.txt", b"x")
 
 
+def test_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
+    """The order that survives a power cut: content, then name, then folder."""
+    events = []
+    replace_file = Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append("flush"))
+    monkeypatch.setattr(Path, "replace", lambda *paths: events.append("name") or replace_file(*paths))
+    write_atomically(tmp_path / "file.txt", b"x")
+    assert events[:2] == ["flush", "name"]
+    assert events[2:] == ["flush"] * (os.name == "posix")
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone.file\.txt"):
         write_atomically(tmp_path / "gone" / "file.txt", b"x")
