@@ -13,7 +13,7 @@ from synthetic import fill, make_curve, make_result
 
 from saplab.measures import accuracy, single_pass_accuracy
 from saplab.report import summarise, to_csv, to_records, write_report
-from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches
+from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches, to_bytes
 from saplab.report.page import _DARK
 from saplab.runs import Request
 
@@ -115,6 +115,17 @@ def test_page_and_files_draw_the_same_chart(rows):
     marks = [[layer["mark"] for layer in spec["layer"]] for spec in (page, paper)]
     assert marks[0] == marks[1]
     assert page["params"] == paper["params"]
+
+
+def test_a_single_strength_has_bars_for_its_intervals(rows):
+    spec = accuracy_chart([row for row in rows if row.strength == 8]).to_dict()
+    assert spec["layer"][0]["mark"]["type"] == "rule"
+
+
+def test_fractions_and_large_strengths_are_labelled_as_they_are(rows):
+    many = [replace(rows[0], strength=strength) for strength in (0.0, 0.5, 16.0, 64.0)]
+    labels = re.findall(r">([\d.]+)</text>", to_bytes(accuracy_chart(many), "svg").decode())
+    assert {"0", "0.5", "16", "64"} <= set(labels)
 
 
 def test_chart_of_no_rows_is_an_error():

@@ -51,7 +51,7 @@ def accuracy_chart(rows: Sequence[Row], theme: Theme = PAPER, title: str = "") -
     labels = list(dict.fromkeys(row.curve for row in rows))
     shown = alt.param(name="shown", value=labels)
     base = alt.Chart().encode(x=_strength_axis(rows), color=_colours(labels, theme))
-    layers = [_band(base), _line(base), _points(base, labels, theme)]
+    layers = [_intervals(base, rows), _line(base), _points(base, labels, theme)]
     if any(row.paper is not None for row in rows):
         layers += [_paper_line(base), _paper_points(base, labels)]
     chart = alt.LayerChart(data=alt.Data(values=to_records(rows)), layer=layers)
@@ -81,12 +81,12 @@ def swatches(rows: Sequence[Row], theme: Theme = PAGE) -> list[tuple[str, str, s
 def _heading(title: str, rows: Sequence[Row]) -> alt.TitleParams:
     paper = " Hollow, dashed: the paper's numbers." if any(row.paper is not None for row in rows) else ""
     images = max(row.averaged.n for row in rows)
-    return alt.TitleParams(title, subtitle=f"{images:,} images. Bands: 95 % intervals.{paper}")
+    return alt.TitleParams(title, subtitle=f"{images:,} images. Bands or bars: 95 % intervals.{paper}")
 
 
 def _strength_axis(rows: Sequence[Row]) -> alt.X:
     strengths = sorted({row.strength for row in rows})
-    axis = alt.Axis(values=strengths, format="~g", labelOverlap=True, labelFlush=False)
+    axis = alt.Axis(values=strengths, labelExpr="toString(datum.value)", labelOverlap=True, labelFlush=False)
     scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False)
     return alt.X("strength:Q", title="strength λ (pixel steps of 0..255)", axis=axis, scale=scale)
 
@@ -115,8 +115,13 @@ def _repeated(values: Sequence[str], labels: Sequence[str]) -> list[str]:
     return list(islice(cycle(values), len(labels)))
 
 
-def _band(base: alt.Chart) -> alt.Chart:
-    return base.mark_area(opacity=0.16).encode(y=_percent_axis("averaged_low"), y2="averaged_high:Q")
+def _intervals(base: alt.Chart, rows: Sequence[Row]) -> alt.Chart:
+    """Draw the intervals as bands, fainter where many overlap; as bars where a single strength leaves no width."""
+    if len({row.strength for row in rows}) == 1:
+        marks = base.mark_rule(strokeWidth=2, opacity=0.5)
+    else:
+        marks = base.mark_area(opacity=min(0.16, 0.6 / len({row.curve for row in rows})))
+    return marks.encode(y=_percent_axis("averaged_low"), y2="averaged_high:Q")
 
 
 def _line(base: alt.Chart) -> alt.Chart:
