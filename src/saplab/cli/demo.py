@@ -16,7 +16,9 @@ def demo(
     images: Annotated[int, typer.Option(help="How many of the package's 1,000 images.")] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
-    """Show what SAP does for a CIFAR-10 network under attack: a table, a sentence, a report page.
+    """Show what SAP does for a network under attack.
+
+    A table, a sentence and a report page for the packaged CIFAR-10 network and images.
 
     Three curves: the network without defence, with SAP-100 under the paper's adversary, and the same SAP-100 under an
     adversary that takes its gradient as if nothing had been pruned (identity backward).

@@ -44,7 +44,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
-    """Attack a network, measure its accuracy at each strength, and write a report.
+    """Attack a network and measure its accuracy.
+
+    At each strength λ, with 95 % intervals and a report page.
 
     Killed and started again, the same command goes on where it stopped and ends with the same numbers.
     """

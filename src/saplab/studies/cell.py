@@ -54,7 +54,8 @@ class Cell:
 
     def to_json(self) -> str:
         """Give the canonical JSON text: sorted keys, no spaces, with the version of the numerics."""
-        return json.dumps({"numerics": NUMERICS, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+        fields = {"numerics": NUMERICS, **asdict(self), "strengths": [float(strength) for strength in self.strengths]}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
