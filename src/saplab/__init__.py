@@ -19,6 +19,7 @@ _HOMES: dict[str, str] = {
     "StochasticWeightPruning": "saplab.defenses",
     "defend": "saplab.defenses",
     "predict": "saplab.defenses",
+    "same_draws": "saplab.defenses",
     "sites": "saplab.defenses",
     "load_model": "saplab.models.zoo",
     "load_cifar10": "saplab.data.cifar10",

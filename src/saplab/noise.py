@@ -47,6 +47,12 @@ def stream_key(seed: int, purpose: Purpose = "defense") -> int:
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
+def derived_key(key: int, number: int) -> int:
+    """Derive the key of part `number` of what draws from `key`: one rank's or one replica's own streams."""
+    digest = hashlib.sha256(f"saplab/part/{key}/{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
 def streams(key: int, pass_: int, examples: torch.Tensor) -> torch.Tensor:
     """Give the streams (N, 3) int64 of one pass over `examples` (N,), whose numbers lie in [0, 2^32)."""
     rows = torch.empty((len(examples), 3), dtype=torch.int64)

@@ -8,10 +8,20 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from saplab import noise
-from saplab.defenses.drawing import Drawing, current
-from saplab.defenses.sites import MOST_DEFENSES, ActivationDefense, Plan, Site, SiteMode, SiteTable, announce_modules
+from saplab.defenses.drawing import Drawing, begin, checkpoints, current, fresh
+from saplab.defenses.sites import (
+    MOST_DEFENSES,
+    ActivationDefense,
+    Pass,
+    Plan,
+    Site,
+    SiteMode,
+    SiteTable,
+    announce_modules,
+)
 from saplab.defenses.weights import DeterministicWeightPruning, WeightDefense, weight_names
 
 _counting: Final = threading.Lock()
@@ -23,41 +33,78 @@ class Defended(nn.Module):
     _saplab_plan: Plan
     _saplab_key: int
     _saplab_pass: int
+    _saplab_fixed: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run one stochastic pass: with the draws that an enclosing `drawing` fixes, else with fresh ones.
 
         Raises:
-            ValueError: the pass called no activation function, or none that the `sites` pattern selects.
+            ValueError: the pass called no activation function, or none that the `sites` pattern selects; or it runs
+                where its draws would be wrong, such as inside `torch.vmap` or an activation checkpoint.
         """
-        plan, drawing = self._saplab_plan, current() or self._fresh()
-        with SiteMode(plan, drawing, self._changed_weights(drawing)) as mode:
+        run = _begin_uncompiled(self) if torch.compiler.is_compiling() else self._begin()
+        with SiteMode(run):
             output = super().forward(*args, **kwargs)
-        if plan.activations and mode.defended == 0:
-            raise ValueError(_nothing_found(mode))
+        if run.defended == 0 and run.plan.activations:
+            raise ValueError(_nothing_found(run))
         return output
 
-    def _changed_weights(self, drawing: Drawing) -> dict[int, Tensor]:
+    def _begin(self) -> Pass:
         plan = self._saplab_plan
-        return plan.changed(dict(self.named_parameters()), drawing) if plan.weights else {}
+        if plan.activations and _maps_examples():
+            raise ValueError("inside torch.vmap, examples cannot have draws of their own; give it the whole batch")
+        drawing = begin(self._fresh)
+        weights = plan.changed(self._weights(), drawing) if plan.weights else {}
+        return Pass(plan, drawing, weights, checkpoints=checkpoints() if torch.is_grad_enabled() else None)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Give the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
+        places = ((name, *name.rpartition(".")) for name in self._saplab_plan.parameters)
+        return {name: getattr(self.get_submodule(module), leaf) for name, module, _, leaf in places}
 
     def _fresh(self) -> Drawing:
+        if self._saplab_fixed:
+            raise ValueError("a DataParallel replica cannot tell which of the fixed draws are its examples'; predict"
+                             " and attack with the network inside DataParallel")  # fmt: skip
+        key = self._saplab_key
+        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+            key = noise.derived_key(key, torch.distributed.get_rank())
+        return fresh(key, self._next_pass())
+
+    def _next_pass(self) -> int:
         with _counting:
             pass_ = self._saplab_pass
             self._saplab_pass = pass_ + 1
-        return Drawing(None, self._saplab_key, pass_)
+        return pass_
+
+    def _replicate_for_data_parallel(self) -> Any:
+        """Give the replica, which lives for one pass, draws of its own."""
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._saplab_key = noise.derived_key(self._saplab_key, -1 - self._next_pass())
+        replica._saplab_fixed = current() is not None
+        return replica
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _blank, (type(self).__mro__[2],), self.__dict__
 
 
-def _nothing_found(mode: SiteMode) -> str:
-    if not mode.calls:
+# What changes from pass to pass stays out of compiled graphs. The public torch.compiler.disable imports the compiler.
+_begin_uncompiled: Final = _disable_dynamo(Defended._begin)
+
+
+def _maps_examples() -> bool:
+    """Tell whether a `torch.vmap` is running."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
+
+
+def _nothing_found(run: Pass) -> str:
+    if not run.calls:
         return "the network called no activation function, so there is no site to defend"
-    if mode.plan.sites is None:
-        return f"no defence has a number for any of the network's {len(mode.calls)} sites: {', '.join(mode.calls)}"
-    patterns = ", ".join(map(repr, mode.plan.sites))
-    return f"`sites` {patterns} selects none of the network's {len(mode.calls)} sites: {', '.join(mode.calls)}"
+    if run.plan.sites is None:
+        return f"no defence has a number for any of the network's {len(run.calls)} sites: {', '.join(run.calls)}"
+    patterns = ", ".join(map(repr, run.plan.sites))
+    return f"`sites` {patterns} selects none of the network's {len(run.calls)} sites: {', '.join(run.calls)}"
 
 
 def is_random(model: nn.Module) -> bool:
@@ -167,6 +214,7 @@ def _dressed(model: nn.Module, plan: Plan, key: int) -> "Defended":
     defended._saplab_plan = plan
     defended._saplab_key = key
     defended._saplab_pass = 0
+    defended._saplab_fixed = False
     return defended  # type: ignore[no-any-return]
 
 
@@ -204,9 +252,9 @@ def sites(model: nn.Module, images: Tensor) -> SiteTable:
     """
     record: list[Site] = []
     view = model if isinstance(model, Defended) else _dressed(model, Plan(), 0)
-    drawing = Drawing(None, view._saplab_key)
-    with torch.no_grad(), SiteMode(view._saplab_plan, drawing, {}, record) as mode:
+    run = Pass(view._saplab_plan, fresh(view._saplab_key, 0), record=record)
+    with torch.no_grad(), SiteMode(run):
         super(Defended, view).forward(images)
     if not record:
-        raise ValueError(_nothing_found(mode))
+        raise ValueError(_nothing_found(run))
     return SiteTable(record)

@@ -1,36 +1,43 @@
 """Which draws a forward pass makes: the streams of its examples, and the rule for the way back."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Final
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from saplab import noise
 from saplab.pruning.operator import RULES, BackwardRule
 
+NOT_REPEATABLE: Final = (
+    "activation checkpointing would run a defended network a second time with other draws; call"
+    " torch.utils.checkpoint.checkpoint(…, use_reentrant=False, context_fn=saplab.same_draws)"
+)
+
 
 @dataclass(frozen=True)
 class Drawing:
-    """The draws of one pass over a batch.
+    """The draws of one pass over a batch. All that changes from pass to pass is in tensors, for `torch.compile`.
 
     Args:
-        streams: (N, 3) int64, one row per example of the batch; None numbers the rows of a fresh pass from 0.
-        key, pass_: of a fresh pass, where `streams` is None.
+        streams: (N, 3) int64, one row per example of the batch; or (1, 3) of a fresh pass.
         rule: how SAP's gradient is taken.
+        fresh: whether the batch's rows are to be numbered from 0, however many they are.
     """
 
-    streams: Tensor | None
-    key: int = 0
-    pass_: int = 0
+    streams: Tensor
     rule: BackwardRule = "mask"
+    fresh: bool = False
 
     def rows(self, count: int, name: str) -> Tensor:
         """Give streams for `count` maps at the site `name`: one each, or k each where a network splits examples."""
-        if self.streams is None:
-            return noise.streams(self.key, self.pass_, torch.arange(count))
+        if self.fresh:
+            return torch.cat((self.streams[:, :2].expand(count, 2), torch.arange(count).unsqueeze(1)), 1)
         share, rest = divmod(count, max(len(self.streams), 1))
         if rest:
             raise ValueError(f"site {name!r} has {count} maps for a batch of {len(self.streams)} examples")
@@ -46,12 +53,16 @@ class Drawing:
         Raises:
             ValueError: the batch mixes passes, as stacked Monte Carlo samples do.
         """
-        key, pass_ = self.key, self.pass_
-        if self.streams is not None and len(self.streams):
-            if (self.streams[:, :2] != self.streams[0, :2]).any():
-                raise ValueError("weights are drawn once a pass, but this batch mixes passes")
-            key, pass_ = (int(value) for value in self.streams[0, :2])
-        return noise.streams(key, pass_, torch.tensor([noise.EXAMPLES - 1]))
+        if (self.streams[:, :2] != self.streams[:1, :2]).any():
+            raise ValueError("weights are drawn once a pass, but this batch mixes passes")
+        row = self.streams[:1].clone() if len(self.streams) else noise.streams(0, 0, torch.zeros(1))
+        row[:, 2] = noise.EXAMPLES - 1
+        return row
+
+
+def fresh(key: int, pass_: int) -> Drawing:
+    """Give the draws of a direct call."""
+    return Drawing(noise.streams(key, pass_, torch.zeros(1)), fresh=True)
 
 
 _current: ContextVar[Drawing | None] = ContextVar("saplab_drawing", default=None)
@@ -76,3 +87,55 @@ def drawing(streams: Tensor, rule: BackwardRule = "mask") -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def checkpoints() -> int:
+    """Count the activation checkpoints that are running their function for the first time around the caller."""
+    found, frame = 0, sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        found += code.co_name == "checkpoint" and code.co_filename == torch.utils.checkpoint.__file__
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
+
+
+class Tape:
+    """The draws of the passes that a checkpointed function begins, in order, for its second run."""
+
+    def __init__(self, draws: list[Drawing], repeats: bool) -> None:
+        self._draws = draws
+        self._repeated = iter(draws) if repeats else None
+
+    def begin(self, draw: Callable[[], Drawing]) -> Drawing:
+        """Give the draws of the next pass: new ones in the first run, the same ones in the second."""
+        if self._repeated is not None:
+            return next(self._repeated)
+        self._draws.append(draw())
+        return self._draws[-1]
+
+
+_tape: ContextVar[Tape | None] = ContextVar("saplab_tape", default=None)
+
+
+@contextmanager
+def taping(tape: Tape) -> Iterator[None]:
+    """Let the passes that begin inside draw through `tape`."""
+    token = _tape.set(tape)
+    try:
+        yield
+    finally:
+        _tape.reset(token)
+
+
+def begin(fresh: Callable[[], Drawing]) -> Drawing:
+    """Give the draws of a pass that begins now: what an enclosing `drawing` fixes, else `fresh()`.
+
+    Raises:
+        ValueError: an activation checkpoint around the pass would run it a second time with other draws.
+    """
+    tape = _tape.get()
+    if tape is not None:
+        return tape.begin(lambda: current() or fresh())
+    if checkpoints():
+        raise ValueError(NOT_REPEATABLE)
+    return current() or fresh()

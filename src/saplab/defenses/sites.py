@@ -6,7 +6,7 @@ that is called twice. The module in which a call happens gives the site its name
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from inspect import isfunction, signature
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saplab.defenses.drawing import Drawing
+from saplab.defenses.drawing import NOT_REPEATABLE, Drawing, checkpoints
 from saplab.defenses.weights import WeightDefense
 
 MOST_DEFENSES: Final = 16  # per network: a site's number in the noise is call · MOST_DEFENSES + position
@@ -143,22 +143,22 @@ class Plan:
         return result
 
 
-class _Names(threading.local):
+class ModulePath(threading.local):
     """The modules that the running forward pass is in, innermost last."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[str, nn.Module]] = []
 
 
-_names = _Names()
+module_path: Final = ModulePath()
 
 
 def _enter(name: str, module: nn.Module, args: Any) -> None:
-    _names.stack.append((name, module))
+    module_path.stack.append((name, module))
 
 
 def _leave(module: nn.Module, args: Any, output: Any) -> None:
-    _names.stack.pop()
+    module_path.stack.pop()
 
 
 def announce_modules(model: nn.Module) -> None:
@@ -170,31 +170,68 @@ def announce_modules(model: nn.Module) -> None:
 
 
 def _path(function: str) -> str:
-    if not _names.stack:
+    if not module_path.stack:
         return function
-    name, module = _names.stack[-1]
+    name, module = module_path.stack[-1]
     own_forward = type(module).__module__ == "torch.nn.modules.activation"
     return name if own_forward else f"{name}.{function}"
+
+
+@dataclass
+class Pass:
+    """What one forward pass draws from, and what it has met so far.
+
+    Args:
+        plan: which defences act where.
+        drawing: the draws.
+        weights: this pass's weights, by the identity of the tensors that they stand for.
+        record: where to note the sites; None not to.
+        calls: the names of the sites met so far.
+        paths: how often each name was met before numbering.
+        defended: how many sites a defence acted on.
+        checkpoints: the activation checkpoints around it that will repeat its draws; None where none can come back.
+    """
+
+    plan: Plan
+    drawing: Drawing
+    weights: Mapping[int, Tensor] = field(default_factory=dict)
+    record: list[Site] | None = None
+    calls: list[str] = field(default_factory=list)
+    paths: dict[str, int] = field(default_factory=dict)
+    defended: int = 0
+    checkpoints: int | None = None
+
+    def call(self, path: str) -> tuple[int, str]:
+        """Note a call, and give its number and its site's name."""
+        count = self.paths[path] = self.paths.get(path, 0) + 1
+        name = path if count == 1 else f"{path}#{count}"
+        self.calls.append(name)
+        return len(self.calls) - 1, name
+
+    def again(self) -> "Pass":
+        """Give the pass as it stands now, to go on from here a second time."""
+        return replace(self, calls=list(self.calls), paths=dict(self.paths))
+
+    def check_checkpoint(self) -> None:
+        """Refuse to draw inside an activation checkpoint that would run a second time without the draws.
+
+        Raises:
+            ValueError: see above.
+        """
+        if self.checkpoints is not None and not torch.compiler.is_compiling() and checkpoints() > self.checkpoints:
+            raise ValueError(NOT_REPEATABLE)
 
 
 class SiteMode(TorchFunctionMode):
     """Inside, activation functions' outputs go through the plan's defences, and weights give way to this pass's."""
 
-    def __init__(
-        self, plan: Plan, drawing: Drawing, weights: Mapping[int, Tensor], record: list[Site] | None = None
-    ) -> None:
+    def __init__(self, run: Pass) -> None:
         super().__init__()
-        self.plan = plan
-        self.drawing = drawing
-        self.weights = weights
-        self.record = record
-        self.calls: list[str] = []  # the names of the sites met so far
-        self.defended = 0
-        self._paths: dict[str, int] = {}
+        self.run = run
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.weights:
+        if self.run.weights:
             args, kwargs = self._with_weights(args), {name: self._weight(value) for name, value in kwargs.items()}
         kind = _classify(func, args, kwargs)
         if kind is None:
@@ -211,24 +248,24 @@ class SiteMode(TorchFunctionMode):
 
     def _weight(self, value: Any) -> Any:
         if isinstance(value, Tensor):
-            return self.weights.get(id(value), value)
+            changed = self.run.weights.get(id(value))
+            if changed is None:
+                return value
+            self.run.check_checkpoint()
+            return changed
         if isinstance(value, list | tuple) and type(value) in (list, tuple):  # recurrent layers give a list of weights
             return type(value)(map(self._weight, value))
         return value
 
-    def _name(self, path: str) -> str:
-        count = self._paths[path] = self._paths.get(path, 0) + 1
-        return path if count == 1 else f"{path}#{count}"
-
     def _serve(self, function: str, h: Tensor) -> Tensor:
-        index, name = len(self.calls), self._name(_path(function))
-        self.calls.append(name)
-        defenses = self.plan.at_site(name)
-        self.defended += bool(defenses)
-        if self.record is not None and (defenses or not self.plan.activations):
-            self.record.append(_site(index, name, function, h, defenses))
+        index, name = self.run.call(_path(function))
+        self.run.check_checkpoint()
+        defenses = self.run.plan.at_site(name)
+        self.run.defended += bool(defenses)
+        if self.run.record is not None and (defenses or not self.run.plan.activations):
+            self.run.record.append(_site(index, name, function, h, defenses))
         for position, defense in defenses:
-            h = defense.apply(h, self.drawing, index * MOST_DEFENSES + position, name)
+            h = defense.apply(h, self.run.drawing, index * MOST_DEFENSES + position, name)
         return h
 
 

@@ -42,8 +42,11 @@ def prune(
 
     Raises:
         NotFiniteError: `h` holds NaN or infinity.
-        ValueError: `draws` < 1, an unknown `rule`, or `streams` of another length than `h`.
+        ValueError: `draws` < 1, an unknown `rule`, `streams` of another length than `h`, or a call inside a transform
+            of `torch.func`.
     """
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        raise ValueError(f"{name}: torch.func cannot transform pruning; take gradients with torch.autograd")
     if rule not in RULES:
         raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {rule!r}")
     if draws < 1:
