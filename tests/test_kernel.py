@@ -99,6 +99,32 @@ def test_high_counts_are_resolved_in_float64(rate: float, more: float) -> None:
     assert cpu._resolve(np.float32(rate), np.uint32(0), more) == stats.poisson(light).isf(more * 2.0**-32)
 
 
+@pytest.mark.parametrize("share", [1e-6, 0.3, 0.999])
+def test_added_draws_tell_rates_apart_inside_one_cell_of_a_level(share: float) -> None:
+    # a level's 32 bits begin a cell of 6 / 2^32; a rate inside the cell is met with its own share of it
+    cell = 6 * 2.0**-32
+    for begin in (0.0, 5 * cell):
+        rate = begin + share * cell
+        assert cpu._surely_below(np.float32(begin), rate, share - 1e-7)
+        assert not cpu._surely_below(np.float32(begin), rate, share + 1e-7)
+
+
+@pytest.mark.parametrize("a", [1, 3, 128, 1000])
+def test_proposals_are_uniform(a: int) -> None:
+    # words whose product with a leaves less than 2^32 mod a would favour some elements
+    rest = 2**32 % a
+    bits = np.random.default_rng(0).integers(0, 2**32, cpu.BLOCK, np.uint32)
+    bits[:3] = 0, 2**32 - 1, -(-(2**32) // a) % 2**32
+    half = cpu.BLOCK // 2
+    elements, levels = np.empty(half, np.uint32), np.empty(half, np.float32)
+    cpu._propose(bits, elements, levels, np.uint64(a), np.uint32(rest), np.float32(2.0**-32))
+    products = [int(word) * a for word in bits[:half]]
+    fair = np.array([product % 2**32 >= rest for product in products])
+    assert elements.tolist() == [product >> 32 for product in products]
+    assert np.array_equal(levels, np.where(fair, bits[half:].astype(np.float32) * np.float32(2.0**-32), np.inf))
+    assert fair.all() == (rest == 0)
+
+
 def test_variance_of_the_number_kept() -> None:
     # independent Bernoulli with the same marginals keeps as many on average, but varies more
     a = draws = 16384
@@ -150,7 +176,7 @@ def test_every_output_is_zero_or_scaled(draws: int, sigma: float) -> None:
 
 
 @pytest.mark.parametrize("p", [0.015, 0.019, 0.02, 0.021, 0.03, 0.3, 0.9, 0.999999, 1 - 2**-24])
-@pytest.mark.parametrize("draws", [1, 3, 200, 5000])
+@pytest.mark.parametrize("draws", [1, 3, 200, 890, 910, 5000])
 def test_scale_of_a_large_share(p: float, draws: int) -> None:
     h = np.append(np.full(100, (1 - p) / 100), p).astype(np.float32)
     kept = draw(h, draws, 500)[:, -1]

@@ -23,7 +23,7 @@ import numpy as np
 from numba import njit
 
 from saplab.noise import philox, row_counter
-from saplab.vector import BLOCK, LANES, fill_words, float_from_bits, full_width, scalar_kernel, select, vector_kernel
+from saplab.vector import BLOCK, fill_words, float_from_bits, full_width, scalar_kernel, select, vector_kernel
 
 _THRESHOLDS: Final = np.float32(12.0)  # counts below this are decided by the vector loop
 _CAP: Final = np.float32(6.0)
@@ -35,7 +35,10 @@ _EXTENSION: Final = 2
 _SHARES: Final = 3
 
 _UNRESOLVED: Final = np.float32(255.0)
+_PROPOSALS: Final = BLOCK // 2  # of an element and a level, from one block of words
+_LAST: Final = (1 << 32) - 1  # counters of rare further bits run down from here
 
+_INFINITE = np.float32(np.inf)
 _F0 = np.float32(0.0)
 _F1 = np.float32(1.0)
 _HALF = np.float32(0.5)
@@ -43,6 +46,7 @@ _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 _EXP_LIMIT = np.float32(60.0)  # beyond, 1 - e^-x is 1
+_SURE: Final = 18.0  # and from here on within float32's rounding
 _TWO_M32 = np.float32(2.0**-32)
 _TWO_M16 = np.float32(2.0**-16)
 _TWO_M8 = np.float32(2.0**-8)  # below this rate P(c >= 2) < 2^-16, and its powers would be slow denormals
@@ -231,40 +235,66 @@ def _resolve_block(x: Any, bits: Any, counts: Any, c: Any, lo: Any,
     return total, highest, orphans
 
 
+@vector_kernel
+def _propose(bits: Any, elements: Any, levels: Any, a: Any, unfair: Any, cell: Any) -> None:
+    """Turn words into uniform elements of a row of `a` (Lemire 2019; 2^32 mod a of the words are unfair) and levels.
+
+    Levels are uniform below 2^32·`cell`, and infinite, so that nothing lies above, where the element's word was unfair.
+    """
+    full_width()
+    for i in range(_PROPOSALS):
+        product = np.uint64(bits[i]) * a
+        elements[i] = np.uint32(product >> np.uint64(32))
+        level = np.float32(bits[_PROPOSALS + i]) * cell
+        levels[i] = select(np.uint32(product) < unfair, _INFINITE, level)
+
+
 @njit(inline="always")
-def _proposal(bits: Any, i: Any, a: Any) -> Any:
-    """Give a uniform element of a row and a uniform level in (0, 1), from four words."""
-    element = (float(bits[i]) * 2.0**20 + float(bits[LANES + i] >> np.uint32(12)) + 0.5) * 2.0**-52
-    level = (float(bits[2 * LANES + i]) * 2.0**20 + float(bits[3 * LANES + i] >> np.uint32(12)) + 0.5) * 2.0**-52
-    return np.uint64(element * a), level
+def _surely_below(level: Any, rate: Any, more: Any) -> Any:
+    """Decide with `more` bits whether a level that begins a cell of width CAP / 2^32 lies below a rate inside it."""
+    return level + more * (_CAP * 2.0**-32) < rate
 
 
 @scalar_kernel
-def _add_draws(x: Any, counts: Any, c: Any, missing: Any, bits: Any,
+def _add_draws(x: Any, counts: Any, c: Any, missing: Any, proposals: Any,
                c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
     """Make `missing` light draws, element j with probability v_j / V, by rejection under v_j <= CAP."""
+    bits, elements, levels = proposals
+    a = np.uint64(x.shape[0])
+    unfair = np.uint32(np.uint64(1 << 32) % a)
+    cell = _CAP * _TWO_M32
     batch = 0
     while missing > 0:
         fill_words(bits, batch, c1, c2, c3, k0, k1)
-        batch += 1
-        for i in range(LANES):
-            j, level = _proposal(bits, i, x.shape[0])
-            if level * _CAP < abs(x[j]) * c and missing > 0:
+        _propose(bits, elements, levels, a, unfair, cell)
+        for i in range(_PROPOSALS):
+            j = elements[i]
+            rate = abs(x[j]) * c
+            if levels[i] < rate and missing > 0:
+                if levels[i] + cell > rate:
+                    more, _ = _uniform64(_LAST - batch * _PROPOSALS - i, c1, c2, c3, k0, k1)
+                    if not _surely_below(levels[i], rate, more):
+                        continue
                 counts[j] += np.uint8(1)
                 missing -= 1
+        batch += 1
 
 
 @scalar_kernel
-def _remove_draws(x: Any, counts: Any, c: Any, excess: Any, bound: Any, orphaned: Any, bits: Any,
+def _remove_draws(x: Any, counts: Any, c: Any, excess: Any, bound: Any, orphaned: Any, proposals: Any,
                   c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
     """Take `excess` draws away, each uniform among those that are left, by rejection under c_j <= bound."""
+    bits, elements, levels = proposals
+    a = np.uint64(x.shape[0])
+    unfair = np.uint32(np.uint64(1 << 32) % a)
     batch = 0
     while excess > 0:
         fill_words(bits, batch, c1, c2, c3, k0, k1)
+        _propose(bits, elements, levels, a, unfair, np.float32(bound) * _TWO_M32)
         batch += 1
-        for i in range(LANES):
-            j, level = _proposal(bits, i, x.shape[0])
-            if level * bound < counts[j] and excess > 0:
+        for i in range(_PROPOSALS):
+            j = elements[i]
+            if levels[i] < np.float32(counts[j]) and excess > 0:
                 counts[j] -= np.uint8(1)
                 excess -= 1
                 orphaned[j // BLOCK] |= counts[j] == 0 and abs(x[j]) * c > _CAP
@@ -348,10 +378,10 @@ def _count_row(x: Any, c: Any, stream: Any, site: Any, scratch: Any) -> Any:
 
 
 @scalar_kernel
-def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, scratch: Any) -> None:
+def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any) -> None:
     """Run steps 1 to 4 on one row whose absolute values sum to `mass`, and write it."""
     full_width()
-    counts, orphaned, bits, _ = scratch
+    counts, orphaned, _, _ = scratch
     c = np.float32(draws / mass)
     total, v_sum, w_sum, bound, heaviest = _count_row(x, c, stream, site, scratch)
     c1, c2, shares, k0, k1 = row_counter(stream, site, _SHARES)
@@ -359,13 +389,14 @@ def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, 
     remainder = _binomial(draws, w_sum / (v_sum + w_sum), 0, c1, c2, shares, k0, k1)
     missing = np.int64(draws - remainder) - total
     if missing > 0:
-        _add_draws(x, counts, c, missing, bits, c1, c2, corrections, k0, k1)
+        _add_draws(x, counts, c, missing, proposals, c1, c2, corrections, k0, k1)
     else:
-        _remove_draws(x, counts, c, -missing, float(bound), orphaned, bits, c1, c2, corrections, k0, k1)
+        _remove_draws(x, counts, c, -missing, float(bound), orphaned, proposals, c1, c2, corrections, k0, k1)
     if remainder > 0.0:
         _share_remainder(x, counts, c, orphaned, remainder, w_sum, c1, c2, shares, k0, k1)
     _write_row(x, counts, out, c, np.float32(1.0 / draws))
-    if heaviest >= _SMALL_P * draws - _CAP:  # else no p can be above _SMALL_P
+    # else no p is above _SMALL_P, or all of those have rates whose e^-rate is below float32's rounding of 1
+    if heaviest >= _SMALL_P * draws - _CAP and _SMALL_P * draws < _SURE:
         _write_large(x, counts, out, mass, draws)
 
 
@@ -378,7 +409,9 @@ def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any
     full_width()
     blocks = (x.shape[1] + BLOCK - 1) // BLOCK
     counts = np.empty(blocks * BLOCK, np.uint8)
-    scratch = (counts, np.empty(blocks, np.bool_), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32))
+    bits = np.empty(BLOCK, np.uint32)
+    scratch = (counts, np.empty(blocks, np.bool_), bits, np.empty(BLOCK, np.float32))
+    proposals = (bits, np.empty(_PROPOSALS, np.uint32), np.empty(_PROPOSALS, np.float32))
     for n in range(x.shape[0]):
         mass = _mass(x[n])
         if not np.isfinite(mass):
@@ -386,11 +419,11 @@ def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any
         elif mass == 0.0:
             out[n, :] = _F0
         elif 1e-20 < mass < 1e30 and 1e-20 < draws / mass < 1e30:
-            _prune_row(x[n], out[n], mass, draws, streams[n], site, scratch)
+            _prune_row(x[n], out[n], mass, draws, streams[n], site, scratch, proposals)
         else:  # an exact power of two brings the row into the middle of float32's range
             factor = 2.0 ** -math.floor(math.log2(mass))
             row = (x[n] * factor).astype(np.float32)
-            _prune_row(row, out[n], mass * factor, draws, streams[n], site, scratch)
+            _prune_row(row, out[n], mass * factor, draws, streams[n], site, scratch, proposals)
             out[n] = (out[n] / factor).astype(np.float32)
 
 
