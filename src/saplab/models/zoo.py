@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import nn
 
+from saplab.models import hub
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
 
@@ -29,7 +30,11 @@ class Packaged:
 
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
-PACKAGED: dict[str, Packaged] = {}
+PACKAGED: dict[str, Packaged] = {
+    "preact-resnet20-dense": Packaged(
+        "preact-resnet20", "e54c25575533ec70b05e1cadbc4d76a2d690d28a1aff0df067b8388c45a51d81"
+    ),
+}
 _NESTED = ("state_dict", "model")
 _LISTED = 3
 
@@ -40,7 +45,8 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
     Args:
         spec: a network of the package with its weights (``preact-resnet20-dense``); an architecture
             (``preact-resnet20``, ``resnet20``), which needs ``weights``; or ``package.module:factory``, a function
-            that takes no arguments and gives an ``nn.Module``, sought beside the command's own working folder too.
+            that takes no arguments and gives an ``nn.Module``, sought beside the command's own working folder too;
+            or ``torchvision:NAME`` or ``timm:NAME``, whose weights are random unless ``weights`` gives others.
         weights: a ``.safetensors`` file, or ``.pt``, ``.pth`` or ``.th`` read with ``weights_only=True``: a state_dict
             or one under ``state_dict`` or ``model``; a ``module.`` prefix is stripped.
 
@@ -48,6 +54,8 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
         ValueError: the name is unknown, or the weights are damaged or belong to another network.
         FileNotFoundError: there is no such file.
     """
+    if hub.is_hub(spec):
+        return _load_hub(spec, weights)
     if ":" in spec:
         model = _call_factory(spec)
     elif spec in PACKAGED:
@@ -128,6 +136,13 @@ def _load_packaged(name: str) -> nn.Module:
     return model.eval()
 
 
+def _load_hub(spec: str, weights: str | Path | None) -> nn.Module:
+    model = hub.build(spec)
+    if weights is not None:
+        put_weights(model.network, read_weights(weights), str(weights))
+    return model.eval()
+
+
 def _call_factory(spec: str) -> nn.Module:
     """Import ``package.module`` and call ``factory()``; errors inside the user's own code pass through."""
     module_name, _, factory_name = spec.partition(":")
@@ -183,7 +198,8 @@ def _unknown_name(spec: str) -> str:
     names = [*PACKAGED, *ARCHITECTURES]
     close = difflib.get_close_matches(spec, names, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"`model` must be one of {', '.join(names)} or package.module:factory, got {spec!r}{hint}"
+    others = "torchvision:NAME, timm:NAME or package.module:factory"
+    return f"`model` must be one of {', '.join(names)}, {others}, got {spec!r}{hint}"
 
 
 def _some(names: list[str]) -> str:
