@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from saplab.cli.errors import explain, guarded
 from saplab.report import summarise
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "evaluate", "train", "report", "doctor")
+VERBS = ("demo", "evaluate", "sites", "train", "report", "doctor")
 PLAIN = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 
 
@@ -341,7 +342,8 @@ def test_constraints_are_the_same_for_uv_and_pip():
 
 def test_every_direct_dependency_is_constrained():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    direct = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    extras = project["project"]["optional-dependencies"].values()
+    direct = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *chain(*extras)]
     names = {re.split(r"[<>=\[]", item)[0] for item in direct}
     constrained = {item.split("==")[0] for item in project["tool"]["uv"]["constraint-dependencies"]}
     assert names == constrained

@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from saplab.cli.console import Console
     from saplab.data.dataset import Dataset
+    from saplab.data.images import Cut
     from saplab.studies import Cell, Network
 
-_MODEL = "A network of the package, an architecture with --weights, or package.module:factory."
+MODEL = (
+    "A network of the package, an architecture with --weights, torchvision:NAME, timm:NAME, or package.module:factory."
+)
+DATA = "sample, cifar10:DIR, a path that ends in .npz, or a folder with a subfolder of pictures for each class."
 
 
 def register(app: typer.Typer) -> None:
@@ -18,9 +25,12 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    model: Annotated[str, typer.Option(help=_MODEL)] = "preact-resnet20-dense",
+    model: Annotated[str, typer.Option(help=MODEL)] = "preact-resnet20-dense",
     weights: Annotated[Path | None, typer.Option(help="A .safetensors, .pt, .pth or .th file.")] = None,
-    data: Annotated[str, typer.Option(help="sample, cifar10:DIR or a path that ends in .npz.")] = "sample",
+    data: Annotated[str, typer.Option(help=DATA)] = "sample",
+    image_size: Annotated[
+        int | None, typer.Option(help="Height and width that pictures are cut to; by default the network's own.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first so many images.")] = None,
     defense: Annotated[str, typer.Option(help="sap:100; several joined by +; none by default.")] = "",
     sites: Annotated[str, typer.Option(help="Pattern of the sites to defend, such as 'stage3.*'.")] = "",
@@ -68,8 +78,10 @@ def evaluate(
         raise ValueError(f"`adversary` must be self or dense, got {adversary!r}")
     gradient = MonteCarlo(samples, backward, average, loss)  # type: ignore[arg-type]
     strengths = parse_strengths(lambdas)
-    dataset = load_data(data)
+    console = Console(as_json)
     network = load_model(model, weights)
+    tell_of_random_weights(network, model, weights, console)
+    dataset = load_data(data, cut_of(network, image_size), limit)
     if threads is not None:
         if threads < 1:
             raise ValueError(f"`threads` must be >= 1, got {threads}")
@@ -88,7 +100,27 @@ def evaluate(
         curves.insert(0, curve(defense_label(""), plain, batch_size))
     title = f"{model}: accuracy against strength"
     job = Job(title, tuple(curves), {(model, dense.digest): network}, dataset, out, "evaluate")
-    compute_and_report(job, Console(as_json))
+    compute_and_report(job, console)
+
+
+def cut_of(network: "nn.Module", image_size: int | None) -> "Cut | None":
+    """Say how pictures become the network's images: its own way, at its own size unless another is asked for."""
+    from saplab.data.images import Cut
+    from saplab.models.hub import Classifier
+
+    if not isinstance(network, Classifier):
+        return Cut(image_size, image_size) if image_size is not None else None
+    view = network.view
+    size = view.size if image_size is None else image_size
+    return Cut(size, max(size, round(size * view.resize / view.size)), view.interpolation)
+
+
+def tell_of_random_weights(network: "nn.Module", spec: str, weights: Path | None, console: "Console") -> None:
+    """Say that a hub's network has learned nothing yet: nothing is ever downloaded."""
+    from saplab.models.hub import Classifier
+
+    if weights is None and isinstance(network, Classifier):
+        console.say(f"{spec} has random weights, as nothing is downloaded; --weights FILE gives it trained ones")
 
 
 def _undefended(cell: "Cell", dense: "Network", settings: dict[str, object]) -> "Cell":

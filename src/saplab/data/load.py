@@ -7,14 +7,18 @@ import torch
 from saplab.data.cifar10 import CLASSES, Split, as_images, read_records
 from saplab.data.dataset import Dataset
 from saplab.data.folder import load_npz
+from saplab.data.images import Cut, load_folder
 
 
-def load_data(spec: str) -> Dataset:
+def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Dataset:
     """Load what a command line names.
 
     Args:
         spec: ``sample``, the 1,000 CIFAR-10 test images of the package; ``cifar10:DIR``, CIFAR-10's test split, of
-            which the 20 images that differ between copies are left out; or the path of an ``.npz`` file.
+            which the 20 images that differ between copies are left out; the path of an ``.npz`` file; or that of a
+            folder with a subfolder of pictures for each class.
+        cut: how the pictures of a folder become images; the other data have a size of their own.
+        limit: how many pictures of a folder to read at most.
 
     Raises:
         ValueError: it is none of these, or the files are not what they should be.
@@ -26,7 +30,13 @@ def load_data(spec: str) -> Dataset:
         return _cifar10("CIFAR-10 test", "test", cifar10_root(spec))
     if spec.endswith(".npz"):
         return load_npz(spec)
-    raise ValueError(f"`data` must be 'sample', 'cifar10:DIR' or a path that ends in .npz, got {spec!r}")
+    if spec and Path(spec).expanduser().is_dir():
+        if cut is None:
+            raise ValueError(
+                f"`image-size` must be given for the folder of pictures {spec}: this network names no size"
+            )
+        return load_folder(spec, cut, limit)
+    raise ValueError(f"`data` must be 'sample', 'cifar10:DIR', a path that ends in .npz or a folder, got {spec!r}")
 
 
 def cifar10_root(spec: str) -> Path:
