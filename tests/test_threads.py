@@ -15,7 +15,7 @@ from exact_law import rows
 
 from saplab.pruning import threads
 from saplab.pruning.operator import NotFiniteError, prune
-from saplab.pruning.threads import GRAIN, over_rows
+from saplab.pruning.threads import GRAIN, SLICES, over_rows
 
 ROWS = 32
 
@@ -150,7 +150,8 @@ def test_every_row_is_worked_on_once(count: int, size: int, workers: int) -> Non
     slices: list[tuple[int, int]] = []
     over_rows(lambda start, stop: slices.append((start, stop)), count, size)
     assert sorted(n for start, stop in slices for n in range(start, stop)) == list(range(count))
-    assert len(slices) <= max(1, min(workers, count, count * size // GRAIN))
+    useful = max(1, min(workers, count, count * size // GRAIN))
+    assert len(slices) == (1 if useful == 1 else min(count, useful * SLICES))
 
 
 def fail_in(part: int, error: BaseException) -> Callable[[int, int], None]:
@@ -172,6 +173,34 @@ def test_an_exception_of_any_slice_is_raised_and_the_pool_lives_on(part: int, er
     done: list[int] = []
     over_rows(lambda start, stop: done.append(start), 4, GRAIN)
     assert sorted(done) == [0, 1, 2, 3]
+
+
+def test_a_late_thread_leaves_its_slices_to_others() -> None:
+    done: dict[int, list[int]] = {}
+
+    def work(start: int, stop: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.3)
+        done.setdefault(threading.get_ident(), []).append(start)
+        time.sleep(0.01)
+
+    over_rows(work, 16, GRAIN)
+    assert len(done[threading.get_ident()]) > 4
+    assert sorted(start for starts in done.values() for start in starts) == list(range(0, 16, 2))
+
+
+def test_a_failure_leaves_later_slices_undone() -> None:
+    done: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        if start == 0:
+            raise ValueError("first slice")
+        time.sleep(0.1)
+        done.append(start)
+
+    with pytest.raises(ValueError, match="first slice"):
+        over_rows(work, 16, GRAIN)
+    assert len(done) < 7
 
 
 def test_a_failure_waits_for_the_other_slices() -> None:

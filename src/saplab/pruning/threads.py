@@ -7,6 +7,7 @@ copy of the pool has no threads behind it, makes its own.
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -14,6 +15,7 @@ from itertools import pairwise
 import torch
 
 GRAIN = 1 << 15  # activations below which a further thread costs more than it gives
+SLICES = 4  # per thread
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -39,19 +41,30 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 def over_rows(work: Callable[[int, int], None], rows: int, size: int) -> None:
     """Call `work(start, stop)` on slices of `rows` rows of `size` elements, over `torch.get_num_threads()` threads.
 
-    The calling thread takes the first slice itself. An exception of any slice is raised.
+    The calling thread works too. Each thread takes the next slice when it is done with one: another may be late, as
+    torch's own threads spin for milliseconds after their last task. An exception of any slice is raised.
     """
     threads = max(1, min(torch.get_num_threads(), rows, rows * size // GRAIN))
     if threads == 1:
         work(0, rows)
         return
-    bounds = [rows * t // threads for t in range(threads + 1)]
-    pool = _pool(threads - 1)
-    others = [pool.submit(work, a, b) for a, b in pairwise(bounds[1:])]
+    count = min(rows, threads * SLICES)
+    slices = deque(pairwise(rows * k // count for k in range(count + 1)))
+    others = [_pool(threads - 1).submit(_work_off, slices, work) for _ in range(threads - 1)]
     try:
-        work(bounds[0], bounds[1])
+        _work_off(slices, work)
     finally:
-        errors = [future.exception() for future in others]
+        slices.clear()
+        errors = [None if future.cancel() else future.exception() for future in others]
     for error in errors:
         if error is not None:
             raise error
+
+
+def _work_off(slices: deque[tuple[int, int]], work: Callable[[int, int], None]) -> None:
+    while True:
+        try:
+            start, stop = slices.popleft()
+        except IndexError:
+            return
+        work(start, stop)
