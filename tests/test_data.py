@@ -233,7 +233,9 @@ def test_load_data_reads_cifar10(binary: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["mnist", "cifar10", "images.zip", ""])
 def test_unknown_data(spec: str) -> None:
-    with pytest.raises(ValueError, match=r"`data` must be 'sample', 'cifar10:DIR', a path that ends in \.npz or a folder"):
+    with pytest.raises(
+        ValueError, match=r"`data` must be 'sample', 'cifar10:DIR', a path that ends in \.npz or a folder"
+    ):
         load_data(spec)
     with pytest.raises(ValueError, match="`data` must be 'cifar10:DIR', got 'cifar10:'"):
         load_data("cifar10:")
