@@ -221,3 +221,13 @@ def test_a_single_site_is_unbiased() -> None:
     h = F.gelu(x[0]).double()
     error = (out.mean(0) - h) / (out.std(0) / 4000**0.5).clamp_min(1e-12)
     assert error[h.abs() > 0].abs().max() < 4.5
+
+
+@pytest.mark.parametrize("call", [lambda x: x.clip(0), lambda x: torch.clip(x, min=0), lambda x: x.clip_(min=0)])
+def test_a_clip_at_zero_is_a_rectifier(call: Callable[[Tensor], Tensor]) -> None:
+    class Clips(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return call(x + 0)
+
+    (site,) = saplab.sites(Clips(), torch.ones(1, 7))
+    assert (site.function, site.activations) == ("relu", 7)

@@ -63,6 +63,10 @@ _INPLACE_POSITION: Final[dict[Any, int]] = {
 _CLAMPS: Final[dict[Any, bool]] = {  # rectifiers when min=0; the value says whether in place
     torch.clamp: False,
     Tensor.clamp: False,
+    torch.clip: False,
+    Tensor.clip: False,
+    torch.clip_: True,
+    Tensor.clip_: True,
     torch.clamp_min: False,
     Tensor.clamp_min: False,
     torch.clamp_: True,
