@@ -1,6 +1,6 @@
 """What a pass costs under each defence, against the undefended network in the same run: medians over rounds.
 
-    python benchmarks/defenses.py [--images 512] [--rounds 7] [--json PATH]
+python benchmarks/defenses.py [--images 512] [--rounds 7] [--json PATH]
 """
 
 import argparse

@@ -34,7 +34,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
-    """Train a network; killed and started again, the same command goes on where it stopped."""
+    """Train a network by a recipe.
+
+    Killed and started again, the same command goes on where it stopped.
+    """
     from dataclasses import replace
 
     import torch
