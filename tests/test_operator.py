@@ -55,6 +55,19 @@ def test_kept_sets_of_low_precision_are_those_of_float32(dtype: torch.dtype) -> 
     assert flips <= (3 if dtype == torch.float64 else 0)  # float64 rows are first divided by their largest
 
 
+@pytest.mark.parametrize("exponent", [-38, -20, 0, 20, 37])
+@pytest.mark.parametrize("draws", [1, 20, 10**6])
+def test_bfloat16_rounds_what_float32_gives(exponent: int, draws: int) -> None:
+    h = (gaussian(64, 100, dtype=torch.float64) * 10.0**exponent).bfloat16().requires_grad_()
+    wide = h.detach().float().requires_grad_()
+    out, expected = prune(h, rows(64), draws), prune(wide, rows(64), draws)
+    assert torch.equal(out, expected.bfloat16())
+    grad = gaussian(64, 100, seed=1, dtype=torch.bfloat16)
+    (got,) = torch.autograd.grad(out, h, grad)
+    m = torch.where(out != 0, out.float() / h.float(), 0.0)
+    assert torch.equal(got, (grad.float() * m).bfloat16())
+
+
 @pytest.mark.parametrize("exponent", [-320, -300, -50, 50, 300])
 def test_float64_has_its_own_range(exponent: int) -> None:
     h = gaussian(16, 100, dtype=torch.float64) * 10.0**exponent

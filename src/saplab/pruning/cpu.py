@@ -23,7 +23,16 @@ import numpy as np
 from numba import njit
 
 from saplab.noise import philox, row_counter
-from saplab.vector import BLOCK, fill_words, float_from_bits, full_width, scalar_kernel, select, vector_kernel
+from saplab.vector import (
+    BLOCK,
+    bits_of_float,
+    fill_words,
+    float_from_bits,
+    full_width,
+    scalar_kernel,
+    select,
+    vector_kernel,
+)
 
 _THRESHOLDS: Final = np.float32(12.0)  # counts below this are decided by the vector loop
 _CAP: Final = np.float32(6.0)
@@ -401,42 +410,96 @@ def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, 
 
 
 @scalar_kernel
+def _scratch(a: Any) -> Any:
+    """Make the memory that pruning a row of `a` activations needs: for its counts, and for proposals."""
+    blocks = (a + BLOCK - 1) // BLOCK
+    bits = np.empty(BLOCK, np.uint32)
+    counting = (np.empty(blocks * BLOCK, np.uint8), np.empty(blocks, np.bool_), bits, np.empty(BLOCK, np.float32))
+    return counting, (bits, np.empty(_PROPOSALS, np.uint32), np.empty(_PROPOSALS, np.float32))
+
+
+@scalar_kernel
+def _prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any) -> Any:
+    """Prune one row of any scale; tell whether it is finite. A row of zeros gives zeros, one with NaN nothing."""
+    full_width()
+    mass = _mass(x)
+    if not np.isfinite(mass):
+        return False
+    if mass == 0.0:
+        out[:] = _F0
+    elif 1e-20 < mass < 1e30 and 1e-20 < draws / mass < 1e30:
+        _prune_row(x, out, mass, draws, stream, site, scratch, proposals)
+    else:  # an exact power of two brings the row into the middle of float32's range
+        factor = 2.0 ** -math.floor(math.log2(mass))
+        row = (x * factor).astype(np.float32)
+        _prune_row(row, out, mass * factor, draws, stream, site, scratch, proposals)
+        out[:] = (out / factor).astype(np.float32)
+    return True
+
+
+@scalar_kernel
 def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
     """Apply Algorithm 1 to the rows of `x` (N, a) float32 with `draws` draws each; write `out` (N, a).
 
-    Rows of zeros give zeros. Rows with NaN or infinity are marked in `bad` (N,) and left alone.
+    Rows of zeros give zeros. Rows with NaN or infinity are marked in `bad` (N,).
     """
     full_width()
-    blocks = (x.shape[1] + BLOCK - 1) // BLOCK
-    counts = np.empty(blocks * BLOCK, np.uint8)
-    bits = np.empty(BLOCK, np.uint32)
-    scratch = (counts, np.empty(blocks, np.bool_), bits, np.empty(BLOCK, np.float32))
-    proposals = (bits, np.empty(_PROPOSALS, np.uint32), np.empty(_PROPOSALS, np.float32))
+    scratch, proposals = _scratch(x.shape[1])
     for n in range(x.shape[0]):
-        mass = _mass(x[n])
-        if not np.isfinite(mass):
-            bad[n] = True
-        elif mass == 0.0:
-            out[n, :] = _F0
-        elif 1e-20 < mass < 1e30 and 1e-20 < draws / mass < 1e30:
-            _prune_row(x[n], out[n], mass, draws, streams[n], site, scratch, proposals)
-        else:  # an exact power of two brings the row into the middle of float32's range
-            factor = 2.0 ** -math.floor(math.log2(mass))
-            row = (x[n] * factor).astype(np.float32)
-            _prune_row(row, out[n], mass * factor, draws, streams[n], site, scratch, proposals)
-            out[n] = (out[n] / factor).astype(np.float32)
+        bad[n] = not _prune_any_row(x[n], out[n], draws, streams[n], site, scratch, proposals)
+
+
+@scalar_kernel
+def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
+    """Do as `prune_rows` with the bits of bfloat16 numbers, as uint16; a row is float32 while it lies in the cache."""
+    full_width()
+    scratch, proposals = _scratch(x.shape[1])
+    wide, pruned = np.empty(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
+    for n in range(x.shape[0]):
+        _widen_row(x[n], wide)
+        bad[n] = not _prune_any_row(wide, pruned, draws, streams[n], site, scratch, proposals)
+        _narrow_row(pruned, out[n])
+
+
+@njit(inline="always")
+def _widen(bits: Any) -> Any:
+    """Read the bits of a bfloat16 as float32."""
+    return float_from_bits(np.int32(np.uint32(bits) << np.uint32(16)))
+
+
+@njit(inline="always")
+def _narrow(x: Any) -> Any:
+    """Give the bits of the bfloat16 nearest to a float32 that is no NaN, ties to even."""
+    bits = np.uint32(bits_of_float(x))
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
 @vector_kernel
-def _scale_row(grad: Any, x: Any, out: Any, result: Any) -> None:
+def _widen_row(x: Any, out: Any) -> None:
+    full_width()
+    for i in range(x.shape[0]):
+        out[i] = _widen(x[i])
+
+
+@vector_kernel
+def _narrow_row(x: Any, out: Any) -> None:
+    full_width()
+    for i in range(x.shape[0]):
+        out[i] = _narrow(x[i])
+
+
+@vector_kernel
+def scale_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
+    """Write grad * m, all (n,) float32 of a pruned map, m = out / x where kept and 0 elsewhere."""
     full_width()
     for i in range(x.shape[0]):
         result[i] = select(out[i] != _F0, grad[i] * (out[i] / x[i]), _F0)
 
 
-@scalar_kernel
-def scale_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
-    """Write grad * m for the rows (N, a) of a pruned map, m = out / x where kept and 0 elsewhere."""
+@vector_kernel
+def scale_bfloat16_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
+    """Do as `scale_gradient` with the bits of bfloat16 numbers, as uint16."""
     full_width()
-    for n in range(x.shape[0]):
-        _scale_row(grad[n], x[n], out[n], result[n])
+    for i in range(x.shape[0]):
+        kept = _widen(out[i])
+        result[i] = _narrow(select(kept != _F0, _widen(grad[i]) * (kept / _widen(x[i])), _F0))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.pruning.cpu import prune_rows, scale_gradient
+from saplab.pruning.cpu import prune_bfloat16_rows, prune_rows, scale_bfloat16_gradient, scale_gradient
 from saplab.pruning.threads import over_rows
 
 BackwardRule = Literal["mask", "probability", "identity"]
@@ -61,28 +61,34 @@ def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: s
     if h.numel() == 0:
         return torch.empty_like(h)
     x = h.detach().reshape(len(h), -1)
-    kept = _prune_rows(_as_float32(x), streams.contiguous(), draws, site, name)
+    kept = _prune_rows(_as_kernels_take_it(x), streams.contiguous(), draws, site, name)
     if h.dtype == torch.float64:
         kept = _rescale(x, kept != 0, draws)
     out = kept.view(h.shape)
     return out if out.dtype == h.dtype and out.stride() == h.stride() else torch.empty_like(h).copy_(out)
 
 
-def _as_float32(x: Tensor) -> Tensor:
-    """Give the rows as contiguous float32; of float64 only the relative sizes within a row, which decide the draws."""
+def _as_kernels_take_it(x: Tensor) -> Tensor:
+    """Give the rows as contiguous bfloat16 or float32; of float64 only the relative sizes, which decide the draws."""
     if x.dtype == torch.float64:
         top = x.abs().amax(1, keepdim=True)
         x = torch.where(top > 0, x / top, x)
-    return x.float().contiguous()
+    return (x if x.dtype == torch.bfloat16 else x.float()).contiguous()
+
+
+def _array(t: Tensor) -> np.ndarray[Any, Any]:
+    """View float32 as it is, and bfloat16, which NumPy does not know, by its bits."""
+    return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
 
 
 def _prune_rows(rows: Tensor, streams: Tensor, draws: int, site: int, name: str) -> Tensor:
     kept = torch.empty_like(rows)
     bad = np.zeros(len(rows), np.bool_)
-    x, out, keys = rows.numpy(), kept.numpy(), streams.numpy()
+    x, out, keys = _array(rows), _array(kept), streams.numpy()
+    kernel = prune_bfloat16_rows if rows.dtype == torch.bfloat16 else prune_rows
 
     def work(start: int, stop: int) -> None:
-        prune_rows(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop])
+        kernel(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop])
 
     over_rows(work, *x.shape)
     if bad.any():
@@ -115,12 +121,24 @@ def _(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -
 @torch.library.custom_op("saplab::mask_gradient", mutates_args=(), device_types="cpu")
 def _mask_gradient(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
     """Give grad * m, with m = out / h where an activation was kept and 0 elsewhere."""
-    if not _same_float32(grad, h, out):
+    if h.dtype not in _GRADIENT_KERNELS or grad.dtype != h.dtype or h.numel() == 0:
         m = torch.where(out != 0, out.to(_at_least_float32(h)) / h, 0.0)
         return torch.empty_like(grad).copy_(grad * m)
+    scaled = _scale_gradient(*(t.detach().contiguous(memory_format=_dense_format(h)) for t in (grad, h, out)))
     result = torch.empty_like(grad)
-    g, x, y, r = (_flat(t).numpy() for t in (grad, h, out, result))
-    over_rows(lambda start, stop: scale_gradient(*(t[start:stop] for t in (g, x, y, r))), *g.shape)
+    return scaled if scaled.stride() == result.stride() else result.copy_(scaled)
+
+
+_GRADIENT_KERNELS = {torch.float32: scale_gradient, torch.bfloat16: scale_bfloat16_gradient}
+
+
+def _scale_gradient(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
+    """Scale, of tensors that lie in memory in one and the same dense order."""
+    result = torch.empty_like(grad)
+    kernel = _GRADIENT_KERNELS[h.dtype]
+    arrays = [_array(t.as_strided((t.numel(),), (1,))) for t in (grad, h, out, result)]
+    size = h.numel() // len(h)
+    over_rows(lambda start, stop: kernel(*(t[start * size : stop * size] for t in arrays)), len(h), size)
     return result
 
 
@@ -128,19 +146,9 @@ def _at_least_float32(h: Tensor) -> torch.dtype:
     return torch.promote_types(h.dtype, torch.float32)
 
 
-def _same_float32(*tensors: Tensor) -> bool:
-    """Tell whether these are float32 and lie in memory in one and the same dense order."""
-    first = tensors[0]
-    channels_last = first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last)
-    dense = first.is_contiguous() or channels_last
-    return (
-        dense and first.numel() > 0 and all(t.dtype == torch.float32 and t.stride() == first.stride() for t in tensors)
-    )
-
-
-def _flat(t: Tensor) -> Tensor:
-    """View a dense tensor (N, ...) as (N, a) in the order of its memory."""
-    return t.detach().as_strided((len(t), t.numel() // len(t)), (t.numel() // len(t), 1))
+def _dense_format(h: Tensor) -> torch.memory_format:
+    in_channels_last = h.dim() == 4 and h.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if in_channels_last and not h.is_contiguous() else torch.contiguous_format
 
 
 @_mask_gradient.register_fake
