@@ -89,8 +89,8 @@ def conditions(batch: int, size: int, rounds: int) -> str:
     used = versions()
     return (
         f"Batch {batch}, {size}×{size} pixels, float32, random weights, PyTorch threads: {torch.get_num_threads()}, on"
-        f" an {processor()}, PyTorch {used['torch']}. Each number is the median, ± half the range, of {rounds} ratios of"
-        " one defended to one dense pass taken right after it. The machine had other work to do, so that times are"
+        f" an {processor()}, PyTorch {used['torch']}. Each number is the median, ± half the range, of {rounds} ratios"
+        " of one defended to one dense pass taken right after it. The machine had other work to do, so that times are"
         " comparable within a pair alone."
     )
 
