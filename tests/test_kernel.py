@@ -8,6 +8,7 @@ from numba import njit
 from scipy import stats
 
 from saplab.pruning import cpu
+from saplab.pruning.binomial import binomial
 from saplab.pruning.operator import prune
 
 MILLION = 1_000_000
@@ -258,7 +259,7 @@ def draw_binomials(n, p, size):
     out = np.empty(size)
     zero = np.uint64(0)
     for k in range(size):
-        out[k] = cpu._binomial(n, p, 0, np.uint64(k), zero, zero, np.uint64(7), zero)
+        out[k] = binomial(n, p, 0, np.uint64(k), zero, zero, np.uint64(7), zero)
     return out
 
 

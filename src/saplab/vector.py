@@ -15,15 +15,18 @@ from saplab.noise import philox
 BLOCK: Final = 128  # words that one run of LANES counters gives
 LANES: Final = BLOCK // 4
 
-_SHARED = tuple(Path(__file__).parent.joinpath(name).read_bytes() for name in ("noise.py", "vector.py"))
+_HERE = Path(__file__).parent
+_SHARED = tuple(
+    path.read_bytes() for path in (_HERE / "noise.py", _HERE / "vector.py", *sorted(_HERE.glob("pruning/*.py")))
+)
 _FAST = {"reassoc", "nsz", "contract"}
 
 
 def _kernel(**options: Any) -> Any:
     """Make a decorator that compiles a function, which releases the interpreter's lock, and caches it on disk.
 
-    Numba's cache looks at the function's own file alone. A kernel changes as well with the functions it inlines from
-    this file and from noise.py, so their contents become part of the stamp.
+    Numba's cache looks at the function's own file alone. A kernel changes as well with the functions it calls from
+    other files, so the contents of all files with kernels become part of the stamp.
     """
 
     def decorate(function: Any) -> Any:
@@ -92,3 +95,32 @@ def fill_words(bits: Any, block: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: An
         bits[LANES + i] = np.uint32(w1)
         bits[2 * LANES + i] = np.uint32(w2)
         bits[3 * LANES + i] = np.uint32(w3)
+
+
+@njit(inline="always")
+def widen(bits: Any) -> Any:
+    """Read the bits of a bfloat16 as float32."""
+    return float_from_bits(np.int32(np.uint32(bits) << np.uint32(16)))
+
+
+@njit(inline="always")
+def narrow(x: Any) -> Any:
+    """Give the bits of the bfloat16 nearest to a float32 that is no NaN, ties to even."""
+    bits = np.uint32(bits_of_float(x))
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@vector_kernel
+def widen_row(x: Any, out: Any) -> None:
+    """Read a row of bfloat16 bits (uint16) as float32."""
+    full_width()
+    for i in range(x.shape[0]):
+        out[i] = widen(x[i])
+
+
+@vector_kernel
+def narrow_row(x: Any, out: Any) -> None:
+    """Write a row of float32 as bfloat16 bits (uint16)."""
+    full_width()
+    for i in range(x.shape[0]):
+        out[i] = narrow(x[i])

@@ -22,16 +22,18 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from saplab.noise import philox, row_counter
+from saplab.noise import row_counter
+from saplab.pruning.binomial import binomial, uniform64
 from saplab.vector import (
     BLOCK,
-    bits_of_float,
     fill_words,
     float_from_bits,
     full_width,
+    narrow_row,
     scalar_kernel,
     select,
     vector_kernel,
+    widen_row,
 )
 
 _THRESHOLDS: Final = np.float32(12.0)  # counts below this are decided by the vector loop
@@ -75,83 +77,6 @@ def _one_minus_exp(x: Any) -> Any:
     q = f * (_F1 - f * (_I2 - f * (_I3 - f * (_I4 - f * (_I5 - f * (_I6 - f * _I7))))))
     power: Any = float_from_bits(np.int32(np.int32(127 - k) << np.int32(23)))
     return (_F1 - power) + power * q
-
-
-@njit(inline="always")
-def _uniform64(counter: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Draw two float64 uniforms in (0, 1)."""
-    w0, w1, w2, w3 = philox(np.uint64(counter), c1, c2, c3, k0, k1)
-    a = (float((w0 << np.uint64(20)) ^ (w1 >> np.uint64(12))) + 0.5) * 2.0**-52
-    b = (float((w2 << np.uint64(20)) ^ (w3 >> np.uint64(12))) + 0.5) * 2.0**-52
-    return a, b
-
-
-@njit(inline="always")
-def _stirling(k: Any) -> Any:
-    """Give log k! - [log sqrt(2 pi) + (k + 1/2) log(k + 1) - (k + 1)]."""
-    if k < 10:
-        return math.lgamma(k + 1.0) - (0.9189385332046727 + (k + 0.5) * math.log(k + 1.0) - (k + 1.0))
-    s = 1.0 / ((k + 1.0) * (k + 1.0))
-    return (1.0 / 12 - (1.0 / 360 - (1.0 / 1260 - s / 1680) * s) * s) / (k + 1.0)
-
-
-@scalar_kernel
-def _binomial_inversion(n: Any, p: Any, u: Any) -> Any:
-    """Give Binomial(n, p) at the uniform `u`, for n·p < 10, by sequential search."""
-    pmf = math.exp(n * math.log1p(-p))
-    odds = p / (1.0 - p)
-    k = 0.0
-    while u > pmf and k < n and pmf > 0.0:
-        u -= pmf
-        k += 1.0
-        pmf *= (n - k + 1.0) / k * odds
-    return k
-
-
-@scalar_kernel
-def _binomial_small_p(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Draw Binomial(n, p) for p <= 1/2 by Hörmann's transformed rejection (BTRS, 1993), or inversion where n·p < 10."""
-    if n * p < 10.0:
-        return _binomial_inversion(n, p, _uniform64(first, c1, c2, c3, k0, k1)[0])
-    spq = math.sqrt(n * p * (1.0 - p))
-    b = 1.15 + 2.53 * spq
-    a = -0.0873 + 0.0248 * b + 0.01 * p
-    centre = n * p + 0.5
-    v_r = 0.92 - 4.2 / b
-    alpha = (2.83 + 5.1 / b) * spq
-    m = math.floor((n + 1.0) * p)
-    odds = p / (1.0 - p)
-    while True:
-        u, v = _uniform64(first, c1, c2, c3, k0, k1)
-        first += 1
-        u -= 0.5
-        us = 0.5 - abs(u)
-        k = math.floor((2.0 * a / us + b) * u + centre)
-        if us >= 0.07 and v <= v_r:
-            return k
-        if k < 0.0 or k > n:
-            continue
-        v = math.log(v * alpha / (a / (us * us) + b))
-        bound = (
-            (m + 0.5) * math.log((m + 1.0) / (odds * (n - m + 1.0)))
-            + (n + 1.0) * math.log((n - m + 1.0) / (n - k + 1.0))
-            + (k + 0.5) * math.log(odds * (n - k + 1.0) / (k + 1.0))
-            + _stirling(m) + _stirling(n - m) - _stirling(k) - _stirling(n - k)
-        )  # fmt: skip
-        if v <= bound:
-            return k
-
-
-@scalar_kernel
-def _binomial(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Draw Binomial(n, p) exactly for any n (a whole float64), from the counters `first`, `first` + 1, ..."""
-    if p <= 0.0 or n <= 0.0:
-        return 0.0
-    if p >= 1.0:
-        return n
-    if p > 0.5:
-        return n - _binomial_small_p(n, 1.0 - p, first, c1, c2, c3, k0, k1)
-    return _binomial_small_p(n, p, first, c1, c2, c3, k0, k1)
 
 
 @vector_kernel
@@ -235,7 +160,7 @@ def _resolve_block(x: Any, bits: Any, counts: Any, c: Any, lo: Any,
     for i in range(BLOCK):
         if counts[i] == np.uint8(_UNRESOLVED):
             rate = abs(x[i]) * c
-            more, _ = _uniform64(lo + i, c1, c2, c3, k0, k1)
+            more, _ = uniform64(lo + i, c1, c2, c3, k0, k1)
             count = _resolve(rate, bits[i], more)
             counts[i] = np.uint8(count)
             total += count
@@ -281,7 +206,7 @@ def _add_draws(x: Any, counts: Any, c: Any, missing: Any, proposals: Any,
             rate = abs(x[j]) * c
             if levels[i] < rate and missing > 0:
                 if levels[i] + cell > rate:
-                    more, _ = _uniform64(_LAST - batch * _PROPOSALS - i, c1, c2, c3, k0, k1)
+                    more, _ = uniform64(_LAST - batch * _PROPOSALS - i, c1, c2, c3, k0, k1)
                     if not _surely_below(levels[i], rate, more):
                         continue
                 counts[j] += np.uint8(1)
@@ -323,7 +248,7 @@ def _share_remainder(x: Any, counts: Any, c: Any, orphaned: Any, draws: Any, wei
                 continue
             own = float(rate - _CAP)
             first += 1024
-            hits = _binomial(draws, min(own / weight, 1.0), first, c1, c2, c3, k0, k1)
+            hits = binomial(draws, min(own / weight, 1.0), first, c1, c2, c3, k0, k1)
             draws -= hits
             weight -= own
             counts[j] = np.uint8(hits > 0.0)
@@ -395,7 +320,7 @@ def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, 
     total, v_sum, w_sum, bound, heaviest = _count_row(x, c, stream, site, scratch)
     c1, c2, shares, k0, k1 = row_counter(stream, site, _SHARES)
     _, _, corrections, _, _ = row_counter(stream, site, _CORRECTION)
-    remainder = _binomial(draws, w_sum / (v_sum + w_sum), 0, c1, c2, shares, k0, k1)
+    remainder = binomial(draws, w_sum / (v_sum + w_sum), 0, c1, c2, shares, k0, k1)
     missing = np.int64(draws - remainder) - total
     if missing > 0:
         _add_draws(x, counts, c, missing, proposals, c1, c2, corrections, k0, k1)
@@ -456,50 +381,6 @@ def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float,
     scratch, proposals = _scratch(x.shape[1])
     wide, pruned = np.empty(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
     for n in range(x.shape[0]):
-        _widen_row(x[n], wide)
+        widen_row(x[n], wide)
         bad[n] = not _prune_any_row(wide, pruned, draws, streams[n], site, scratch, proposals)
-        _narrow_row(pruned, out[n])
-
-
-@njit(inline="always")
-def _widen(bits: Any) -> Any:
-    """Read the bits of a bfloat16 as float32."""
-    return float_from_bits(np.int32(np.uint32(bits) << np.uint32(16)))
-
-
-@njit(inline="always")
-def _narrow(x: Any) -> Any:
-    """Give the bits of the bfloat16 nearest to a float32 that is no NaN, ties to even."""
-    bits = np.uint32(bits_of_float(x))
-    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
-
-
-@vector_kernel
-def _widen_row(x: Any, out: Any) -> None:
-    full_width()
-    for i in range(x.shape[0]):
-        out[i] = _widen(x[i])
-
-
-@vector_kernel
-def _narrow_row(x: Any, out: Any) -> None:
-    full_width()
-    for i in range(x.shape[0]):
-        out[i] = _narrow(x[i])
-
-
-@vector_kernel
-def scale_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
-    """Write grad * m, all (n,) float32 of a pruned map, m = out / x where kept and 0 elsewhere."""
-    full_width()
-    for i in range(x.shape[0]):
-        result[i] = select(out[i] != _F0, grad[i] * (out[i] / x[i]), _F0)
-
-
-@vector_kernel
-def scale_bfloat16_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
-    """Do as `scale_gradient` with the bits of bfloat16 numbers, as uint16."""
-    full_width()
-    for i in range(x.shape[0]):
-        kept = _widen(out[i])
-        result[i] = _narrow(select(kept != _F0, _widen(grad[i]) * (kept / _widen(x[i])), _F0))
+        narrow_row(pruned, out[n])

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.pruning.cpu import prune_bfloat16_rows, prune_rows, scale_bfloat16_gradient, scale_gradient
+from saplab.pruning.cpu import prune_bfloat16_rows, prune_rows
+from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
 from saplab.pruning.threads import over_rows
 
 BackwardRule = Literal["mask", "probability", "identity"]

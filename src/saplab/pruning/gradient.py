@@ -1,0 +1,26 @@
+"""The mask's gradient on the CPU: grad * m, in one pass over memory."""
+
+from typing import Any
+
+import numpy as np
+
+from saplab.vector import full_width, narrow, select, vector_kernel, widen
+
+_F0 = np.float32(0.0)
+
+
+@vector_kernel
+def scale_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
+    """Write grad * m, all (n,) float32 of a pruned map, m = out / x where kept and 0 elsewhere."""
+    full_width()
+    for i in range(x.shape[0]):
+        result[i] = select(out[i] != _F0, grad[i] * (out[i] / x[i]), _F0)
+
+
+@vector_kernel
+def scale_bfloat16_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
+    """Do as `scale_gradient` with the bits of bfloat16 numbers, as uint16."""
+    full_width()
+    for i in range(x.shape[0]):
+        kept = widen(out[i])
+        result[i] = narrow(select(kept != _F0, widen(grad[i]) * (kept / widen(x[i])), _F0))
