@@ -279,6 +279,36 @@ def count_row(x, c, stream, counts):
     return cpu._count_row(x, c, stream, 0, (counts, orphaned, bits, tail)), orphaned
 
 
+@njit
+def share_remainders(rates, light, draws, size):
+    kept = np.empty((size, len(rates)), np.bool_)
+    orphaned, zero = np.ones(1, np.bool_), np.uint64(0)
+    weight = np.maximum(rates - cpu._CAP, np.float32(0)).sum()
+    for k in range(size):
+        counts = light.copy()
+        example = np.uint64(k)
+        cpu._share_remainder(
+            rates, counts, np.float32(1), orphaned, draws, float(weight), example, zero, zero, zero, zero
+        )
+        kept[k] = counts > light
+    return kept
+
+
+@pytest.mark.parametrize("draws", [1.0, 3.0, 8.0])
+@pytest.mark.parametrize("light", [0, 1])
+def test_shares_of_the_remainder_have_the_law_of_its_draws(draws: float, light: int) -> None:
+    # all the activations above the cap lack a light draw but, where `light` is 1, the third, whose share is not needed
+    weights = (5, 3, 2, 1)
+    rates = np.array([6 + 5, 6 + 3, 4, 6 + 2, 0, 6 + 1], np.float32)
+    counts = np.array([0, 0, 3, light, 0, 0], np.uint8)
+    kept = share_remainders(rates, counts, draws, 200_000)
+    law = kept_set_law(weights, int(draws)).reshape(2, 2, 2, 2)  # axes: the last activation first
+    if light:
+        law = law.sum(1, keepdims=True) * [[[[1.0]], [[0.0]]]]
+    assert not kept[:, [2, 4]].any()
+    assert chi_square(count_kept_sets(kept[:, [0, 1, 3, 5]]), law.ravel()) > LEVEL
+
+
 @pytest.mark.parametrize("n", [1.0, 2.0, 15.0, 100.0, 1e4, 1e6, 1e9])
 @pytest.mark.parametrize("p", [1e-9, 1e-4, 0.05, 0.3, 0.5, 0.7, 0.999, 1 - 1e-9])
 def test_binomial_law(n: float, p: float) -> None:
