@@ -1,6 +1,7 @@
 """The torch operator around Algorithm 1: every layout and dtype, the three gradients, and torch's own machinery."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -366,17 +367,21 @@ def step(x: Tensor, keys: Tensor, rule) -> Tensor:
     return prune(torch.relu(x) * 2.0, keys, 30, site=3, rule=rule).square().mean()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of inductor's own use
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", RULES)
-def test_compile_equals_eager_and_new_streams_compile_nothing(rule) -> None:
+def test_compile_equals_eager_and_new_streams_compile_nothing(rule, backend: str) -> None:
+    if backend == "inductor" and not shutil.which("c++"):
+        pytest.skip("inductor needs a C++ compiler")
     torch._dynamo.reset()
     x = gaussian(4, 2, 5, 5).requires_grad_()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
     for pass_ in range(3):
         with torch._dynamo.config.patch(error_on_recompile=pass_ > 0):
             losses = compiled(x, rows(4, pass_), rule), step(x, rows(4, pass_), rule)
-        assert torch.equal(*losses)
+        assert torch.allclose(*losses, rtol=1e-6)
         grads = [torch.autograd.grad(loss, x)[0] for loss in losses]
-        assert torch.allclose(*grads, rtol=1e-6, atol=1e-9)
+        assert torch.allclose(*grads, rtol=1e-5, atol=1e-7)
     torch._dynamo.reset()
 
 
