@@ -93,6 +93,26 @@ def test_small_uniforms_are_resolved_far_below_32_bits(rate: float) -> None:
         assert cpu._resolve(np.float32(rate), np.uint32(bits), more * factor) == count
 
 
+@njit
+def resolve_zeros(x, size):
+    total, zero, bits = 0, np.uint64(0), np.zeros(cpu.BLOCK, np.uint32)
+    for k in range(size):
+        counts = np.full(cpu.BLOCK, np.uint8(255))
+        example = np.uint64(k)
+        found = cpu._resolve_block(x, bits, counts, np.float32(1), 0, example, zero, zero, zero, zero)
+        total += found[0]
+    return total
+
+
+@pytest.mark.parametrize("power", [-33, -40])
+def test_a_uniform_whose_bits_are_all_zero_gets_more(power: int) -> None:
+    # u < 2^-32 is all that is known, and P(u < 2^power | u < 2^-32) = 2^(power + 32)
+    size, p = 2000 * 2 ** (-33 - power), 2.0 ** (power + 32)
+    n = size * cpu.BLOCK
+    hits = resolve_zeros(np.full(cpu.BLOCK, 2.0**power, np.float32), size)
+    assert abs(hits - n * p) < 5 * np.sqrt(n * p * (1 - p))
+
+
 @pytest.mark.parametrize("rate", [1e-3, 0.4, 2.0, 6.0, 40.0])
 @pytest.mark.parametrize("more", [1e-4, 0.01, 0.7])
 def test_high_counts_are_resolved_in_float64(rate: float, more: float) -> None:
