@@ -90,8 +90,7 @@ def drawing(streams: Tensor, rule: BackwardRule = "mask") -> Iterator[None]:
     Raises:
         ValueError: an unknown `rule`.
     """
-    if rule not in RULES:
-        raise ValueError(f"`backward` must be one of {', '.join(RULES)}, got {rule!r}")
+    check_rule(rule)
     token = _current.set(Drawing(streams, rule=rule))
     try:
         yield
