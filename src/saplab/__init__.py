@@ -30,6 +30,9 @@ _HOMES: dict[str, str] = {
     "PGD": "saplab.attacks",
     "RandomNoise": "saplab.attacks",
     "accuracy": "saplab.measures",
+    "calibration": "saplab.measures",
+    "game_value": "saplab.measures",
+    "verdict": "saplab.measures",
 }
 
 __all__ = ["__version__", *_HOMES]
