@@ -23,6 +23,7 @@ _HOMES: dict[str, str] = {
     "sites": "saplab.defenses",
     "load_model": "saplab.models.zoo",
     "load_cifar10": "saplab.data.cifar10",
+    "APGD": "saplab.attacks",
     "FGSM": "saplab.attacks",
     "Estimate": "saplab.attacks",
     "Iterative": "saplab.attacks",
