@@ -30,6 +30,7 @@ _HOMES: dict[str, str] = {
     "MonteCarlo": "saplab.attacks",
     "PGD": "saplab.attacks",
     "RandomNoise": "saplab.attacks",
+    "Square": "saplab.attacks",
     "accuracy": "saplab.measures",
 }
 

@@ -3,6 +3,7 @@
 from saplab.attacks.apgd import APGD
 from saplab.attacks.attack import Attack, Cost
 from saplab.attacks.ball import eps_of
+from saplab.attacks.black_box import Square
 from saplab.attacks.estimate import Estimate, Score, lost
 from saplab.attacks.gradient import MonteCarlo
 from saplab.attacks.iterative import PGD, Iterative
@@ -19,6 +20,7 @@ __all__ = [
     "MonteCarlo",
     "RandomNoise",
     "Score",
+    "Square",
     "eps_of",
     "lost",
 ]
