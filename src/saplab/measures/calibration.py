@@ -57,8 +57,9 @@ def calibration(
     diagram); adaptive ECE: Nixon et al. 2019, "Measuring calibration in deep learning"; Brier 1950.
 
     An estimated ECE is too high on average, the more so the fewer images a bin holds, and resampling adds as much
-    again, so that percentiles of the bootstrap exclude the truth. The interval's lower end is ECE - q, q the 97.5 %
-    quantile of Σ|gap* - gap| over bins, which no difference of two ECEs exceeds; its upper end is the pivotal one.
+    again: plain percentiles of the bootstrap exclude the truth for a calibrated network. So the interval's lower end is
+    ECE - q, where q is the 97.5 % quantile of Σ|gap* - gap| over bins, which no difference of two ECEs exceeds; its
+    upper end is the percentile, on the safe side.
 
     Args:
         probs: probabilities (N, C), or those of K single passes (K, N, C), whose images are resampled as wholes.
@@ -164,8 +165,8 @@ def _bootstrapped(sums: NDArray[np.float64], seed: int, replicates: int) -> Inte
     drawn = np.stack([_gaps((w @ flat).reshape(bins, 3)) for w in resamples(images, replicates, seed)])
     ece = float(np.abs(gaps).sum())
     distance = float(np.quantile(np.abs(drawn - gaps).sum(axis=1), 0.975))
-    pivotal = 2 * ece - float(np.quantile(np.abs(drawn).sum(axis=1), 0.025))
-    return Interval(ece, max(ece - distance, 0.0), min(max(pivotal, ece), 1.0), images)
+    percentile = float(np.quantile(np.abs(drawn).sum(axis=1), 0.975))
+    return Interval(ece, max(ece - distance, 0.0), max(percentile, ece), images)
 
 
 def _adaptive(confidence: NDArray[np.float64], right: NDArray[np.float64], bins: int) -> float:

@@ -47,9 +47,8 @@ def count(probs: ArrayLike, votes: ArrayLike, labels: ArrayLike, of: int = 10) -
     fewest = int(passes.min())
     in_all = in_any = None
     if fewest >= of:
-        blocks = fewest // of
-        in_all = mean_interval(right_in_all(votes, labels, of), blocks)
-        in_any = mean_interval(right_in_any(votes, labels, of), blocks)
+        every, some = right_in_all(votes, labels, of), right_in_any(votes, labels, of)
+        in_all, in_any = (mean_interval(scores, fewest // of) for scores in (every, some))
     majority = mean_interval(right_by_majority(votes, labels))
     return Counts(
         accuracy(probs, labels), single_pass_accuracy(votes, labels), majority, in_all, in_any, of, fewest

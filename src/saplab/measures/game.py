@@ -2,21 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from saplab.measures.equilibrium import Equilibrium, equilibrium, has_another
 from saplab.measures.intervals import Interval
 from saplab.measures.resampling import resamples
-
-GAP: Final = 1e-7
-"""Largest gain from leaving the equilibrium that counts as rounding, as a share of the table's range."""
-
-ANOTHER: Final = 1e-4
-"""Probability that another mixture must move before it counts as another."""
-
-Equilibrium = tuple[float, NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,89 +74,32 @@ def game_value(
         raise ValueError(f"`payoff` must have the shape (D, A) or (D, A, N), got {table.shape}")
     if not np.isfinite(table).all():
         raise ValueError("`payoff` must be finite, got NaN or infinite entries")
-    rows = _labels(defenders, table.shape[0], "defender")
-    columns = _labels(adversaries, table.shape[1], "adversary")
+    rows = _labels(defenders, table.shape[0], "defender", "defenders")
+    columns = _labels(adversaries, table.shape[1], "adversary", "adversaries")
     matrix = table if table.ndim == 2 else table.mean(axis=2)
-    value, x, y = equilibrium(matrix)
-    several = tuple(
-        name
-        for name, mixture, game in (("defender", x, matrix), ("adversary", y, -matrix.T))
-        if _has_another(mixture, game)
-    )
+    value, x, y = found = equilibrium(matrix)
+    sides = (("defender", x, matrix), ("adversary", y, -matrix.T))
+    several = tuple(name for name, mixture, game in sides if has_another(mixture, game))
     if table.ndim == 2:
         return Game(rows, columns, matrix, value, x, y, several=several)
-    intervals = _bootstrapped(table, (value, x, y), seed, replicates)
-    fixed = tuple(
-        name for name, found in zip(("value", *rows, *columns), intervals, strict=True) if found.low == found.high
-    )
+    intervals = _bootstrapped(table, found, seed, replicates)
+    names = zip(("value", *rows, *columns), intervals, strict=True)
+    fixed = tuple(name for name, interval in names if interval.low == interval.high)
     of_rows, of_columns = intervals[1 : 1 + len(rows)], intervals[1 + len(rows) :]
     return Game(rows, columns, matrix, value, x, y, several, intervals[0], of_rows, of_columns, fixed)
 
 
-def equilibrium(matrix: NDArray[np.float64]) -> Equilibrium:
-    """Give value, row mixture (it maximises) and column mixture (it minimises) of a matrix game (D, A).
-
-    The rows' programme is: maximise v over x >= 0 with Σx = 1 and (x @ matrix)[a] >= v for every column a; the columns'
-    mixture is its dual solution.
-
-    Raises:
-        RuntimeError: the solver failed, or either player could gain more than rounding by leaving the equilibrium.
-    """
-    rows, columns = matrix.shape
-    scale = float(np.ptp(matrix)) or 1.0
-    scaled = (matrix - matrix.min()) / scale
-    slopes = np.column_stack([-scaled.T, np.ones(columns)])
-    found = _solve(np.append(np.zeros(rows), -1.0), slopes, np.zeros(columns))
-    x, y = (np.maximum(part, 0.0) for part in (found.x[:rows], -found.ineqlin.marginals))
-    x, y = x / x.sum(), y / y.sum()
-    floor, ceiling = float((x @ matrix).min()), float((matrix @ y).max())
-    if ceiling - floor > GAP * scale:
-        raise RuntimeError(f"no equilibrium: the players can guarantee themselves {floor} and {ceiling}")
-    return (floor + ceiling) / 2, x, y
-
-
-def _solve(cost: NDArray[np.float64], slopes: NDArray[np.float64], limits: NDArray[np.float64]) -> Any:
-    """Minimise cost @ (x, v) over probabilities x and any v, with slopes @ (x, v) <= limits."""
-    from scipy.optimize import linprog  # slow to import, and only games need it
-
-    size = len(cost) - 1
-    found = linprog(
-        cost, A_ub=slopes, b_ub=limits, A_eq=np.append(np.ones(size), 0.0)[None], b_eq=[1.0],
-        bounds=[(0, None)] * size + [(None, None)], method="highs",
-    )  # fmt: skip
-    if not found.success:
-        raise RuntimeError(f"the linear programme was not solved: {found.message}")
-    return found
-
-
-def _has_another(mixture: NDArray[np.float64], matrix: NDArray[np.float64]) -> bool:
-    """Tell whether another row mixture guarantees as much.
-
-    The solver's is a vertex of the set of those that do, so another one loosens a constraint that binds here: a
-    probability of 0, or a column at the value. The loosest of them is one more linear programme (Appa 2002, "On the
-    uniqueness of solutions to linear programs").
-    """
-    scaled = (matrix - matrix.min()) / (float(np.ptp(matrix)) or 1.0)
-    payoffs = mixture @ scaled
-    value = payoffs.min()
-    unused, tight = mixture < GAP, payoffs < value + GAP
-    gains = unused + scaled[:, tight].sum(axis=1)
-    slopes = np.column_stack([-scaled.T, np.zeros(scaled.shape[1])])
-    found = _solve(np.append(-gains, 0.0), slopes, np.full(scaled.shape[1], -value + GAP / 10))
-    return bool(-found.fun - gains @ mixture > ANOTHER)
-
-
-def _labels(given: Sequence[str] | None, count: int, kind: str) -> tuple[str, ...]:
+def _labels(given: Sequence[str] | None, count: int, kind: str, name: str) -> tuple[str, ...]:
     labels = tuple(given) if given is not None else tuple(f"{kind} {k}" for k in range(1, count + 1))
     if len(labels) != count or len(set(labels)) < count:
-        raise ValueError(f"`{kind}s` must be {count} different labels, got {labels}")
+        raise ValueError(f"`{name}` must be {count} different labels, got {labels}")
     return labels
 
 
 def _bootstrapped(table: NDArray[np.float64], found: Equilibrium, seed: int, replicates: int) -> tuple[Interval, ...]:
     """Give the intervals of value, row weights and column weights, in this order."""
     images = table.shape[2]
-    drawn = np.array([np.hstack(equilibrium(table @ w / images)) for w in resamples(images, replicates, seed)])
+    drawn = np.array([np.hstack(equilibrium(table @ w / images, found)) for w in resamples(images, replicates, seed)])
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0, method="inverted_cdf")
     ends = zip(np.hstack(found), low, high, strict=True)
     return tuple(Interval(float(estimate), float(a), float(b), images) for estimate, a, b in ends)
