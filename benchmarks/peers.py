@@ -1,6 +1,6 @@
 """Attack and differentiate one defended network with saplab and with other libraries, in one run.
 
-    python benchmarks/peers.py [--part attacks gradients] [--images 64] [--steps 10] [--samples 5] [--lam 8]
+    python benchmarks/peers.py [--part attacks gradients] [--images 64] [--steps 10] [--samples 5] [--lam 2]
         [--backward identity] [--rounds 3] [--passes 20] [--gradient-images 64] [--gradient-samples 10]
         [--gradient-rounds 5] [--slow-rounds 1] [--threads 2] [--json PATH]
 
@@ -219,7 +219,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--lam", type=float, default=4.0)
+    parser.add_argument("--lam", type=float, default=2.0)
     parser.add_argument("--backward", nargs="*", choices=RULES, default=["identity"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--passes", type=int, default=20)

@@ -33,7 +33,7 @@ def chapters() -> dict[str, str]:
     return {title: "\n".join(code) for title, code in zip(parts[::2], blocks, strict=True)}
 
 
-FIRST, *LATER = chapters()
+FIRST, *LATER = (title for title, code in chapters().items() if code)
 
 
 def imported(code: str) -> set[str]:
