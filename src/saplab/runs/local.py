@@ -96,7 +96,8 @@ def _work(cost: Cost) -> int:
 
 
 def _crafting(cell: Cell) -> Cost:
-    return attack_of(cell.attack).cost([eps_of(strength) for strength in cell.strengths if strength > 0])
+    eps = [eps_of(strength) for strength in cell.strengths if strength > 0]
+    return attack_of(cell.attack).cost(eps) if eps else Cost(0, 0)
 
 
 def compute(group: Group, inputs: Inputs, tick: Tick = lambda n: None) -> list[CellResult]:

@@ -39,8 +39,9 @@ def evaluation(
         whole: a cell over all examples, of the defended network; its adversary and attack are replaced.
         adversaries: what attacks it.
         per_cell: examples of one cell.
-        baseline: whether the undefended network is evaluated too: under its own attacks, and under the images made
-            for the defended one, which cost it one more pass and fill the game's matrix.
+        baseline: whether the undefended network is evaluated too: under its own attacks and, beside several
+            adversaries, under the images made for the defended one, which cost it one more pass and fill the game's
+            matrix.
         seeds: how often a random network is evaluated anew, with the next seeds.
 
     Returns:
@@ -54,7 +55,7 @@ def evaluation(
     alone = [cell for cell in across if cell.adversary == dense]
     plain = (_attacked(replace(whole, defender=dense, passes=1), a.against(""), dense) for a in adversaries)
     alone += [cell for cell in plain if not any(_same_attack(cell, other) for other in alone)]
-    return _curves([*alone, *own, *across], per_cell, seeds)
+    return _curves([*alone, *own, *(across if len(own) > 1 else [])], per_cell, seeds)
 
 
 def is_across(cell: Cell) -> bool:
