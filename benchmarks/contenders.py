@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saplab
+from saplab.defenses.prediction import BATCH
 from saplab.pruning.operator import BackwardRule
 
 OURS, EVERY_STEP = "saplab PGD", "saplab PGD, never stopping"
@@ -21,7 +22,6 @@ EOTPGD, RAND = "torchattacks EOTPGD", "pyautoattack rand"
 MONTE_CARLO, ALONE, LOOP = "saplab MonteCarlo", "forward and backward alone", "hand-written loop"
 FOOLBOX, ART = "Foolbox EOT wrapper", "ART loss_gradient"
 MODULES = {EOTPGD: "torchattacks", RAND: "pyautoattack", FOOLBOX: "foolbox", ART: "art"}
-LARGEST = 512  # images of one forward pass, saplab's own choice
 
 Contender = TypeVar("Contender")
 
@@ -94,14 +94,17 @@ def attack_by_torchattacks(task: Task, seed: int) -> Tensor:
 
 
 def attack_by_pyautoattack(task: Task, seed: int) -> Tensor:
-    """Run AutoAttack's version for random defences: APGD on cross-entropy and then on DLR, so up to twice the steps."""
+    """Run AutoAttack's version for random defences: APGD on cross-entropy and then on DLR, so up to twice the steps.
+
+    It keeps a point only once a single pass errs there, and gives images back as they were where none did.
+    """
     from pyautoattack import AutoAttack
 
     attack = AutoAttack(task.adversary(seed), norm="Linf", eps=task.eps, version="rand", seed=seed)
     apgd = attack.apgd
     apgd.n_iter, apgd.eot_iter = task.steps, task.samples
     apgd.n_iter_2, apgd.n_iter_min, apgd.size_decr = (max(int(s * task.steps), 1) for s in (0.22, 0.06, 0.03))
-    adversarial: Tensor = attack.run_standard_evaluation(task.images, task.labels, batch_size=LARGEST)[0]
+    adversarial: Tensor = attack.run_standard_evaluation(task.images, task.labels, batch_size=BATCH)[0]
     return adversarial
 
 
@@ -115,13 +118,13 @@ ATTACKS: dict[str, Attack] = {
 
 def gradient_by_saplab(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> Tensor:
     """Average as saplab's attacks do."""
-    gradient: Tensor = saplab.MonteCarlo(samples=samples).gradient(model, images, labels, batch_size=LARGEST)
+    gradient: Tensor = saplab.MonteCarlo(samples=samples).gradient(model, images, labels)
     return gradient
 
 
 def gradient_alone(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> None:
     """Go forward and backward over as many examples, in batches as full as saplab's, and do nothing else."""
-    at_once = max(1, LARGEST // len(images))
+    at_once = max(1, BATCH // len(images))
     for start in range(0, samples, at_once):
         count = min(at_once, samples - start)
         x = images.repeat(count, 1, 1, 1).requires_grad_()

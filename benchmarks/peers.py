@@ -140,13 +140,14 @@ def print_attacks(results: Mapping[str, AttackResult], task: Task) -> None:
     """Print what each attack left and took, and the differences to saplab's."""
     print(f"{len(task.images)} images, λ = {255 * task.eps:g}, {task.steps} steps of {task.samples} samples,", end=" ")
     print(f"backward {task.backward}; judged by {task.passes} fresh passes; images: mean of rounds")
-    print(f"{'':28}{'accuracy left, %':>22}{'one pass':>10}{'seconds':>9}{'quartiles':>16}{'passes an image':>22}")
+    print(f"{'':28}{'accuracy left, %':>20}{'one pass':>10}{'wall s':>9}", end="")
+    print(f"{'quartiles':>16}{'cores s':>9}{'passes an image':>26}")
     for name, r in results.items():
         quartiles = f"{r.seconds['low']:.1f} - {r.seconds['high']:.1f}"
         passes = f"{r.gradient:.0f} gradient, {r.plain:.0f} plain"
         print(
-            f"{name:28}{_percent(r.accuracy):>22}{100 * r.single.mean():>10.1f}{r.seconds['median']:>9.1f}"
-            f"{quartiles:>16}{passes:>26}"
+            f"{name:28}{_percent(r.accuracy):>20}{100 * r.single.mean():>10.1f}{r.seconds['median']:>9.1f}"
+            f"{quartiles:>16}{r.seconds['cpu']:>9.1f}{passes:>26}"
         )
     for name in (EOTPGD, RAND):
         for ours in (OURS, EVERY_STEP):
@@ -158,8 +159,8 @@ def print_attacks(results: Mapping[str, AttackResult], task: Task) -> None:
 def compared(ours: AttackResult, theirs: AttackResult) -> str:
     """Say how much more accuracy ours leaves, with its interval, and how much longer it takes."""
     difference = paired_difference(ours.right, theirs.right, passes=ours.rounds)
-    ratio = ours.seconds["median"] / theirs.seconds["median"]
-    return f"{_percent(difference)} points, {ratio:.2f} times the time"
+    wall, cores = (ours.seconds[key] / theirs.seconds[key] for key in ("median", "cpu"))
+    return f"{_percent(difference)} points; {wall:.2f} times the time, {cores:.2f} times that of the cores"
 
 
 def _percent(interval: Interval) -> str:
@@ -169,13 +170,13 @@ def _percent(interval: Interval) -> str:
 def print_gradients(results: Mapping[str, Mapping[str, Mapping[str, float]]], images: int, samples: int) -> None:
     """Print throughput, and how many times faster saplab's is."""
     print(f"Monte Carlo gradients of {images} images, {samples} samples; examples (images x samples) a second")
-    ours = results["SAP-100 of saplab"][MONTE_CARLO]["median"]
-    print(f"{'':60}{'a second':>10}{'quartiles':>18}{'saplab is':>16}")
+    ours = results["SAP-100 of saplab"][MONTE_CARLO]
+    print(f"{'':62}{'a second':>10}{'quartiles':>14}{'saplab is':>14}{'by cores':>14}")
     for model, ways in results.items():
         for name, found in ways.items():
             quartiles = f"{1 / found['high']:.0f} - {1 / found['low']:.0f}"
-            line = f"{name + ', ' + model:60}{1 / found['median']:>10.0f}{quartiles:>18}"
-            print(f"{line}{found['median'] / ours:>9.2f} times")
+            line = f"{name + ', ' + model:62}{1 / found['median']:>10.0f}{quartiles:>14}"
+            print(f"{line}{found['median'] / ours['median']:>8.2f} times{found['cpu'] / ours['cpu']:>8.2f} times")
     print()
 
 
