@@ -53,7 +53,7 @@ def accuracy_chart(
     if not rows:
         raise ValueError("`rows` must hold at least one row, got none")
     rows = _drawable(rows if theme is PAGE or shown is None else [row for row in rows if row.curve in shown])
-    labels = list(dict.fromkeys(row.curve for row in rows))
+    labels = _labels(rows, shown)
     drawn = alt.param(name="shown", value=list(shown or labels))
     base = alt.Chart().encode(x=_strength_axis(rows), color=_colours(labels, theme))
     layers = [_intervals(base, rows), _line(base), _points(base, labels, theme)]
@@ -64,6 +64,12 @@ def accuracy_chart(
     chart = chart.properties(width="container" if theme is PAGE else 620, height=380)
     chart = chart.properties(description="Accuracy in % against strength, one line for each of: " + "; ".join(labels))
     return configured(chart.properties(title=_heading(title, rows)) if title else chart, theme)
+
+
+def _labels(rows: Sequence[Row], shown: Sequence[str] | None) -> list[str]:
+    """Name the curves, those shown at first in front, so that their colours differ."""
+    labels = list(dict.fromkeys(row.curve for row in rows))
+    return sorted(labels, key=lambda label: shown is not None and label not in shown)
 
 
 def _drawable(rows: Sequence[Row]) -> list[Row]:
@@ -84,9 +90,11 @@ def to_bytes(chart: alt.TopLevelMixin, kind: Literal["svg", "png", "pdf"]) -> by
     return content.getvalue()
 
 
-def swatches(rows: Sequence[Row], theme: Theme = PAGE) -> list[tuple[str, str, str]]:
+def swatches(
+    rows: Sequence[Row], theme: Theme = PAGE, shown: Sequence[str] | None = None
+) -> list[tuple[str, str, str]]:
     """Give (label, colour, SVG path of the point) for each curve, as the chart draws it."""
-    labels = list(dict.fromkeys(row.curve for row in _drawable(rows)))
+    labels = _labels(_drawable(rows), shown)
     return list(zip(labels, cycle(theme.curves), cycle(SHAPES), strict=False))
 
 

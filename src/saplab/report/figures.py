@@ -81,7 +81,7 @@ def convergence_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -
     colours = alt.Scale(domain=strengths, range=[theme.curves[k % len(theme.curves)] for k in range(len(strengths))])
     base = alt.Chart(alt.Data(values=list(records))).encode(
         x=alt.X("samples:Q", title="passes averaged for the gradient (Monte Carlo samples)", axis=axis, scale=scale),
-        color=alt.Color("strength:N", scale=colours, legend=alt.Legend(title="λ", orient="right")),
+        color=alt.Color("strength:N", scale=colours, legend=alt.Legend(title="λ", orient="right", symbolOpacity=1)),
     )
     percent = alt.Scale(domain=[0, 100])
     band = base.mark_area(opacity=0.16).encode(y=alt.Y("from:Q", title="accuracy (%)", scale=percent), y2="to:Q")
@@ -107,10 +107,10 @@ def game_chart(game: Game, theme: Theme = PAPER) -> alt.VConcatChart:
     ]
     x = alt.X("adversary:N", sort=columns, title="adversary", axis=alt.Axis(labelAngle=-40, labelLimit=260))
     y = alt.Y("defender:N", sort=rows, title="defender", axis=alt.Axis(labelLimit=200))
-    shade = alt.Scale(domain=[0, 100], range=[theme.curves[1], theme.curves[0]])
+    shade = alt.Scale(domain=[0, 100], range=[0.05, 0.75])
     base = alt.Chart(alt.Data(values=cells)).encode(x=x, y=y)
-    heat = base.mark_rect(opacity=0.55).encode(
-        color=alt.Color("percent:Q", scale=shade, legend=None),
+    heat = base.mark_rect(color=theme.curves[0]).encode(
+        opacity=alt.Opacity("percent:Q", scale=shade, legend=None),
         tooltip=["defender:N", "adversary:N", alt.Tooltip("percent:Q", format=".1f")],
     )
     text = base.mark_text(color=theme.ink, fontSize=11).encode(text=alt.Text("percent:Q", format=".0f"))

@@ -100,7 +100,7 @@ def render_page(store: Store, summary: Summary, findings: Findings | None, title
         drawings={name: to_bytes(chart, "svg").decode() for name, chart in _charts(summary, findings, PAPER).items()},
         bundle=_vega(),
         themes={"light": PAPER, "dark": _DARK},
-        swatches=swatches(summary.rows),
+        swatches=swatches(summary.rows, shown=summary.shown),
         tables=[_table(rows), _table([row for row in summary.rows if row.across])],
         strengths=sorted({row.strength for row in rows}),
         game_strength=telling_strength(findings),
