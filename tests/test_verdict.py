@@ -256,6 +256,13 @@ def test_convergence_is_judged_by_the_two_largest_budgets():
     assert check("samples", runs[:2]).outcome == "failed"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_at_one_strength_does_not_hide_one_at_many(order):
+    runs = [evidence("pgd", (0.6, 0.4), steps=20), evidence("pgd", (0.0,), steps=20, strengths=(64.0,)),
+            evidence("pgd", (0.6, 0.2), steps=40)]  # fmt: skip
+    assert check("steps", runs[::order]).outcome == "failed"
+
+
 def test_one_step_attacks_may_rise():
     assert check("rises", [evidence("fgsm", (0.3, 0.5))]).outcome == "not run"
 
