@@ -24,8 +24,8 @@ class Judged:
 
     Args:
         claim: what is claimed.
-        outcome: ``holds`` where it does at every λ, beyond the 95 % interval; ``does not hold`` where it is
-            contradicted at one; else ``unclear``; ``not computed`` without the numbers.
+        outcome: ``holds`` where it does at every λ of the claim, beyond the 95 % interval; ``does not hold`` where it
+            is contradicted at one; else ``unclear``; ``not computed`` without the numbers.
         evidence: the numbers, λ by λ.
     """
 
@@ -55,8 +55,11 @@ def judge(claim: Claim, curves: Mapping[str, Curve], results: Mapping[str, CellR
     ]
     outcomes = [_outcome(claim, gap) for gap in gaps]
     found: Outcome = "does not hold" if "does not hold" in outcomes else "unclear"
-    found = "holds" if all(outcome == "holds" for outcome in outcomes) else found
-    return Judged(claim, found, "; ".join(_text(s, gap, calibrated) for s, gap in zip(known, gaps, strict=True)))
+    if len(known) == len(claim.strengths) and all(outcome == "holds" for outcome in outcomes):
+        found = "holds"
+    texts = [_text(strength, gap, calibrated) for strength, gap in zip(known, gaps, strict=True)]
+    left = [f"λ = {strength:g} not computed" for strength in claim.strengths if strength not in known]
+    return Judged(claim, found, "; ".join(texts + left))
 
 
 def _strengths(curve: Curve) -> Sequence[float]:

@@ -5,6 +5,7 @@ effect to collapse on the packaged network (docs/deviations.md).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from saplab.studies.paper import (
@@ -221,4 +222,11 @@ def figures(preset: Preset) -> dict[str, Figure]:
         _of_samples(preset),
         *_beyond(preset),
     )
-    return {figure.name: figure for figure in found}
+    return {figure.name: _within(figure, preset) for figure in found}
+
+
+def _within(figure: Figure, preset: Preset) -> Figure:
+    """Keep a figure's own strengths to those of the preset."""
+    if figure.strengths is None:
+        return figure
+    return replace(figure, strengths=tuple(s for s in figure.strengths if s in preset.strengths))

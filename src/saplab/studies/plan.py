@@ -90,8 +90,6 @@ def _line_curve(figure: Figure, line: Line, preset: Preset, whole: Cell, digests
         raise ValueError(f"{figure.name}, {line.label}: `attack` must name one attack, got {line.attack!r}")
     passes = preset.passes if is_random(line.defense) else 1
     strengths = figure.strengths or preset.strengths
-    if figure.strengths:
-        strengths = tuple(s for s in figure.strengths if s in preset.strengths) or figure.strengths
     cell = replace(whole, defender=defender, passes=passes, strengths=strengths)
     dense = replace(defender, defense="", sites="")
     cell = _attacked(cell, found[0].against(line.defense), dense)
