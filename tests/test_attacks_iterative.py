@@ -74,12 +74,15 @@ def test_worst_case_of_a_linear_network_is_reached(attack: Any, loss: Any, linea
 def test_targets_reach_the_nearest_of_many_classes(images: Tensor) -> None:
     """On a linear network the easiest class is known in closed form; attacks towards all others must find it."""
     linear: Any = initialise(nn.Sequential(nn.Flatten(), nn.Linear(12, 6)), 1)
-    labels, eps = linear(images).argmax(1), 0.02
+    with torch.no_grad():
+        linear[1].weight.mul_(torch.linspace(0.2, 4.0, 6)[:, None])  # some logits move farther than others
+    eps = 0.1
     inner = images.clamp(0.1, 0.9)  # away from the cube's faces
     labels = linear(inner).argmax(1)
     w, z = linear[1].weight, linear(inner)
     reach = (w[None] - w[labels][:, None]).abs().sum(2) * eps + z - z.gather(1, labels[:, None])
-    best = reach.masked_fill(F.one_hot(labels, 6).bool(), -torch.inf).amax(1)
+    best, easiest = reach.masked_fill(F.one_hot(labels, 6).bool(), -torch.inf).max(1)
+    assert (easiest != z.topk(2).indices[:, 1]).any()  # not always the likeliest
     attack = PGD(MonteCarlo(loss="margin"), steps=6, targets=5, stop_when_lost=False)
     found = linear(attack(linear, inner, labels, eps=eps))
     margin = found.masked_fill(F.one_hot(labels, 6).bool(), -torch.inf).amax(1) - found.gather(1, labels[:, None])[:, 0]

@@ -172,14 +172,13 @@ class MonteCarlo:
 
     def _score(self, batch: Batch, samples: int) -> Score:
         tally = Tally(batch.labels, batch.random)
-        untargeted = replace(batch, targets=None)
-        for passes in batch.passes(samples, self._loss(untargeted)):
+        for passes in batch.passes(samples, self._loss(batch)):
             tally.add(*passes)
         score = tally.score()
         if self.average == "loss":
             return score
         mean = score.logits if self.average == "logits" else score.probs.log()
-        return replace(score, loss=self._loss(untargeted)(mean, 1))
+        return replace(score, loss=self._loss(batch)(mean, 1))
 
     def _loss(self, batch: Batch) -> Objective:
         labels, targets = batch.labels, batch.targets
