@@ -38,6 +38,10 @@ class Records:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def chosen(self, which: slice | np.ndarray) -> "Records":
+        """Give the chosen images."""
+        return Records(self.images[which], self.labels[which], self.indices[which])
+
 
 def load_cifar10(
     split: Split = "sample", root: str | Path | None = None, exact: bool = True
