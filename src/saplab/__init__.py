@@ -24,7 +24,10 @@ _HOMES: dict[str, str] = {
     "load_model": "saplab.models.zoo",
     "load_cifar10": "saplab.data.cifar10",
     "FGSM": "saplab.attacks",
+    "Estimate": "saplab.attacks",
+    "Iterative": "saplab.attacks",
     "MonteCarlo": "saplab.attacks",
+    "PGD": "saplab.attacks",
     "RandomNoise": "saplab.attacks",
     "accuracy": "saplab.measures",
 }

@@ -105,7 +105,7 @@ def _variates(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
 
 @_variates.register_fake
 def _(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
-    return streams.new_empty((len(streams), size), dtype=torch.float32)
+    return streams.new_empty((streams.shape[0], size), dtype=torch.float32)
 
 
 def normals(streams: Tensor, size: int, site: int = 0) -> Tensor:

@@ -1,7 +1,22 @@
 """What an adversary may do: the ball and cube it moves in, Monte Carlo gradients, and attacks."""
 
+from saplab.attacks.attack import Attack, Cost
 from saplab.attacks.ball import eps_of
+from saplab.attacks.estimate import Estimate, Score, lost
 from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.iterative import PGD, Iterative
 from saplab.attacks.one_step import FGSM, RandomNoise
 
-__all__ = ["FGSM", "MonteCarlo", "RandomNoise", "eps_of"]
+__all__ = [
+    "FGSM",
+    "PGD",
+    "Attack",
+    "Cost",
+    "Estimate",
+    "Iterative",
+    "MonteCarlo",
+    "RandomNoise",
+    "Score",
+    "eps_of",
+    "lost",
+]

@@ -42,7 +42,7 @@ def check_request(images: Tensor, labels: Tensor, eps: Sequence[float]) -> None:
             raise ValueError(f"`eps` must be within [0, 1], got {value}")
 
 
-def check_labels(labels: Tensor, classes: int) -> None:
+def check_labels(labels: Tensor, classes: int, name: str = "labels") -> None:
     """Refuse labels that the network has no class for.
 
     Raises:
@@ -50,4 +50,4 @@ def check_labels(labels: Tensor, classes: int) -> None:
     """
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
-        raise ValueError(f"`labels` must lie in 0..{classes - 1} for this network, got {low}..{high}")
+        raise ValueError(f"`{name}` must lie in 0..{classes - 1} for this network, got {low}..{high}")

@@ -1,18 +1,20 @@
 """The gradient of a network whose passes differ: what is averaged, over how many passes, by which backward rule."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from saplab import noise
-from saplab.attacks.ball import check_labels
-from saplab.attacks.losses import LOSSES, LossName
-from saplab.defenses.defended import draws_weights
-from saplab.defenses.drawing import drawing
-from saplab.defenses.prediction import BATCH, logits, require_evaluation_mode
+from saplab.attacks.attack import Cost
+from saplab.attacks.estimate import Estimate, Score, Tally, joined
+from saplab.attacks.losses import LOSSES, TARGETED, LossName
+from saplab.attacks.passes import Batch, Objective, cut
+from saplab.defenses.defended import is_random
+from saplab.defenses.prediction import BATCH, require_evaluation_mode
 from saplab.pruning.operator import RULES, BackwardRule
 
 Average = Literal["loss", "logits", "probabilities"]
@@ -27,7 +29,7 @@ class MonteCarlo:
         backward: how SAP's gradient is taken: ``mask`` (the scale constant: the paper's adversary), ``probability``
             (through p as well), ``identity`` (BPDA, Athalye et al. 2018).
         average: ``loss``: the mean of the losses' gradients (the paper); ``logits``, ``probabilities``: the gradient
-            of the loss of the mean logits or of the mean softmax.
+            of the loss of the mean logits or of the mean softmax, which runs each pass forward twice.
         loss: ``cross-entropy``, ``margin`` or ``dlr``; of mean probabilities, it is taken of their logarithm.
 
     Raises:
@@ -50,11 +52,28 @@ class MonteCarlo:
             if value not in known:
                 raise ValueError(f"`{field}` must be one of {', '.join(known)}, got {value!r}")
 
+    @property
+    def cost(self) -> Cost:
+        """Give the passes of one estimate, for one image."""
+        return Cost(self.samples if self.average == "loss" else 2 * self.samples, self.samples)
+
     def gradient(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, seed: int = 0, *,
-        examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH,
+        examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH, targets: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Estimate the gradient of each example's loss by its image.
+        """Give the gradient alone, (N, C, H, W), of `estimate`."""
+        return self.estimate(
+            adversary, images, labels, seed, examples=examples, first_sample=first_sample, batch_size=batch_size,
+            targets=targets,
+        ).gradient  # fmt: skip
+
+    def estimate(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, seed: int = 0, *,
+        examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH, targets: Tensor | None = None,
+    ) -> Estimate:  # fmt: skip
+        """Estimate the gradient of each example's loss by its image, and how sure passes are of it and of the label.
+
+        Nothing is computed for, or added to, the gradients of the network's parameters.
 
         Args:
             adversary: images (N, C, H, W) -> logits (N, classes).
@@ -63,82 +82,113 @@ class MonteCarlo:
             examples: (N,) number of each image, 0..N-1 by default; with `seed` it decides the draws.
             first_sample: number of the first pass, so that an iterative attack sees fresh ones at each step.
             batch_size: images times passes in one forward pass.
-
-        Returns:
-            (N, C, H, W) like `images`.
+            targets: (N,) classes to drive towards, by the loss's targeted form; none by default.
 
         Raises:
             ValueError: a network in training mode, labels it has no class for, or a gradient that is not finite.
         """
+        estimates = self.nested(
+            adversary, images, labels, (self.samples,), seed, examples=examples, first_sample=first_sample,
+            batch_size=batch_size, targets=targets,
+        )  # fmt: skip
+        return next(estimates)
+
+    def nested(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, budgets: Sequence[int] = (1, 10, 100, 1000),
+        seed: int = 0, *, examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH,
+        targets: Tensor | None = None,
+    ) -> Iterator[Estimate]:  # fmt: skip
+        """Yield the estimate of each of `budgets`, numbers of samples that take the place of `samples` (Fig. 6).
+
+        The samples are nested: the first 10 of the 100. For the average ``loss`` one run of the largest budget gives
+        all of them; the other averages are run for each budget anew, as their gradients share no passes. Separate
+        runs give the same numbers up to rounding: of sums, and of the network's own kernels in batches of other sizes.
+
+        Args:
+            budgets: ascending numbers of samples.
+            adversary, images, labels, seed, examples, first_sample, batch_size, targets: as in `estimate`.
+
+        Raises:
+            ValueError: as `estimate`; budgets that do not ascend from 1 or more.
+        """
+        if not budgets or list(budgets) != sorted(set(budgets)) or budgets[0] < 1:
+            raise ValueError(f"`budgets` must be ascending numbers >= 1, got {tuple(budgets)}")
+        if targets is not None and (targets.shape != labels.shape or bool((targets == labels).any())):
+            raise ValueError(f"`targets` must be {len(labels)} classes, none of them its example's label")
+        batches = self._batches(adversary, images, labels, seed, examples, first_sample, batch_size, targets)
+        of_batch = self._of_losses if self.average == "loss" else self._of_means
+        return (joined(parts) for parts in zip(*(of_batch(batch, budgets) for batch in batches), strict=True))
+
+    def score(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, seed: int = 0, *,
+        examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH,
+    ) -> Score:  # fmt: skip
+        """Run `samples` passes forward alone; arguments and errors as in `estimate`."""
+        batches = self._batches(adversary, images, labels, seed, examples, first_sample, batch_size, None)
+        return joined([self._score(batch, self.samples) for batch in batches])
+
+    def _batches(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, seed: int, examples: Tensor | None,
+        first_sample: int, batch_size: int, targets: Tensor | None,
+    ) -> list[Batch]:  # fmt: skip
         require_evaluation_mode(adversary)
         numbers = torch.arange(len(images)) if examples is None else examples
-        key = noise.stream_key(seed, "attack")
-        parts = []
-        for x, y, n in zip(images.split(batch_size), labels.split(batch_size), numbers.split(batch_size), strict=True):
-            batch = _Batch(adversary, x.detach(), y, n, key, first_sample, self.backward, batch_size)
-            parts.append(self._of_batch(batch))
-        return torch.cat(parts)
+        key, random = noise.stream_key(seed, "attack"), is_random(adversary)
+        wanted = targets.split(batch_size) if targets is not None else repeat(None)
+        columns = [t.split(batch_size) for t in (images.detach(), labels, numbers)]
+        return [
+            Batch(adversary, x, y, n, t, key, first_sample, self.backward, batch_size, random)
+            for x, y, n, t in zip(*columns, wanted, strict=False)
+        ]
 
-    def _of_batch(self, batch: "_Batch") -> Tensor:
-        loss = LOSSES[self.loss]
+    def _of_losses(self, batch: Batch, budgets: Sequence[int]) -> Iterator[Estimate]:
+        """Yield the mean of the losses' gradients at each budget."""
+        halves = {budget // 2 for budget in budgets}
+        tally = Tally(batch.labels, batch.random, halves)
+        for passes in batch.passes_with_gradient(budgets[-1], self._loss(batch)):
+            for piece in cut(passes, tally.samples, halves.union(budgets)):
+                tally.add(*piece)
+                if tally.samples in budgets:
+                    yield tally.estimate()
+
+    def _of_means(self, batch: Batch, budgets: Sequence[int]) -> Iterator[Estimate]:
+        """Yield the gradient of the loss of the mean output at each budget: forward for its slope, then backward."""
+        for samples in budgets:
+            score = self._score(batch, samples)
+            value, slope = self._loss_and_slope(batch, score)
+            tally = Tally(batch.labels, batch.random, (samples // 2,))
+            for passes in batch.passes_with_gradient(samples, self._linear(slope)):
+                for piece in cut(passes, tally.samples, {samples // 2}):
+                    tally.add(*piece)
+            yield replace(tally.estimate(), loss=value)
+
+    @torch.enable_grad()
+    def _loss_and_slope(self, batch: Batch, score: Score) -> tuple[Tensor, Tensor]:
+        """Give the loss of the mean output, (N,), and its gradient by that output, (N, C)."""
+        mean = (score.logits if self.average == "logits" else score.probs).detach().requires_grad_()
+        value = self._loss(batch)(mean if self.average == "logits" else mean.log(), 1)
+        (slope,) = torch.autograd.grad(value.sum(), mean)
+        return value.detach(), slope
+
+    def _score(self, batch: Batch, samples: int) -> Score:
+        tally = Tally(batch.labels, batch.random)
+        untargeted = replace(batch, targets=None)
+        for passes in batch.passes(samples, self._loss(untargeted)):
+            tally.add(*passes)
+        score = tally.score()
         if self.average == "loss":
-            return batch.vector_jacobian(self.samples, lambda z, y: loss(z, y).sum() / self.samples)
-        mean = batch.mean_output(self.samples, self._output).requires_grad_()
-        check_labels(batch.labels, mean.shape[1])
-        value = loss(mean if self.average == "logits" else mean.log(), batch.labels).sum()
-        (slope,) = torch.autograd.grad(value, mean)
+            return score
+        mean = score.logits if self.average == "logits" else score.probs.log()
+        return replace(score, loss=self._loss(untargeted)(mean, 1))
 
-        def linear(z: Tensor, y: Tensor) -> Tensor:
-            return (self._output(z) * slope.repeat(len(z) // len(slope), 1)).sum() / self.samples
+    def _loss(self, batch: Batch) -> Objective:
+        labels, targets = batch.labels, batch.targets
+        if targets is None:
+            return lambda z, count: LOSSES[self.loss](z, labels.repeat(count))
+        return lambda z, count: TARGETED[self.loss](z, labels.repeat(count), targets.repeat(count))
 
-        return batch.vector_jacobian(self.samples, linear)
-
-    def _output(self, z: Tensor) -> Tensor:
-        return z if self.average == "logits" else z.float().softmax(1)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A batch of images, and the passes to run over them: several stacked where the batch is small."""
-
-    adversary: nn.Module
-    images: Tensor
-    labels: Tensor
-    examples: Tensor
-    key: int
-    first_sample: int
-    rule: BackwardRule
-    batch_size: int
-
-    def _stacks(self, samples: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield, for each stack of passes, their number k and the streams (k·N, 3)."""
-        most = 1 if draws_weights(self.adversary) else max(1, self.batch_size // len(self.images))
-        for start in range(0, samples, most):
-            passes = range(self.first_sample + start, self.first_sample + min(start + most, samples))
-            yield len(passes), torch.cat([noise.streams(self.key, p, self.examples) for p in passes])
-
-    def vector_jacobian(self, samples: int, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Sum, over passes, the gradient by the images of `objective(logits (k·N, C), labels (k·N,))`."""
-        total = torch.zeros_like(self.images)
-        for count, streams in self._stacks(samples):
-            x = self.images.detach().requires_grad_()
-            with torch.enable_grad(), drawing(streams, self.rule):
-                z = logits(self.adversary, x.expand(count, *x.shape).flatten(0, 1))
-                check_labels(self.labels, z.shape[1])
-                (gradient,) = torch.autograd.grad(objective(z, self.labels.repeat(count)), x)
-            total += gradient
-        if not torch.isfinite(total).all():
-            raise ValueError("the gradient of the loss by the image is not finite (NaN or infinity)")
-        return total
-
-    @torch.no_grad()
-    def mean_output(self, samples: int, output: Callable[[Tensor], Tensor]) -> Tensor:
-        """Average `output(logits)` (N, C) over passes: the very passes that `vector_jacobian` runs."""
-        total: Tensor | None = None
-        for count, streams in self._stacks(samples):
-            with drawing(streams, self.rule):
-                z = output(logits(self.adversary, self.images.expand(count, *self.images.shape).flatten(0, 1)))
-            part = z.unflatten(0, (count, -1)).sum(0)
-            total = part if total is None else total + part
-        assert total is not None
-        return total / samples
+    def _linear(self, slope: Tensor) -> Objective:
+        """Give the loss of the mean output, linearised: its gradient is the vector-Jacobian product with `slope`."""
+        if self.average == "logits":
+            return lambda z, count: (z * slope.repeat(count, 1).to(z.dtype)).sum(1)
+        return lambda z, count: (z.float().softmax(1) * slope.repeat(count, 1).float()).sum(1)

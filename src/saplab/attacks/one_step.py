@@ -8,20 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from saplab import noise
+from saplab.attacks.attack import Attack, Cost
 from saplab.attacks.ball import check_request, project
 from saplab.attacks.gradient import MonteCarlo
 
 
 @dataclass(frozen=True)
-class RandomNoise:
+class RandomNoise(Attack):
     """Each pixel moves by +eps or -eps with equal chance: a random perturbation as large as FGSM's (Fig. 1a)."""
-
-    def __call__(
-        self, adversary: nn.Module | None, images: Tensor, labels: Tensor, eps: float, seed: int = 0, *,
-        examples: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Perturb `images` (N, C, H, W) in [0, 1] within `eps` and the cube; see `curve`."""
-        return next(self.curve(adversary, images, labels, (eps,), seed, examples=examples))
 
     def curve(
         self, adversary: nn.Module | None, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
@@ -44,6 +38,10 @@ class RandomNoise:
         signs = random_signs(images, noise.stream_key(seed, "noise"), numbers)
         return (project(images + e * signs, images, e) for e in eps)
 
+    def cost(self, eps: Sequence[float]) -> Cost:
+        """Give no passes."""
+        return Cost(0, 0)
+
 
 def random_signs(images: Tensor, key: int, examples: Tensor) -> Tensor:
     """Draw a tensor of -1 and +1 like `images` (N, ...), a function of the key and each example's number."""
@@ -54,7 +52,7 @@ def random_signs(images: Tensor, key: int, examples: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(Attack):
     """The fast gradient sign method (Goodfellow et al. 2014): x + eps · sign(E[∇J]), clipped to the cube.
 
     Args:
@@ -66,13 +64,6 @@ class FGSM:
     """
 
     gradient: MonteCarlo = field(default_factory=MonteCarlo)
-
-    def __call__(
-        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: int = 0, *,
-        examples: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Perturb `images` (N, C, H, W) in [0, 1] within `eps` and the cube; see `curve`."""
-        return next(self.curve(adversary, images, labels, (eps,), seed, examples=examples))
 
     def curve(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
@@ -93,3 +84,7 @@ class FGSM:
         check_request(images, labels, eps)
         sign = self.gradient.gradient(adversary, images, labels, seed, examples=examples).sign()
         return (project(images + e * sign, images, e) for e in eps)
+
+    def cost(self, eps: Sequence[float]) -> Cost:
+        """Give the passes of one gradient, which serves all of `eps`."""
+        return self.gradient.cost

@@ -56,7 +56,7 @@ class SAP:
         if draws < 1 and len(h) > 0:
             percent = setting_at(self.percent, name)
             raise ValueError(f"percent={percent:g} gives no draw at site {name!r} of {activations} activations")
-        return prune(h, drawing.rows(len(h), name), max(draws, 1), site, drawing.rule, f"site {name!r}")
+        return prune(h, drawing.rows(h.shape[0], name), max(draws, 1), site, drawing.rule, f"site {name!r}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Dropout:
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Drop entries of the maps `h` (N, ...)."""
         rate = setting_at(self.rate, name) or 0.0
-        u = uniforms(drawing.rows(len(h), name), h[:1].numel(), site).view(h.shape)
+        u = uniforms(drawing.rows(h.shape[0], name), h[:1].numel(), site).view(h.shape)
         return _scaled(h, (u >= rate) / (1.0 - rate), drawing)
 
 
@@ -150,7 +150,7 @@ class RandomlyScaledActivations:
 
 
 def _normals_like(h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
-    return normals(drawing.rows(len(h), name), h[:1].numel(), site).view(h.shape).to(h.dtype)
+    return normals(drawing.rows(h.shape[0], name), h[:1].numel(), site).view(h.shape).to(h.dtype)
 
 
 def _scaled(h: Tensor, factor: Tensor, drawing: Drawing) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from saplab import noise
-from saplab.defenses.drawing import Drawing, begin, checkpoints, current, fresh
+from saplab.defenses.drawing import Drawing, begin, check_rule, checkpoints, current, fresh
 from saplab.defenses.sites import (
     MOST_DEFENSES,
     ActivationDefense,
@@ -23,6 +23,7 @@ from saplab.defenses.sites import (
     announce_modules,
 )
 from saplab.defenses.weights import DeterministicWeightPruning, WeightDefense, weight_names
+from saplab.pruning.operator import BackwardRule
 
 _counting: Final = threading.Lock()
 
@@ -32,6 +33,7 @@ class Defended(nn.Module):
 
     _saplab_plan: Plan
     _saplab_key: int
+    _saplab_rule: BackwardRule
     _saplab_pass: int
     _saplab_fixed: bool
 
@@ -69,7 +71,7 @@ class Defended(nn.Module):
         key = self._saplab_key
         if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
             key = noise.derived_key(key, torch.distributed.get_rank())
-        return fresh(key, self._next_pass())
+        return fresh(key, self._next_pass(), self._saplab_rule)
 
     def _next_pass(self) -> int:
         with _counting:
@@ -141,6 +143,7 @@ def defend(
     sites: str | Sequence[str] | None = None,
     parameters: str | Sequence[str] | None = None,
     seed: int = 0,
+    backward: BackwardRule = "mask",
 ) -> nn.Module:
     """Put one or more defences on a trained network.
 
@@ -154,6 +157,8 @@ def defend(
         parameters: name pattern, or several, of the parameters that weight defences change; by default all weight
             tensors (see `saplab.defenses.weights`).
         seed: of the draws of direct calls.
+        backward: how direct calls take SAP's gradient, for training code and for other libraries' attacks: ``mask``,
+            ``probability`` or ``identity`` (see `MonteCarlo`, whose own choice decides in the attacks of saplab).
 
     Returns:
         The defended network.
@@ -161,14 +166,17 @@ def defend(
     Raises:
         TypeError: `model` is not an `nn.Module`, or a defence is none.
         ValueError: a model whose inside cannot be seen (TorchScript, compiled) or that is defended already, no
-            defence, too many of them, a bad `seed`. A forward pass that finds no site raises as well.
+            defence, too many of them, a bad `seed`, an unknown `backward`. A forward pass that finds no site raises
+            as well.
 
     Example:
         >>> sap = saplab.defend(net, saplab.SAP(percent=100), seed=0)
         >>> logits = sap(images)
     """
     _check(model, defenses)
-    return _dressed(model, _plan(model, defenses, _patterns(sites), _patterns(parameters)), noise.stream_key(seed))
+    check_rule(backward)
+    plan = _plan(model, defenses, _patterns(sites), _patterns(parameters))
+    return _dressed(model, plan, noise.stream_key(seed), backward)
 
 
 def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -205,7 +213,7 @@ def _defended_parameters(
     return names
 
 
-def _dressed(model: nn.Module, plan: Plan, key: int) -> "Defended":
+def _dressed(model: nn.Module, plan: Plan, key: int, rule: BackwardRule = "mask") -> "Defended":
     """Give a view of the model that runs by the plan."""
     view = _view(model)
     announce_modules(view)
@@ -213,6 +221,7 @@ def _dressed(model: nn.Module, plan: Plan, key: int) -> "Defended":
     defended: Any = view
     defended._saplab_plan = plan
     defended._saplab_key = key
+    defended._saplab_rule = rule
     defended._saplab_pass = 0
     defended._saplab_fixed = False
     return defended  # type: ignore[no-any-return]

@@ -53,16 +53,26 @@ class Drawing:
         Raises:
             ValueError: the batch mixes passes, as stacked Monte Carlo samples do.
         """
-        if (self.streams[:, :2] != self.streams[:1, :2]).any():
+        if len(self.streams) > 1 and (self.streams[:, :2] != self.streams[:1, :2]).any():
             raise ValueError("weights are drawn once a pass, but this batch mixes passes")
         row = self.streams[:1].clone() if len(self.streams) else noise.streams(0, 0, torch.zeros(1))
         row[:, 2] = noise.EXAMPLES - 1
         return row
 
 
-def fresh(key: int, pass_: int) -> Drawing:
+def fresh(key: int, pass_: int, rule: BackwardRule = "mask") -> Drawing:
     """Give the draws of a direct call."""
-    return Drawing(noise.streams(key, pass_, torch.zeros(1)), fresh=True)
+    return Drawing(noise.streams(key, pass_, torch.zeros(1)), rule, fresh=True)
+
+
+def check_rule(rule: str) -> None:
+    """Refuse an unknown backward rule.
+
+    Raises:
+        ValueError: see above.
+    """
+    if rule not in RULES:
+        raise ValueError(f"`backward` must be one of {', '.join(RULES)}, got {rule!r}")
 
 
 _current: ContextVar[Drawing | None] = ContextVar("saplab_drawing", default=None)
@@ -80,8 +90,7 @@ def drawing(streams: Tensor, rule: BackwardRule = "mask") -> Iterator[None]:
     Raises:
         ValueError: an unknown `rule`.
     """
-    if rule not in RULES:
-        raise ValueError(f"`backward` must be one of {', '.join(RULES)}, got {rule!r}")
+    check_rule(rule)
     token = _current.set(Drawing(streams, rule=rule))
     try:
         yield

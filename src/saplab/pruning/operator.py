@@ -52,7 +52,7 @@ def prune(
         raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {rule!r}")
     if draws < 1:
         raise ValueError(f"`draws` must be >= 1, got {draws}")
-    if streams.shape != (len(h), 3):
+    if streams.shape != (h.shape[0], 3):
         raise ValueError(f"`streams` must have shape ({len(h)}, 3), got {tuple(streams.shape)}")
     return torch.ops.saplab.prune(h, streams, draws, site, rule, name)  # type: ignore[no-any-return]
 

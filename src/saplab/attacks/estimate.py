@@ -1,0 +1,138 @@
+"""What a number of passes say of a point: its loss, whether it is lost, and which way the loss rises."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import torch
+import torch.nn.functional as F
+from scipy.special import ndtr, stdtrit
+from torch import Tensor
+
+DOUBT: Final = 3.0  # standard errors of a normal mean that put a lead beyond doubt
+
+
+@dataclass(frozen=True)
+class Score:
+    """What `samples` passes of a network say of N points.
+
+    Args:
+        loss: (N,) mean loss over the passes, or the loss of the mean logits or probabilities where these are averaged.
+        logits, probs: (N, C) float64, their means over the passes.
+        lead: (N,) by how much the mean probability of the likeliest other class exceeds the label's; above 0 where
+            the averaged prediction is wrong.
+        lead_error: (N,) its standard error over the passes; infinite for a single pass of a random network.
+        samples: passes behind all this.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    probs: Tensor
+    lead: Tensor
+    lead_error: Tensor
+    samples: int
+
+
+@dataclass(frozen=True)
+class Estimate(Score):
+    """A score, and the gradient of the loss by the image.
+
+    Args:
+        gradient: (N, C, H, W).
+        half_cosine: (N,) cosine between the gradients of the first and of the second half of the passes; NaN for
+            fewer than two passes, a network that is not random, or a half that is all zero.
+    """
+
+    gradient: Tensor
+    half_cosine: Tensor
+
+
+AnyScore = TypeVar("AnyScore", bound=Score)
+
+
+def joined(parts: Sequence[AnyScore]) -> AnyScore:
+    """Put together the scores or estimates of batches, in order."""
+    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    columns.pop("samples")
+    return type(parts[0])(**{name: torch.cat(column) for name, column in columns.items()}, samples=parts[0].samples)
+
+
+def lost(score: Score) -> Tensor:
+    """Say for each example, (N,), whether its averaged prediction is wrong beyond doubt.
+
+    That is: the lead is above 0 by Student's equivalent of three standard errors (level 0.13 %, one-sided), so that
+    few samples need the wider distance that they deserve.
+    """
+    quantile = float(stdtrit(score.samples - 1, ndtr(DOUBT))) if score.samples > 1 else 1.0
+    return score.lead - quantile * score.lead_error > 0
+
+
+class Tally:
+    """Sums over passes, from which scores and estimates are made at any moment.
+
+    Args:
+        labels: (N,).
+        random: whether passes differ.
+        halves: numbers of passes after which the gradient so far is kept, as the first half of twice as many.
+    """
+
+    def __init__(self, labels: Tensor, random: bool, halves: Collection[int] = ()) -> None:
+        self.samples = 0
+        self._labels = labels
+        self._random = random
+        self._halves = {half: torch.empty(0) for half in halves}
+        self._loss = self._logits = self._probs = self._squares = torch.zeros((), dtype=torch.float64)
+        self._gradient = torch.zeros(())
+
+    def add(self, logits: Tensor, loss: Tensor, gradient: Tensor | None = None) -> None:
+        """Add k passes: logits (k, N, C), loss (k, N), gradient (k, N, ...)."""
+        z = logits.double()
+        p = z.softmax(2)
+        gap = p - p.gather(2, self._labels.expand(len(p), -1)[:, :, None])
+        self._loss = self._loss + loss.double().sum(0)
+        self._logits, self._probs = self._logits + z.sum(0), self._probs + p.sum(0)
+        self._squares = self._squares + gap.square().sum(0)
+        if gradient is not None:
+            self._gradient = self._gradient.to(gradient) + (gradient[0] if len(gradient) == 1 else gradient.sum(0))
+        self.samples += len(logits)
+        if self.samples in self._halves:
+            self._halves[self.samples] = self._gradient
+
+    def score(self) -> Score:
+        """Give the score of all passes so far.
+
+        Raises:
+            ValueError: logits that have no softmax.
+        """
+        n = self.samples
+        probs, own = self._probs / n, self._labels[:, None]
+        if probs.isnan().any():
+            raise ValueError("the network's logits are not finite (NaN or infinity)")
+        others = probs.masked_fill(F.one_hot(self._labels, probs.shape[1]).bool(), -torch.inf)
+        rival = others.argmax(1, keepdim=True)
+        lead = (probs.gather(1, rival) - probs.gather(1, own))[:, 0]
+        if n > 1:
+            variance = (self._squares.gather(1, rival)[:, 0] / n - lead.square()).clamp(min=0.0)
+            error = (variance / (n - 1)).sqrt()
+        else:
+            error = torch.full_like(lead, math.inf if self._random else 0.0)
+        return Score(self._loss / n, self._logits / n, probs, lead, error, n)
+
+    def estimate(self) -> Estimate:
+        """Give the score and the gradient of all passes so far.
+
+        Raises:
+            ValueError: the gradient is not finite.
+        """
+        if not torch.isfinite(self._gradient).all():
+            raise ValueError("the gradient of the loss by the image is not finite (NaN or infinity)")
+        return Estimate(**vars(self.score()), gradient=self._gradient / self.samples, half_cosine=self._half_cosine())
+
+    def _half_cosine(self) -> Tensor:
+        if self.samples < 2 or not self._random:
+            return torch.full_like(self._loss, math.nan)
+        first = self._halves[self.samples // 2]
+        a, b = (half.flatten(1).double() for half in (first, self._gradient - first))
+        cosine: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+        return cosine

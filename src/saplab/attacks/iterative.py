@@ -1,0 +1,180 @@
+"""Attacks of many equal steps along the gradient's sign: the paper's, and projected gradient descent."""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from saplab.attacks.attack import Attack, Cost, in_order
+from saplab.attacks.ball import STEPS, project
+from saplab.attacks.estimate import lost
+from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.problem import Problem
+from saplab.attacks.search import Search
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Steps of one length along the sign of the gradient, or of its decaying sum.
+
+    Args:
+        eps: radius of the ball.
+        step: length of a step, in the unit of `eps`.
+        steps: how many.
+        momentum: share μ of the last velocity that stays, v ← μ·v + g/‖g‖₁ (Dong et al. 2018, eq. 6); 0 for none.
+        stop_when_lost: whether examples stay where an estimate finds them lost.
+    """
+
+    eps: float
+    step: float
+    steps: int
+    momentum: float = 0.0
+    stop_when_lost: bool = True
+
+    def path(self, problem: Problem, start: Tensor, first_block: int = 0) -> Iterator[Tensor]:
+        """Yield the points after each step, every step with a fresh block of samples."""
+        points, active = start.clone(), problem.everyone()
+        velocity = torch.zeros_like(points)
+        for block in range(first_block, first_block + self.steps):
+            if len(active) > 0:
+                estimate = problem.part(active).estimate(points[active], block)
+                going = ~lost(estimate) if self.stop_when_lost else torch.ones_like(active, dtype=torch.bool)
+                active = active[going]
+                velocity[active] = self.momentum * velocity[active] + _normalised(estimate.gradient[going])
+                moved = points[active] + self.step * velocity[active].sign()
+                points[active] = project(moved, problem.images[active], self.eps)
+            yield points.clone()
+
+    def last(self, problem: Problem, start: Tensor, first_block: int = 0) -> Tensor:
+        """Give the points after all steps."""
+        return deque(self.path(problem, start, first_block), maxlen=1).pop()
+
+
+def _normalised(gradient: Tensor) -> Tensor:
+    """Divide by the mean size of an example's entries, ‖g‖₁ but for a constant, which the sign does not see."""
+    size = gradient.flatten(1).abs().mean(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    return gradient / size.view(-1, *[1] * (gradient.dim() - 1))
+
+
+@dataclass(frozen=True)
+class Iterative(Attack):
+    """The paper's iterative attack (section 4.5; Madry et al. 2017): ⌈λ/k⌉ steps of k pixel steps from the image.
+
+    Each step goes along the sign of a gradient of fresh samples, and back on to the ball and the cube. After t steps
+    nothing is farther than t·k, so one path of the largest λ passes the points of all smaller ones, ⌈λ/k⌉ steps in.
+
+    Args:
+        step: k, in pixel steps of 0..255.
+        gradient: how each step's gradient is estimated.
+        stop_when_lost: whether an example stays where its averaged prediction is wrong beyond doubt (see
+            `saplab.attacks.lost`). Take False where the adversary is not the defender (transfer), whose errors are
+            others, and where single passes count, of which some may still be right.
+
+    Raises:
+        ValueError: `step` is not above 0.
+    """
+
+    step: float = 1.0
+    gradient: MonteCarlo = field(default_factory=MonteCarlo)
+    stop_when_lost: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step < math.inf:
+            raise ValueError(f"`step` must be > 0 pixel steps, got {self.step}")
+
+    def steps(self, eps: float) -> int:
+        """Give ⌈λ/k⌉, where λ = 255·eps is known to a millionth."""
+        return math.ceil(round(eps * STEPS / self.step, 6))
+
+    def curve(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
+        examples: Tensor | None = None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield adversarial images for each of `eps`, from one path; see `Attack.curve`."""
+        problem = Problem.of(self.gradient, adversary, images, labels, eps, seed, examples)
+        return in_order(eps, lambda radii: self._ascending(problem, radii))
+
+    def _ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+        top, points, done = radii[-1], problem.images, 0
+        ascent = Ascent(top, self.step / STEPS, self.steps(top), stop_when_lost=self.stop_when_lost)
+        path = ascent.path(problem, problem.images)
+        for radius in radii:
+            while done < self.steps(radius):
+                points, done = next(path), done + 1
+            yield project(points, problem.images, radius)
+
+    def cost(self, eps: Sequence[float]) -> Cost:
+        """Bound the passes of a curve for one image: those of its largest `eps`."""
+        return self.gradient.cost * self.steps(max(eps, default=0.0))
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient descent (Madry et al. 2017), with an expectation over the adversary's passes in each step.
+
+    A try ends with its last point, not with the best one on its way: among many noisy estimates the best is one of
+    lucky draws. Among tries the one of highest loss over fresh passes is kept.
+
+    Args:
+        gradient: how each step's gradient is estimated.
+        steps: of each try.
+        restarts: tries, from other random starts and with other draws.
+        relative_step: length of a step as a share of `eps`; 2.5 / `steps` by default.
+        momentum: 0 for none; 1 is MI-FGSM's choice (Dong et al. 2018).
+        random_start: whether a try starts uniformly within the ball, instead of at the image.
+        targets: drive towards each of this many other classes in turn, the likeliest first, with the loss's targeted
+            form (Gowal et al. 2019); 0 for untargeted.
+        stop_when_lost: whether an example that is lost, by its averaged prediction and beyond doubt (see
+            `saplab.attacks.lost`), is attacked no more, at this and at larger `eps`. Take False where the adversary
+            is not the defender (transfer), whose errors are others, and where single passes count, of which some may
+            still be right. Only then is a point of a curve the same as that of its `eps` alone.
+
+    Raises:
+        ValueError: a number outside its range.
+
+    Example:
+        >>> attack = saplab.PGD(saplab.MonteCarlo(samples=10, backward="identity"), steps=20)
+        >>> adversarial = attack(sap, images, labels, eps=8 / 255, seed=1)
+    """
+
+    gradient: MonteCarlo = field(default_factory=MonteCarlo)
+    steps: int = 20
+    restarts: int = 1
+    relative_step: float | None = None
+    momentum: float = 0.0
+    random_start: bool = True
+    targets: int = 0
+    stop_when_lost: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"`steps` must be >= 1, got {self.steps}")
+        if self.relative_step is not None and not 0 < self.relative_step < math.inf:
+            raise ValueError(f"`relative_step` must be > 0, got {self.relative_step}")
+        if not 0 <= self.momentum < math.inf:
+            raise ValueError(f"`momentum` must be >= 0, got {self.momentum}")
+        self._search()
+
+    def _search(self) -> Search:
+        return Search(self.restarts, self.targets, self.stop_when_lost, blocks=self.steps)
+
+    def curve(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
+        examples: Tensor | None = None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield adversarial images for each of `eps`; see `Attack.curve`."""
+        problem = Problem.of(self.gradient, adversary, images, labels, eps, seed, examples)
+        return self._search().curve(problem, eps, self._climb)
+
+    def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
+        share = 2.5 / self.steps if self.relative_step is None else self.relative_step
+        ascent = Ascent(eps, share * eps, self.steps, self.momentum, self.stop_when_lost)
+        start = problem.random_start(eps, number) if self.random_start else problem.images
+        return ascent.last(problem, start, first_block)
+
+    def cost(self, eps: Sequence[float]) -> Cost:
+        """Bound the passes of a curve for one image."""
+        return self._search().cost(eps, self.gradient, self.gradient.cost * self.steps)

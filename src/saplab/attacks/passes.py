@@ -1,0 +1,70 @@
+"""Passes of an adversary over a batch of images: several stacked where the batch is small, forward or both ways."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from saplab import noise
+from saplab.attacks.ball import check_labels
+from saplab.defenses.defended import draws_weights
+from saplab.defenses.drawing import drawing
+from saplab.defenses.prediction import logits
+from saplab.pruning.operator import BackwardRule
+
+Objective = Callable[[Tensor, int], Tensor]  # logits (k·N, C) of k passes -> what to differentiate, (k·N,)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of images, and the passes to run over them: several stacked where the batch is small."""
+
+    adversary: nn.Module
+    images: Tensor
+    labels: Tensor
+    examples: Tensor
+    targets: Tensor | None
+    key: int
+    first_sample: int
+    rule: BackwardRule
+    batch_size: int
+    random: bool
+
+    def _stacks(self, samples: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield, for each stack of passes, their number k and the streams (k·N, 3)."""
+        most = 1 if draws_weights(self.adversary) else max(1, self.batch_size // len(self.images))
+        for start in range(0, samples, most):
+            passes = range(self.first_sample + start, self.first_sample + min(start + most, samples))
+            yield len(passes), torch.cat([noise.streams(self.key, p, self.examples) for p in passes])
+
+    def _logits(self, images: Tensor) -> Tensor:
+        z = logits(self.adversary, images)
+        check_labels(self.labels, z.shape[1])
+        if self.targets is not None:
+            check_labels(self.targets, z.shape[1], "targets")
+        return z
+
+    def passes_with_gradient(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
+        """Yield logits (k, N, C), objective (k, N) and its gradient by the images (k, N, ...) of k passes at a time."""
+        for count, streams in self._stacks(samples):
+            x = self.images.expand(count, *self.images.shape).flatten(0, 1).requires_grad_()
+            with torch.enable_grad(), drawing(streams, self.rule):
+                z = self._logits(x)
+                value = objective(z, count)
+                (gradient,) = torch.autograd.grad(value.sum(), x)
+            yield tuple(t.detach().unflatten(0, (count, -1)) for t in (z, value, gradient))
+
+    def passes(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
+        """Yield logits (k, N, C) and objective (k, N) of k passes at a time: the very passes of the gradient."""
+        for count, streams in self._stacks(samples):
+            with torch.no_grad(), drawing(streams, self.rule):
+                z = self._logits(self.images.expand(count, *self.images.shape).flatten(0, 1))
+                value = objective(z, count)
+            yield tuple(t.unflatten(0, (count, -1)) for t in (z, value))
+
+
+def cut(passes: tuple[Tensor, ...], start: int, marks: Iterable[int]) -> Iterator[tuple[Tensor, ...]]:
+    """Cut k passes, the first of which is number `start`, where a piece would run over one of the `marks`."""
+    inside = sorted(mark - start for mark in marks if 0 < mark - start < len(passes[0]))
+    return zip(*(t.tensor_split(inside) for t in passes), strict=True)
