@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import saplab
-from saplab import FGSM, PGD, Iterative, MonteCarlo
+from saplab import APGD, FGSM, PGD, Iterative, MonteCarlo
 from saplab.attacks import lost
 from saplab.attacks.iterative import Ascent
 from saplab.attacks.problem import Problem
@@ -83,6 +83,8 @@ ATTACKS = [
     PGD(MonteCarlo(2), steps=4),
     PGD(MonteCarlo(2, average="logits", loss="margin"), steps=3, restarts=2, momentum=1.0),
     PGD(MonteCarlo(2, loss="dlr"), steps=3, targets=2),
+    APGD(MonteCarlo(2), steps=5, restarts=2),
+    APGD(MonteCarlo(2, loss="dlr"), steps=4, targets=2),
 ]
 
 
@@ -228,7 +230,7 @@ def test_a_lead_within_its_error_is_not_lost(sap: nn.Module, images: Tensor, lab
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_cost_bounds_the_passes_and_is_reached(attack: Any, net: nn.Module, images: Tensor, labels: Tensor) -> None:
     eps = (0.0, PIXEL, 3 * PIXEL)
-    counted = Counting(net)
+    counted: Any = saplab.defend(Counting(net), saplab.SAP(60))
     for _ in replace(attack, stop_when_lost=False).curve(counted, images, labels, eps):
         pass
     cost = replace(attack, stop_when_lost=False).cost(eps)

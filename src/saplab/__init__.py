@@ -23,13 +23,18 @@ _HOMES: dict[str, str] = {
     "sites": "saplab.defenses",
     "load_model": "saplab.models.zoo",
     "load_cifar10": "saplab.data.cifar10",
+    "APGD": "saplab.attacks",
     "FGSM": "saplab.attacks",
     "Estimate": "saplab.attacks",
     "Iterative": "saplab.attacks",
     "MonteCarlo": "saplab.attacks",
     "PGD": "saplab.attacks",
     "RandomNoise": "saplab.attacks",
+    "Square": "saplab.attacks",
     "accuracy": "saplab.measures",
+    "calibration": "saplab.measures",
+    "game_value": "saplab.measures",
+    "verdict": "saplab.measures",
 }
 
 __all__ = ["__version__", *_HOMES]

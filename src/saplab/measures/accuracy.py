@@ -1,32 +1,9 @@
 """Accuracy from stored predictions, with 95 % intervals whose sample is the images."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
 
-Z95 = float(ndtri(0.975))
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with the ends of its 95 % confidence interval.
-
-    Args:
-        estimate, low, high: shares, 0 to 1 (differences of shares, -1 to 1).
-        n: images behind the estimate.
-    """
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-
-    def percent(self, digits: int = 1) -> str:
-        """Give the text ``85.2 % [83.1, 87.1]``."""
-        estimate, low, high = (f"{100 * share:.{digits}f}" for share in (self.estimate, self.low, self.high))
-        return f"{estimate} % [{low}, {high}]"
+from saplab.measures.intervals import Interval, mean_interval
 
 
 def accuracy(probs: ArrayLike, labels: ArrayLike) -> Interval:
@@ -73,53 +50,19 @@ def correct(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
 
 def pass_shares(votes: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     """Give for each image the share of its single passes that found its label: (N,) in [0, 1]."""
+    hits, passes = hits_and_passes(votes, labels)
+    return np.asarray(hits / passes)
+
+
+def hits_and_passes(votes: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give for each image how many of its passes found its label, and how many there are: (N,) each."""
     table, classes = _checked(votes, labels, "votes")
     if not np.issubdtype(table.dtype, np.integer) or table.min() < 0:
         raise ValueError(f"`votes` must be counts, got {table.dtype} from {table.min()}")
-    passes = table.sum(axis=1)
+    passes = table.sum(axis=1, dtype=np.int64)
     if passes.min() == 0:
         raise ValueError(f"`votes` must hold at least one pass of every image, got none of image {passes.argmin()}")
-    return np.asarray(table[np.arange(len(classes)), classes] / passes)
-
-
-def mean_interval(scores: ArrayLike, passes: int = 1) -> Interval:
-    """Estimate the mean of per-image scores, with a Wilson interval for a sample of images.
-
-    Wilson's formula takes the effective number of independent trials p(1-p) / var(mean), as is usual for cluster
-    samples (Korn & Graubard 1998; Franco et al. 2019, "Comparative study of confidence intervals for proportions in
-    complex sample surveys"). It lies between N and N * passes; for scores of 0 and 1 it is N exactly.
-
-    Args:
-        scores: one number in [0, 1] per image (N,).
-        passes: trials behind each score; bounds the effective number where the scores hardly vary.
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0 or not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError(f"`scores` must be numbers in [0, 1], one per image, got shape {values.shape}")
-    mean = float(values.mean())
-    low, high = _wilson(mean, _effective_n(values, passes))
-    return Interval(mean, low, high, values.size)
-
-
-def paired_difference(first: ArrayLike, second: ArrayLike, passes: int = 1) -> Interval:
-    """Estimate mean(first) - mean(second) for two scores of the same images, with Newcombe's paired interval.
-
-    Source: Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on
-    paired data", method 10; for scores between 0 and 1 with the effective numbers of `mean_interval`.
-
-    Args:
-        first, second: scores of the same images in the same order (N,), such as `correct` gives.
-        passes: trials behind each score, as in `mean_interval`.
-    """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"`first` and `second` must score the same images, got shapes {a.shape} and {b.shape}")
-    p, q = mean_interval(a, passes), mean_interval(b, passes)
-    phi = _correlation(a, b)
-    down = _hypotenuse(p.estimate - p.low, q.high - q.estimate, phi)
-    up = _hypotenuse(q.estimate - q.low, p.high - p.estimate, phi)
-    theta = p.estimate - q.estimate
-    return Interval(theta, max(theta - down, -1.0), min(theta + up, 1.0), p.n)
+    return np.asarray(table[np.arange(len(classes)), classes], np.int64), passes
 
 
 def _checked(table: ArrayLike, labels: ArrayLike, name: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
@@ -133,29 +76,3 @@ def _checked(table: ArrayLike, labels: ArrayLike, name: str) -> tuple[NDArray[np
     if classes.min() < 0 or classes.max() >= values.shape[1]:
         raise ValueError(f"`labels` must be in 0..{values.shape[1] - 1}, got {classes.min()} to {classes.max()}")
     return values, classes
-
-
-def _effective_n(scores: NDArray[np.float64], passes: int) -> float:
-    p, variance, n = scores.mean(), scores.var(), scores.size
-    if variance == 0:
-        return float(n if p in (0, 1) else n * passes)
-    return float(np.clip(p * (1 - p) * n / variance, n, n * passes))
-
-
-def _wilson(p: float, n: float) -> tuple[float, float]:
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 * np.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-    return float(max(centre - half, 0.0)) if p > 0 else 0.0, float(min(centre + half, 1.0)) if p < 1 else 1.0
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    scale = a.std() * b.std()
-    if scale == 0:
-        return 0.0
-    covariance = np.mean((a - a.mean()) * (b - b.mean()))
-    corrected = max(covariance - 1 / (2 * a.size), 0) if covariance > 0 else covariance
-    return float(corrected / scale)
-
-
-def _hypotenuse(a: float, b: float, phi: float) -> float:
-    return float(np.sqrt(max(a**2 - 2 * phi * a * b + b**2, 0.0)))

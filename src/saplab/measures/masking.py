@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from saplab.measures.accuracy import Interval, mean_interval, paired_difference
+from saplab.measures.intervals import Interval, mean_interval, paired_difference
 
 
 @dataclass(frozen=True)

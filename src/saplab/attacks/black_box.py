@@ -1,0 +1,142 @@
+"""Square Attack (Andriushchenko et al. 2020): random search on scores alone, in the maximum norm."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saplab import noise
+from saplab.attacks.attack import Attack, Cost
+from saplab.attacks.ball import project
+from saplab.attacks.estimate import Score, lost
+from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.problem import Problem
+from saplab.attacks.search import Search
+from saplab.defenses.defended import is_random
+
+SQUARES: Final = 6  # kind of these random numbers
+HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in queries of 10,000 (section 5)
+
+
+@dataclass(frozen=True)
+class Square(Attack):
+    """Square Attack (Andriushchenko et al. 2020, Algorithms 1 and 2), on probabilities averaged over passes.
+
+    It sees no gradient, so a masked one cannot deceive it. One query is the margin loss of the mean softmax, its
+    logarithm, over `passes` fresh passes: `queries` times `passes` evaluations of a random network for one image (of
+    a network that is not random, one evaluation a query).
+
+    A candidate of a random network that beats the best so far may have been lucky: its loss is asked for again, by a
+    further query that counts, before later candidates are held against it. Otherwise the luckiest one would stay.
+
+    Args:
+        queries: for one image at one `eps`.
+        passes: of the adversary, averaged in one query.
+        p_init: share of the image that a square covers at first.
+        stop_when_lost: as in `PGD`.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    queries: int = 1000
+    passes: int = 10
+    p_init: float = 0.8
+    stop_when_lost: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "passes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be >= 1, got {getattr(self, name)}")
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f"`p_init` must be in (0, 1], got {self.p_init}")
+
+    def _search(self) -> Search:
+        return Search(1, 0, self.stop_when_lost, blocks=2 * self.queries)
+
+    def _asking(self, passes: int) -> MonteCarlo:
+        return MonteCarlo(passes, average="probabilities", loss="margin")
+
+    def curve(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
+        examples: Tensor | None = None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield adversarial images for each of `eps`; see `Attack.curve`."""
+        asking = self._asking(self.passes if is_random(adversary) else 1)
+        problem = Problem.of(asking, adversary, images, labels, eps, seed, examples)
+        return self._search().curve(problem, eps, self._climb)
+
+    def cost(self, eps: Sequence[float]) -> Cost:
+        """Bound the passes of a curve for one image; one of a look at the clean image is no query."""
+        return self._search().cost(eps, self._asking(self.passes), Cost(self.queries * self.passes, 0))
+
+    def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
+        points, again = _stripes(problem, eps), is_random(problem.adversary)
+        score = problem.score(points, first_block)
+        loss, gone, used = score.loss, self._gone(score), torch.ones_like(problem.labels)
+        for turn in range(1, self.queries):
+            which = ((used < self.queries) & ~gone).nonzero()[:, 0]
+            if len(which) == 0:
+                break
+            part, block = problem.part(which), first_block + 2 * turn
+            candidates = _with_squares(part, points[which], eps, self._sides(used[which], points), turn)
+            score = part.score(candidates, block)
+            used[which] += 1
+            better = score.loss > loss[which]
+            chosen = which[better]
+            points[chosen], loss[chosen], found = candidates[better], score.loss[better], self._gone(score)[better]
+            if again:
+                chosen = chosen[used[chosen] < self.queries]
+                if len(chosen) == 0:
+                    continue
+                score = problem.part(chosen).score(points[chosen], block + 1)
+                used[chosen] += 1
+                loss[chosen], found = score.loss, self._gone(score)
+            gone[chosen] = found
+        return points
+
+    def _gone(self, score: Score) -> Tensor:
+        """Say which examples are attacked no more."""
+        return lost(score) & self.stop_when_lost
+
+    def _sides(self, used: Tensor, images: Tensor) -> Tensor:
+        """Give the side s of each example's next square (n,), by the schedule of p over the queries used."""
+        *_, height, width = images.shape
+        of_10000 = used * 10_000 // self.queries
+        halvings = (of_10000[:, None] > torch.tensor(HALVINGS, device=used.device)).sum(1)
+        sides = (self.p_init * 0.5**halvings * height * width).sqrt().round().long()
+        return sides.clamp(1, min(height, width))
+
+
+def _words(problem: Problem, turn: int, count: int) -> Tensor:
+    """Draw 32-bit words (n, count), int64, that depend on the turn and on each example's number alone."""
+    rows = noise.streams(noise.stream_key(problem.seed, "noise"), turn, problem.examples)
+    words = noise.words(rows, count, kind=SQUARES).astype(np.int64)
+    return torch.from_numpy(words).to(problem.images.device)
+
+
+def _stripes(problem: Problem, eps: float) -> Tensor:
+    """Start with vertical stripes one pixel wide, of +eps or -eps in each channel."""
+    count, channels, _, width = problem.images.shape
+    signs = (_words(problem, 0, channels * width) & 1).view(count, channels, 1, width) * 2 - 1
+    return project(problem.images + eps * signs, problem.images, eps)
+
+
+def _with_squares(problem: Problem, points: Tensor, eps: float, sides: Tensor, turn: int) -> Tensor:
+    """Put into each of `points` one square of its side, anywhere, of +eps or -eps from the image in each channel."""
+    channels, height, width = points.shape[1:]
+    words = _words(problem, turn, 2 + channels)
+    signs = ((words[:, 2:] & 1) * 2 - 1)[:, :, None, None]
+    rows, columns = (_covered(words[:, i], sides, size) for i, size in ((0, height), (1, width)))
+    squares = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return torch.where(squares, project(problem.images + eps * signs, problem.images, eps), points)
+
+
+def _covered(words: Tensor, sides: Tensor, size: int) -> Tensor:
+    """Say which of `size` places a side covers (n, size) whose beginning is uniform over all that fit."""
+    begin = words * (size - sides + 1) >> 32
+    place = torch.arange(size, device=words.device)
+    return (place >= begin[:, None]) & (place < (begin + sides)[:, None])

@@ -1,0 +1,131 @@
+"""Intervals for shares and their differences; the sample is the images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr, ndtri
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its confidence interval, 95 % unless its maker was asked for another.
+
+    Args:
+        estimate, low, high: shares, 0 to 1 (differences of shares, -1 to 1).
+        n: images behind the estimate.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    def percent(self, digits: int = 1) -> str:
+        """Give the text ``85.2 % [83.1, 87.1]``."""
+        estimate, low, high = (f"{100 * share:.{digits}f}" for share in (self.estimate, self.low, self.high))
+        return f"{estimate} % [{low}, {high}]"
+
+
+def mean_interval(scores: ArrayLike, passes: int = 1, confidence: float = 0.95) -> Interval:
+    """Estimate the mean of per-image scores, with a Wilson interval for a sample of images.
+
+    Wilson's formula takes the effective number of independent trials p(1-p) / var(mean), as is usual for cluster
+    samples (Korn & Graubard 1998; Franco et al. 2019, "Comparative study of confidence intervals for proportions in
+    complex sample surveys"). It lies between N and N * passes; for scores of 0 and 1 it is N exactly.
+
+    Args:
+        scores: one number in [0, 1] per image (N,).
+        passes: trials behind each score; bounds the effective number where the scores hardly vary.
+        confidence: of the interval; for m intervals that shall hold together, 1 - 0.05 / m (Bonferroni).
+
+    Raises:
+        ValueError: scores outside [0, 1] or none, a confidence outside (0, 1).
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0 or not (values.min() >= 0 and values.max() <= 1):
+        raise ValueError(f"`scores` must be numbers in [0, 1], one per image, got shape {values.shape}")
+    mean = float(values.mean())
+    low, high = wilson(mean, effective_n(values, passes), normal_quantile(confidence))
+    return Interval(mean, low, high, values.size)
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike, passes: int = 1, confidence: float = 0.95) -> Interval:
+    """Estimate mean(first) - mean(second) for two scores of the same images, with Newcombe's paired interval.
+
+    Source: Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on
+    paired data", method 10; for scores between 0 and 1 with the effective numbers of `mean_interval`.
+
+    Args:
+        first, second: scores of the same images in the same order (N,), such as `correct` gives.
+        passes: trials behind each score, as in `mean_interval`.
+        confidence: of the interval, as in `mean_interval`.
+
+    Raises:
+        ValueError: as `mean_interval`, and for scores of other images.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"`first` and `second` must score the same images, got shapes {a.shape} and {b.shape}")
+    p, q = mean_interval(a, passes, confidence), mean_interval(b, passes, confidence)
+    phi = _correlation(a, b)
+    down = _hypotenuse(p.estimate - p.low, q.high - q.estimate, phi)
+    up = _hypotenuse(q.estimate - q.low, p.high - p.estimate, phi)
+    theta = p.estimate - q.estimate
+    return Interval(theta, max(theta - down, -1.0), min(theta + up, 1.0), p.n)
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
+    """Give the exact two-sided p-value that two predictors are right equally often, paired by image.
+
+    Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions"; exact: of the
+    images that only one of them gets right, either is as likely to be it, Binomial(n, 1/2).
+
+    Args:
+        first, second: whether each of the same images is right (N,), such as `correct` gives.
+
+    Raises:
+        ValueError: other shapes, or values that are not 0 or 1.
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
+        raise ValueError(f"`first` and `second` must score the same images, got shapes {a.shape} and {b.shape}")
+    if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
+        raise ValueError("`first` and `second` must be 0 or 1 for each image, got other numbers")
+    only_first, only_second = int(np.sum(a > b)), int(np.sum(b > a))
+    return float(min(1.0, 2 * bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
+
+
+def normal_quantile(confidence: float) -> float:
+    """Give the z with P(|Z| <= z) = confidence: 1.96 for 0.95."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be in (0, 1), got {confidence}")
+    return float(ndtri((1 + confidence) / 2))
+
+
+def effective_n(scores: NDArray[np.float64], passes: int) -> float:
+    """Give the number of independent trials whose mean would vary as much as that of per-image scores."""
+    p, variance, n = scores.mean(), scores.var(), scores.size
+    if variance == 0:
+        return float(n if p in (0, 1) else n * passes)
+    return float(np.clip(p * (1 - p) * n / variance, n, n * passes))
+
+
+def wilson(p: float, n: float, z: float) -> tuple[float, float]:
+    """Give the ends of Wilson's interval (1927) for a share `p` of `n` trials, `z` standard errors wide each way."""
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return float(max(centre - half, 0.0)) if p > 0 else 0.0, float(min(centre + half, 1.0)) if p < 1 else 1.0
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    scale = a.std() * b.std()
+    if scale == 0:
+        return 0.0
+    covariance = np.mean((a - a.mean()) * (b - b.mean()))
+    corrected = max(covariance - 1 / (2 * a.size), 0) if covariance > 0 else covariance
+    return float(corrected / scale)
+
+
+def _hypotenuse(a: float, b: float, phi: float) -> float:
+    return float(np.sqrt(max(a**2 - 2 * phi * a * b + b**2, 0.0)))

@@ -1,0 +1,84 @@
+"""The worst of several attacks on each image, without counting a stochastic defender's luck against it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def worst_case(halves: ArrayLike, strengths: Sequence[float], labels: ArrayLike) -> NDArray[np.float64]:
+    """Score each image under the worst of A attacks at each strength, by cross-fitting.
+
+    The least of A freshly drawn predictions is biased low: each attack draws anew whether a borderline image survives.
+    So one half of the passes chooses the attack with the smallest margin, the other half says whether the image is
+    right under it, both ways round. What is estimated, without bias, is the accuracy left by an attacker who tries all
+    attacks against K/2 passes of his own and plays the best one; networks without randomness give equal halves, and
+    the plain minimum.
+
+    Balls are nested: an attack of a smaller strength is one of a larger strength too.
+
+    Args:
+        halves: mean probabilities over the first and over the second half of the passes (2, A, L, N, C).
+        strengths: λ of each of the L rows.
+        labels: classes (N,), whole numbers in 0..C-1.
+
+    Returns:
+        (L, N) scores 0, 0.5 or 1: the mean of both ways.
+
+    Raises:
+        ValueError: other shapes, or probabilities that are not in [0, 1].
+    """
+    probs = np.asarray(halves)
+    if probs.ndim != 5 or len(probs) != 2 or probs.size == 0 or probs.shape[2] != len(strengths):
+        raise ValueError(f"`halves` must have the shape (2, A, {len(strengths)}, N, C), got {probs.shape}")
+    margin = margins(probs, labels)
+    weaker = np.asarray(strengths)
+    rows = [margin[:, :, weaker <= strength].reshape(2, -1, margin.shape[-1]) for strength in strengths]
+    return np.stack([cross_fit(row) for row in rows])
+
+
+def margins(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """Give probability of the label minus the highest other one: above 0 where the prediction is right.
+
+    Of equal probabilities the first class is predicted, as in `correct`; where that is the label, the margin is the
+    smallest number above 0 instead of 0.
+
+    Args:
+        probs: (..., N, C).
+        labels: classes (N,), whole numbers in 0..C-1.
+
+    Returns:
+        (..., N).
+
+    Raises:
+        ValueError: other shapes, labels that are not classes, probabilities outside [0, 1].
+    """
+    table, classes = np.asarray(probs, np.float64), np.asarray(labels)
+    if table.ndim < 2 or table.size == 0 or classes.shape != table.shape[-2:-1]:
+        raise ValueError(f"`labels` must have one class for each image of {table.shape}, got {classes.shape}")
+    if not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0 or classes.max() >= table.shape[-1]:
+        raise ValueError(f"`labels` must be whole numbers in 0..{table.shape[-1] - 1}, got {classes.dtype}")
+    if not (table.min() >= 0 and table.max() <= 1 + 1e-5):
+        raise ValueError(f"probabilities must be in [0, 1], got {table.min()} to {table.max()}")
+    images = np.arange(len(classes))
+    own = table[..., images, classes]
+    others = table.copy()
+    others[..., images, classes] = -np.inf
+    margin = own - others.max(axis=-1)
+    ties = (margin == 0) & (table.argmax(axis=-1) == classes)
+    return np.asarray(np.where(ties, np.nextafter(0.0, 1.0), margin))
+
+
+def cross_fit(margin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Choose each image's worst candidate on one half of the passes and score it on the other, both ways.
+
+    Args:
+        margin: (2, M, N): halves, candidates (an attack at a strength), images; right where above 0.
+
+    Returns:
+        (N,) scores 0, 0.5 or 1.
+    """
+    images = np.arange(margin.shape[-1])
+    first, second = margin.argmin(axis=1)
+    right = np.stack([margin[1, first, images] > 0, margin[0, second, images] > 0])
+    return np.asarray(right.mean(axis=0))
