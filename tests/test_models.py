@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from saplab.data.cifar10 import as_images, load_cifar10, read_records
-from saplab.models import zoo
+from saplab.data.cifar10 import as_images, read_records
 from saplab.models.initialise import initialise
 from saplab.models.preact_resnet import PreactBlock, preact_resnet20
 from saplab.models.resnet import IMAGENET_MEAN, IMAGENET_STD, Normalize, option_a, resnet20

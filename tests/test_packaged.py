@@ -48,7 +48,9 @@ def test_packaged_networks_load_from_a_copy_and_from_nothing_else(tmp_path: Path
     (tmp_path / "copy.safetensors").write_bytes(content)
     assert weights_digest(load_model(name, tmp_path / "copy.safetensors")) == weights_digest(load_model(name))
     (tmp_path / "copy.safetensors").write_bytes(content[:-1])
-    message = rf"copy.safetensors does not hold the weights of {name} \(for other weights name 'preact-resnet20'\): SHA-256"
+    message = (
+        rf"copy.safetensors does not hold the weights of {name} \(for other weights name 'preact-resnet20'\): SHA-256"
+    )
     with pytest.raises(ValueError, match=message):
         load_model(name, tmp_path / "copy.safetensors")
     with pytest.raises(FileNotFoundError, match=r"absent\.pt is missing"):
@@ -74,7 +76,9 @@ def test_an_architecture_has_the_classes_of_its_weights(tmp_path: Path) -> None:
 
 
 def test_facts_survive_their_file() -> None:
-    facts = zoo.Packaged("resnet20", "0" * 64, "fast", "small", "saplab train", (Measured("PGD-20", 8.0, 3, 4, "test"),))
+    facts = zoo.Packaged(
+        "resnet20", "0" * 64, "fast", "small", "saplab train", (Measured("PGD-20", 8.0, 3, 4, "test"),)
+    )
     assert zoo.Packaged.from_json(facts.to_json().decode()) == facts
     for text in ("{", "[]", '{"architecture": "resnet20", "sha256": "0", "colour": 1}'):
         with pytest.raises(ValueError, match="not a network's file of facts"):

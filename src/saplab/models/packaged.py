@@ -24,8 +24,8 @@ class Measured:
         attack: its name; ``none`` for clean images.
         strength: λ in pixel steps.
         correct, images: counts.
-        data: ``test``, CIFAR-10's test images that every copy of the set holds bit by bit, or ``sample``, the 1,000 of
-            them in the package.
+        data: ``test``, the test images (of CIFAR-10, those that every copy of the set holds bit by bit); ``sample``,
+            the 1,000 of them in the package; or ``held out``, of the training images.
     """
 
     attack: str

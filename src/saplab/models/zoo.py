@@ -19,7 +19,6 @@ from saplab.models.packaged import Packaged, packaged_bytes, read_packaged, requ
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
 
-
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
 PACKAGED: dict[str, Packaged] = read_packaged()
 _NESTED = ("state_dict", "model")

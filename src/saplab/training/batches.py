@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.data.cifar10 import Records, as_images
+from saplab.data.cifar10 import as_images
+from saplab.data.dataset import Records
 from saplab.training.augment import Shifts, crop_and_flip, draw_shifts, shuffle, take
 from saplab.training.recipes import Recipe
 

@@ -7,8 +7,6 @@ and started again, it ends with the same bits as an unbroken one.
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saplab.data.cifar10 import Records
-from saplab.data.dataset import digest
+from saplab.data.dataset import Records, digest
 from saplab.files import remove_leftovers, write_atomically
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES
 from saplab.training.batches import Batch, OnDevice, OnHost, network_input
 from saplab.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
 from saplab.training.objectives import PreviousEpoch
-from saplab.training.place import Place
+from saplab.training.place import Place, torch_threads
 from saplab.training.progress import Progress, Silent
 from saplab.training.recipes import Recipe
 from saplab.training.steps import BatchStep, Networks
@@ -78,7 +75,7 @@ def train(
 
     Args:
         recipe: how.
-        data: training images, uint8 (N, 3, H, W).
+        data: training images, uint8 (N, 3, H, W), of any size and number of classes.
         test: images whose accuracy is measured after each epoch; it decides nothing.
         out: folder for ``checkpoint.safetensors`` and ``history.jsonl``.
         seed: of the first weights, the shuffles, the crops and the flips, an adversary's starts and the defences'
@@ -96,14 +93,15 @@ def train(
         OSError: a file could not be written; the checkpoint before it stays.
     """
     place = place or Place()
-    used = _checked_data(recipe, data, seed, place)
+    used = _checked_data(recipe, data, test, seed, place)
     out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out)
+    if place.is_first:
+        remove_leftovers(out)
     request = describe(recipe, used, test, seed) | ({"world": place.share.world} if place.share.world > 1 else {})
     run = _begin(recipe, used, test, seed, place, progress or Silent())
     history = _restore(run, out, request)
     run.progress.on_start(history, recipe, run.steps)
-    with _torch_threads(threads):
+    with torch_threads(threads):
         for epoch in range(len(history), recipe.epochs):
             history.append(_epoch(run, epoch, out))
             if place.is_first:
@@ -119,6 +117,11 @@ def describe(recipe: Recipe, data: Records, test: Records | None, seed: int) -> 
     return {"numerics": NUMERICS, "recipe": recipe.described(), "seed": seed, **digests}
 
 
+def class_count(data: Records) -> int:
+    """Give the number of classes: of their names, or else of the labels that occur."""
+    return len(data.classes) or int(data.labels.max()) + 1
+
+
 def write_history(path: Path, history: list[EpochRecord]) -> None:
     """Write one JSON object a line, one line an epoch."""
     write_atomically(path, "".join(json.dumps(asdict(record)) + "\n" for record in history).encode())
@@ -127,7 +130,7 @@ def write_history(path: Path, history: list[EpochRecord]) -> None:
 def _begin(recipe: Recipe, used: Records, test: Records | None, seed: int, place: Place, progress: Progress) -> _Run:
     """Build the network with its first weights, and all that trains it."""
     data, held_out = hold_out(used, recipe.held_out)
-    model = initialise(ARCHITECTURES[recipe.network](), seed)
+    model = initialise(ARCHITECTURES[recipe.network](classes=class_count(used)), seed)
     model.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
     on_host = place.device.type == "cpu"
     batches = OnHost(data, recipe, place.share) if on_host else OnDevice(data, recipe, place.share, place.device)
@@ -240,32 +243,24 @@ def _restore(run: _Run, out: Path, request: dict[str, Any]) -> list[EpochRecord]
     return history
 
 
-def _checked_data(recipe: Recipe, data: Records, seed: int, place: Place) -> Records:
+def _checked_data(recipe: Recipe, data: Records, test: Records | None, seed: int, place: Place) -> Records:
     """Check the arguments, and give the images that the recipe uses."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be in 0 .. 2**63 - 1, got {seed}")
     needed = recipe.images or recipe.batch + recipe.held_out
     if len(data) < needed:
         raise ValueError(f"`data` must hold at least {needed} images, got {len(data)}")
+    if test is not None and test.classes != data.classes[: len(test.classes)]:
+        raise ValueError(f"`test` must have the classes of `data`, {_names(data)}, got {_names(test)}")
     if recipe.batch % place.share.world:
         raise ValueError(f"`batch` must be a multiple of the {place.share.world} processes, got {recipe.batch}")
     return data.chosen(slice(recipe.images))
 
 
+def _names(data: Records) -> str:
+    return ", ".join(data.classes) or f"0 .. {class_count(data) - 1}"
+
+
 def _diverged_message(what: str, epoch: int, out: Path) -> str:
     kept = f"{out / CHECKPOINT} holds epoch {epoch}" if epoch else "no epoch was finished"
     return f"training stopped in epoch {epoch + 1}: {what}; {kept}"
-
-
-@contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
-    """Set PyTorch's number of threads for a while."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"`threads` must be >= 1, got {threads}")
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -67,6 +67,24 @@ class Place:
 
 
 @contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Set PyTorch's number of threads for a while; None leaves it as it is.
+
+    Raises:
+        ValueError: `threads` is below 1.
+    """
+    before = torch.get_num_threads()
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"`threads` must be >= 1, got {threads}")
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def joined(device: str = "auto", compiled: bool = False) -> Iterator[Place]:
     """Give this process's place, together with the other processes that ``torchrun`` started, if it did.
 

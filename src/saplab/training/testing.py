@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saplab.data.cifar10 import Records
+from saplab.data.dataset import Records
 from saplab.training.augment import held_out_positions
 from saplab.training.batches import network_input
 from saplab.training.objectives import INNER, Projected

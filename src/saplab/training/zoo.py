@@ -1,22 +1,18 @@
 """The networks of the package: which there are, how well each does, and how a finished run becomes one of them."""
 
-import json
-import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from saplab.attacks import PGD
 from saplab.attacks.ball import eps_of
-from saplab.data.cifar10 import Records
+from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.models.packaged import CLEAN, Measured
 from saplab.training.batches import network_input
+from saplab.training.choice import Choice
 from saplab.training.recipes import FIG_2_RATES
 from saplab.training.testing import count_correct
 
@@ -26,83 +22,60 @@ ATTACK = f"PGD-{STEPS}"
 _BATCH = 500
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A network of the zoo, as the options of ``saplab train`` that make it.
-
-    Args:
-        name: of the network.
-        recipe, preset, network, rate, defense, epochs: the options; None and "" leave them out.
-    """
-
-    name: str
-    recipe: str
-    preset: str
-    network: str | None = None
-    rate: float | None = None
-    defense: str = ""
-    epochs: int | None = None
-
-    def command(self, threads: int | None = None, seed: int = 0) -> str:
-        """Give the command that makes it."""
-        options = {
-            "--preset": self.preset,
-            "--network": self.network,
-            "--rate": self.rate,
-            "--defense": self.defense or None,
-            "--epochs": self.epochs,
-            "--data": "cifar10:DIR",
-            "--threads": threads,
-            "--seed": seed or None,
-        }
-        given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
-        return shlex.join(["saplab", "train", self.recipe, *given])
-
-
-def entries(preset: str) -> tuple[Entry, ...]:
-    """Give every network of the zoo as that preset trains it.
+def choices(preset: str) -> dict[str, Choice]:
+    """Give every network of the zoo, and how it is trained under that preset.
 
     On two CPU cores ``fast`` stands for ``pgd``, and the network trained through SAP gets fewer epochs.
     """
     robust = "pgd" if preset == "paper" else "fast"
     base = "preact-resnet20"
-    return (
-        Entry(f"{base}-dense", "dense", preset),
-        Entry("resnet20-dense", "dense", preset, network="resnet20"),
-        *(Entry(f"{base}-dropout-{rate:g}", "dropout", preset, rate=rate) for rate in FIG_2_RATES),
-        Entry(f"{base}-adversarial", "adversarial", preset),
-        Entry(f"{base}-{robust}", robust, preset),
-        Entry(f"{base}-sap-100", "dense", preset, defense="sap:100", epochs=20 if preset == "small" else None),
-    )
+    return {
+        f"{base}-dense": Choice("dense", preset),
+        "resnet20-dense": Choice("dense", preset, network="resnet20"),
+        **{f"{base}-dropout-{rate:g}": Choice("dropout", preset, rate=rate) for rate in FIG_2_RATES},
+        f"{base}-adversarial": Choice("adversarial", preset),
+        f"{base}-{robust}": Choice(robust, preset),
+        f"{base}-sap-100": Choice("dense", preset, defense="sap:100", epochs=16 if preset == "small" else None),
+    }
 
 
-def find_entry(name: str, preset: str) -> Entry:
-    """Give the network of that name, as that preset trains it.
+def choose(preset: str, only: str | None) -> dict[str, Choice]:
+    """Give the choice of one name, or all.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is none of that name; the message lists those there are.
     """
-    known = {entry.name: entry for entry in entries(preset)}
-    if name not in known:
-        raise ValueError(f"`only` must be one of {', '.join(known)} for preset {preset!r}, got {name!r}")
-    return known[name]
+    known = choices(preset)
+    if only is not None and only not in known:
+        raise ValueError(f"`only` must be one of {', '.join(known)} for preset {preset!r}, got {only!r}")
+    return known if only is None else {only: known[only]}
 
 
-def measure(model: nn.Module, test: Records | None, attacked: Records | None = None) -> Iterator[Measured]:
-    """Count the images that a network in eval mode gets right, clean and under PGD-20.
+def measure(model: nn.Module, test: Records | None = None) -> Iterator[Measured]:
+    """Count the images that a network in eval mode gets right under PGD-20.
 
     PGD (Madry et al. 2018): 20 steps of λ/8 from one random start, cross-entropy, no restarts, in float32.
 
     Args:
         model: without defences.
-        test: CIFAR-10's test images; None leaves the clean accuracy out.
-        attacked: attack these instead of the 1,000 images of the packaged sample.
+        test: CIFAR-10's test images, to attack instead of the 1,000 of them in the packaged sample.
     """
-    if test is not None:
-        yield Measured(CLEAN, 0.0, count_correct(model, test), len(test), "test")
-    records, data = (read_sample(), "sample") if attacked is None else (attacked, "test")
     for strength in STRENGTHS:
-        yield Measured(ATTACK, strength, _count_under_attack(model, records, strength), len(records), data)
+        yield measure_again(model, Measured(ATTACK, strength, 0, 0, "test" if test else "sample"), test)
+
+
+def measure_again(model: nn.Module, stored: Measured, test: Records | None) -> Measured:
+    """Measure what a stored number says: the same attack and strength, on the same images.
+
+    Raises:
+        ValueError: it needs test images, and there are none.
+    """
+    records = read_sample() if stored.data == "sample" else test
+    if records is None:
+        raise ValueError(f"`data` must be given to measure on {stored.data} images")
+    is_clean = stored.attack == CLEAN
+    correct = count_correct(model, records) if is_clean else _count_under_attack(model, records, stored.strength)
+    return replace(stored, correct=correct, images=len(records))
 
 
 def _count_under_attack(model: nn.Module, records: Records, strength: float) -> int:
@@ -114,23 +87,6 @@ def _count_under_attack(model: nn.Module, records: Records, strength: float) -> 
         with torch.no_grad():
             correct += int((model(changed).argmax(dim=1) == labels).sum())
     return correct
-
-
-def read_request(checkpoint: Path) -> dict[str, Any]:
-    """Read what a training run was asked for.
-
-    Raises:
-        ValueError: the file is no checkpoint of a training run.
-        FileNotFoundError: it is missing.
-    """
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"{checkpoint} is missing: expected the checkpoint of a training run")
-    with safe_open(checkpoint, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if "request" not in metadata:
-        raise ValueError(f"{checkpoint} is no checkpoint of a training run")
-    request: dict[str, Any] = json.loads(metadata["request"])
-    return request
 
 
 def agrees(stored: Measured, found: Measured) -> bool:

@@ -1,0 +1,75 @@
+"""Training by two processes that share each batch, as torchrun starts them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from saplab.training.place import Place, joined
+
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from saplab.data.sample import read_sample
+from saplab.defenses import Dropout
+from saplab.models.zoo import weights_digest
+from saplab.training.loop import train
+from saplab.training.objectives import Projected
+from saplab.training.place import joined
+from saplab.training.progress import Silent
+from saplab.training.recipes import Recipe
+from saplab.training.schedules import WarmupLinear
+from saplab.training.testing import count_correct
+
+class Stop(Silent):
+    def on_step(self, epoch, step, loss, accuracy):
+        if epoch == 2:
+            raise InterruptedError
+
+recipe = Recipe("dense", "tiny", epochs=2, batch=8, schedule=WarmupLinear(0.05, 1), images=24,
+                objective=Projected(8, 10, 1), defenses=(Dropout(0.1),), held_out=7, check=Projected(8, 8, 1))
+data, out = read_sample(), Path(sys.argv[1])
+with joined("cpu") as place:
+    model, history = train(recipe, data, data.chosen(slice(25)), out / "unbroken", threads=1, place=place)
+    try:
+        train(recipe, data, data.chosen(slice(25)), out / "resumed", threads=1, place=place, progress=Stop())
+    except InterruptedError:
+        torch.distributed.barrier()
+    resumed, _ = train(recipe, data, data.chosen(slice(25)), out / "resumed", threads=1, place=place)
+    record = history[-1]
+    accuracies = (record.train_loss, record.train_accuracy, record.held_out_accuracy, record.robust_accuracy)
+    together = count_correct(model, data.chosen(slice(25)), place=place)
+    alone = count_correct(model, data.chosen(slice(25)))
+    (out / f"rank{place.share.rank}").write_text(
+        f"{weights_digest(model)} {weights_digest(resumed)} {together == alone} {accuracies}"
+    )
+"""
+
+
+def test_two_processes_agree_and_resume(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    process = subprocess.run(
+        [*launch, str(tmp_path / "script.py"), str(tmp_path)], check=False, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    first, second = ((tmp_path / f"rank{rank}").read_text() for rank in range(2))
+    assert first == second
+    unbroken, resumed, together_is_alone = first.split()[:3]
+    assert unbroken == resumed
+    assert together_is_alone == "True"
+
+
+def test_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with joined("cpu") as place:
+        assert place == Place()
+        assert place.is_first
+        values = torch.ones(2)
+        assert place.total(values) is values
+    with pytest.raises(ValueError, match="`device` is 'cuda:99', but PyTorch sees"), joined("cuda:99"):
+        pass
