@@ -1,5 +1,6 @@
-"""Training by two processes that share each batch, as torchrun starts them."""
+"""Where training computes: two processes that share each batch, as torchrun starts them; compiled; glibc's memory."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -7,18 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from saplab.data.sample import read_sample
+from saplab.defenses import Dropout
+from saplab.training.loop import train
+from saplab.training.objectives import CrossEntropy, Objective, Projected
 from saplab.training.place import Place, joined
+from saplab.training.recipes import Recipe
+from saplab.training.schedules import Steps
 
 SCRIPT = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 import torch
 from saplab.data.sample import read_sample
 from saplab.defenses import Dropout
 from saplab.models.zoo import weights_digest
 from saplab.training.loop import train
-from saplab.training.objectives import Projected
+from saplab.training.objectives import CrossEntropy, Objective, Projected
 from saplab.training.place import joined
 from saplab.training.progress import Silent
 from saplab.training.recipes import Recipe
@@ -73,3 +79,44 @@ def test_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         assert place.total(values) is values
     with pytest.raises(ValueError, match="`device` is 'cuda:99', but PyTorch sees"), joined("cuda:99"):
         pass
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
+def test_freed_memory_is_kept() -> None:
+    """In a process of its own: 100 MB that come and go cost their pages once, not each time."""
+    script = """
+import resource
+import numpy as np
+from saplab.training.place import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        np.ones(100_000_000, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before, done = faults(), keep_freed_memory()
+faults()
+print(done, faults() < before / 10)
+"""
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).split() == ["True", "True"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
+@pytest.mark.parametrize(
+    ("objective", "defenses", "tolerance"),
+    [(CrossEntropy(), (Dropout(0.1),), 1e-3), (Projected(8, 10, 1), (), 3e-2)],  # rounding turns some of FGSM's signs
+    ids=["dropout", "attacked"],
+)
+def test_compiled_networks_train_alike(
+    objective: Objective, defenses: tuple[Dropout, ...], tolerance: float, tmp_path: Path
+) -> None:
+    schedule = Steps(((0.01, 1),))
+    recipe = Recipe("dense", "tiny", 1, 16, schedule, images=32, objective=objective, defenses=defenses)
+    models = [
+        train(recipe, read_sample(), None, tmp_path / str(compiled), threads=1, place=Place(compiled=compiled))[0]
+        for compiled in (False, True)
+    ]
+    eager, compiled = (model.state_dict() for model in models)
+    assert all(torch.allclose(compiled[name], eager[name], atol=tolerance) for name in eager)
