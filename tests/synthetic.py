@@ -8,11 +8,12 @@ from saplab.studies import Cell, Curve, Network
 DENSE = Network("preact-resnet20-dense", "a" * 64)
 SAP = Network("preact-resnet20-dense", "a" * 64, "sap:100")
 CLASSES = 10
+GRADIENT = {"samples": 20, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
 
 
 def make_cell(defender=SAP, adversary=None, start=0, stop=40, **changes):
     settings = {
-        "attack": {"name": "fgsm", "samples": 20, "backward": "mask"},
+        "attack": {"name": "fgsm", **GRADIENT},
         "strengths": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
         "data": "b" * 64,
         "passes": 20,
@@ -47,7 +48,10 @@ def make_result(cell, slope=0.2, clean=0.9):
         "seconds": 1.5,
         "time": f"2025-01-01T00:00:{cell.start % 60:02d}+00:00",
     }
-    return CellResult(probs, votes, labels.astype(np.int64), np.arange(cell.start, cell.stop), made)
+    notes = (np.full(n, 0.5, np.float32), np.full(n, 0.01, np.float32))
+    return CellResult(
+        probs, votes, probs, probs, labels.astype(np.int64), np.arange(cell.start, cell.stop), *notes, made
+    )
 
 
 SLOPES = {"dense": 0.35, "SAP-100": 0.1, "SAP-100, identity backward": 0.3}
@@ -55,7 +59,7 @@ SLOPES = {"dense": 0.35, "SAP-100": 0.1, "SAP-100, identity backward": 0.3}
 
 def make_request(size=20, shards=2):
     paper = {0.0: 83.3, 1.0: 78.5, 2.0: 72.7}
-    identity = {"name": "fgsm", "samples": 20, "backward": "identity"}
+    identity = {"name": "fgsm", **GRADIENT, "backward": "identity"}
     curves = (
         make_curve("dense", defender=DENSE, size=size, shards=shards, passes=1, claim="Knows the network."),
         make_curve("SAP-100", size=size, shards=shards, paper=paper, claim="Averages 20 gradients through the mask."),

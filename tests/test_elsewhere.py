@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from contenders import ATTACKS, EOTPGD, EVERY_STEP, GRADIENTS, MODULES, Task
 from torch import Tensor, nn
 
 import saplab
@@ -32,7 +33,7 @@ def chapters() -> dict[str, str]:
     return {title: "\n".join(code) for title, code in zip(parts[::2], blocks, strict=True)}
 
 
-FIRST, *LATER = chapters()
+FIRST, *LATER = (title for title, code in chapters().items() if code)
 
 
 def imported(code: str) -> set[str]:
@@ -69,6 +70,39 @@ def test_the_page_is_right(title: str, beginning: dict[str, Any]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         run(title, dict(beginning))
+
+
+# --- benchmarks/peers.py ---------------------------------------------------------------------------------------------
+
+
+@other_people_s_warnings
+@pytest.mark.parametrize("name", ATTACKS)
+def test_peers_get_the_same_task(name: str) -> None:
+    if name in MODULES:
+        pytest.importorskip(MODULES[name], reason=f"{MODULES[name]} is not installed (extra `peers`)")
+    images, labels = saplab.load_cifar10("sample")
+    net = saplab.load_model("preact-resnet20-dense")
+    task = Task(net, images[:4], labels[:4], 4 / 255, steps=2, samples=2, backward="identity", passes=2)
+    with torch.random.fork_rng():
+        adversarial = ATTACKS[name](task, 0)
+    assert (adversarial - task.images).abs().max() <= 4 / 255 + 1e-6
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
+    passes = task.counts["gradient"] / len(task.images)
+    assert passes == 2 * 2 if name in (EVERY_STEP, EOTPGD) else 0 < passes <= 2 * (2 + 1) * 2
+
+
+@other_people_s_warnings
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_peers_take_as_many_samples(name: str) -> None:
+    if name in MODULES:
+        pytest.importorskip(MODULES[name], reason=f"{MODULES[name]} is not installed (extra `peers`)")
+    images, labels = saplab.load_cifar10("sample")
+    task = Task(saplab.load_model("preact-resnet20-dense"), images[:4], labels[:4], 0.0, 1, 3, "mask", 1)
+    model = task.adversary(0)
+    with torch.random.fork_rng():
+        GRADIENTS[name](model, task.images, task.labels, task.samples)
+    assert task.counts["gradient"] == 3 * 4
 
 
 # --- the backward rule of direct calls -------------------------------------------------------------------------------

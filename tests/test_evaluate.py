@@ -71,7 +71,7 @@ def reference(workplace: Path) -> Path:
     done = saplab(workplace, "--batch-size", "10", "--out", "reference", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert {row["curve"] for row in result["rows"]} == {"dense", "SAP-100, mask backward"}
+    assert {row["curve"] for row in result["rows"]} == {"dense: FGSM", "SAP-100: MC-FGSM ×3 mask"}
     assert len(result["rows"]) == 10
     assert (workplace / "reference" / "report.html").stat().st_size > 100_000
     return workplace / "reference"
@@ -153,7 +153,10 @@ def test_a_damaged_cell_is_named_and_computed_again(workplace: Path, reference: 
         (["--model", "mine:linear"], "no activation function"),
         (["--model", "mine:pair"], "must return a tensor of logits"),
         (["--sites", "9*"], "selects none"),
-        (["--attack", "fast"], "`attack` must be one of fgsm, noise"),
+        (
+            ["--attack", "fast"],
+            "`attack` must be one of paper, adaptive, noise, fgsm, iterative, pgd, apgd, square, got",
+        ),
         (["--adversary", "me"], "`adversary` must be self or dense"),
         (["--lambda", "0,-1"], "within [0, 255]"),
         (["--lambda", "0,300"], "within [0, 255]"),
@@ -167,6 +170,13 @@ def test_a_damaged_cell_is_named_and_computed_again(workplace: Path, reference: 
         (["--batch-size", "0"], "`batch_size` must be >= 1"),
         (["--threads", "0"], "`threads` must be >= 1"),
         (["--out", "data.npz"], "data.npz is a file"),
+        (["--attack", "pgd:step=3"], "`attack` PGD has no setting 'step'; it has average, backward, loss, momentum"),
+        (["--attack", "pgd:steps=many"], "`attack` setting steps must be a whole number, got 'many'"),
+        (["--attack", "pgd:steps"], "`attack` settings are written NAME=VALUE, got 'steps'"),
+        (["--attack", "fgsm+square:queries=0"], "`queries` must be >= 1"),
+        (["--fail-below", "140"], "`fail_below` must be within [0, 100] %, got 140"),
+        (["--device", "cuda:77"], "`device` must be auto, cpu or a device that is there, got 'cuda:77'"),
+        (["--seeds", "0"], "`seeds` must be >= 1, got 0"),
         (["--out", "."], "holds other files"),
     ],
 )
@@ -187,11 +197,42 @@ def test_another_request_leaves_the_first_alone(workplace: Path, reference: Path
     assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
 
 
+BATTERY = ("--limit", "12", "--attack", "paper+pgd:steps=3,samples=2,backward=identity+square:queries=4,passes=2")
+
+
+def test_a_battery_fills_every_part_of_the_page(workplace: Path, runner: "Runner") -> None:
+    code, stderr = runner(workplace, [*command()[3:], *BATTERY, "--lambda", "0,4", "--seeds", "2", "--out", "battery"])
+    assert code == 0, stderr
+    page = (workplace / "battery" / "report.html").read_text(encoding="utf-8")
+    for heading in ("The verdict", "Can its confidence be believed?", "The game", "The numbers"):
+        assert heading in page
+    store = Store.read(workplace / "battery")
+    labels = [curve.label for curve in store.request.curves]
+    assert "SAP-100: PGD-3 ×2 identity" in labels
+    assert "dense: transfer PGD-3 ×2 identity from SAP-100" in labels
+    assert {len(curve.repeats) for curve in store.request.curves} == {0, 1}
+    assert store.missing() == ()
+
+
+def test_a_dry_run_shows_the_plan_and_makes_nothing(workplace: Path, runner: "Runner") -> None:
+    code, _ = runner(workplace, [*command()[3:], *BATTERY, "--dry-run", "--out", "dry"])
+    assert code == 0
+    assert not (workplace / "dry").exists()
+    assert "backward passes of one image" in runner.out
+
+
+def test_a_network_that_falls_short_ends_with_code_1(workplace: Path, runner: "Runner") -> None:
+    options = [*command()[3:], "--limit", "12", "--lambda", "0,8", "--out"]
+    assert runner(workplace, [*options, "short", "--fail-below", "99"])[0] == 1
+    assert runner(workplace, [*options, "short", "--fail-below", "0"])[0] == 0
+
+
 class Runner:
     """Run the command line inside this process, which spares the imports."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch, self.capsys = monkeypatch, capsys
+        self.out = ""
 
     def __call__(self, folder: Path, arguments: list[str]) -> tuple[int, str]:
         from saplab.cli import app
@@ -200,7 +241,8 @@ class Runner:
         self.monkeypatch.chdir(folder)
         self.capsys.readouterr()
         code = guarded(lambda: app(arguments, prog_name="saplab", standalone_mode=False))
-        return code, self.capsys.readouterr().err
+        self.out, err = self.capsys.readouterr()
+        return code, err
 
 
 @pytest.fixture

@@ -66,8 +66,11 @@ def test_a_neighbours_supports_give_an_equilibrium_or_none(table, seed):
 
 def test_a_false_neighbour_does_not_mislead():
     table = np.array([[0.9, 0.3], [0.2, 0.8]])
-    for near in ((0.0, np.array([1.0, 0]), np.array([0, 1.0])), (0.0, np.array([1.0, 0]), np.array([0.5, 0.5]))):
+    half, pure = np.array([0.5, 0.5]), np.array([1.0, 0.0])
+    for near in ((0.0, pure, pure), (0.0, pure, half)):
         assert equilibrium(table, near)[0] == pytest.approx(0.55)
+    saddle = np.array([[3.0, 1.0], [1.0, 0.0]])  # weights -1 and 2 would make both players indifferent
+    assert equilibrium(saddle, (0.0, half, half))[0] == pytest.approx(1)
 
 
 @given(TABLES, st.floats(0.1, 10), st.floats(-5, 5))
@@ -97,6 +100,7 @@ def test_what_is_no_equilibrium_is_an_error(monkeypatch):
         ([[1, 0], [1, 0], [0, 1]], ("defender",)),  # two defences alike
         ([[1, 1, 0], [0, 0, 1]], ("adversary",)),  # two attacks alike
         ([[1, 1], [1, 1]], ("defender", "adversary")),
+        ([[0.5, 1, 0.2], [0.5, 0.2, 1]], ("defender",)),  # all of both, within bounds that the columns set
         ([[2, 1], [1, 0]], ()),
         ([[0.9, 0.3], [0.2, 0.8]], ()),
     ],

@@ -17,7 +17,6 @@ from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches, to_bytes
 from saplab.report.page import _DARK
 from saplab.runs import Request
 
-FINDING = 'Says <b>"λ" & more</b>'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -25,8 +24,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def run(tmp_path_factory):
     """A finished run of three curves with its report, rendered once."""
     store = fill(tmp_path_factory.mktemp("runs") / "done")
-    paths = write_report(store.root, finding=FINDING)
-    return store, paths
+    return store, write_report(store.root).files
 
 
 @pytest.fixture(scope="session")
@@ -159,24 +157,26 @@ def test_each_of_many_curves_looks_different(rows):
 # Files
 
 
-def test_report_writes_five_files(run):
+def test_report_writes_page_numbers_and_charts(run):
     store, paths = run
-    names = ["report.html", "accuracy.svg", "accuracy.png", "accuracy.pdf", "accuracy.csv"]
-    assert paths == [store.root / name for name in names]
-    starts = (b"<!doctype html>", b"<svg", b"\x89PNG", b"%PDF", b"curve,strength")
+    charts = [f"{name}.{kind}" for name in ("accuracy", "reliability") for kind in ("svg", "png", "pdf")]
+    assert paths == tuple(store.root / name for name in ["report.html", "accuracy.csv", *charts])
+    starts = (b"<!doctype html>", b"curve,strength", *(b"<svg", b"\x89PNG", b"%PDF") * 2)
     assert all(path.read_bytes().lstrip().startswith(start) for path, start in zip(paths, starts, strict=True))
     assert not list(store.root.glob(".*"))
 
 
 def test_svg_needs_nothing_from_elsewhere(run):
-    links = re.findall(r"(?:href|src)=.([^\"']+)", run[1][1].read_text(encoding="utf-8"))
+    links = re.findall(r"(?:href|src)=.([^\"']+)", run[1][2].read_text(encoding="utf-8"))
     assert all(link.startswith("#") for link in links)
 
 
-def test_a_report_is_written_again_with_the_kept_finding(run):
+def test_a_report_is_written_again_with_the_same_verdict(run):
     store, paths = run
-    assert write_report(store.root) == paths
-    assert html.escape(FINDING, quote=False) in paths[0].read_text(encoding="utf-8").replace("&#34;", '"')
+    before = paths[0].read_bytes()
+    again = write_report(store.root)
+    assert (again.files, paths[0].read_bytes()) == (paths, before)
+    assert again.findings.verdict.sentence in html.unescape(before.decode())
 
 
 # Page
@@ -216,7 +216,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)> \"'&{{ 7 * 7 }}"
 def hostile(tmp_path_factory):
     curves = (make_curve(HOSTILE, claim=HOSTILE), make_curve("other", seed=1))
     store = fill(tmp_path_factory.mktemp("runs") / "hostile", Request(HOSTILE, curves, HOSTILE))
-    return write_report(store.root, finding=HOSTILE)
+    return write_report(store.root).files
 
 
 def test_page_escapes_what_others_wrote(hostile):

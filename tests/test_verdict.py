@@ -112,6 +112,8 @@ def test_the_gap_is_shown_where_it_is_widest():
         ([plain("pgd", (0.2, 0.1))], "]."),
         ([evidence("pgd", (0.5, 0.7))],
          "; accuracy rises with λ, so the attack fails somewhere: run --attack adaptive."),
+        ([evidence("pgd", (0.5, 0.7)), transfer((0.9, 0.9))],
+         "; accuracy rises with λ, so the attack fails somewhere: run --attack adaptive."),
         ([evidence("pgd", (0.6, 0.5), strengths=(8.0, 64.0))],
          "; an unbounded attack does not reach chance, so it fails somewhere: run --attack adaptive."),
         ([evidence("pgd", (0.6, 0.5), images=20), transfer((0.6, 0.5), images=20)],
@@ -245,6 +247,20 @@ def test_a_rival_may_use_what_it_found_in_a_smaller_ball():
     assert check("transfer", [own, transfer((0.6, 0.4))]).outcome == "passed"
     found = check("noise", [own, noise((0.6, 0.2))])
     assert found.evidence.startswith("λ = 2: fgsm own mask 10x1 at λ = 1 leaves 30.0 %, noise none 1x1 leaves 20.0 %")
+
+
+def test_convergence_is_judged_by_the_two_largest_budgets():
+    runs = [evidence("pgd", (left,), samples=n) for n, left in ((1, 0.8), (100, 0.6), (10, 0.6), (1000, 0.6))]
+    assert check("samples", runs).outcome == "passed"
+    assert check("samples", runs[:3]).outcome == "passed"
+    assert check("samples", runs[:2]).outcome == "failed"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_at_one_strength_does_not_hide_one_at_many(order):
+    runs = [evidence("pgd", (0.6, 0.4), steps=20), evidence("pgd", (0.0,), steps=20, strengths=(64.0,)),
+            evidence("pgd", (0.6, 0.2), steps=40)]  # fmt: skip
+    assert check("steps", runs[::order]).outcome == "failed"
 
 
 def test_one_step_attacks_may_rise():

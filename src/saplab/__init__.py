@@ -31,6 +31,7 @@ _HOMES: dict[str, str] = {
     "PGD": "saplab.attacks",
     "RandomNoise": "saplab.attacks",
     "Square": "saplab.attacks",
+    "Evidence": "saplab.measures",
     "accuracy": "saplab.measures",
     "calibration": "saplab.measures",
     "game_value": "saplab.measures",

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console as Terminal
     from rich.progress import Progress
     from rich.table import Table
 
+    from saplab.measures.verdict import Verdict
     from saplab.report.rows import Row
 
 _LINE_SECONDS = 5.0
+_PIPE_WIDTH = 120  # columns
 
 
 class Advance(Protocol):
@@ -61,31 +64,55 @@ class Console:
         with _bar(description, total) if sys.stderr.isatty() else _lines(description, total) as advance:
             yield advance
 
-    def show_rows(self, rows: "Sequence[Row]") -> None:
-        """Print the table of accuracies and what its words mean."""
+    def _terminal(self) -> "Terminal":
+        """Give Rich's console for text; a file or a pipe gets lines long enough for a table."""
         from rich.console import Console as Terminal
 
-        terminal = Terminal(file=sys.stderr if self.json else sys.stdout, highlight=False)
+        stream = sys.stderr if self.json else sys.stdout
+        return Terminal(file=stream, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
+
+    def show_rows(self, rows: "Sequence[Row]") -> None:
+        """Print the table of accuracies and what its words mean."""
+        terminal = self._terminal()
         terminal.print(accuracy_table(rows))
         terminal.print(accuracy_note(rows), style="dim")
 
+    def show_verdict(self, verdict: "Verdict") -> None:
+        """Print the verdict: what is left under the worst of all attacks, the checks, and the sentence."""
+        from saplab.report.rows import strength_text
+
+        terminal = self._terminal()
+        for left in verdict.robust:
+            share = f"{left.accuracy.percent()} (strongest: {left.attack})"
+            terminal.print(f"λ = {strength_text(left.strength)}: under the worst of all attacks {share}", markup=False)
+        terminal.print()
+        terminal.print(verdict_table(verdict))
+        terminal.print(f"\n{verdict.sentence}", style="bold", markup=False)
+
 
 def accuracy_table(rows: "Sequence[Row]") -> "Table":
-    """Lay out rows of a report: a line for each strength, a column for each curve."""
+    """Lay out rows of a report, curves against strengths, the fewer of them as columns; without those across."""
     from rich.table import Table
     from rich.text import Text
 
     from saplab.report.rows import strength_text
 
-    labels = list(dict.fromkeys(row.curve for row in rows))
-    cells = {(row.strength, row.curve): row for row in rows}
+    cells = {(row.curve, row.strength): row for row in rows if not row.across}
+    curves = list(dict.fromkeys(curve for curve, _ in cells))
+    strengths = sorted({strength for _, strength in cells})
     table = Table(title="Accuracy under attack, in %", title_justify="left")
-    table.add_column("λ", justify="right", no_wrap=True)
-    for label in labels:
-        table.add_column(Text(label), justify="right")
-    for strength in sorted({row.strength for row in rows}):
-        found = (cells.get((strength, label)) for label in labels)
-        table.add_row(strength_text(strength), *(Text(_cell_text(row)) for row in found))
+    if len(curves) <= len(strengths):
+        table.add_column("λ", justify="right", no_wrap=True)
+        for curve in curves:
+            table.add_column(Text(curve), justify="right")
+        for strength in strengths:
+            table.add_row(strength_text(strength), *(Text(_cell_text(cells.get((c, strength)))) for c in curves))
+        return table
+    table.add_column("", min_width=20)
+    for strength in strengths:
+        table.add_column(f"λ = {strength_text(strength)}", justify="right", no_wrap=True)
+    for curve in curves:
+        table.add_row(Text(curve), *(Text(_cell_text(cells.get((curve, strength)))) for strength in strengths))
     return table
 
 
@@ -100,6 +127,21 @@ def _cell_text(row: "Row | None") -> str:
     if row.paper is not None:
         lines.append(f"paper {row.paper:.1f}")
     return "\n".join(lines)
+
+
+def verdict_table(verdict: "Verdict") -> "Table":
+    """Lay out a verdict's checks: question, outcome, and the evidence or what to run."""
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"passed": "green", "failed": "red", "unclear": "yellow", "not run": "dim"}
+    table = Table(title="Can these numbers be believed?", title_justify="left", show_lines=True)
+    for column in ("check", "outcome", "evidence"):
+        table.add_column(column, no_wrap=column == "outcome")
+    for check in verdict.checks:
+        how = f"\nto run it: {check.how}" if check.how else ""
+        table.add_row(Text(check.question), Text(check.outcome, colours[check.outcome]), Text(f"{check.evidence}{how}"))
+    return table
 
 
 def accuracy_note(rows: "Sequence[Row]") -> str:

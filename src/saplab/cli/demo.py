@@ -23,11 +23,13 @@ def demo(
     Three curves: the network without defence, with SAP-100 under the paper's adversary, and the same SAP-100 under an
     adversary that takes its gradient as if nothing had been pruned (identity backward).
     """
+    from saplab.attacks import FGSM, MonteCarlo
     from saplab.cli.console import Console
     from saplab.cli.running import Job, compute_and_report
     from saplab.data.load import load_data
     from saplab.models.zoo import load_model, weights_digest
     from saplab.studies import Cell, Network
+    from saplab.studies.adversaries import settings_of
     from saplab.studies.paper import NETWORK
     from saplab.studies.plan import curve
 
@@ -38,15 +40,15 @@ def demo(
     dense = Network(NETWORK, weights_digest(model))
     sap = Network(NETWORK, dense.digest, "sap:100")
 
-    def cell(network: Network, backward: str, samples: int, passes: int) -> Cell:
-        attack = {"name": "fgsm", "samples": samples, "backward": backward, "average": "loss", "loss": "cross-entropy"}
-        return Cell(network, network, attack, (0.0, 1.0, 2.0, 4.0, 8.0, 16.0), data.digest(), 0, images, passes, seed=0)
+    def cell(network: Network, gradient: MonteCarlo, passes: int) -> Cell:
+        attack, strengths = settings_of(FGSM(gradient)), (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+        return Cell(network, network, attack, strengths, data.digest(), 0, images, passes, seed=0)
 
     curves = (
-        curve("dense", cell(dense, "mask", 1, 1), 100, "The network as trained, attacked through its own gradient."),
-        curve("SAP-100, the paper's adversary", cell(sap, "mask", 10, 10), 100,
+        curve("dense", cell(dense, MonteCarlo(), 1), 100, "The network as trained, attacked through its own gradient."),
+        curve("SAP-100, the paper's adversary", cell(sap, MonteCarlo(10), 10), 100,
               "SAP-100; the adversary averages 10 passes and takes the pruning's scale as a constant."),
-        curve("SAP-100, identity backward", cell(sap, "identity", 10, 10), 100,
+        curve("SAP-100, identity backward", cell(sap, MonteCarlo(10, "identity"), 10), 100,
               "The same SAP-100; the adversary's gradient passes the pruning as if it were not there (BPDA)."),
     )  # fmt: skip
     title = "What SAP does for a CIFAR-10 network under attack"

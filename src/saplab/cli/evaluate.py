@@ -1,4 +1,4 @@
-"""``saplab evaluate``: accuracy against strength, of one network under one attack."""
+"""``saplab evaluate``: accuracy against strength of one network under one attack or a battery, and a verdict."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from saplab.cli.console import Console
     from saplab.data.dataset import Dataset
     from saplab.data.images import Cut
-    from saplab.studies import Cell, Network
 
 MODEL = (
     "A network of the package, an architecture with --weights, torchvision:NAME, timm:NAME, or package.module:factory."
 )
 DATA = "sample, cifar10:DIR, a path that ends in .npz, or a folder with a subfolder of pictures for each class."
+ATTACK = (
+    "A battery (paper, adaptive), or attacks joined by +: noise, fgsm, iterative, pgd, apgd, square, each with settings"
+    " of its own where wanted (pgd:steps=40,samples=10,backward=identity,adversary=dense,lambda=64)."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +37,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Use the first so many images.")] = None,
     defense: Annotated[str, typer.Option(help="sap:100; several joined by +; none by default.")] = "",
     sites: Annotated[str, typer.Option(help="Pattern of the sites to defend, such as 'stage3.*'.")] = "",
-    attack: Annotated[str, typer.Option(help="fgsm or noise.")] = "fgsm",
+    attack: Annotated[str, typer.Option(help=ATTACK)] = "fgsm",
     adversary: Annotated[
         str, typer.Option(help="Whose gradient: self (the defended network) or dense (without the defence).")
     ] = "self",
@@ -47,60 +50,93 @@ def evaluate(
     loss: Annotated[str, typer.Option(help="cross-entropy, margin or dlr.")] = "cross-entropy",
     passes: Annotated[int, typer.Option(help="Passes averaged for a prediction; the paper's 100 take long.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the defence's and, apart from them, the attack's draws.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Repeat a random network's evaluation with so many seeds.")] = 1,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Images computed, and saved, together.")] = 250,
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
     baseline: Annotated[bool, typer.Option(help="Show the undefended network as well.")] = True,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
+    budget: Annotated[bool, typer.Option("--budget", help="Show what is planned, and what it costs, first.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show that only.")] = False,
+    fail_below: Annotated[
+        float | None, typer.Option(help="End with exit code 1 where robust accuracy may be below this, in %.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
     """Attack a network and measure its accuracy.
 
-    At each strength λ, with 95 % intervals and a report page.
+    At each strength λ, with 95 % intervals, a verdict and a report page.
 
     Killed and started again, the same command goes on where it stopped and ends with the same numbers.
     """
-    from dataclasses import replace
-
-    import torch
-
     from saplab.attacks import MonteCarlo
     from saplab.cli.console import Console
-    from saplab.cli.running import Job, compute_and_report
+    from saplab.cli.running import Job, compute_and_report, show_plan
     from saplab.data.load import load_data
     from saplab.models.zoo import load_model, weights_digest
     from saplab.studies import Cell, Network
-    from saplab.studies.plan import curve
-    from saplab.studies.specs import attack_settings, defense_label, parse_defenses, parse_strengths
+    from saplab.studies.adversaries import parse_adversaries, parse_strengths
+    from saplab.studies.plan import evaluation
+    from saplab.studies.specs import is_random, parse_defenses
 
     parse_defenses(defense)
-    if adversary not in ("self", "dense"):
-        raise ValueError(f"`adversary` must be self or dense, got {adversary!r}")
-    gradient = MonteCarlo(samples, backward, average, loss)  # type: ignore[arg-type]
+    adversaries = parse_adversaries(attack, MonteCarlo(samples, backward, average, loss), adversary)  # type: ignore[arg-type]
     strengths = parse_strengths(lambdas)
+    if fail_below is not None and not 0 <= fail_below <= 100:
+        raise ValueError(f"`fail_below` must be within [0, 100] %, got {fail_below:g}")
     console = Console(as_json)
-    network = load_model(model, weights)
+    place = prepare(device, threads)
+    network = load_model(model, weights).to(place)
     tell_of_random_weights(network, model, weights, console)
     dataset = load_data(data, cut_of(network, image_size), limit)
+
+    defender = Network(model, weights_digest(network), defense, sites if defense else "")
+    rounds = passes if is_random(defense) else 1
+    cell = Cell(defender, defender, {"name": "noise"}, strengths, dataset.digest(), 0, count_of(dataset, limit), rounds,
+                seed, precision)  # fmt: skip
+    curves = evaluation(cell, adversaries, batch_size, baseline, seeds)
+    title = f"{model}: accuracy against strength"
+    job = Job(title, curves, {(model, defender.digest): network}, dataset, out, "evaluate", place)
+    if budget or dry_run:
+        show_plan(job, console)
+    if not dry_run:
+        compute_and_report(job, console, fail_below)
+
+
+def prepare(device: str, threads: int | None) -> str:
+    """Set PyTorch's threads, and give the device to compute on.
+
+    Raises:
+        ValueError: fewer than one thread, or a device that is not there.
+    """
+    import torch
+
     if threads is not None:
         if threads < 1:
             raise ValueError(f"`threads` must be >= 1, got {threads}")
         torch.set_num_threads(threads)
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` must be auto, cpu or a device that is there, got {device!r}: {reason}") from None
+    return device
 
-    dense = Network(model, weights_digest(network))
-    defended = replace(dense, defense=defense, sites=sites if defense else "")
-    attacked = defended if adversary == "self" else dense
-    cell = Cell(
-        defended, attacked, attack_settings(attack, gradient if attacked.defense else replace(gradient, samples=1)),
-        strengths, dataset.digest(), 0, _count(dataset, limit), passes if defense else 1, seed, precision,
-    )  # fmt: skip
-    curves = [curve(_label(cell), cell, batch_size)]
-    if defense and baseline:
-        plain = _undefended(cell, dense, attack_settings(attack, replace(gradient, samples=1)))
-        curves.insert(0, curve(defense_label(""), plain, batch_size))
-    title = f"{model}: accuracy against strength"
-    job = Job(title, tuple(curves), {(model, dense.digest): network}, dataset, out, "evaluate")
-    compute_and_report(job, console)
+
+def count_of(dataset: "Dataset", limit: int | None) -> int:
+    """Give the number of images to use.
+
+    Raises:
+        ValueError: a `limit` below 1, or beyond the images there are.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` must be >= 1, got {limit}")
+    if limit is not None and limit > len(dataset):
+        raise ValueError(f"`limit` must be at most {len(dataset)}, the images of {dataset.name}, got {limit}")
+    return limit or len(dataset)
 
 
 def cut_of(network: "nn.Module", image_size: int | None) -> "Cut | None":
@@ -121,29 +157,3 @@ def tell_of_random_weights(network: "nn.Module", spec: str, weights: Path | None
 
     if weights is None and isinstance(network, Classifier):
         console.say(f"{spec} has random weights, as nothing is downloaded; --weights FILE gives it trained ones")
-
-
-def _undefended(cell: "Cell", dense: "Network", settings: dict[str, object]) -> "Cell":
-    from dataclasses import replace
-
-    return replace(cell, defender=dense, adversary=dense, attack=settings, passes=1)
-
-
-def _count(dataset: "Dataset", limit: int | None) -> int:
-    if limit is not None and limit < 1:
-        raise ValueError(f"`limit` must be >= 1, got {limit}")
-    if limit is not None and limit > len(dataset):
-        raise ValueError(f"`limit` must be at most {len(dataset)}, the images of {dataset.name}, got {limit}")
-    return limit or len(dataset)
-
-
-def _label(cell: "Cell") -> str:
-    """Name a curve by defender, and by what its adversary does where that is not the plain choice."""
-    from saplab.studies.specs import defense_label
-
-    label = defense_label(cell.defender.defense)
-    if cell.attack["name"] == "noise":
-        return f"{label}, random noise"
-    if cell.adversary != cell.defender:
-        return f"{label}, gradient of dense"
-    return f"{label}, {cell.attack['backward']} backward" if cell.defender.defense else label

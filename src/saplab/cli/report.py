@@ -18,23 +18,22 @@ def report(
 ) -> None:
     """Make a run's page and figures again.
 
-    Writes report.html, accuracy.svg, .png, .pdf and .csv into the run's folder, and shows the table.
+    Writes report.html, accuracy.csv and the charts (.svg, .png, .pdf) into the run's folder, and shows the table.
     """
     from saplab.cli.console import Console
-    from saplab.report import summarise, to_records, write_report
-    from saplab.runs import Store
+    from saplab.report import to_records, write_report
 
     console = Console(json=as_json)
-    store = Store.read(run_dir)
-    summary = summarise(store)
+    written = write_report(run_dir, title)
+    summary = written.summary
     for problem in summary.problems:
         console.say(f"warning: {problem}")
     if summary.finished < summary.total:
         console.say(f"unfinished: {summary.finished} of {summary.total} cells are stored")
     console.show_rows(summary.rows)
-    if store.request.finding:
-        console.say(f"\n{store.request.finding}")
-    paths = [str(path) for path in write_report(run_dir, title)]
-    console.say("\n" + "\n".join(paths))
+    if written.findings:
+        console.show_verdict(written.findings.verdict)
+    files = [str(path) for path in written.files]
+    console.say("\n" + "\n".join(files))
     if as_json:
-        console.emit_json({"rows": to_records(summary.rows), "finding": store.request.finding, "files": paths})
+        console.emit_json({**written.verdict_record(), "rows": to_records(summary.rows), "files": files})

@@ -3,10 +3,13 @@
 import hashlib
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from saplab.cli.console import Console
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from saplab.data.dataset import Dataset
     from saplab.runs import Request, Store
+    from saplab.runs.local import Inputs
     from saplab.studies import Curve
 
 
@@ -25,10 +29,11 @@ class Job:
     Args:
         title: heading of the report.
         curves: one line of the chart each.
-        models: plain networks by (model, digest).
+        models: plain networks by (model, digest), on the device.
         data: the data set.
         out: run folder; None for one named by the request under ``runs/``.
         verb: the command, for the folder's name.
+        device: of PyTorch.
     """
 
     title: str
@@ -37,34 +42,56 @@ class Job:
     data: "Dataset"
     out: Path | None
     verb: str
+    device: str = "cpu"
+
+    @property
+    def request(self) -> "Request":
+        """Give what the run folder will hold."""
+        from saplab.runs import Request
+
+        return Request(self.title, self.curves, shlex.join(["saplab", *sys.argv[1:]]))
+
+    @property
+    def inputs(self) -> "Inputs":
+        """Give what the engine computes with."""
+        from saplab.runs.local import Inputs
+
+        return Inputs(self.models, self.data, self.device)
 
 
-def compute_and_report(job: Job, console: Console) -> "Store":
-    """Run what is missing of a job, then show and write its results."""
-    from saplab.report import summarise, to_records, write_report
+def compute_and_report(job: Job, console: Console, fail_below: float | None = None) -> None:
+    """Run what is missing of a job, then show and write its results.
+
+    Args:
+        job: what to compute.
+        console: where to show it.
+        fail_below: accuracy in % that the verdict must not fall short of.
+
+    Raises:
+        typer.Exit: with code 1 where it does.
+    """
+    from saplab.report import to_records, write_report
 
     store = compute(job, console)
-    summary = summarise(store)
-    finding = _finding(job, store)
-    paths = write_report(store.root, finding=finding)
+    report = write_report(store.root)
     if console.json:
-        files = [str(path) for path in paths]
-        rows = to_records(summary.rows)
-        console.emit_json({"out": str(store.root), "finding": finding, "rows": rows, "files": files})
-    console.show_rows(summary.rows)
-    if finding:
-        console.say(f"\n{finding}")
+        files = [str(path) for path in report.files]
+        rows = to_records(report.summary.rows)
+        console.emit_json({"out": str(store.root), **report.verdict_record(), "rows": rows, "files": files})
+    console.show_rows(report.summary.rows)
+    if report.findings:
+        console.show_verdict(report.findings.verdict)
     console.say(f"\nReport: {store.root / 'report.html'}")
-    return store
+    if fail_below is not None and report.findings and report.findings.verdict.fails(fail_below):
+        raise typer.Exit(1)
 
 
 def compute(job: Job, console: Console) -> "Store":
     """Compute the job's missing cells, with a progress bar."""
-    from saplab.runs import Request, Store
-    from saplab.runs.local import Inputs, rehearse, run, work_of
+    from saplab.runs import Store
+    from saplab.runs.local import groups, rehearse, run, work_of
 
-    request = Request(job.title, job.curves, shlex.join(["saplab", *sys.argv[1:]]))
-    inputs = Inputs(job.models, job.data)
+    request, inputs = job.request, job.inputs
     rehearse(request.cells, inputs)
     store = Store.open(job.out or Path("runs") / f"{job.verb}-{_digest(request)}", request)
     for problem in store.problems():
@@ -74,33 +101,47 @@ def compute(job: Job, console: Console) -> "Store":
     if done:
         console.say(f"{store.root}: {done} of {len(request.cells)} cells are there already")
     if missing:
-        with console.progress("computing", sum(map(work_of, missing))) as advance:
+        with console.progress("network passes", sum(map(work_of, groups(missing)))) as advance:
             run(store, inputs, advance)
     return store
+
+
+def show_plan(job: Job, console: Console) -> None:
+    """Say what a job would compute: curves, network passes, and the longest time that they may take here."""
+    from saplab.runs.local import cost_of, groups, rehearse
+
+    request, inputs = job.request, job.inputs
+    rehearse(request.cells, inputs)
+    todo = groups(request.cells)
+    costs = [cost_of(group) for group in todo]
+    forward, backward = sum(cost.forward for cost in costs), sum(cost.backward for cost in costs)
+    rate = _passes_per_second(job)
+    console.say(f"{len(request.curves)} curves, {len(request.cells)} cells in {len(todo)} groups that share images:")
+    for curve in request.curves:
+        console.say(f"  {curve.label}")
+    console.say(f"at most {forward:,} forward and {backward:,} backward passes of one image through the network")
+    minutes = (forward + 2 * backward) / rate / 60
+    console.say(f"at most about {minutes:.1f} minutes at the speed just measured; images lost early take less")
+
+
+def _passes_per_second(job: Job) -> float:
+    """Time the heaviest network of the job, forward; a backward pass counts as two."""
+    import torch
+
+    from saplab.defenses import predict
+
+    networks = {curve.cells[0].defender for curve in job.curves}
+    model = job.inputs.network(max(networks, key=lambda network: len(network.defense)))
+    images = job.data.images[:64].to(job.device)
+    seconds = []
+    with torch.no_grad():
+        for passes in (1, 2, 2):
+            begin = time.perf_counter()
+            predict(model, images, passes)
+            seconds.append((time.perf_counter() - begin) / passes)
+    return len(images) / min(seconds)
 
 
 def _digest(request: "Request") -> str:
     """Name a request by its cells, so that the same command finds its own folder again."""
     return hashlib.sha256("".join(cell.digest for cell in request.cells).encode()).hexdigest()[:10]
-
-
-def _finding(job: Job, store: "Store") -> str:
-    """Say what the run shows, where its curves answer the question of the masked gradient."""
-    import numpy as np
-
-    from saplab.measures import correct
-    from saplab.measures.masking import finding
-
-    right = {}
-    for curve in job.curves:
-        results = [store.load(cell) for cell in curve.cells]
-        right[curve.label] = np.concatenate([[correct(p, r.labels) for p in r.probs] for r in results], axis=1)
-    kinds = {_kind(curve): right[curve.label] for curve in job.curves}
-    return finding(job.curves[0].cells[0].strengths, kinds)
-
-
-def _kind(curve: "Curve") -> str:
-    cell = curve.cells[0]
-    if not cell.defender.defense:
-        return "dense"
-    return str(cell.attack.get("backward", "")) if cell.adversary == cell.defender else "transfer"

@@ -19,10 +19,14 @@ class Prediction:
     Args:
         probs: (N, C) float32, mean of softmax over passes.
         votes: (N, C) int32, how many single passes gave each class the highest probability.
+        half: (N, C) float32, mean of softmax over the first half of the passes (K // 2 of K, at least one).
+        single: (N, C) float32, softmax of the first pass.
     """
 
     probs: Tensor
     votes: Tensor
+    half: Tensor
+    single: Tensor
 
 
 def predict(
@@ -64,7 +68,7 @@ def predict_with_votes(
     examples: Tensor | None = None,
     batch_size: int = BATCH,
 ) -> Prediction:
-    """Do what `predict` does, and count the votes of the single passes as well."""
+    """Do what `predict` does, and keep what fair counting needs: votes, half of the passes, a single pass."""
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image, got none")
     if passes < 1:
@@ -77,21 +81,26 @@ def predict_with_votes(
         _average(model, batch, rounds, key, batch_numbers)
         for batch, batch_numbers in zip(images.split(batch_size), numbers.split(batch_size), strict=True)
     ]
-    return Prediction(torch.cat([p.probs for p in parts]), torch.cat([p.votes for p in parts]) * (passes // rounds))
+    probs, votes, half, single = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return Prediction(probs, votes * (passes // rounds), half, single)
 
 
 @torch.no_grad()
-def _average(model: nn.Module, images: Tensor, passes: int, key: int, examples: Tensor) -> Prediction:
-    total = votes = None
+def _average(
+    model: nn.Module, images: Tensor, passes: int, key: int, examples: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give the fields of a `Prediction`, on the CPU."""
+    total, votes, half, single = (torch.empty(0),) * 4
     for pass_ in range(passes):
         with drawing(noise.streams(key, pass_, examples)):
             probs = logits(model, images).float().softmax(1)
         vote = torch.nn.functional.one_hot(probs.argmax(1), probs.shape[1]).int()
-        total = probs if total is None else total + probs
-        votes = vote if votes is None else votes + vote
-    assert total is not None
-    assert votes is not None
-    return Prediction((total / passes).cpu(), votes.cpu())
+        total, votes = (probs, vote) if pass_ == 0 else (total + probs, votes + vote)
+        if pass_ == 0:
+            single = probs
+        if pass_ + 1 == max(1, passes // 2):
+            half = total / (pass_ + 1)
+    return (total / passes).cpu(), votes.cpu(), half.cpu(), single.cpu()
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:

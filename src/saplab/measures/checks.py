@@ -89,16 +89,12 @@ class Answer:
     failed: tuple[Comparison, ...] = ()
 
 
-def answers(case: Case) -> tuple[tuple[Answer, ...], float]:
-    """Answer every question that fits the case, at a confidence that makes all intervals hold together.
-
-    Returns:
-        The answers, and the confidence 1 - 0.05 / m of each of the m intervals.
-    """
+def answers(case: Case) -> tuple[Answer, ...]:
+    """Answer every question that fits the case; the m intervals, 1 - 0.05 / m each, hold together with 95 %."""
     asked = [q for q in QUESTIONS if not (q.stochastic and case.undefended)]
     readings = [q.read(case) for q in asked]
     confidence = 1 - 0.05 / max(sum(map(len, readings)), 1)
-    return tuple(_answer(q, r, case, confidence) for q, r in zip(asked, readings, strict=True)), confidence
+    return tuple(_answer(q, r, case, confidence) for q, r in zip(asked, readings, strict=True))
 
 
 def _answer(question: Question, readings: Readings, case: Case, confidence: float) -> Answer:

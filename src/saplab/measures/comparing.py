@@ -159,7 +159,10 @@ def _iterative(rival: Evidence, smaller: float, challenger: Evidence, strength: 
 def _two_budgets(
     evidence: Sequence[Evidence], kind: Callable[[Evidence], object], budget: Callable[[Evidence], int]
 ) -> list[Comparison]:
-    """Set the largest budget of each kind of attack by the own gradient against the second largest."""
+    """Set the largest budget of each kind of attack by the own gradient against the second largest.
+
+    Of runs with the same budget, the one with most strengths speaks.
+    """
     return [
         Comparison(smaller, strength, larger, strength)
         for group in _groups([e for e in evidence if e.own_gradient], kind)
@@ -175,7 +178,7 @@ def _groups(evidence: Sequence[Evidence], kind: Callable[[Evidence], object]) ->
 
 
 def _largest_two(group: Sequence[Evidence], budget: Callable[[Evidence], int]) -> Iterator[tuple[Evidence, Evidence]]:
-    by_budget = {budget(e): e for e in group}
+    by_budget = {budget(e): e for e in sorted(group, key=lambda e: len(e.strengths))}
     if len(by_budget) > 1:
         smaller, larger = sorted(by_budget)[-2:]
         yield by_budget[smaller], by_budget[larger]

@@ -96,7 +96,7 @@ def verdict(
     bounds = worst_of(defended, labels)
     headline = _headline(bounds, strength)
     case = Case(defended, dense, _chance(defended, labels))
-    found, _ = answers(case)
+    found = answers(case)
     undefended = {bound.strength: bound.accuracy for bound in worst_of(dense, labels)} if dense else {}
     masked, sentence = describe(
         case, found, headline.strength, headline.accuracy, undefended.get(headline.strength), below

@@ -3,6 +3,7 @@
 # Altair's encode() has no types.
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -37,31 +38,48 @@ PAPER = Theme("#1f2328", "#d9dee3", "#ffffff", ("#0072b2", "#d55e00", "#00805c",
 PAGE = Theme("var(--ink)", "var(--grid)", "transparent", tuple(f"var(--curve-{k})" for k in range(6)))
 
 
-def accuracy_chart(rows: Sequence[Row], theme: Theme = PAPER, title: str = "") -> alt.LayerChart:
+def accuracy_chart(
+    rows: Sequence[Row], theme: Theme = PAPER, title: str = "", shown: Sequence[str] | None = None
+) -> alt.LayerChart:
     """Draw accuracy (%) against strength λ: a line, points and a 95 % band a curve; the paper's numbers hollow.
 
     λ has a symmetric logarithmic axis, so that 0, 1, 2, 4, … are evenly spaced. The parameter ``shown`` holds the
-    labels of the curves to draw. On the page's theme the chart fills its container and the page makes the legend.
+    labels of the curves to draw, at first those of `shown` (all by default). On the page's theme the chart fills its
+    container, holds all curves, and the page makes the legend; elsewhere it holds those shown.
 
     Raises:
         ValueError: for no rows.
     """
     if not rows:
         raise ValueError("`rows` must hold at least one row, got none")
-    labels = list(dict.fromkeys(row.curve for row in rows))
-    shown = alt.param(name="shown", value=labels)
+    rows = _drawable(rows if theme is PAGE or shown is None else [row for row in rows if row.curve in shown])
+    labels = _labels(rows, shown)
+    drawn = alt.param(name="shown", value=list(shown or labels))
     base = alt.Chart().encode(x=_strength_axis(rows), color=_colours(labels, theme))
     layers = [_intervals(base, rows), _line(base), _points(base, labels, theme)]
     if any(row.paper is not None for row in rows):
         layers += [_paper_line(base), _paper_points(base, labels)]
     chart = alt.LayerChart(data=alt.Data(values=to_records(rows)), layer=layers)
-    chart = chart.transform_filter("indexof(shown, datum.curve) >= 0").add_params(shown)
+    chart = chart.transform_filter("indexof(shown, datum.curve) >= 0").add_params(drawn)
     chart = chart.properties(width="container" if theme is PAGE else 620, height=380)
     chart = chart.properties(description="Accuracy in % against strength, one line for each of: " + "; ".join(labels))
-    return _configured(chart.properties(title=_heading(title, rows)) if title else chart, theme)
+    return configured(chart.properties(title=_heading(title, rows)) if title else chart, theme)
 
 
-def to_bytes(chart: alt.LayerChart, kind: Literal["svg", "png", "pdf"]) -> bytes:
+def _labels(rows: Sequence[Row], shown: Sequence[str] | None) -> list[str]:
+    """Name the curves, those shown at first in front, so that their colours differ."""
+    labels = list(dict.fromkeys(row.curve for row in rows))
+    return sorted(labels, key=lambda label: shown is not None and label not in shown)
+
+
+def _drawable(rows: Sequence[Row]) -> list[Row]:
+    """Leave out what is no line of this chart: curves across, and single strengths beside longer curves."""
+    lengths = Counter(row.curve for row in rows)
+    longest = max(lengths.values())
+    return [row for row in rows if not row.across and (lengths[row.curve] > 1 or longest == 1)]
+
+
+def to_bytes(chart: alt.TopLevelMixin, kind: Literal["svg", "png", "pdf"]) -> bytes:
     """Render the chart, without a browser."""
     if kind == "svg":
         text = io.StringIO()
@@ -72,9 +90,11 @@ def to_bytes(chart: alt.LayerChart, kind: Literal["svg", "png", "pdf"]) -> bytes
     return content.getvalue()
 
 
-def swatches(rows: Sequence[Row], theme: Theme = PAGE) -> list[tuple[str, str, str]]:
+def swatches(
+    rows: Sequence[Row], theme: Theme = PAGE, shown: Sequence[str] | None = None
+) -> list[tuple[str, str, str]]:
     """Give (label, colour, SVG path of the point) for each curve, as the chart draws it."""
-    labels = list(dict.fromkeys(row.curve for row in rows))
+    labels = _labels(_drawable(rows), shown)
     return list(zip(labels, cycle(theme.curves), cycle(SHAPES), strict=False))
 
 
@@ -157,7 +177,8 @@ def _tooltips() -> list[alt.Tooltip]:
     return first + [alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in numbers.items()]
 
 
-def _configured(chart: alt.LayerChart, theme: Theme) -> alt.LayerChart:
+def configured(chart: Any, theme: Theme) -> Any:
+    """Give a chart of any kind the theme's colours and fonts."""
     text: dict[str, Any] = {"labelColor": theme.ink, "titleColor": theme.ink, "labelFontSize": 12, "titleFontSize": 13}
     lines = {"gridColor": theme.grid, "domainColor": theme.grid, "tickColor": theme.grid}
     return (

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from saplab.files import write_atomically
 from saplab.report.charts import PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
+from saplab.report.figures import convergence_chart, game_chart, reliability_chart
+from saplab.report.findings import Findings, find, reliability_records
 from saplab.report.rows import Row, Summary, strength_text, summarise, to_csv
 from saplab.runs import Store
 from saplab.studies import Cell, Curve, Network
@@ -20,16 +23,35 @@ from saplab.studies import Cell, Curve, Network
 _DARK = Theme("#e6e9ec", "#3a4047", "#16191d", ("#58a6e0", "#ff8f4d", "#2fc294", "#e08fc2", "#d9b832", "#b3bac2"))
 
 
-def write_report(root: Path | str, title: str = "", finding: str = "") -> list[Path]:
-    """Write ``report.html``, ``accuracy.svg``, ``.png``, ``.pdf`` and ``.csv`` into a run folder, each whole or not.
+@dataclass(frozen=True)
+class Report:
+    """What was written of a run, and what it says.
+
+    Args:
+        files: the page first.
+        summary: the rows.
+        findings: the verdict and what goes with it; None while no curve is finished.
+    """
+
+    files: tuple[Path, ...]
+    summary: Summary
+    findings: Findings | None
+
+    def verdict_record(self) -> dict[str, Any]:
+        """Give the verdict as JSON's own types; an empty sentence where there is none."""
+        if self.findings is None:
+            return {"finding": "", "robust": [], "checks": []}
+        found = self.findings.verdict
+        return {"finding": found.sentence, "robust": list(map(asdict, found.robust)),
+                "checks": list(map(asdict, found.checks))}  # fmt: skip
+
+
+def write_report(root: Path | str, title: str = "") -> Report:
+    """Write ``report.html``, ``accuracy.csv`` and every chart as SVG, PNG and PDF into a run folder, each whole or not.
 
     Args:
         root: the run folder; an unfinished one gives a page that says so.
         title: instead of the request's.
-        finding: what the numbers show, in one sentence; kept in the folder. Empty for the one kept there before.
-
-    Returns:
-        The files, the page first.
 
     Raises:
         FileNotFoundError: if `root` is no run folder.
@@ -38,42 +60,62 @@ def write_report(root: Path | str, title: str = "", finding: str = "") -> list[P
     """
     store = Store.read(root)
     summary = summarise(store)
-    if finding and finding != store.request.finding:
-        store = store.with_finding(finding)
+    findings = find(store)
     title = title or store.request.title
-    chart = accuracy_chart(summary.rows, PAPER, title)
-    contents = {
-        "report.html": render_page(store, summary, title).encode(),
-        "accuracy.svg": to_bytes(chart, "svg"),
-        "accuracy.png": to_bytes(chart, "png"),
-        "accuracy.pdf": to_bytes(chart, "pdf"),
-        "accuracy.csv": to_csv(summary.rows).encode(),
-    }
+    contents = {"report.html": render_page(store, summary, findings, title).encode(),
+                "accuracy.csv": to_csv(summary.rows).encode()}  # fmt: skip
+    for name, chart in _charts(summary, findings, PAPER, title).items():
+        for kind in ("svg", "png", "pdf"):
+            contents[f"{name}.{kind}"] = to_bytes(chart, kind)
     for name, content in contents.items():
         write_atomically(store.root / name, content)
-    return [store.root / name for name in contents]
+    return Report(tuple(store.root / name for name in contents), summary, findings)
 
 
-def render_page(store: Store, summary: Summary, title: str) -> str:
+def _charts(summary: Summary, findings: Findings | None, theme: Theme, title: str = "") -> dict[str, alt.TopLevelMixin]:
+    """Give the charts that the run has numbers for, by the name of their files."""
+    charts: dict[str, alt.TopLevelMixin] = {"accuracy": accuracy_chart(summary.rows, theme, title, summary.shown)}
+    if findings is None:
+        return charts
+    if diagrams := reliability_records(findings.calibration):
+        charts["reliability"] = reliability_chart(diagrams, theme)
+    if findings.convergence:
+        charts["convergence"] = convergence_chart(findings.convergence, theme)
+    if (strength := telling_strength(findings)) is not None:
+        charts["game"] = game_chart(findings.games[strength], theme)
+    return charts
+
+
+def render_page(store: Store, summary: Summary, findings: Findings | None, title: str) -> str:
     """Give the page's HTML: everything inside, nothing loaded from anywhere."""
     request = store.request
+    rows = [row for row in summary.rows if not row.across]
+    charts = _charts(summary, findings, PAGE)
     return _template().render(
         title=title,
-        finding=request.finding,
         command=request.command,
         summary=summary,
-        spec=accuracy_chart(summary.rows, PAGE).to_dict(),
-        static_chart=to_bytes(accuracy_chart(summary.rows), "svg").decode(),
+        findings=findings,
+        charts={name: chart.to_dict() for name, chart in charts.items()},
+        drawings={name: to_bytes(chart, "svg").decode() for name, chart in _charts(summary, findings, PAPER).items()},
         bundle=_vega(),
         themes={"light": PAPER, "dark": _DARK},
-        swatches=swatches(summary.rows),
-        table=_table(summary.rows),
-        strengths=sorted({row.strength for row in summary.rows}),
+        swatches=swatches(summary.rows, shown=summary.shown),
+        tables=[_table(rows), _table([row for row in summary.rows if row.across])],
+        strengths=sorted({row.strength for row in rows}),
+        game_strength=telling_strength(findings),
         curves=[(curve, _settings(curve)) for curve in request.curves],
         machine=_machine(summary.made),
-        has_paper=any(row.paper is not None for row in summary.rows),
-        is_random=any(row.single != row.averaged for row in summary.rows),
+        has_paper=any(row.paper is not None for row in rows),
+        is_random=any(row.single != row.averaged for row in rows),
+        has_seeds=any(row.seeds is not None for row in rows),
     )
+
+
+def telling_strength(findings: Findings | None) -> float | None:
+    """Choose the strength whose game is drawn: where its value lies closest to half; None without a game."""
+    games = findings.games if findings else {}
+    return min(games, key=lambda strength: abs(games[strength].value - 0.5), default=None)
 
 
 @cache
@@ -84,7 +126,14 @@ def _template() -> Template:
     )
     environment.filters["strength"] = strength_text
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    environment.globals["mixture"] = _mixture_text
     return environment.get_template("report.html")
+
+
+def _mixture_text(names: Sequence[str], weights: Sequence[float]) -> str:
+    """Write a mixture with what is played at least once in a hundred, the most first."""
+    played = sorted(zip(weights, names, strict=True), reverse=True)
+    return ", ".join(f"{name} ({100 * weight:.0f} %)" for weight, name in played if weight >= 0.01)
 
 
 @cache

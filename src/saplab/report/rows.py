@@ -4,13 +4,13 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
-
-from saplab.measures import Interval, correct, mean_interval, pass_shares
+from saplab.measures import Counts, Interval, OverSeeds, correct, count, over_seeds
 from saplab.runs import BrokenCellError, CellResult, Store
+from saplab.runs.store import join
 from saplab.studies import Cell, Curve
+from saplab.studies.plan import is_across
 
 CSV_COLUMNS = (
     "curve",
@@ -22,8 +22,17 @@ CSV_COLUMNS = (
     "single_pass_percent",
     "single_pass_low",
     "single_pass_high",
+    "majority_percent",
+    "all_of_10_percent",
+    "any_of_10_percent",
+    "seeds",
+    "over_seeds_low",
+    "over_seeds_high",
     "paper_percent",
 )
+
+_MOST_SHOWN: Final = 7  # curves of one chart
+_WORST_AT: Final = 4.0  # λ at which a network's curves are compared
 
 
 @dataclass(frozen=True)
@@ -33,16 +42,28 @@ class Row:
     Args:
         curve: the curve's label.
         strength: λ in pixel steps of 0..255.
-        averaged: accuracy of the prediction averaged over the passes.
-        single: accuracy of single passes.
+        counts: accuracy of the prediction averaged over the passes, of single ones, and counted otherwise.
+        seeds: the averaged accuracy over several seeds of the defence, where there are several.
         paper: the paper's accuracy in %, where it exists.
+        across: whether it is the undefended network on images made for the defended one.
     """
 
     curve: str
     strength: float
-    averaged: Interval
-    single: Interval
+    counts: Counts
+    seeds: OverSeeds | None = None
     paper: float | None = None
+    across: bool = False
+
+    @property
+    def averaged(self) -> Interval:
+        """Give the accuracy of the prediction averaged over the passes."""
+        return self.counts.averaged
+
+    @property
+    def single(self) -> Interval:
+        """Give the accuracy of single passes."""
+        return self.counts.single_pass
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,7 @@ class Summary:
         made: how the stored cells were made, one entry a cell.
         finished, total: stored cells, and cells of the request.
         problems: damaged and foreign files, one line each.
+        shown: labels of the curves that a chart draws at first: all where they are few, else the telling ones.
     """
 
     rows: tuple[Row, ...]
@@ -61,6 +83,7 @@ class Summary:
     finished: int
     total: int
     problems: tuple[str, ...]
+    shown: tuple[str, ...]
 
 
 def summarise(store: Store) -> Summary:
@@ -73,7 +96,8 @@ def summarise(store: Store) -> Summary:
     rows = tuple(row for curve in store.request.curves for row in _curve_rows(store, curve, made))
     if not made:
         raise ValueError(f"{store.root} holds no finished cell yet, so there is nothing to report; run it first")
-    return Summary(rows, tuple(made.values()), len(made), len(store.request.cells), tuple(store.problems()))
+    problems, shown = tuple(store.problems()), _shown(store.request.curves, rows)
+    return Summary(rows, tuple(made.values()), len(made), len(store.request.cells), problems, shown)
 
 
 def to_csv(rows: Iterable[Row]) -> str:
@@ -95,20 +119,57 @@ def strength_text(strength: float) -> str:
     return f"{strength:g}"
 
 
+def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:
+    """Choose the curves to draw: of many, noise, the largest of each one-step family, each network's worst curve."""
+    drawn = {row.curve: row for row in rows if not row.across}
+    if len(drawn) <= _MOST_SHOWN:
+        return tuple(drawn)
+    cells = {curve.label: curve.cells[0] for curve in curves if curve.label in drawn}
+    families = {cell.crafting: label for label, cell in sorted(cells.items(), key=_samples) if _is_one_step(cell)}
+    worst = {
+        cells[row.curve].defender: row.curve
+        for row in sorted(rows, key=lambda row: -row.averaged.estimate)
+        if row.curve in cells and row.strength == min(_WORST_AT, max(cells[row.curve].strengths))
+    }
+    return tuple(label for label in drawn if label in {*families.values(), *worst.values()})
+
+
+def _samples(curve: tuple[str, Cell]) -> int:
+    return int(curve[1].attack.get("samples", 1))
+
+
+def _is_one_step(cell: Cell) -> bool:
+    return cell.attack["name"] in ("noise", "fgsm")
+
+
 def _curve_rows(store: Store, curve: Curve, made: dict[str, Mapping[str, Any]]) -> list[Row]:
-    hits, shares, passes = [], [], 1
-    for cell, result in _stored(store, curve.cells):
-        made[cell.digest] = result.made
-        hits.append([correct(probs, result.labels) for probs in result.probs])
-        shares.append([pass_shares(votes, result.labels) for votes in result.votes])
-        passes = max(passes, cell.passes)
-    if not hits:
+    first = _joined(store, curve.cells, made)
+    if first is None:
         return []
-    averaged = [mean_interval(scores) for scores in np.concatenate(hits, axis=1)]
-    single = [mean_interval(scores, passes) for scores in np.concatenate(shares, axis=1)]
-    strengths = curve.cells[0].strengths
-    measured = zip(strengths, averaged, single, strict=True)
-    return [Row(curve.label, lam, a, s, curve.paper.get(lam)) for lam, a, s in measured]
+    others = [_joined(store, cells, made) for cells in curve.repeats]
+    repeats = [other for other in others if other is not None and other.labels.shape == first.labels.shape]
+    across = is_across(curve.cells[0])
+    return [
+        Row(curve.label, strength, count(first.probs[k], first.votes[k], first.labels),
+            _over_seeds([first, *repeats], k), curve.paper.get(strength), across)
+        for k, strength in enumerate(curve.cells[0].strengths)
+    ]  # fmt: skip
+
+
+def _over_seeds(results: Sequence[CellResult], k: int) -> OverSeeds | None:
+    """Compare the seeds at the strength with number k."""
+    if len(results) < 2 or len(results[0].labels) < 2:
+        return None
+    return over_seeds([correct(result.probs[k], result.labels) for result in results])
+
+
+def _joined(store: Store, cells: Sequence[Cell], made: dict[str, Mapping[str, Any]]) -> CellResult | None:
+    """Join the results that are there, and note how they were made; None where there are none."""
+    results = []
+    for cell, result in _stored(store, cells):
+        made[cell.digest] = result.made
+        results.append(result)
+    return join(results) if results else None
 
 
 def _stored(store: Store, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellResult]]:
@@ -120,9 +181,19 @@ def _stored(store: Store, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellRes
 
 
 def _fields(row: Row) -> list[Any]:
-    averaged = [round(100 * share, 4) for share in (row.averaged.estimate, row.averaged.low, row.averaged.high)]
-    single = [round(100 * share, 4) for share in (row.single.estimate, row.single.low, row.single.high)]
-    return [row.curve, row.strength, row.averaged.n, *averaged, *single, row.paper]
+    counts = row.counts
+    ways = [None if way is None else _percent(way.estimate) for way in (counts.majority, counts.in_all, counts.in_any)]
+    seeds = [row.seeds.seeds, *_percents(row.seeds.combined)[1:]] if row.seeds else [1, None, None]
+    first = [row.curve, row.strength, row.averaged.n, *_percents(row.averaged), *_percents(row.single)]
+    return [*first, *ways, *seeds, row.paper]
+
+
+def _percents(interval: Interval) -> list[float]:
+    return [_percent(share) for share in (interval.estimate, interval.low, interval.high)]
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 4)
 
 
 def _csv_fields(row: Row) -> list[Any]:

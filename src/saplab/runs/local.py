@@ -1,37 +1,49 @@
-"""The engine that computes cells in this process, one after the other."""
+"""The engine that computes cells in this process, one group after the other."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from saplab import noise
-from saplab.attacks import eps_of
-from saplab.attacks.ball import check_labels, check_request
+from saplab.attacks import FGSM, eps_of
+from saplab.attacks.attack import Cost
+from saplab.attacks.ball import check_labels, check_request, project
 from saplab.data.dataset import Dataset
 from saplab.defenses import defend, predict_with_votes
-from saplab.defenses.prediction import logits
+from saplab.defenses.prediction import Prediction, logits
 from saplab.runs.machine import made
-from saplab.runs.store import CellResult, Store
+from saplab.runs.store import DTYPES, CellResult, Store
 from saplab.studies import Cell, Network
-from saplab.studies.specs import attack_of, parse_defenses
+from saplab.studies.adversaries import attack_of
+from saplab.studies.specs import parse_defenses
 
 PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
 
 Tick = Callable[[int], None]
+Group = tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What cells speak of by name: plain networks by (model, digest), and the data set."""
+    """What cells speak of by name: plain networks by (model, digest), and the data set.
+
+    Args:
+        models, data: the networks and the images.
+        device: of PyTorch, where the models are and the images go.
+        clean: predictions of untouched images, kept as they are made; the same for every attack.
+    """
 
     models: Mapping[tuple[str, str], nn.Module]
     data: Dataset
+    device: str = "cpu"
+    clean: dict[tuple[Any, ...], Prediction] = field(default_factory=dict, repr=False)
 
     def network(self, network: Network) -> nn.Module:
         """Give the network, defended as the cell says."""
@@ -40,44 +52,153 @@ class Inputs:
         return defend(model, *defenses, sites=network.sites or None) if defenses else model
 
 
-def work_of(cell: Cell) -> int:
-    """Give the number of ticks that computing the cell takes: one for the attack's direction, one a strength."""
-    return 1 + len(cell.strengths)
+@dataclass(frozen=True)
+class _Shard:
+    """The examples of a group: images (N, C, H, W), labels (N,) and numbers in the data set (N,)."""
+
+    images: Tensor
+    labels: Tensor
+    numbers: Tensor
 
 
-def compute(cell: Cell, inputs: Inputs, tick: Tick = lambda n: None) -> CellResult:
-    """Compute one cell: attack its examples at each strength, and predict them with fresh passes.
+@dataclass(frozen=True)
+class _Craft:
+    """One attack's images, λ > 0 in order, and what its gradient was like (N,); NaN where it has none."""
+
+    images: Iterator[Tensor]
+    half_cosine: Tensor
+    gradient_norm: Tensor
+
+
+def groups(cells: Iterable[Cell]) -> list[Group]:
+    """Gather the cells that share their adversarial images, in the order of each group's first."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.crafting, []).append(cell)
+    return [tuple(group) for group in found.values()]
+
+
+def cost_of(group: Group) -> Cost:
+    """Bound the work of a group from above, in passes of one image through a network."""
+    most = max(group, key=lambda cell: cell.attack.get("samples", 1))
+    images, crafting = most.stop - most.start, _crafting(most)
+    predictions = sum(cell.passes * len(cell.strengths) for cell in group)
+    return Cost(images * (crafting.forward + predictions), images * crafting.backward)
+
+
+def work_of(group: Group) -> int:
+    """Give the cost of a group as one number: a backward pass counts as two."""
+    return _work(cost_of(group))
+
+
+def _work(cost: Cost) -> int:
+    return cost.forward + 2 * cost.backward
+
+
+def _crafting(cell: Cell) -> Cost:
+    eps = [eps_of(strength) for strength in cell.strengths if strength > 0]
+    return attack_of(cell.attack).cost(eps) if eps else Cost(0, 0)
+
+
+def compute(group: Group, inputs: Inputs, tick: Tick = lambda n: None) -> list[CellResult]:
+    """Compute the cells of a group: attack their examples at each strength, and predict them with fresh passes.
 
     Defender and adversary draw from separate streams of the cell's seed; an example's draws depend on its number in
     the data set, so that cells of other sizes see the same.
 
     Args:
-        cell: what to compute.
-        inputs: its networks and data.
-        tick: called with 1 as each of `work_of(cell)` parts ends.
+        group: cells that share their adversarial images.
+        inputs: their networks and data.
+        tick: called with the work done since the last call; `work_of(group)` in all.
 
     Raises:
         ValueError: see `saplab.defend`, the attacks and `saplab.predict`.
     """
     begin = time.perf_counter()
-    examples = slice(cell.start, cell.stop)
-    images, labels, numbers = (t[examples] for t in (inputs.data.images, inputs.data.labels, inputs.data.indices))
-    defender, adversary = inputs.network(cell.defender), inputs.network(cell.adversary)
-    size = len(images)
-    probs, votes = [], []
-    with _precision(cell.precision):
-        eps = [eps_of(strength) for strength in cell.strengths]
-        curve = attack_of(cell.attack).curve(adversary, images, labels, eps, cell.seed, examples=numbers)
-        tick(1)
-        for adversarial in curve:
-            prediction = predict_with_votes(
-                defender, adversarial, cell.passes, cell.seed, examples=numbers, batch_size=size
-            )
-            probs.append(prediction.probs.numpy())
-            votes.append(prediction.votes.numpy())
-            tick(1)
-    seconds = time.perf_counter() - begin
-    return CellResult(np.stack(probs), np.stack(votes), _int64(labels), _int64(numbers), made(seconds))
+    shard = _shard(group[0], inputs)
+    results: dict[str, CellResult] = {}
+    with _precision(group[0].precision, inputs.device):
+        for cells, craft, work in _crafts(group, inputs, shard):
+            predictions = _predictions(cells, craft, inputs, shard, work, tick)
+            results.update({name: _result(found, craft, shard) for name, found in predictions.items()})
+    share = (time.perf_counter() - begin) / len(group)
+    record = made(share)
+    return [replace(results[cell.digest], made=record) for cell in group]
+
+
+def _shard(cell: Cell, inputs: Inputs) -> _Shard:
+    examples, data = slice(cell.start, cell.stop), inputs.data
+    images, labels = (tensor[examples].to(inputs.device) for tensor in (data.images, data.labels))
+    return _Shard(images, labels, data.indices[examples])
+
+
+def _crafts(group: Group, inputs: Inputs, shard: _Shard) -> Iterator[tuple[Group, _Craft, int]]:
+    """Give each attack of the group with the cells that it is for, and its work for one image."""
+    adversary = inputs.network(group[0].adversary)
+    eps = [eps_of(strength) for strength in group[0].strengths if strength > 0]
+    attack = attack_of(group[0].attack)
+    if not eps or not isinstance(attack, FGSM) or attack.gradient.average != "loss":
+        curve = attack.curve(adversary, shard.images, shard.labels, eps, group[0].seed, examples=shard.numbers)
+        nothing = torch.full((len(shard.images),), torch.nan)
+        yield group, _Craft(iter(curve), nothing, nothing), _work(_crafting(group[0]))
+        return
+    budgets = sorted({cell.attack["samples"] for cell in group})
+    estimates = attack.gradient.nested(
+        adversary, shard.images, shard.labels, budgets, group[0].seed, examples=shard.numbers
+    )
+    before = 0
+    for budget, estimate in zip(budgets, estimates, strict=True):
+        cells = tuple(cell for cell in group if cell.attack["samples"] == budget)
+        sign = estimate.gradient.sign()
+        moved = (project(shard.images + e * sign, shard.images, e) for e in eps)
+        work = _work(_crafting(cells[0]))
+        yield cells, _Craft(moved, estimate.half_cosine, estimate.gradient.flatten(1).norm(dim=1)), work - before
+        before = work
+
+
+def _predictions(
+    cells: Group, craft: _Craft, inputs: Inputs, shard: _Shard, work: int, tick: Tick
+) -> dict[str, list[Prediction]]:
+    """Predict a craft's images with each cell's defender, strength by strength; by the cell's digest."""
+    size, strengths = len(shard.images), cells[0].strengths
+    defenders = [inputs.network(cell.defender) for cell in cells]
+    found: dict[str, list[Prediction]] = {cell.digest: [] for cell in cells}
+    for strength, share in zip(strengths, _shares(work * size, strengths), strict=True):
+        adversarial = next(craft.images) if strength > 0 else None
+        tick(share)
+        for cell, defender in zip(cells, defenders, strict=True):
+            found[cell.digest].append(_predict(cell, defender, adversarial, inputs, shard))
+            tick(cell.passes * size)
+    return found
+
+
+def _shares(work: int, strengths: Sequence[float]) -> list[int]:
+    """Split an attack's work over its strengths above 0, so that nothing is lost to rounding."""
+    count = sum(strength > 0 for strength in strengths)
+    done = [work * k // max(count, 1) for k in range(count + 1)]
+    steps = iter([b - a for a, b in pairwise(done)])
+    return [next(steps) if strength > 0 else 0 for strength in strengths]
+
+
+def _predict(cell: Cell, defender: nn.Module, adversarial: Tensor | None, inputs: Inputs, shard: _Shard) -> Prediction:
+    """Predict with fresh passes; untouched images once for all attacks."""
+    key = (cell.defender, cell.passes, cell.seed, cell.start, cell.stop, cell.precision)
+    if adversarial is None and key in inputs.clean:
+        return inputs.clean[key]
+    images = shard.images if adversarial is None else adversarial
+    found = predict_with_votes(defender, images, cell.passes, cell.seed, examples=shard.numbers, batch_size=len(images))
+    if adversarial is None:
+        inputs.clean[key] = found
+    return found
+
+
+def _result(predictions: Sequence[Prediction], craft: _Craft, shard: _Shard) -> CellResult:
+    arrays: dict[str, Any] = {
+        **{name: np.stack([getattr(p, name).numpy() for p in predictions]) for name in vars(predictions[0])},
+        **{"labels": shard.labels.cpu().numpy(), "examples": shard.numbers.numpy()},
+        **{"half_cosine": craft.half_cosine.cpu().numpy(), "gradient_norm": craft.gradient_norm.cpu().numpy()},
+    }
+    return CellResult(**{name: array.astype(DTYPES[name]) for name, array in arrays.items()}, made={})
 
 
 def rehearse(cells: Iterable[Cell], inputs: Inputs) -> None:
@@ -93,31 +214,28 @@ def rehearse(cells: Iterable[Cell], inputs: Inputs) -> None:
         noise.stream_key(seed)
         if passes < 1:
             raise ValueError(f"`passes` must be >= 1, got {passes}")
-        with _precision(precision):
+        with _precision(precision, inputs.device):
             pass
     for network in {network for cell in cells for network in (cell.defender, cell.adversary)}:
         with torch.no_grad():
-            classes = logits(inputs.network(network), images[:1]).shape[1]
+            classes = logits(inputs.network(network), images[:1].to(inputs.device)).shape[1]
         check_labels(labels, classes)
 
 
 def run(store: Store, inputs: Inputs, tick: Tick = lambda n: None) -> None:
     """Compute and save every cell of the store's request that it does not hold yet; a damaged one counts as not held.
 
-    Killed at any moment, a second call goes on with the first cell that is missing.
+    Killed at any moment, a second call goes on with the first group that lacks a cell.
     """
-    for cell in store.missing():
-        store.save(cell, compute(cell, inputs, tick))
-
-
-def _int64(values: Tensor) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return values.numpy().astype(np.int64)
+    for group in groups(store.missing()):
+        for cell, result in zip(group, compute(group, inputs, tick), strict=True):
+            store.save(cell, result)
 
 
 @contextmanager
-def _precision(name: str) -> Iterator[None]:
+def _precision(name: str, device: str) -> Iterator[None]:
     if name not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {name!r}")
     dtype = PRECISIONS[name]
-    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+    with torch.autocast(torch.device(device).type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         yield

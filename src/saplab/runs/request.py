@@ -8,7 +8,7 @@ from typing import Any
 from saplab.studies import Cell, Curve, Network
 from saplab.studies.cell import NUMERICS
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class Request:
         title: heading of the report.
         curves: what to compute, in the order of the report; no label twice.
         command: the command line that makes the same run again.
-        finding: what the run shows in one sentence, where it is known; empty otherwise.
 
     Raises:
         ValueError: for no curve, a curve without cells, or a label used twice.
@@ -28,7 +27,6 @@ class Request:
     title: str
     curves: tuple[Curve, ...]
     command: str = ""
-    finding: str = ""
 
     def __post_init__(self) -> None:
         labels = [curve.label for curve in self.curves]
@@ -39,15 +37,16 @@ class Request:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Give the cells of all curves in order, each once."""
-        return tuple({cell.digest: cell for curve in self.curves for cell in curve.cells}.values())
+        """Give the cells of all curves in order, each once; repeats with other seeds last."""
+        first = (cell for curve in self.curves for cell in curve.cells)
+        repeats = (cell for curve in self.curves for cells in curve.repeats for cell in cells)
+        return tuple({cell.digest: cell for cell in (*first, *repeats)}.values())
 
     def to_json(self) -> str:
         """Give the text of ``request.json``."""
         fields = {
             "format": _FORMAT,
             "title": self.title,
-            "finding": self.finding,
             "command": self.command,
             "curves": [_curve_fields(curve) for curve in self.curves],
         }
@@ -65,7 +64,7 @@ class Request:
             if fields["format"] != _FORMAT:
                 raise ValueError(f"format {fields['format']}, this version of saplab reads {_FORMAT}")
             curves = tuple(_curve(curve) for curve in fields["curves"])
-            return cls(fields["title"], curves, fields["command"], fields["finding"])
+            return cls(fields["title"], curves, fields["command"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a request: {error!r}") from error
 
@@ -103,14 +102,14 @@ def _cell(fields: Mapping[str, Any]) -> Cell:
 
 
 def _curve_fields(curve: Curve) -> dict[str, Any]:
-    cells = [json.loads(cell.to_json()) for cell in curve.cells]
+    cells, *repeats = ([json.loads(cell.to_json()) for cell in cells] for cells in (curve.cells, *curve.repeats))
     paper = [[strength, percent] for strength, percent in curve.paper.items()]
-    return {"label": curve.label, "claim": curve.claim, "paper": paper, "cells": cells}
+    return {"label": curve.label, "claim": curve.claim, "paper": paper, "cells": cells, "repeats": repeats}
 
 
 def _curve(fields: Mapping[str, Any]) -> Curve:
-    cells = tuple(_cell(cell) for cell in fields["cells"])
-    return Curve(fields["label"], cells, fields["claim"], dict(fields["paper"]))
+    cells, *repeats = (tuple(map(_cell, cells)) for cells in (fields["cells"], *fields["repeats"]))
+    return Curve(fields["label"], cells, fields["claim"], dict(fields["paper"]), tuple(repeats))
 
 
 def _curve_difference(a: Curve, b: Curve) -> str:
@@ -119,6 +118,7 @@ def _curve_difference(a: Curve, b: Curve) -> str:
         fields.pop("start"), fields.pop("stop")
         fields["examples"] = f"{curve.cells[0].start}..{curve.cells[-1].stop}"
         fields["examples per cell"] = str([cell.stop - cell.start for cell in curve.cells])
+        fields["seeds"] = str(1 + len(curve.repeats))
     names = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
     return ", ".join(f"{name} {mine.get(name, 'absent')}, not {others.get(name, 'absent')}" for name in names[:2])
 

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from saplab.files import is_temporary, remove_leftovers, write_atomically
 from saplab.runs.request import Request
 from saplab.studies import Cell
 
-_DTYPES = {"probs": np.float32, "votes": np.int32, "labels": np.int64, "examples": np.int64}
+_PREDICTIONS = {"probs": np.float32, "votes": np.int32, "half": np.float32, "single": np.float32}
+_PER_IMAGE = {"labels": np.int64, "examples": np.int64, "half_cosine": np.float32, "gradient_norm": np.float32}
+DTYPES: Final = {**_PREDICTIONS, **_PER_IMAGE}
 
 
 class BrokenCellError(ValueError):
@@ -30,8 +32,13 @@ class CellResult:
     Args:
         probs: float32 (L, N, C), mean probabilities over the passes.
         votes: int32 (L, N, C), how many single passes found each class the likeliest.
+        half: float32 (L, N, C), mean probabilities over the first half of the passes: K // 2 of K, at least one.
+        single: float32 (L, N, C), probabilities of the first pass.
         labels: int64 (N,).
         examples: int64 (N,), positions of the examples in the data set.
+        half_cosine: float32 (N,), cosine between the gradients of the two halves of the attack's samples; NaN where
+            the attack has no such thing.
+        gradient_norm: float32 (N,), Euclidean norm of the attack's gradient; NaN likewise.
         made: how it was made (versions, threads, platform, seconds, time); decides no number.
 
     Raises:
@@ -40,20 +47,42 @@ class CellResult:
 
     probs: NDArray[np.float32]
     votes: NDArray[np.int32]
+    half: NDArray[np.float32]
+    single: NDArray[np.float32]
     labels: NDArray[np.int64]
     examples: NDArray[np.int64]
+    half_cosine: NDArray[np.float32]
+    gradient_norm: NDArray[np.float32]
     made: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        for name, dtype in _DTYPES.items():
+        for name, dtype in DTYPES.items():
             if getattr(self, name).dtype != dtype:
                 raise ValueError(f"`{name}` must be {np.dtype(dtype)}, got {getattr(self, name).dtype}")
-        if self.probs.ndim != 3 or self.votes.shape != self.probs.shape:
-            raise ValueError(f"`probs` and `votes` must both be (L, N, C), got {self.probs.shape}, {self.votes.shape}")
-        images = self.probs.shape[1:2]
-        if self.labels.shape != images or self.examples.shape != images:
-            shapes = f"{self.labels.shape}, {self.examples.shape}"
-            raise ValueError(f"`labels` and `examples` must both be {images}, got {shapes}")
+        shape = self.probs.shape
+        for name in _PREDICTIONS:
+            if len(shape) != 3 or getattr(self, name).shape != shape:
+                raise ValueError(
+                    f"`probs` and `{name}` must both be (L, N, C), got {shape}, {getattr(self, name).shape}"
+                )
+        for name in _PER_IMAGE:
+            if getattr(self, name).shape != shape[1:2]:
+                raise ValueError(f"`{name}` must be {shape[1:2]}, got {getattr(self, name).shape}")
+
+    def other_half(self, passes: int) -> NDArray[np.float32]:
+        """Give the mean probabilities over the passes that `half` leaves out; `half` itself for a single pass."""
+        first = max(1, passes // 2)
+        if passes == first:
+            return self.half
+        rest = (passes * self.probs - first * self.half) / (passes - first)
+        return np.asarray(np.clip(rest, 0.0, 1.0), np.float32)
+
+
+def join(results: Sequence[CellResult]) -> CellResult:
+    """Put the examples of several results together, in order; how each was made is left out."""
+    along = {name: 1 if name in _PREDICTIONS else 0 for name in DTYPES}
+    parts = {name: np.concatenate([getattr(r, name) for r in results], axis) for name, axis in along.items()}
+    return CellResult(**parts, made={})
 
 
 @dataclass(frozen=True)
@@ -118,7 +147,7 @@ class Store:
         expected = (len(cell.strengths), cell.stop - cell.start)
         if result.probs.shape[:2] != expected:
             raise ValueError(f"`result` must hold {expected} strengths and examples, got {result.probs.shape[:2]}")
-        tensors = {name: np.ascontiguousarray(getattr(result, name)) for name in _DTYPES}
+        tensors = {name: np.ascontiguousarray(getattr(result, name)) for name in DTYPES}
         made = json.dumps(dict(result.made), sort_keys=True)
         header = {"request": cell.to_json(), "made": made, "sha256": _checksum(tensors)}
         (self.root / "cells").mkdir(exist_ok=True)
@@ -147,12 +176,6 @@ class Store:
         except (FileNotFoundError, BrokenCellError):
             return False
         return True
-
-    def with_finding(self, finding: str) -> "Store":
-        """Give the store with the sentence that says what its results show, kept in ``request.json``."""
-        store = replace(self, request=replace(self.request, finding=finding))
-        write_atomically(self.root / "request.json", store.request.to_json().encode())
-        return store
 
     def missing(self) -> tuple[Cell, ...]:
         """Give the cells of the request that still have to be computed, in order."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-NUMERICS = 1  # raise it when the same cell would give other numbers
+NUMERICS = 2  # raise it when the same cell would give other numbers
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,26 @@ class Cell:
         """Give 16 hexadecimal digits that name this cell's file."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
+    @property
+    def images(self) -> str:
+        """Give, as JSON, what decides the adversarial images: all but the defender and its passes."""
+        return self._images(dict(self.attack))
+
+    @property
+    def crafting(self) -> str:
+        """Give, as JSON, what cells have in common whose adversarial images are made together.
+
+        As `images`, but for FGSM's number of samples: a larger budget's gradient passes through the smaller ones'.
+        """
+        attack = dict(self.attack)
+        if attack["name"] == "fgsm" and attack["average"] == "loss":
+            del attack["samples"]
+        return self._images(attack)
+
+    def _images(self, attack: Mapping[str, Any]) -> str:
+        fields = {name: value for name, value in asdict(self).items() if name not in ("defender", "passes", "attack")}
+        return json.dumps({**fields, "attack": attack}, sort_keys=True)
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -72,9 +92,11 @@ class Curve:
         cells: same request but for ``start`` and ``stop``, in order, no gap.
         claim: what the label's adversary knows or does, one sentence for the report.
         paper: the paper's accuracies in %, by strength, where they exist.
+        repeats: the same cells with other seeds, one tuple a seed.
     """
 
     label: str
     cells: tuple[Cell, ...]
     claim: str = ""
     paper: Mapping[float, float] = field(default_factory=dict)
+    repeats: tuple[tuple[Cell, ...], ...] = ()

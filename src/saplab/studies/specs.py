@@ -1,9 +1,8 @@
-"""Texts and settings to defences and attacks, and back: the one place that knows them by name."""
+"""Defences by name, as the command line writes them: the one place that knows them so."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-from saplab.attacks import FGSM, MonteCarlo, RandomNoise
 from saplab.defenses import (
     SAP,
     DeterministicWeightPruning,
@@ -18,7 +17,6 @@ from saplab.defenses.settings import Setting
 from saplab.defenses.sites import ActivationDefense
 from saplab.defenses.weights import WeightDefense
 
-Attack = FGSM | RandomNoise
 Defense = ActivationDefense | WeightDefense
 DEFENSES: Final[dict[str, Callable[[Setting], Defense]]] = {
     "sap": SAP,
@@ -30,7 +28,7 @@ DEFENSES: Final[dict[str, Callable[[Setting], Defense]]] = {
     "rna": RandomNoisyActivations,
     "rsa": RandomlyScaledActivations,
 }
-ATTACKS: Final = ("fgsm", "noise")
+_SCALING: Final = (SAP, Dropout, RandomlyScaledActivations)
 
 
 def parse_defenses(text: str) -> tuple[Defense, ...]:
@@ -79,38 +77,11 @@ def defense_label(text: str) -> str:
     return "+".join(part.strip().replace(":", "-").upper() for part in text.split("+")) if text else "dense"
 
 
-def attack_settings(name: str, gradient: MonteCarlo) -> dict[str, Any]:
-    """Give an attack's settings as a cell stores them.
-
-    Raises:
-        ValueError: the attack is unknown.
-    """
-    if name == "noise":
-        return {"name": "noise"}
-    if name == "fgsm":
-        return {"name": "fgsm", **vars(gradient)}
-    raise ValueError(f"`attack` must be one of {', '.join(ATTACKS)}, got {name!r}")
+def has_rules(text: str) -> bool:
+    """Tell whether a defence, as the command line writes it, makes a difference between backward rules."""
+    return any(isinstance(defense, _SCALING) for defense in parse_defenses(text))
 
 
-def attack_of(settings: Mapping[str, Any]) -> Attack:
-    """Make the attack that a cell's settings describe."""
-    values = dict(settings)
-    name = values.pop("name")
-    return RandomNoise() if name == "noise" else FGSM(MonteCarlo(**values))
-
-
-def parse_strengths(text: str) -> tuple[float, ...]:
-    """Read λ in pixel steps, joined by commas: ``0,1,2,4,8``.
-
-    Raises:
-        ValueError: not numbers, one outside [0, 255], or one twice.
-    """
-    try:
-        strengths = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"`lambda` must be numbers joined by commas, such as 0,1,2,4,8, got {text!r}") from None
-    if not all(0 <= strength <= 255 for strength in strengths):
-        raise ValueError(f"`lambda` must be within [0, 255] pixel steps, got {text!r}")
-    if len(set(strengths)) < len(strengths):
-        raise ValueError(f"`lambda` must not name a strength twice, got {text!r}")
-    return strengths
+def is_random(text: str) -> bool:
+    """Tell whether a defence, as the command line writes it, draws anything."""
+    return any(not isinstance(defense, DeterministicWeightPruning) for defense in parse_defenses(text))

@@ -1,0 +1,137 @@
+"""The report's further charts: reliability diagrams, accuracy against Monte Carlo samples, and the game."""
+# mypy: disable-error-code="no-any-return, no-untyped-call"
+# Altair's encode() has no types.
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import altair as alt
+
+from saplab.measures.game import Game
+from saplab.report.charts import PAGE, PAPER, Theme, configured
+
+_PANEL = 150
+
+
+def reliability_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -> alt.FacetChart:
+    """Draw accuracy against confidence, a panel for each strength λ; bars fainter where they hold few images,
+    whose number stands in them.
+
+    Args:
+        records: one for each curve, strength and bin that holds an image: ``curve``, ``strength``, ``low``, ``high``
+            (the bin's edges), ``confidence``, ``accuracy`` (means in it), ``images`` and ``share`` of all images.
+        theme: its colours; on the page's a menu chooses the curve, elsewhere the first is drawn.
+
+    Raises:
+        ValueError: for no records.
+    """
+    if not records:
+        raise ValueError("`records` must hold at least one bin, got none")
+    labels = list(dict.fromkeys(record["curve"] for record in records))
+    base = alt.Chart().encode(x=_share_axis("low:Q", "confidence"))
+    bars = base.mark_bar(color=theme.curves[0]).encode(
+        x2="high:Q",
+        y2=alt.Y2Datum(0),
+        y=_share_axis("accuracy:Q", "accuracy"),
+        opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 0.3], range=[0.25, 1], clamp=True), legend=None),
+        tooltip=[
+            alt.Tooltip("images:Q"),
+            *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("low", "high", "confidence", "accuracy")),
+        ],
+    )
+    points = base.mark_point(color=theme.curves[1], filled=True, size=28, opacity=1)
+    points = points.encode(x=_share_axis("confidence:Q", "confidence"), y="accuracy:Q")
+    ends: dict[str, Any] = {"x": alt.datum(0), "y": alt.datum(0), "x2": alt.X2Datum(1), "y2": alt.Y2Datum(1)}
+    diagonal = alt.Chart().mark_rule(color=theme.ink, strokeDash=[4, 4]).encode(**ends)
+    counts = base.transform_calculate(middle="(datum.low + datum.high) / 2")
+    counts = counts.mark_text(angle=270, align="left", dx=3, fontSize=9, color=theme.ink)
+    counts = counts.encode(x="middle:Q", y=alt.datum(0), text="images:Q")
+    layers = alt.layer(bars, points, diagonal, counts).properties(width=_PANEL, height=_PANEL)
+    header = alt.Header(title=None, labelExpr="'λ = ' + datum.value", labelColor=theme.ink, labelFontSize=12)
+    data = alt.Data(values=list(records))
+    chart = layers.facet(alt.Facet("strength:O", header=header), columns=4, data=data)
+    chart = chart.transform_filter("datum.curve == diagram")
+    menu: dict[str, Any] = {"bind": alt.binding_select(options=labels, name="Curve: ")} if theme is PAGE else {}
+    return configured(chart.add_params(alt.param(name="diagram", value=labels[0], **menu)), theme)
+
+
+def _share_axis(field: str, title: str) -> Any:
+    kind = alt.X if title == "confidence" else alt.Y
+    return kind(
+        field, title=title, scale=alt.Scale(domain=[0, 1], nice=False), axis=alt.Axis(values=[0, 0.25, 0.5, 0.75, 1])
+    )
+
+
+def convergence_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -> alt.LayerChart:
+    """Draw accuracy (%) against the adversary's Monte Carlo samples, a line and a 95 % band for each strength λ.
+
+    Args:
+        records: one for each number of samples and strength: ``samples``, ``strength``, ``percent``, ``from``, ``to``.
+        theme: its colours.
+
+    Raises:
+        ValueError: for no records.
+    """
+    if not records:
+        raise ValueError("`records` must hold at least one point, got none")
+    budgets = sorted({record["samples"] for record in records})
+    strengths = sorted({record["strength"] for record in records})
+    axis = alt.Axis(values=budgets, format="d")
+    scale = alt.Scale(type="log", domain=[budgets[0], budgets[-1]], nice=False)
+    colours = alt.Scale(domain=strengths, range=[theme.curves[k % len(theme.curves)] for k in range(len(strengths))])
+    base = alt.Chart(alt.Data(values=list(records))).encode(
+        x=alt.X("samples:Q", title="passes averaged for the gradient (Monte Carlo samples)", axis=axis, scale=scale),
+        color=alt.Color("strength:N", scale=colours, legend=alt.Legend(title="λ", orient="right", symbolOpacity=1)),
+    )
+    percent = alt.Scale(domain=[0, 100])
+    band = base.mark_area(opacity=0.16).encode(y=alt.Y("from:Q", title="accuracy (%)", scale=percent), y2="to:Q")
+    names = ("percent", "from", "to")
+    tips = ["samples:Q", "strength:N", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in names)]
+    line = base.mark_line(strokeWidth=2, point=True).encode(y=alt.Y("percent:Q", scale=percent), tooltip=tips)
+    chart = alt.layer(band, line).properties(width="container" if theme is PAGE else 520, height=260)
+    return configured(chart, theme)
+
+
+def game_chart(game: Game, theme: Theme = PAPER) -> alt.VConcatChart:
+    """Draw a game: the payoff (accuracy, %) of each defender against each adversary, and both mixtures beside it.
+
+    Args:
+        game: as `saplab.game_value` gives it.
+        theme: its colours.
+    """
+    rows, columns = list(game.defenders), list(game.adversaries)
+    cells = [
+        {"defender": row, "adversary": column, "percent": 100 * float(game.payoff[i][j])}
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+    ]
+    x = alt.X("adversary:N", sort=columns, title="adversary", axis=alt.Axis(labelAngle=-40, labelLimit=260))
+    y = alt.Y("defender:N", sort=rows, title="defender", axis=alt.Axis(labelLimit=200))
+    shade = alt.Scale(domain=[0, 100], range=[0.05, 0.75])
+    base = alt.Chart(alt.Data(values=cells)).encode(x=x, y=y)
+    heat = base.mark_rect(color=theme.curves[0]).encode(
+        opacity=alt.Opacity("percent:Q", scale=shade, legend=None),
+        tooltip=["defender:N", "adversary:N", alt.Tooltip("percent:Q", format=".1f")],
+    )
+    text = base.mark_text(color=theme.ink, fontSize=11).encode(text=alt.Text("percent:Q", format=".0f"))
+    width, height = 34 * len(columns), 34 * len(rows)
+    matrix = alt.layer(heat, text).properties(width=width, height=height)
+    top = _mixture(columns, game.adversary, "adversary", theme).properties(width=width, height=60)
+    side = _mixture(rows, game.defender, "defender", theme).properties(width=60, height=height)
+    return configured(alt.vconcat(top, alt.hconcat(matrix, side, spacing=8), spacing=8), theme)
+
+
+def _mixture(names: Sequence[str], weights: Iterable[float], who: str, theme: Theme) -> alt.Chart:
+    """Draw how often each pure strategy is played at the equilibrium: columns over the matrix, or bars beside it."""
+    values = [{who: name, "weight": 100 * float(weight)} for name, weight in zip(names, weights, strict=True)]
+    weight: dict[str, Any] = {
+        "title": "played, %",
+        "scale": alt.Scale(domain=[0, 100]),
+        "axis": alt.Axis(values=[0, 50, 100]),
+    }
+    own: dict[str, Any] = {"sort": list(names), "axis": None}
+    bars = alt.Chart(alt.Data(values=values)).mark_bar(color=theme.curves[2])
+    tips = [f"{who}:N", alt.Tooltip("weight:Q", format=".1f")]
+    if who == "adversary":
+        return bars.encode(x=alt.X("adversary:N", **own), y=alt.Y("weight:Q", **weight), tooltip=tips)
+    return bars.encode(y=alt.Y("defender:N", **own), x=alt.X("weight:Q", **weight), tooltip=tips)
