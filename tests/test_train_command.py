@@ -73,7 +73,7 @@ def test_dropout_at_a_rate_on_the_other_network_through_another_defence(small_ci
     assert code == 0
     card = (out / "model.md").read_text()
     assert "- defenses: Dropout(rate=0.3) + RandomNoisyActivations(std=0.01)\n" in card
-    assert "without the defences" in card
+    assert "Accuracy in float32, without the defences that it was trained with:" in card
     assert (
         f"`saplab train dropout --preset smoke {' '.join((*options[2:4], *options[:2], *options[4:]))} --data" in card
     )
@@ -93,7 +93,7 @@ def test_own_images_of_another_size_and_number_of_classes(
     assert code == 0
     assert json.loads(stdout)["images"] == 3  # one in ten is held out
     card = (tmp_path / "run" / "model.md").read_text()
-    assert "Accuracy on the training images that were held out" in card
+    assert "- clean, on the training images that were held out" in card
     assert "--validation 3 --data own.npz" in card
     assert load_model("preact-resnet20", tmp_path / "run" / "model.safetensors").linear.out_features == 4
     tested = [*arguments, "--test", str(tmp_path / "own.npz"), "--out", str(tmp_path / "tested"), "--json"]
@@ -168,8 +168,8 @@ def test_card_says_how() -> None:
     card = write_card(result, "mine")
     for line in (
         "# mine: preact-resnet20, trained by the recipe dense\n",
-        "Accuracy on the test images, in float32: **91.00 % (91 of 100 right",
-        "Under PGD-20 with λ = 8 pixel steps, on the 1,000 images of the packaged sample: **38.00 % (380 of 1,000",
+        "- clean, on the test images: **91.00 % (91 of 100 right",
+        "- under PGD-20, λ = 8 pixel steps, on the 1,000 images of the packaged sample: **38.00 % (380 of 1,000",
         "`saplab train dense` with seed 4",
         "- weight_decay: 0.0001\n",
         "- defenses: none\n",

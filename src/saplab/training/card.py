@@ -93,6 +93,7 @@ def write_card(result: Result, name: str = MODEL) -> str:
     return f"""# {title}, trained by the recipe {recipe.name}
 
 {_accuracies(result)}
+
 The weights are those after the last epoch; no test image decided anything.
 
 Made by `{result.command}` with seed {result.seed}.
@@ -113,14 +114,12 @@ Another machine or number of threads rounds otherwise and ends with other weight
 
 def _accuracies(result: Result) -> str:
     """Say what was measured, a line each."""
-    clean, *attacked = result.measured
-    lines = [f"Accuracy on {result.images}, in float32: **{Score(clean.correct, clean.images)}**."]
-    for row in attacked:
-        on = "the 1,000 images of the packaged sample" if row.data == "sample" else "the same images"
-        score = Score(row.correct, row.images)
-        lines.append(f"Under {row.attack} with λ = {row.strength:g} pixel steps, on {on}: **{score}**.")
-    if result.recipe.defenses:
-        lines.append("All of this without the defences that it was trained with.")
+    without = ", without the defences that it was trained with" if result.recipe.defenses else ""
+    lines = [f"Accuracy in float32{without}:", ""]
+    for row in result.measured:
+        attack = "clean" if row.attack == CLEAN else f"under {row.attack}, λ = {row.strength:g} pixel steps"
+        images = "the 1,000 images of the packaged sample" if row.data == "sample" else result.images
+        lines.append(f"- {attack}, on {images}: **{Score(row.correct, row.images)}**")
     return "\n".join(lines)
 
 

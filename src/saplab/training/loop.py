@@ -101,7 +101,7 @@ def train(
     run = _begin(recipe, used, test, seed, place, progress or Silent())
     history = _restore(run, out, request)
     run.progress.on_start(history, recipe, run.steps)
-    with torch_threads(threads):
+    with torch_threads(threads), torch.backends.cudnn.flags(enabled=True, deterministic=True):
         for epoch in range(len(history), recipe.epochs):
             history.append(_epoch(run, epoch, out))
             if place.is_first:
