@@ -28,7 +28,7 @@ FLOORS = {
     "__init__": 9,
 }
 LOWEST = ("noise", "vector", "pruning", "variates")  # floor 1's kernels, each may use those before it
-SAME_FLOOR = {(above, below) for k, above in enumerate(LOWEST) for below in LOWEST[:k]}
+SAME_FLOOR = {(above, below) for k, above in enumerate(LOWEST) for below in LOWEST[:k]} | {("training", "attacks")}
 LONGEST = 420  # "about 400 lines"
 
 GLOBAL_RNG = {

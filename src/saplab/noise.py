@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numba import njit
 
-Purpose = Literal["defense", "attack", "noise"]
+Purpose = Literal["defense", "attack", "noise", "training"]
 
 SITES: Final = 1 << 24
 EXAMPLES: Final = 1 << 32
@@ -36,7 +36,7 @@ _W1 = np.uint64(0xBB67AE85)
 def stream_key(seed: int, purpose: Purpose = "defense") -> int:
     """Derive the 64-bit key of a seed for one purpose, as a signed integer that fits an int64 tensor.
 
-    Defence, attack and noise of one seed are unrelated streams: the first 8 bytes of SHA-256 over both names.
+    Defence, attack, noise and training of one seed are unrelated streams: the first 8 bytes of SHA-256 over both names.
 
     Raises:
         ValueError: `seed` is negative or not an integer.

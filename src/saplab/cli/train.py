@@ -1,22 +1,29 @@
 """``saplab train``: train a network by one of the recipes."""
 
 import json
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+from saplab.cli.epochs import tell, watch
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from saplab.data.dataset import Records
+    from saplab.training.card import Result
     from saplab.training.checkpoint import EpochRecord
-    from saplab.training.progress import Progress
+    from saplab.training.choice import Choice
+    from saplab.training.place import Place
     from saplab.training.recipes import Recipe
+
+CIFAR10 = "cifar10:DIR"  # in a command for others, who have it elsewhere
+TEST_IMAGES = "CIFAR-10's test images that every copy of the set holds bit by bit"
+_GIVEN_IMAGES = "the test images given"
+_HELD_OUT_IMAGES = "the training images that were held out, chosen at random by a fixed rule"
+_SHARE_HELD_OUT = 10  # one image of so many, where no test images are given
 
 
 def register(app: typer.Typer) -> None:
@@ -24,119 +31,176 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
 
 
+@dataclass(frozen=True)
+class Job:
+    """A training run: what, on which images, where, and what its command says beside the recipe."""
+
+    choice: "Choice"
+    data: "Records"
+    test: "Records | None"
+    out: Path
+    source: str = CIFAR10
+    tested_on: str = TEST_IMAGES
+    seed: int = 0
+    threads: int | None = None
+    tensorboard: bool = False
+
+    def command(self) -> str:
+        """Give the command that makes the same network."""
+        return self.choice.command(self.source, seed=self.seed or None, threads=self.threads)
+
+
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train: dense.")],
-    data: Annotated[str, typer.Option(help="cifar10:DIR, the folder that holds CIFAR-10 in either of its layouts.")],
-    preset: Annotated[str, typer.Option(help="paper, small (two CPU cores, under an hour) or smoke.")] = "small",
-    out: Annotated[Path | None, typer.Option(help="Folder for the run; by default runs/train/RECIPE-PRESET.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first weights, shuffles, crops and flips.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    recipe: Annotated[str, typer.Argument(help="dense, dropout, adversarial, fast, pgd or trades; see --list.")] = "",
+    data: Annotated[str, typer.Option(help="cifar10:DIR, an .npz file, or a folder of pictures by class.")] = "",
+    test: Annotated[str, typer.Option(help="Test images, like --data; cifar10:DIR has its own.")] = "",
+    validation: Annotated[int | None, typer.Option(help="Hold so many training images out, and test on them.")] = None,
+    image_size: Annotated[int, typer.Option(help="Pixels a side that a folder's pictures are brought to.")] = 32,
+    preset: Annotated[str, typer.Option(help="paper, small (two CPU cores, an hour or two) or smoke.")] = "small",
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; by default one of runs/train.")] = None,
+    seed: Annotated[int, typer.Option(help="Of first weights, shuffles, crops, flips, starts and draws.")] = 0,
+    network: Annotated[str | None, typer.Option(help="resnet20 or preact-resnet20 (default).")] = None,
+    rate: Annotated[float | None, typer.Option(help="Of dropout; the recipe's own is 0.1.")] = None,
+    defense: Annotated[str, typer.Option(help="Train through it, such as sap:100; fresh draws in every pass.")] = "",
     epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in a step, instead of the preset's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Print the recipes, and train nothing.")] = False,
 ) -> None:
     """Train a network by a recipe.
 
-    Killed and started again, the same command goes on where it stopped.
+    Killed and started again, the same command goes on where it stopped. Under torchrun, processes share each batch.
     """
-    from dataclasses import replace
+    if listed:
+        _list_recipes()
+        return
+    if not recipe or not data:
+        raise ValueError("`recipe` and `data` must be given: saplab train RECIPE --data cifar10:DIR, or --list")
+    from saplab.training.choice import Choice
+    from saplab.training.place import joined
 
-    import torch
+    choice = Choice(recipe, preset, network, rate, defense, epochs, batch, validation)
+    recipe_of(choice)  # before any file is read
+    job = _job(choice, data, test, image_size)
+    folder = out or Path("runs/train") / job.choice.folder()
+    job = replace(job, out=folder, seed=seed, threads=threads, tensorboard=tensorboard)
+    with joined(device, compiled) as place:
+        model, result = run(job, place)
+        if place.is_first:
+            finish(model, result, job, as_json)
 
-    from saplab.data.cifar10 import read_records
-    from saplab.data.load import cifar10_root
-    from saplab.models.zoo import weights_digest
-    from saplab.runs.machine import processor
-    from saplab.training.card import Score, export, write_card
-    from saplab.training.loop import count_correct
-    from saplab.training.loop import train as run
+
+def recipe_of(choice: "Choice") -> "Recipe":
+    """Find the recipe, and change what was chosen otherwise.
+
+    Raises:
+        ValueError: an unknown name, or a choice that the recipe has no place for.
+    """
+    from saplab.defenses import Dropout
+    from saplab.models.zoo import ARCHITECTURES
+    from saplab.studies.specs import parse_defenses
     from saplab.training.recipes import find_recipe
 
-    chosen = find_recipe(recipe, preset)
-    chosen = chosen if epochs is None else replace(chosen, epochs=epochs)
-    root = cifar10_root(data)
-    folder = out or Path("runs/train") / f"{recipe}-{preset}"
-    test = read_records("test", root)
+    recipe = find_recipe(choice.recipe, choice.preset)
+    if choice.network not in (None, *ARCHITECTURES):
+        raise ValueError(f"`network` must be one of {', '.join(ARCHITECTURES)}, got {choice.network!r}")
+    if choice.rate is not None and choice.recipe != "dropout":
+        raise ValueError(f"`rate` belongs to the recipe 'dropout', got it for {choice.recipe!r}")
+    own = recipe.defenses if choice.rate is None else (Dropout(choice.rate),)
+    changes: dict[str, Any] = {
+        "network": choice.network,
+        "defenses": (*own, *parse_defenses(choice.defense)),
+        "epochs": choice.epochs,
+        "batch": choice.batch,
+        "held_out": choice.validation,
+    }
+    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
+    """Load the images to train on and those to test on; without the latter, hold some of the former out."""
+    from saplab.data.images import Cut
+    from saplab.data.load import load_records
+
+    cut, is_cifar = Cut(image_size, image_size), data.startswith("cifar10:")
+    source = CIFAR10 if is_cifar else Path(data).name
+    images = load_records(data, cut=cut)
+    if test or is_cifar:
+        tested = load_records(test or data, "test", cut)
+        return Job(choice, images, tested, Path(), source, _GIVEN_IMAGES if test else TEST_IMAGES)
+    if not recipe_of(choice).held_out:
+        choice = replace(choice, validation=max(1, len(images) // _SHARE_HELD_OUT))
+    return Job(choice, images, None, Path(), source, _HELD_OUT_IMAGES)
+
+
+def run(job: Job, place: "Place") -> "tuple[nn.Module, Result]":
+    """Train, or read what was trained, and measure the network's accuracy."""
+    from saplab.training.loop import train as train_network
+    from saplab.training.place import keep_freed_memory
+    from saplab.training.progress import Silent, TensorBoard
+
+    recipe = recipe_of(job.choice)
+    keep_freed_memory()
     try:
-        with _watch() as progress:
-            model, history = run(chosen, read_records("train", root), test, folder, seed, threads, progress)
+        with watch() as progress:
+            told = progress if place.is_first else Silent()
+            told = TensorBoard(job.out / "tensorboard", told) if job.tensorboard and place.is_first else told
+            model, history = train_network(recipe, job.data, job.test, job.out, job.seed, job.threads, told, place)
     except KeyboardInterrupt:
-        _tell(f"stopped; {folder} keeps every finished epoch, and the same command goes on from there")
+        tell(f"stopped; {job.out} keeps every finished epoch, and the same command goes on from there")
         raise
+    return model.cpu(), _result(model, history, job, recipe, place)
+
+
+def _result(model: "nn.Module", history: "list[EpochRecord]", job: Job, recipe: "Recipe", place: "Place") -> "Result":
+    from saplab.training.card import Result, Score, clean
+    from saplab.training.testing import count_correct, hold_out
+
+    test = job.test or hold_out(job.data.chosen(slice(recipe.images)), recipe.held_out)[1]
+    assert test is not None  # _job holds some out where there are no test images
     score = Score(count_correct(model, test), len(test))
-    command = shlex.join(["saplab", *sys.argv[1:]])
-    machine = f"{processor()}, {threads or torch.get_num_threads()} threads"
-    export(model, write_card(chosen, seed, score, history, command, machine), folder)
+    measured = clean(score, "test" if job.test is not None else "held out")
+    return Result(recipe, job.seed, history, job.command(), _machine(job, place), (measured,), job.tested_on)
+
+
+def _machine(job: Job, place: "Place") -> str:
+    import torch
+
+    from saplab.runs.machine import processor
+
+    if place.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(place.device)}, {place.share.world} processes"
+    processes = f", {place.share.world} processes" if place.share.world > 1 else ""
+    return f"{processor()}, {job.threads or torch.get_num_threads()} threads{processes}"
+
+
+def finish(model: "nn.Module", result: "Result", job: Job, as_json: bool) -> None:
+    """Write weights, facts, card and plots, and say how good the network is."""
+    from saplab.models.zoo import weights_digest
+    from saplab.training.card import Score, export
+    from saplab.training.plot import save_plots
+
+    export(model, result, job.out)
+    save_plots(result.history, job.out, job.choice.folder())
+    score = Score(result.measured[0].correct, result.measured[0].images)
     if as_json:
         low, high = score.interval()
-        result = {"out": str(folder), "correct": score.correct, "images": score.images, "accuracy": score.accuracy}
-        typer.echo(json.dumps({**result, "interval": [low, high], "digest": weights_digest(model)}))
+        shown = {"out": str(job.out), "correct": score.correct, "images": score.images, "accuracy": score.accuracy}
+        typer.echo(json.dumps({**shown, "interval": [low, high], "digest": weights_digest(model)}))
     else:
-        typer.echo(f"{folder}: {score}")
+        typer.echo(f"{job.out}: {score}")
 
 
-@contextmanager
-def _watch() -> "Iterator[Progress]":
-    """Give a progress for the terminal, or one that writes plain lines; either on stderr."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def _list_recipes() -> None:
+    """Print each recipe with its presets, a field a line."""
+    from saplab.training.recipes import RECIPES
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bar(bars)
-
-
-class _Lines:
-    """One line an epoch."""
-
-    def __init__(self) -> None:
-        self._epochs = 0
-
-    def on_start(self, history: "list[EpochRecord]", recipe: "Recipe", steps: int) -> None:
-        self._epochs = recipe.epochs
-        if history:
-            _tell(f"goes on after epoch {len(history)} of {recipe.epochs}")
-
-    def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-        pass
-
-    def on_epoch(self, record: "EpochRecord") -> None:
-        _tell(_summary(record, self._epochs))
-
-
-class _Bar:
-    """A bar over the steps of all epochs, and a line above it for each epoch."""
-
-    def __init__(self, bars: "Bars") -> None:
-        self._bars = bars
-        self._task: TaskID | None = None
-        self._epochs, self._steps, self._batch = 0, 0, 0
-
-    def on_start(self, history: "list[EpochRecord]", recipe: "Recipe", steps: int) -> None:
-        self._epochs, self._steps, self._batch = recipe.epochs, steps, recipe.batch
-        self._task = self._bars.add_task("train", total=recipe.epochs * steps, completed=len(history) * steps, state="")
-
-    def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-        if self._task is None:
-            return
-        self._bars.update(self._task, completed=(epoch - 1) * self._steps + step)
-        speed = self._batch * (self._bars.tasks[0].speed or 0)
-        state = f"epoch {epoch}/{self._epochs}  loss {loss:.3f}  accuracy {100 * accuracy:.1f} %  {speed:.0f} images/s"
-        self._bars.update(self._task, state=state)
-
-    def on_epoch(self, record: "EpochRecord") -> None:
-        self._bars.console.print(_summary(record, self._epochs), highlight=False)
-
-
-def _summary(record: "EpochRecord", epochs: int) -> str:
-    tested = "" if record.test_accuracy is None else f", test {100 * record.test_accuracy:.2f} %"
-    return (
-        f"epoch {record.epoch}/{epochs}: loss {record.train_loss:.4f}, train {100 * record.train_accuracy:.2f} %"
-        f"{tested}, {record.images_per_second:.0f} images/s, {record.seconds:.0f} s"
-    )
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+    for (name, preset), recipe in RECIPES.items():
+        typer.echo(f"{name} --preset {preset}")
+        for field, value in recipe.described().items():
+            if field not in ("name", "preset"):
+                typer.echo(f"  {field}: {json.dumps(value)}")

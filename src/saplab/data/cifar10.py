@@ -9,7 +9,6 @@ import io
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from saplab.data.dataset import Records
+
 Split = Literal["sample", "test", "train"]
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -25,18 +26,6 @@ SHAPE = (3, 32, 32)
 RECORDS_PER_FILE = 10_000
 _PIXELS = 3 * 32 * 32
 _FILES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
-
-
-@dataclass(frozen=True)
-class Records:
-    """Images as the set stores them: uint8 (N, 3, 32, 32), labels int64 (N,), positions in the split int64 (N,)."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def load_cifar10(
@@ -79,7 +68,7 @@ def read_records(split: Split, root: str | Path | None = None, exact: bool = Tru
     images, labels = _read_split(Path(root), split)
     indices = np.arange(len(labels), dtype=np.int64)
     keep = np.isin(indices, inexact_indices(split), invert=True) if exact else np.full(len(labels), True)
-    return Records(images[keep], labels[keep], indices[keep])
+    return Records(images[keep], labels[keep], indices[keep], CLASSES)
 
 
 @cache

@@ -8,6 +8,30 @@ import torch
 
 
 @dataclass(frozen=True)
+class Records:
+    """Images as bytes, as they are trained on.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+        indices: int64 (N,), each image's position in the set it was taken from.
+        classes: the classes' names, in the labels' order; empty where unknown.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def chosen(self, which: slice | np.ndarray) -> "Records":
+        """Give the chosen images."""
+        return Records(self.images[which], self.labels[which], self.indices[which], self.classes)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Labelled images in memory.
 
@@ -27,6 +51,12 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def as_records(self) -> Records:
+        """Give the images as bytes, each value rounded to k/255, in three channels: grey ones are repeated."""
+        pixels = (self.images * 255).round().to(torch.uint8).numpy()
+        colours = pixels.repeat(3, axis=1) if pixels.shape[1] == 1 else pixels
+        return Records(colours, self.labels.numpy(), self.indices.numpy(), self.classes)
 
     def digest(self) -> str:
         """Give the SHA-256, in hexadecimal, over the images and the labels; shapes and types count too."""

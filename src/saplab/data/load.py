@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from saplab.data.cifar10 import CLASSES, Split, as_images, read_records
-from saplab.data.dataset import Dataset
+from saplab.data.dataset import Dataset, Records
 from saplab.data.folder import load_npz
 from saplab.data.images import Cut, load_folder
 
@@ -37,6 +37,23 @@ def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Da
             )
         return load_folder(spec, cut, limit)
     raise ValueError(f"`data` must be 'sample', 'cifar10:DIR', a path that ends in .npz or a folder, got {spec!r}")
+
+
+def load_records(spec: str, split: Split = "train", cut: Cut | None = None) -> Records:
+    """Load what a command line names, as bytes to train on or to test a training run with.
+
+    Args:
+        spec, cut: as for :func:`load_data`.
+        split: of ``cifar10:DIR``; the other data have one part only.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`load_data`.
+    """
+    if spec.startswith("cifar10:"):
+        return read_records(split, cifar10_root(spec))
+    if spec == "sample" and split == "train":
+        raise ValueError("`data` must not be 'sample' for training: its images are test images")
+    return load_data(spec, cut).as_records()
 
 
 def cifar10_root(spec: str) -> Path:

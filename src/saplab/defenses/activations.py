@@ -7,6 +7,7 @@ pattern that matches counts, and a site that none matches is left alone.
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from saplab.defenses.drawing import Drawing
@@ -87,7 +88,8 @@ class Dropout:
         """Drop entries of the maps `h` (N, ...)."""
         rate = setting_at(self.rate, name) or 0.0
         u = uniforms(drawing.rows(h.shape[0], name), h[:1].numel(), site).view(h.shape)
-        return _scaled(h, (u >= rate) / (1.0 - rate), drawing)
+        kept = torch.empty_like(h).copy_(u >= rate)  # stored as the maps are: mixed layouts multiply slowly
+        return _scaled(h, kept.mul_(torch.ones(()) / (1.0 - rate)), drawing)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +15,12 @@ from safetensors.torch import load, load_file
 from torch import nn
 
 from saplab.models import hub
+from saplab.models.packaged import Packaged, packaged_bytes, read_packaged, require_checksum
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
 
-
-@dataclass(frozen=True)
-class Packaged:
-    """Weights inside the package: whose they are, and the SHA-256 of their file."""
-
-    architecture: str
-    sha256: str
-
-
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
-PACKAGED: dict[str, Packaged] = {
-    "preact-resnet20-dense": Packaged(
-        "preact-resnet20", "e54c25575533ec70b05e1cadbc4d76a2d690d28a1aff0df067b8388c45a51d81"
-    ),
-}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
+PACKAGED: dict[str, Packaged] = read_packaged()
 _NESTED = ("state_dict", "model")
 _LISTED = 3
 
@@ -43,15 +29,18 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
     """Load a network in eval mode; it takes images in [0, 1], (N, C, H, W), and gives logits.
 
     Args:
-        spec: a network of the package with its weights (``preact-resnet20-dense``); an architecture
-            (``preact-resnet20``, ``resnet20``), which needs ``weights``; or ``package.module:factory``, a function
+        spec: a network of the package (``preact-resnet20-dense``), whose weights come with it, or from a copy of
+            their file in ``weights``; an architecture (``preact-resnet20``, ``resnet20``), which needs ``weights`` and
+            has as many classes as they; or ``package.module:factory``, a function
             that takes no arguments and gives an ``nn.Module``, sought beside the command's own working folder too;
             or ``torchvision:NAME`` or ``timm:NAME``, whose weights are random unless ``weights`` gives others.
         weights: a ``.safetensors`` file, or ``.pt``, ``.pth`` or ``.th`` read with ``weights_only=True``: a state_dict
-            or one under ``state_dict`` or ``model``; a ``module.`` prefix is stripped.
+            or one under ``state_dict`` or ``model``; a ``module.`` prefix is stripped. Where a file of the same name
+            that ends in .json lies beside it and names a checksum (``saplab train`` writes one), it must agree.
 
     Raises:
-        ValueError: the name is unknown, or the weights are damaged or belong to another network.
+        ValueError: the name is unknown, or the weights are damaged, are not what their checksum says, or belong to
+            another network.
         FileNotFoundError: there is no such file.
     """
     if hub.is_hub(spec):
@@ -59,14 +48,11 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
     if ":" in spec:
         model = _call_factory(spec)
     elif spec in PACKAGED:
-        if weights is not None:
-            other = PACKAGED[spec].architecture
-            raise ValueError(f"`weights` must be None for {spec!r}, which has its own; for others name {other!r}")
-        return _load_packaged(spec)
+        return _load_packaged(spec, weights)
     elif spec in ARCHITECTURES:
         if weights is None:
             raise ValueError(f"`weights` must name a file for the architecture {spec!r}, got None")
-        model = ARCHITECTURES[spec]()
+        return _load_architecture(spec, weights)
     else:
         raise ValueError(_unknown_name(spec))
     if weights is not None:
@@ -76,9 +62,8 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a state_dict from a file; formats and errors as in :func:`load_model`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: expected a file of weights")
+    path = _existing(path)
+    _check_beside(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix not in (".pt", ".pth", ".th"):
@@ -125,14 +110,25 @@ def weights_digest(module: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def _load_packaged(name: str) -> nn.Module:
-    entry = PACKAGED[name]
-    content = resources.files("saplab.models").joinpath("weights", f"{name}.safetensors").read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != entry.sha256:
-        raise ValueError(f"the packaged weights of {name} are damaged: SHA-256 must be {entry.sha256}, got {found}")
-    model = ARCHITECTURES[entry.architecture]()
+def _load_packaged(name: str, weights: str | Path | None) -> nn.Module:
+    architecture = PACKAGED[name].architecture
+    if weights is None:
+        content = packaged_bytes(name, PACKAGED)
+    else:
+        content = _existing(weights).read_bytes()
+        fault = f"{weights} does not hold the weights of {name} (for other weights name {architecture!r})"
+        require_checksum(content, PACKAGED[name].sha256, fault)
+    model = ARCHITECTURES[architecture]()
     put_weights(model, load(content), name)
+    return model.eval()
+
+
+def _load_architecture(name: str, weights: str | Path) -> nn.Module:
+    """Load weights into an architecture with as many classes as they have."""
+    state = read_weights(weights)
+    bias = state.get("linear.bias", torch.empty(10))
+    model = ARCHITECTURES[name](classes=max(bias.numel(), 1))
+    put_weights(model, state, str(weights))
     return model.eval()
 
 
@@ -171,6 +167,24 @@ def _working_folder_on_path() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(folder)
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing: expected a file of weights")
+    return Path(path)
+
+
+def _check_beside(path: Path) -> None:
+    """Compare a file of weights with the checksum in the file of facts beside it, where there is one."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return
+    try:
+        facts = Packaged.from_json(beside.read_text(encoding="utf-8"))
+    except ValueError:  # somebody else's file
+        return
+    require_checksum(path.read_bytes(), facts.sha256, f"{path} is damaged or another file than {beside.name} says")
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

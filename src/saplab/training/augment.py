@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SHUFFLE, _SHIFT = 1, 2
+_SHUFFLE, _SHIFT, _HELD_OUT = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Shifts:
 def shuffle(seed: int, epoch: int, count: int) -> np.ndarray:
     """Give a permutation of ``0 .. count - 1``, each equally likely but for ties of 64-bit words."""
     return np.argsort(_words(seed, _SHUFFLE, epoch, count), kind="stable")
+
+
+def held_out_positions(count: int, held_out: int) -> np.ndarray:
+    """Choose ``held_out`` of ``count`` positions, equally likely; the same ones for every seed of a run."""
+    return np.argsort(_words(0, _HELD_OUT, 0, count), kind="stable")[:held_out]
 
 
 def draw_shifts(seed: int, epoch: int, count: int, pad: int, flip: bool) -> Shifts:

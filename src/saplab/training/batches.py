@@ -1,37 +1,100 @@
-"""An epoch's augmented batches, made in the background."""
+"""An epoch's augmented batches: made in the background on a CPU, or on the device that trains.
+
+Both ways give the same bits: crops and flips move whole pixels, and the draws are those of `augment`.
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from saplab.data.cifar10 import Records, as_images
-from saplab.training.augment import crop_and_flip, draw_shifts, shuffle, take
+from saplab.data.cifar10 import as_images
+from saplab.data.dataset import Records
+from saplab.training.augment import Shifts, crop_and_flip, draw_shifts, shuffle, take
 from saplab.training.recipes import Recipe
 
-Batch = tuple[np.ndarray, np.ndarray]
+
+@dataclass(frozen=True)
+class Batch:
+    """Augmented images uint8 (B, C, H, W), labels int64 (B,), and each image's number in its data set (B,)."""
+
+    pixels: Tensor
+    labels: Tensor
+    examples: Tensor
 
 
-def epoch_batches(data: Records, recipe: Recipe, seed: int, epoch: int) -> Iterator[Batch]:
-    """Give every full batch of an epoch: augmented images uint8 (B, C, H, W) with labels (B,).
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of several processes works on: each ``world``-th image from ``rank``."""
 
-    A background thread makes each batch while whoever iterates works on the one before.
-    """
-    return _prefetched(_batches(data, recipe, seed, epoch))
-
-
-def network_input(pixels: np.ndarray) -> torch.Tensor:
-    """Turn uint8 (B, C, H, W) into float32 in [0, 1], stored channels last, which convolutions on CPUs prefer."""
-    return as_images(pixels).contiguous(memory_format=torch.channels_last)
+    rank: int = 0
+    world: int = 1
 
 
-def _batches(data: Records, recipe: Recipe, seed: int, epoch: int) -> Iterator[Batch]:
-    order = shuffle(seed, epoch, len(data))
-    shifts = draw_shifts(seed, epoch, len(data), recipe.pad, recipe.flip)
-    for start in range(0, len(data) - recipe.batch + 1, recipe.batch):
-        chosen = order[start : start + recipe.batch]
-        yield crop_and_flip(data.images[chosen], take(shifts, chosen), recipe.pad), data.labels[chosen]
+class OnHost:
+    """Batches of images in the host's memory; a background thread makes each while the one before is worked on."""
+
+    def __init__(self, data: Records, recipe: Recipe, share: Share) -> None:
+        self._data, self._recipe, self._share = data, recipe, share
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """Give every full batch of an epoch (from 0)."""
+        return _prefetched(self._batches(seed, epoch))
+
+    def _batches(self, seed: int, epoch: int) -> Iterator[Batch]:
+        data, pad = self._data, self._recipe.pad
+        shifts = draw_shifts(seed, epoch, len(data), pad, self._recipe.flip)
+        for chosen in _choices(len(data), self._recipe.batch, self._share, seed, epoch):
+            pixels = crop_and_flip(data.images[chosen], take(shifts, chosen), pad)
+            arrays = (pixels, data.labels[chosen], data.indices[chosen])
+            yield Batch(*map(torch.from_numpy, arrays))
+
+
+class OnDevice:
+    """Batches of images that lie on the device, padded once; each is gathered there, stored channels last."""
+
+    def __init__(self, data: Records, recipe: Recipe, share: Share, device: torch.device) -> None:
+        self._recipe, self._share, self._device = recipe, share, device
+        self._height, self._width = data.images.shape[2:]
+        around = ((0, 0), (recipe.pad, recipe.pad), (recipe.pad, recipe.pad), (0, 0))
+        self._padded = torch.from_numpy(np.pad(data.images.transpose(0, 2, 3, 1), around)).to(device)
+        self._labels = torch.from_numpy(data.labels).to(device)
+        self._examples = torch.from_numpy(data.indices)
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """Give every full batch of an epoch (from 0)."""
+        count = len(self._labels)
+        shifts = draw_shifts(seed, epoch, count, self._recipe.pad, self._recipe.flip)
+        for chosen in _choices(count, self._recipe.batch, self._share, seed, epoch):
+            numbers = torch.from_numpy(chosen)
+            on_device = numbers.to(self._device)
+            yield Batch(self._crop(on_device, take(shifts, chosen)), self._labels[on_device], self._examples[numbers])
+
+    def _crop(self, chosen: Tensor, shifts: Shifts) -> Tensor:
+        """Do what `crop_and_flip` does; uint8 (B, C, H, W)."""
+        rows, columns, mirrored = (
+            torch.from_numpy(a).to(self._device) for a in (shifts.rows, shifts.columns, shifts.mirrored)
+        )
+        y = rows[:, None] + torch.arange(self._height, device=self._device)
+        x = columns[:, None] + torch.arange(self._width, device=self._device)
+        x = torch.where(mirrored[:, None], x.flip(1), x)
+        return self._padded[chosen[:, None, None], y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+
+
+def network_input(pixels: np.ndarray | Tensor) -> Tensor:
+    """Turn uint8 (B, C, H, W) into float32 in [0, 1], stored channels last, which convolutions prefer."""
+    images = pixels.float().div_(255) if isinstance(pixels, Tensor) else as_images(pixels)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _choices(count: int, batch: int, share: Share, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """Give the positions of each full batch's images, as far as they are this process's share."""
+    order = shuffle(seed, epoch, count)
+    for start in range(0, count - batch + 1, batch):
+        yield order[start : start + batch][share.rank :: share.world]
 
 
 def _prefetched(batches: Iterator[Batch]) -> Iterator[Batch]:

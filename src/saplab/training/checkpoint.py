@@ -24,6 +24,10 @@ class EpochRecord:
         test_accuracy: on the test images after the epoch, in the recipe's own precision; None without test images.
         images_per_second: training alone, without the test.
         seconds: training and test.
+        busy: share of the training time spent in forward and backward passes and steps, an adversary's included; the
+            rest is waiting for batches and measuring.
+        held_out_accuracy: on the held-out images; None without.
+        robust_accuracy: on the held-out images under the recipe's check; None without.
     """
 
     epoch: int
@@ -33,6 +37,9 @@ class EpochRecord:
     test_accuracy: float | None
     images_per_second: float
     seconds: float
+    busy: float | None = None
+    held_out_accuracy: float | None = None
+    robust_accuracy: float | None = None
 
 
 def save_checkpoint(

@@ -1,6 +1,7 @@
 """What the training loop tells whoever watches it."""
 
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from saplab.training.checkpoint import EpochRecord
 from saplab.training.recipes import Recipe
@@ -30,3 +31,41 @@ class Silent:
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Do nothing."""
+
+
+class TensorBoard:
+    """A progress that tells TensorBoard of every epoch, and another progress of everything.
+
+    Args:
+        folder: for TensorBoard's files; epochs that a resumed run repeats replace those written before.
+        other: the other progress.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, other: Progress) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("`tensorboard` needs the package of that name: pip install tensorboard") from None
+        self._open: Any = SummaryWriter
+        self._folder, self._other = folder, other
+        self._writer: Any = None
+
+    def on_start(self, history: list[EpochRecord], recipe: Recipe, steps: int) -> None:
+        """Begin after the epochs that a checkpoint already holds."""
+        self._writer = self._open(str(self._folder), purge_step=len(history) + 1)
+        self._other.on_start(history, recipe, steps)
+
+    def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
+        """Tell the other progress."""
+        self._other.on_step(epoch, step, loss, accuracy)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Write every number of the epoch."""
+        for name, value in vars(record).items():
+            if name != "epoch" and value is not None:
+                self._writer.add_scalar(name, value, record.epoch)
+        self._writer.flush()
+        self._other.on_epoch(record)

@@ -1,39 +1,24 @@
 """How a network is trained, as data.
 
-Source of ``paper``: Dhillon et al. 2018, "Stochastic activation pruning for robust adversarial defense", section 4 and
-appendix. ``small`` is this package's own, for two CPU cores; ``smoke`` only shows that the parts fit together.
+Presets: ``paper`` is as published by the recipe's source; ``small`` is this package's own, for two CPU cores; ``smoke``
+only shows that the parts fit together. Sources:
+
+- ``dense``, ``dropout``, ``adversarial``: Dhillon et al. 2018, sections 4.1, 4.1.2 and 4.1.3;
+- ``fast``: Wong, Rice & Kolter 2020, "Fast is better than free";
+- ``pgd``: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks";
+- ``trades``: Zhang et al. 2019, as their published code runs it, in whole pixel steps.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
 
+from saplab.defenses.activations import Dropout
+from saplab.defenses.sites import ActivationDefense
+from saplab.defenses.weights import WeightDefense
+from saplab.training.objectives import CrossEntropy, Objective, PreviousEpoch, Projected, Trades
+from saplab.training.schedules import Steps, WarmupLinear, halved
 
-@dataclass(frozen=True)
-class Steps:
-    """A constant learning rate for a number of epochs, then the next: ``(rate, epochs)`` pairs."""
-
-    parts: tuple[tuple[float, int], ...]
-
-    def rate(self, progress: float, epochs: int) -> float:
-        """Give the rate after ``progress`` epochs; beyond the last part, the last part's."""
-        end = 0
-        for rate, length in self.parts:
-            end += length
-            if progress < end:
-                return rate
-        return self.parts[-1][0]
-
-
-@dataclass(frozen=True)
-class WarmupLinear:
-    """A learning rate that climbs linearly from 0 to ``peak`` over ``warmup`` epochs and falls linearly to 0."""
-
-    peak: float
-    warmup: float
-
-    def rate(self, progress: float, epochs: int) -> float:
-        """Give the rate after ``progress`` of ``epochs`` epochs."""
-        return self.peak * min(progress / self.warmup, (epochs - progress) / (epochs - self.warmup))
+Defense = ActivationDefense | WeightDefense
 
 
 @dataclass(frozen=True)
@@ -51,6 +36,11 @@ class Recipe:
         flip: mirror every second image, on average.
         precision: of the network's arithmetic; the weights themselves are always float32.
         images: use only so many training images, the first ones; None for all.
+        objective: what a step minimises.
+        defenses: the network is trained with them on, fresh draws in every pass.
+        held_out: so many of the training images, chosen at random by a fixed rule, are not trained on: accuracy on
+            them is part of the history.
+        check: the attack under which the held-out images' accuracy is measured after each epoch.
     """
 
     name: str
@@ -66,17 +56,47 @@ class Recipe:
     flip: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
     images: int | None = None
+    objective: Objective = field(default_factory=CrossEntropy)
+    defenses: tuple[Defense, ...] = ()
+    held_out: int = 0
+    check: Projected | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"`batch` must be >= 1, got {self.batch}")
-        least = int(self.schedule.warmup) + 1 if isinstance(self.schedule, WarmupLinear) else 1
+        least = self.schedule.least_epochs()
         if self.epochs < least:
             raise ValueError(f"`epochs` must be >= {least} for this learning rate, got {self.epochs}")
+        if self.held_out < 0:
+            raise ValueError(f"`held_out` must be >= 0, got {self.held_out}")
+        if self.check is not None and not self.held_out:
+            raise ValueError("`held_out` must be >= 1 for a check, got 0")
+
+    def described(self) -> dict[str, Any]:
+        """Give the recipe in JSON's own types; fields of later versions only where they are not what they default to.
+
+        A run begun before such a field existed is then the same run.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {n: _plain(value) for n, value in values.items() if n not in _LATER or value != _LATER[n]}
 
 
-_PAPER = Recipe("dense", "paper", epochs=150, batch=512, schedule=Steps(((0.5, 100), (0.05, 30), (0.005, 20))))
-_SMALL = Recipe(
+_LATER: dict[str, Any] = {"objective": CrossEntropy(), "defenses": (), "held_out": 0, "check": None}
+
+
+def _plain(value: Any) -> Any:
+    """Turn a field into JSON's own types; a dataclass says its kind."""
+    if isinstance(value, tuple) and value and not isinstance(value[0], tuple):
+        return [_plain(part) for part in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {"kind": type(value).__name__, **asdict(value)}
+    return value
+
+
+FIG_2_RATES = (0.05, 0.1, 0.2, 0.3)  # the figure's legend has its own; the paper's text names none
+
+_DENSE = Recipe("dense", "paper", epochs=150, batch=512, schedule=Steps(((0.5, 100), (0.05, 30), (0.005, 20))))
+_DENSE_SMALL = Recipe(
     "dense",
     "small",
     epochs=45,
@@ -86,9 +106,79 @@ _SMALL = Recipe(
     weight_decay=5e-4,
     precision="bfloat16",
 )
-_SMOKE = replace(_SMALL, preset="smoke", epochs=2, batch=64, schedule=WarmupLinear(peak=0.05, warmup=1), images=512)
+_DROPOUT = replace(
+    _DENSE,
+    name="dropout",
+    epochs=250,
+    schedule=Steps(((0.5, 100), (0.05, 50), (0.005, 40), (0.0005, 30), (0.00005, 30))),
+    defenses=(Dropout(0.1),),
+)
+_ADVERSARIAL = replace(
+    _DENSE,
+    name="adversarial",
+    epochs=100,
+    schedule=halved(0.5, every=10, epochs=100),
+    objective=PreviousEpoch(share=0.2, lam=2),
+)
+_FAST = Recipe(
+    "fast",
+    "paper",
+    epochs=15,
+    batch=128,
+    schedule=WarmupLinear(peak=0.2, warmup=6),
+    weight_decay=5e-4,
+    objective=Projected(lam=8, step=10, steps=1),
+    held_out=500,
+    check=Projected(lam=8, step=2, steps=10),
+)
+_PGD = replace(
+    _FAST,
+    name="pgd",
+    epochs=205,
+    schedule=Steps(((0.1, 102), (0.01, 52), (0.001, 51))),  # 40, 20 and 20 thousand steps
+    weight_decay=2e-4,
+    objective=Projected(lam=8, step=2, steps=7),
+)
+_TRADES = replace(
+    _PGD,
+    name="trades",
+    epochs=76,
+    schedule=Steps(((0.1, 74), (0.01, 2))),
+    objective=Trades(lam=8, step=2, steps=10, beta=6),
+)
 
-RECIPES = {(recipe.name, recipe.preset): recipe for recipe in (_PAPER, _SMALL, _SMOKE)}
+
+def _small(recipe: Recipe, epochs: int, **changes: Any) -> Recipe:
+    """Shorten a recipe for two cores: the schedule, precision and decay of dense's, unless told otherwise."""
+    own: dict[str, Any] = {"nesterov": True, "weight_decay": 5e-4, "batch": 256, "schedule": WarmupLinear(0.2, 5)}
+    return replace(recipe, preset="small", epochs=epochs, precision="bfloat16", **(own | changes))
+
+
+_ROBUST: dict[str, Any] = {"batch": 128, "weight_decay": 2e-4}  # a network this small underfits adversarial images
+_SMALL = (
+    _DENSE_SMALL,
+    _small(_DROPOUT, 16),
+    _small(_ADVERSARIAL, 30, held_out=500, check=Projected(lam=4, step=4, steps=1, start=False)),
+    _small(_FAST, 30, schedule=WarmupLinear(0.2, 10), **_ROBUST),
+    _small(_PGD, 15, schedule=WarmupLinear(0.2, 5), **_ROBUST),
+    _small(_TRADES, 15, schedule=WarmupLinear(0.2, 5), **_ROBUST),
+)
+
+
+def _smoke(recipe: Recipe) -> Recipe:
+    schedule = WarmupLinear(peak=0.05, warmup=1)
+    held_out = 64 if recipe.held_out else 0
+    return replace(recipe, preset="smoke", epochs=2, batch=64, schedule=schedule, images=512, held_out=held_out)
+
+
+RECIPES = {
+    (recipe.name, recipe.preset): recipe
+    for recipe in (
+        *(_DENSE, _DROPOUT, _ADVERSARIAL, _FAST, _PGD, _TRADES),
+        *_SMALL,
+        *map(_smoke, _SMALL),
+    )
+}
 
 
 def find_recipe(name: str, preset: str) -> Recipe:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save
 
-from saplab.data.cifar10 import CLASSES, Records, read_records
+from saplab.data.cifar10 import CLASSES, read_records
+from saplab.data.dataset import Records
 
 PER_CLASS = 100
 FILE = "cifar10.safetensors"
@@ -18,7 +19,7 @@ FILE = "cifar10.safetensors"
 def read_sample() -> Records:
     """Read the packaged images, their labels and their positions in the test split."""
     arrays = load(resources.files("saplab.data.sample").joinpath(FILE).read_bytes())
-    return Records(arrays["images"], arrays["labels"], arrays["indices"])
+    return Records(arrays["images"], arrays["labels"], arrays["indices"], CLASSES)
 
 
 def choose(labels: np.ndarray, per_class: int = PER_CLASS) -> np.ndarray:
@@ -37,7 +38,7 @@ def make_sample(root: str | Path) -> Records:
     """Take the sample from the whole test split, without the images that differ between copies of the set."""
     test = read_records("test", root, exact=True)
     rows = choose(test.labels)
-    return Records(test.images[rows], test.labels[rows], test.indices[rows])
+    return test.chosen(rows)
 
 
 def write_sample(root: str | Path, path: Path) -> None:

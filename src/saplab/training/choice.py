@@ -1,0 +1,41 @@
+"""What a person chooses about a training run, in the words of the command line."""
+
+import shlex
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recipe's name and preset, and what is to be other than they say; None and "" leave it as it is.
+
+    Args:
+        recipe, preset: names.
+        network: an architecture's name.
+        rate: of dropout, for that recipe.
+        defense: train through it, such as ``sap:100``.
+        epochs, batch, validation: numbers of epochs, of images in a step, of training images held out.
+    """
+
+    recipe: str
+    preset: str
+    network: str | None = None
+    rate: float | None = None
+    defense: str = ""
+    epochs: int | None = None
+    batch: int | None = None
+    validation: int | None = None
+
+    def options(self) -> dict[str, str]:
+        """Give the options beside the preset that say so, with their values."""
+        values = {name: getattr(self, name) for name in ("network", "rate", "defense", "epochs", "batch", "validation")}
+        return {f"--{name}": str(value) for name, value in values.items() if value not in (None, "")}
+
+    def command(self, data: str = "cifar10:DIR", **others: int | str | None) -> str:
+        """Give the command that trains so; `others` are options that do not belong to the recipe."""
+        options = {"--preset": self.preset, **self.options(), "--data": data}
+        options |= {f"--{name.replace('_', '-')}": str(value) for name, value in others.items() if value is not None}
+        return shlex.join(["saplab", "train", self.recipe, *(text for pair in options.items() for text in pair)])
+
+    def folder(self) -> str:
+        """Give a folder's name for the run: one for each choice."""
+        return "-".join((self.recipe, self.preset, *(value.replace(":", "-") for value in self.options().values())))

@@ -1,0 +1,142 @@
+"""Where a run computes: a device, and one or more processes that share each batch."""
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saplab.training.batches import Share
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device, and this process's place among those that share each batch.
+
+    Args:
+        device: ``cpu`` or ``cuda``, with a number where there are several.
+        share: this process's part of each batch.
+        compiled: run the network through ``torch.compile``.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    share: Share = field(default_factory=Share)
+    compiled: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Tell whether this process is the one that writes files."""
+        return self.share.rank == 0
+
+    @contextmanager
+    def precision(self, name: str) -> Iterator[None]:
+        """Compute in ``bfloat16`` where that is the name, else in float32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=name == "bfloat16"):
+            yield
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Average each parameter's gradient over the processes: one message for all of them together."""
+        if self.share.world == 1:
+            return
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.share.world
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def average_statistics(self, model: nn.Module) -> None:
+        """Average batch-norm's running statistics over the processes, each of which saw its own images."""
+        for buffer in model.buffers():
+            if self.share.world > 1 and buffer.is_floating_point():
+                torch.distributed.all_reduce(buffer)
+                buffer /= self.share.world
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add numbers up over the processes."""
+        if self.share.world > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def compile(self, network: Any) -> Any:
+        """Compile a network, if that is wanted."""
+        return torch.compile(network) if self.compiled else network
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what is freed, for this process: every step of training needs the same memory again.
+
+    Given back to the system, it comes back as zeroed pages, about 35,000 of them a step. Other C libraries are left
+    as they are.
+
+    Returns:
+        whether it was done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Set PyTorch's number of threads for a while; None leaves it as it is.
+
+    Raises:
+        ValueError: `threads` is below 1.
+    """
+    before = torch.get_num_threads()
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"`threads` must be >= 1, got {threads}")
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def joined(device: str = "auto", compiled: bool = False) -> Iterator[Place]:
+    """Give this process's place, together with the other processes that ``torchrun`` started, if it did.
+
+    Args:
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        compiled: see `Place`.
+
+    Raises:
+        ValueError: another device, or one that is not there.
+    """
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = _device(device, local if world > 1 else None)
+    if world == 1:
+        yield Place(chosen, compiled=compiled)
+        return
+    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Place(chosen, Share(torch.distributed.get_rank(), world), compiled)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _device(name: str, local_rank: int | None) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except RuntimeError:
+        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cpu":
+        return device
+    number = device.index if device.index is not None else local_rank or 0
+    if number >= torch.cuda.device_count():
+        raise ValueError(f"`device` is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)

@@ -1,0 +1,146 @@
+"""The recipes: what they are, and that each resumes with the same bits."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from saplab.data.dataset import Records
+from saplab.data.sample import read_sample
+from saplab.defenses import SAP, Dropout, RandomNoisyWeights
+from saplab.models.zoo import ARCHITECTURES
+from saplab.training.loop import describe, train
+from saplab.training.objectives import PreviousEpoch, Projected, Trades
+from saplab.training.progress import Silent
+from saplab.training.recipes import RECIPES, Recipe, find_recipe
+from saplab.training.schedules import WarmupLinear
+
+TINY = Recipe("dense", "tiny", epochs=2, batch=16, schedule=WarmupLinear(0.05, 1), precision="bfloat16", images=40)
+CHECK = Projected(lam=8, step=2, steps=2)
+VARIANTS = {
+    "adversarial": replace(TINY, objective=PreviousEpoch(0.2, 2), held_out=8, check=replace(CHECK, start=False)),
+    "fast": replace(TINY, objective=Projected(lam=8, step=10, steps=1), held_out=8, check=CHECK),
+    "trades": replace(TINY, objective=Trades(lam=8, step=2, steps=2, beta=6)),
+    "dropout": replace(TINY, defenses=(Dropout(0.1),)),
+    "through SAP and weight noise": replace(
+        TINY, objective=Projected(8, 4, 2), defenses=(SAP(100), RandomNoisyWeights(0.01))
+    ),
+    "resnet20": replace(TINY, network="resnet20"),
+}
+
+
+def test_the_papers_recipe() -> None:
+    paper = find_recipe("dense", "paper")
+    assert (paper.momentum, paper.weight_decay, paper.batch, paper.epochs) == (0.9, 1e-4, 512, 150)
+    rates = [paper.schedule.rate(progress, 150) for progress in (0, 99.99, 100, 129.9, 130, 149.9, 150)]
+    assert rates == [0.5, 0.5, 0.05, 0.05, 0.005, 0.005, 0.005]
+
+
+def test_warm_up_and_linear_fall() -> None:
+    schedule = WarmupLinear(peak=0.2, warmup=5)
+    rates = [schedule.rate(progress, 45) for progress in (0, 2.5, 5, 25, 45)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.1, 0])
+
+
+def test_wrong_recipes() -> None:
+    with pytest.raises(
+        ValueError, match="`recipe` must be one of adversarial, dense, dropout, fast, pgd, trades, got 'dens'"
+    ):
+        find_recipe("dens", "small")
+    with pytest.raises(ValueError, match="`preset` must be one of paper, small, smoke for recipe 'dense', got 'big'"):
+        find_recipe("dense", "big")
+    with pytest.raises(ValueError, match="`epochs` must be >= 6 for this learning rate, got 5"):
+        replace(find_recipe("dense", "small"), epochs=5)
+    with pytest.raises(ValueError, match="`epochs` must be >= 1"):
+        replace(find_recipe("dense", "paper"), epochs=0)
+    with pytest.raises(ValueError, match="`batch` must be >= 1, got 0"):
+        replace(TINY, batch=0)
+
+
+def test_rates_of_the_other_papers() -> None:
+    adversarial, dropout = find_recipe("adversarial", "paper"), find_recipe("dropout", "paper")
+    assert [adversarial.schedule.rate(epoch, 100) for epoch in (0, 9.9, 10, 25, 99)] == [0.5, 0.5, 0.25, 0.125, 0.5**10]
+    rates = [dropout.schedule.rate(epoch, 250) for epoch in (99, 100, 149, 150, 190, 220, 249)]
+    assert rates == [0.5, 0.05, 0.05, 0.005, 0.0005, 0.00005, 0.00005]
+    fast = find_recipe("fast", "paper")
+    assert fast.objective == Projected(lam=8, step=1.25 * 8, steps=1)
+    assert max(fast.schedule.rate(epoch / 10, 15) for epoch in range(151)) == 0.2
+
+
+def test_every_recipe_has_every_preset_and_its_own_name() -> None:
+    names = {name for name, _ in RECIPES}
+    assert names == {"adversarial", "dense", "dropout", "fast", "pgd", "trades"}
+    assert set(RECIPES) == {(name, preset) for name in names for preset in ("paper", "small", "smoke")}
+    for (name, preset), recipe in RECIPES.items():
+        assert (recipe.name, recipe.preset) == (name, preset)
+        assert all(0 <= recipe.schedule.rate(k * recipe.epochs / 50, recipe.epochs) < math.inf for k in range(51))
+        json.dumps(recipe.described(), allow_nan=False)
+
+
+def test_later_fields_do_not_change_what_runs_are_called() -> None:
+    """A run begun before they existed must be found again."""
+    assert find_recipe("dense", "small").described() == {
+        "name": "dense",
+        "preset": "small",
+        "epochs": 45,
+        "batch": 256,
+        "schedule": {"kind": "WarmupLinear", "peak": 0.2, "warmup": 5},
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "network": "preact-resnet20",
+        "pad": 4,
+        "flip": True,
+        "precision": "bfloat16",
+        "images": None,
+    }
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_decides_the_weights_is_described(name: str, data: Records) -> None:
+    assert describe(VARIANTS[name], data, None, 0) != describe(TINY, data, None, 0)
+
+
+def test_defences_are_told_apart(data: Records) -> None:
+    described = [json.dumps(replace(TINY, defenses=d).described()) for d in ((SAP(50),), (SAP(100),), (Dropout(0.5),))]
+    assert len(set(described)) == 3
+
+
+def test_wrong_held_out() -> None:
+    with pytest.raises(ValueError, match="`held_out` must be >= 1 for a check, got 0"):
+        replace(TINY, check=CHECK)
+    with pytest.raises(ValueError, match="`held_out` must be >= 0, got -1"):
+        replace(TINY, held_out=-1)
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsInEpochTwo(Silent):
+    def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
+        if epoch == 2:
+            raise Stopped
+
+
+@pytest.fixture(scope="module")
+def data() -> Records:
+    return read_sample().chosen(slice(40))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resumed_equals_unbroken(name: str, data: Records, tmp_path: Path) -> None:
+    recipe = VARIANTS[name]
+    model, history = train(recipe, data, None, tmp_path / "unbroken", seed=3, threads=1)
+    with pytest.raises(Stopped):
+        train(recipe, data, None, tmp_path / "resumed", seed=3, threads=1, progress=StopsInEpochTwo())
+    resumed, records = train(recipe, data, None, tmp_path / "resumed", seed=3, threads=1)
+    ours, theirs = resumed.state_dict(), model.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert model.state_dict().keys() == ARCHITECTURES[recipe.network]().state_dict().keys()
+    for record, other in zip(records, history, strict=True):
+        timeless = {"seconds": 0.0, "images_per_second": 0.0, "busy": None}
+        assert replace(record, **timeless) == replace(other, **timeless)
