@@ -17,7 +17,7 @@ import saplab
 from saplab.defenses.prediction import BATCH
 from saplab.pruning.operator import BackwardRule
 
-OURS, EVERY_STEP = "saplab PGD", "saplab PGD, never stopping"
+OURS, EVERY_STEP, ADAPTIVE_STEP = "saplab PGD", "saplab PGD, never stopping", "saplab APGD"
 EOTPGD, RAND = "torchattacks EOTPGD", "pyautoattack rand"
 MONTE_CARLO, ALONE, LOOP = "saplab MonteCarlo", "forward and backward alone", "hand-written loop"
 FOOLBOX, ART = "Foolbox EOT wrapper", "ART loss_gradient"
@@ -83,6 +83,14 @@ def attack_at_every_step(task: Task, seed: int) -> Tensor:
     return attack_by_saplab(task, seed, stop_when_lost=False)
 
 
+def attack_with_adaptive_steps(task: Task, seed: int) -> Tensor:
+    """Run saplab's APGD on cross-entropy, the first half of what pyautoattack does."""
+    gradient = saplab.MonteCarlo(samples=task.samples, backward=task.backward)
+    attack = saplab.APGD(gradient=gradient, steps=task.steps)
+    adversarial: Tensor = attack(task.adversary(seed), task.images, task.labels, eps=task.eps, seed=seed)
+    return adversarial
+
+
 def attack_by_torchattacks(task: Task, seed: int) -> Tensor:
     """Run EOTPGD."""
     import torchattacks
@@ -111,6 +119,7 @@ def attack_by_pyautoattack(task: Task, seed: int) -> Tensor:
 ATTACKS: dict[str, Attack] = {
     OURS: attack_by_saplab,
     EVERY_STEP: attack_at_every_step,
+    ADAPTIVE_STEP: attack_with_adaptive_steps,
     EOTPGD: attack_by_torchattacks,
     RAND: attack_by_pyautoattack,
 }
