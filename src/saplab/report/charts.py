@@ -56,7 +56,7 @@ def accuracy_chart(
     labels = _labels(rows, shown)
     drawn = alt.param(name="shown", value=list(shown or labels))
     base = alt.Chart().encode(x=_strength_axis(rows), color=_colours(labels, theme))
-    layers = [_intervals(base, rows), _line(base), _points(base, labels, theme)]
+    layers = [_intervals(base, rows, len(shown or labels)), _line(base), _points(base, labels, theme)]
     if any(row.paper is not None for row in rows):
         layers += [_paper_line(base), _paper_points(base, labels)]
     chart = alt.LayerChart(data=alt.Data(values=to_records(rows)), layer=layers)
@@ -135,12 +135,12 @@ def _repeated(values: Sequence[str], labels: Sequence[str]) -> list[str]:
     return list(islice(cycle(values), len(labels)))
 
 
-def _intervals(base: alt.Chart, rows: Sequence[Row]) -> alt.Chart:
+def _intervals(base: alt.Chart, rows: Sequence[Row], overlapping: int) -> alt.Chart:
     """Draw the intervals as bands, fainter where many overlap; as bars where a single strength leaves no width."""
     if len({row.strength for row in rows}) == 1:
         marks = base.mark_rule(strokeWidth=2, opacity=0.5)
     else:
-        marks = base.mark_area(opacity=min(0.16, 0.6 / len({row.curve for row in rows})))
+        marks = base.mark_area(opacity=min(0.16, 0.6 / overlapping))
     return marks.encode(y=_percent_axis("averaged_low"), y2="averaged_high:Q")
 
 

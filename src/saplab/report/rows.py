@@ -128,7 +128,8 @@ def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:
     if len(drawn) <= _MOST_SHOWN:
         return tuple(drawn)
     cells = {curve.label: curve.cells[0] for curve in curves if curve.label in drawn}
-    families = {cell.crafting: label for label, cell in sorted(cells.items(), key=_samples) if _is_one_step(cell)}
+    one_step = ((label, cell) for label, cell in sorted(cells.items(), key=_samples) if _is_one_step(cell))
+    families = {(cell.defender, cell.crafting): label for label, cell in one_step}
     worst = {
         cells[row.curve].defender: row.curve
         for row in sorted(rows, key=lambda row: -row.averaged.estimate)
