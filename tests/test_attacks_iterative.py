@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import saplab
-from saplab import APGD, FGSM, PGD, Iterative, MonteCarlo
+from saplab import FGSM, PGD, Iterative, MonteCarlo
 from saplab.attacks import lost
 from saplab.attacks.iterative import Ascent
 from saplab.attacks.problem import Problem
@@ -60,34 +58,6 @@ def worst_case(linear: Any, images: Tensor, labels: Tensor, eps: float) -> Tenso
     return (images + eps * sign * weight.sign()).clamp(0, 1)
 
 
-class Counting(nn.Module):
-    """A network that counts the images it sees, forward and backward."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.forward_images, self.backward_images = net, 0, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forward_images += len(x)
-        if x.requires_grad:
-            x = x * 1.0
-            x.register_hook(self._count)
-        return self.net(x)
-
-    def _count(self, gradient: Tensor) -> None:
-        self.backward_images += len(gradient)
-
-
-ATTACKS = [
-    Iterative(1.0, MonteCarlo(2)),
-    PGD(MonteCarlo(2), steps=4),
-    PGD(MonteCarlo(2, average="logits", loss="margin"), steps=3, restarts=2, momentum=1.0),
-    PGD(MonteCarlo(2, loss="dlr"), steps=3, targets=2),
-    APGD(MonteCarlo(2), steps=5, restarts=2),
-    APGD(MonteCarlo(2, loss="dlr"), steps=4, targets=2),
-]
-
-
 # --- worst cases -----------------------------------------------------------------------------------------------------
 
 
@@ -104,12 +74,15 @@ def test_worst_case_of_a_linear_network_is_reached(attack: Any, loss: Any, linea
 def test_targets_reach_the_nearest_of_many_classes(images: Tensor) -> None:
     """On a linear network the easiest class is known in closed form; attacks towards all others must find it."""
     linear: Any = initialise(nn.Sequential(nn.Flatten(), nn.Linear(12, 6)), 1)
-    labels, eps = linear(images).argmax(1), 0.02
+    with torch.no_grad():
+        linear[1].weight.mul_(torch.linspace(0.2, 4.0, 6)[:, None])  # some logits move farther than others
+    eps = 0.1
     inner = images.clamp(0.1, 0.9)  # away from the cube's faces
     labels = linear(inner).argmax(1)
     w, z = linear[1].weight, linear(inner)
     reach = (w[None] - w[labels][:, None]).abs().sum(2) * eps + z - z.gather(1, labels[:, None])
-    best = reach.masked_fill(F.one_hot(labels, 6).bool(), -torch.inf).amax(1)
+    best, easiest = reach.masked_fill(F.one_hot(labels, 6).bool(), -torch.inf).max(1)
+    assert (easiest != z.topk(2).indices[:, 1]).any()  # not always the likeliest
     attack = PGD(MonteCarlo(loss="margin"), steps=6, targets=5, stop_when_lost=False)
     found = linear(attack(linear, inner, labels, eps=eps))
     margin = found.masked_fill(F.one_hot(labels, 6).bool(), -torch.inf).amax(1) - found.gather(1, labels[:, None])[:, 0]
@@ -162,19 +135,7 @@ def test_momentum_is_the_decaying_sum_of_normalised_gradients(net: nn.Module, im
     torch.testing.assert_close(attack(net, images, labels, eps=eps), x)
 
 
-# --- ball and cube ---------------------------------------------------------------------------------------------------
-
-
-@settings(derandomize=True, max_examples=15, deadline=None)
-@given(st.sampled_from(ATTACKS), st.floats(0, 1), st.integers(0, 2**31), st.booleans())
-def test_adversaries_stay_in_ball_and_cube(attack: Any, eps: float, seed: int, stop: bool) -> None:
-    sap = saplab.defend(small_net(), saplab.SAP(60))
-    images = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(seed)).mul(1.5).clamp(max=1)
-    attack = replace(attack, stop_when_lost=stop, **({"step": 32.0} if isinstance(attack, Iterative) else {}))
-    points = attack(sap, images, torch.tensor([0, 1, 2, 3]), eps=eps, seed=seed)
-    assert (points - images).abs().max() <= eps + 1e-6
-    assert points.min() >= 0
-    assert points.max() <= 1
+# --- random starts ---------------------------------------------------------------------------------------------------
 
 
 def test_random_start_is_uniform_in_the_ball() -> None:
@@ -227,46 +188,7 @@ def test_a_lead_within_its_error_is_not_lost(sap: nn.Module, images: Tensor, lab
     assert (truth.argmax(1) != wrong)[gone].all()
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_cost_bounds_the_passes_and_is_reached(attack: Any, net: nn.Module, images: Tensor, labels: Tensor) -> None:
-    eps = (0.0, PIXEL, 3 * PIXEL)
-    counted: Any = saplab.defend(Counting(net), saplab.SAP(60))
-    for _ in replace(attack, stop_when_lost=False).curve(counted, images, labels, eps):
-        pass
-    cost = replace(attack, stop_when_lost=False).cost(eps)
-    assert (counted.forward_images, counted.backward_images) == (9 * cost.forward, 9 * cost.backward)
-    stopping = Counting(net)
-    for _ in attack.curve(stopping, images, labels, eps):
-        pass
-    bound = attack.cost(eps)
-    assert stopping.forward_images <= 9 * bound.forward
-    assert 0 < stopping.backward_images <= 9 * bound.backward
-
-
 # --- draws -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_an_example_does_not_depend_on_who_else_is_attacked(
-    attack: Any, sap: nn.Module, images: Tensor, labels: Tensor
-) -> None:
-    eps = (5 * PIXEL, 30 * PIXEL)
-    whole = list(attack.curve(sap, images, labels, eps, 1))
-    order = torch.tensor([7, 3, 4])
-    some = attack.curve(sap, images[order], labels[order], eps, 1, examples=order)
-    for all_points, points in zip(whole, some, strict=True):
-        torch.testing.assert_close(points, all_points[order], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_attack_leaves_everything_as_it_was(attack: Any, sap: nn.Module, images: Tensor, labels: Tensor) -> None:
-    before, kept, generator = saplab.predict(sap, images, 3, seed=0), images.clone(), torch.get_rng_state()
-    with torch.no_grad():
-        attack(sap, images, labels, eps=0.1, seed=0)
-    assert torch.equal(saplab.predict(sap, images, 3, seed=0), before)
-    assert torch.equal(images, kept)
-    assert torch.equal(torch.get_rng_state(), generator)
-    assert all(p.grad is None and p.requires_grad for p in sap.parameters())
 
 
 def test_every_step_and_try_sees_fresh_samples(
@@ -309,19 +231,6 @@ def test_bad_settings_are_refused(net: nn.Module, images: Tensor, labels: Tensor
     for make, message in cases:
         with pytest.raises(ValueError, match=message):
             make()
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_training_mode_and_nan_are_refused(attack: Any, images: Tensor, labels: Tensor) -> None:
-    with pytest.raises(ValueError, match="training mode"):
-        attack(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12)), images, labels, eps=0.1)
-
-    class Broken(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (x.flatten(1)[:, :5] - 2).sqrt()
-
-    with pytest.raises(ValueError, match="not finite"):
-        attack(Broken(), images, labels, eps=0.1)
 
 
 def test_a_dead_gradient_moves_nothing(images: Tensor, labels: Tensor) -> None:

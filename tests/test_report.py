@@ -14,7 +14,7 @@ from synthetic import fill, make_curve, make_result
 from saplab.measures import accuracy, single_pass_accuracy
 from saplab.report import summarise, to_csv, to_records, write_report
 from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches, to_bytes
-from saplab.report.page import _DARK
+from saplab.report.page import DARK
 from saplab.runs import Request
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -142,7 +142,7 @@ def contrast(a, b):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", [PAPER, _DARK])
+@pytest.mark.parametrize("theme", [PAPER, DARK])
 def test_curves_stand_out_from_the_ground(theme):
     """WCAG 2: 3:1 for graphics, 4.5:1 for text."""
     assert min(contrast(colour, theme.background) for colour in theme.curves) >= 3

@@ -1,5 +1,6 @@
 """Square Attack (Andriushchenko et al. 2020): random search on scores alone, in the maximum norm."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,12 +26,13 @@ HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in q
 class Square(Attack):
     """Square Attack (Andriushchenko et al. 2020, Algorithms 1 and 2), on probabilities averaged over passes.
 
-    It sees no gradient, so a masked one cannot deceive it. One query is the margin loss of the mean softmax, its
-    logarithm, over `passes` fresh passes: `queries` times `passes` evaluations of a random network for one image (of
-    a network that is not random, one evaluation a query).
+    It sees no gradient, so a masked one cannot deceive it. One query is the margin loss of the logarithm of the mean
+    softmax over `passes` passes: `queries` times `passes` evaluations of a random network for one image, `queries` of
+    another one.
 
-    A candidate of a random network that beats the best so far may have been lucky: its loss is asked for again, by a
-    further query that counts, before later candidates are held against it. Otherwise the luckiest one would stay.
+    On a random network a candidate is held against the present point by the same fresh passes, two queries a turn. A
+    score from earlier passes would not do, not even one measured again after the choice: points with a score by luck
+    too high are the ones that stay, and the search stands still.
 
     Args:
         queries: for one image at one `eps`.
@@ -55,7 +57,7 @@ class Square(Attack):
             raise ValueError(f"`p_init` must be in (0, 1], got {self.p_init}")
 
     def _search(self) -> Search:
-        return Search(1, 0, self.stop_when_lost, blocks=2 * self.queries)
+        return Search(1, 0, self.stop_when_lost, blocks=self.queries)
 
     def _asking(self, passes: int) -> MonteCarlo:
         return MonteCarlo(passes, average="probabilities", loss="margin")
@@ -74,41 +76,35 @@ class Square(Attack):
         return self._search().cost(eps, self._asking(self.passes), Cost(self.queries * self.passes, 0))
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
-        points, again = _stripes(problem, eps), is_random(problem.adversary)
-        score = problem.score(points, first_block)
-        loss, gone, used = score.loss, self._gone(score), torch.ones_like(problem.labels)
-        for turn in range(1, self.queries):
-            which = ((used < self.queries) & ~gone).nonzero()[:, 0]
-            if len(which) == 0:
+        points, active = _stripes(problem, eps), problem.everyone()
+        random = is_random(problem.adversary)
+        loss = torch.empty(0)
+        for turn in range(self.queries // 2 if random else self.queries - 1):
+            if random or turn == 0:
+                present = problem.part(active).score(points[active], first_block + turn)
+                active, loss = self._going(active, present.loss, present)
+            if len(active) == 0:
                 break
-            part, block = problem.part(which), first_block + 2 * turn
-            candidates = _with_squares(part, points[which], eps, self._sides(used[which], points), turn)
-            score = part.score(candidates, block)
-            used[which] += 1
-            better = score.loss > loss[which]
-            chosen = which[better]
-            points[chosen], loss[chosen], found = candidates[better], score.loss[better], self._gone(score)[better]
-            if again:
-                chosen = chosen[used[chosen] < self.queries]
-                if len(chosen) == 0:
-                    continue
-                score = problem.part(chosen).score(points[chosen], block + 1)
-                used[chosen] += 1
-                loss[chosen], found = score.loss, self._gone(score)
-            gone[chosen] = found
+            part = problem.part(active)
+            candidates = _with_squares(part, points[active], eps, self._side(turn * (1 + random), points), turn + 1)
+            score = part.score(candidates, first_block + turn)
+            better = score.loss > loss
+            points[active[better]] = candidates[better]
+            if not random:
+                active, loss = self._going(active, score.loss.maximum(loss), score)
         return points
 
-    def _gone(self, score: Score) -> Tensor:
-        """Say which examples are attacked no more."""
-        return lost(score) & self.stop_when_lost
+    def _going(self, active: Tensor, loss: Tensor, score: Score) -> tuple[Tensor, Tensor]:
+        """Leave out the examples that the score calls lost."""
+        going = ~(lost(score) & self.stop_when_lost)
+        return active[going], loss[going]
 
-    def _sides(self, used: Tensor, images: Tensor) -> Tensor:
-        """Give the side s of each example's next square (n,), by the schedule of p over the queries used."""
+    def _side(self, used: int, images: Tensor) -> int:
+        """Give the side of the next square, by the schedule of p over the queries used."""
         *_, height, width = images.shape
-        of_10000 = used * 10_000 // self.queries
-        halvings = (of_10000[:, None] > torch.tensor(HALVINGS, device=used.device)).sum(1)
-        sides = (self.p_init * 0.5**halvings * height * width).sqrt().round().long()
-        return sides.clamp(1, min(height, width))
+        halvings = sum(used * 10_000 > after * self.queries for after in HALVINGS)
+        side = round(math.sqrt(self.p_init * 0.5**halvings * height * width))
+        return min(max(side, 1), height, width)
 
 
 def _words(problem: Problem, turn: int, count: int) -> Tensor:
@@ -125,18 +121,18 @@ def _stripes(problem: Problem, eps: float) -> Tensor:
     return project(problem.images + eps * signs, problem.images, eps)
 
 
-def _with_squares(problem: Problem, points: Tensor, eps: float, sides: Tensor, turn: int) -> Tensor:
-    """Put into each of `points` one square of its side, anywhere, of +eps or -eps from the image in each channel."""
+def _with_squares(problem: Problem, points: Tensor, eps: float, side: int, turn: int) -> Tensor:
+    """Put into each of `points` one square, anywhere, of +eps or -eps from the image in each channel."""
     channels, height, width = points.shape[1:]
     words = _words(problem, turn, 2 + channels)
     signs = ((words[:, 2:] & 1) * 2 - 1)[:, :, None, None]
-    rows, columns = (_covered(words[:, i], sides, size) for i, size in ((0, height), (1, width)))
+    rows, columns = (_covered(words[:, i], side, size) for i, size in ((0, height), (1, width)))
     squares = (rows[:, :, None] & columns[:, None, :])[:, None]
     return torch.where(squares, project(problem.images + eps * signs, problem.images, eps), points)
 
 
-def _covered(words: Tensor, sides: Tensor, size: int) -> Tensor:
-    """Say which of `size` places a side covers (n, size) whose beginning is uniform over all that fit."""
-    begin = words * (size - sides + 1) >> 32
+def _covered(words: Tensor, side: int, size: int) -> Tensor:
+    """Say which of `size` places each side covers, (n, size), when its beginning is uniform over all that fit."""
+    begin = (words * (size - side + 1) >> 32)[:, None]
     place = torch.arange(size, device=words.device)
-    return (place >= begin[:, None]) & (place < (begin + sides)[:, None])
+    return (place >= begin) & (place < begin + side)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from saplab.defenses.prediction import BATCH, require_evaluation_mode
 from saplab.pruning.operator import RULES, BackwardRule
 
 Average = Literal["loss", "logits", "probabilities"]
+_A_THREAD: Final = 128  # images of a forward and backward pass for each thread of a CPU
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class MonteCarlo:
 
     def gradient(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, seed: int = 0, *,
-        examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH, targets: Tensor | None = None,
+        examples: Tensor | None = None, first_sample: int = 0, batch_size: int | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Give the gradient alone, (N, C, H, W), of `estimate`."""
         return self.estimate(
@@ -69,7 +71,8 @@ class MonteCarlo:
 
     def estimate(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, seed: int = 0, *,
-        examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH, targets: Tensor | None = None,
+        examples: Tensor | None = None, first_sample: int = 0, batch_size: int | None = None,
+        targets: Tensor | None = None,
     ) -> Estimate:  # fmt: skip
         """Estimate the gradient of each example's loss by its image, and how sure passes are of it and of the label.
 
@@ -81,7 +84,8 @@ class MonteCarlo:
             seed: of the adversary's own passes, a stream apart from the defender's.
             examples: (N,) number of each image, 0..N-1 by default; with `seed` it decides the draws.
             first_sample: number of the first pass, so that an iterative attack sees fresh ones at each step.
-            batch_size: images times passes in one forward pass.
+            batch_size: images times passes in one forward pass; by default as many as run fastest: on a CPU 128 for
+                each of PyTorch's threads, since larger batches leave its cache.
             targets: (N,) classes to drive towards, by the loss's targeted form; none by default.
 
         Raises:
@@ -95,7 +99,7 @@ class MonteCarlo:
 
     def nested(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, budgets: Sequence[int] = (1, 10, 100, 1000),
-        seed: int = 0, *, examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH,
+        seed: int = 0, *, examples: Tensor | None = None, first_sample: int = 0, batch_size: int | None = None,
         targets: Tensor | None = None,
     ) -> Iterator[Estimate]:  # fmt: skip
         """Yield the estimate of each of `budgets`, numbers of samples that take the place of `samples` (Fig. 6).
@@ -121,7 +125,7 @@ class MonteCarlo:
 
     def score(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, seed: int = 0, *,
-        examples: Tensor | None = None, first_sample: int = 0, batch_size: int = BATCH,
+        examples: Tensor | None = None, first_sample: int = 0, batch_size: int | None = None,
     ) -> Score:  # fmt: skip
         """Run `samples` passes forward alone; arguments and errors as in `estimate`."""
         batches = self._batches(adversary, images, labels, seed, examples, first_sample, batch_size, None)
@@ -129,9 +133,10 @@ class MonteCarlo:
 
     def _batches(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, seed: int, examples: Tensor | None,
-        first_sample: int, batch_size: int, targets: Tensor | None,
+        first_sample: int, batch_size: int | None, targets: Tensor | None,
     ) -> list[Batch]:  # fmt: skip
         require_evaluation_mode(adversary)
+        batch_size = batch_size or (_A_THREAD * torch.get_num_threads() if images.device.type == "cpu" else BATCH)
         numbers = torch.arange(len(images)) if examples is None else examples
         key, random = noise.stream_key(seed, "attack"), is_random(adversary)
         wanted = targets.split(batch_size) if targets is not None else repeat(None)
@@ -172,14 +177,13 @@ class MonteCarlo:
 
     def _score(self, batch: Batch, samples: int) -> Score:
         tally = Tally(batch.labels, batch.random)
-        untargeted = replace(batch, targets=None)
-        for passes in batch.passes(samples, self._loss(untargeted)):
+        for passes in batch.passes(samples, self._loss(batch)):
             tally.add(*passes)
         score = tally.score()
         if self.average == "loss":
             return score
         mean = score.logits if self.average == "logits" else score.probs.log()
-        return replace(score, loss=self._loss(untargeted)(mean, 1))
+        return replace(score, loss=self._loss(batch)(mean, 1))
 
     def _loss(self, batch: Batch) -> Objective:
         labels, targets = batch.labels, batch.targets

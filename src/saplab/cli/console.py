@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from saplab.measures.verdict import Verdict
+    from saplab.report import StudyReport
     from saplab.report.rows import Row
 
 _LINE_SECONDS = 5.0
@@ -88,6 +89,21 @@ class Console:
         terminal.print()
         terminal.print(verdict_table(verdict))
         terminal.print(f"\n{verdict.sentence}", style="bold", markup=False)
+
+    def show_claims(self, report: "StudyReport") -> None:
+        """Print each claim of a study with its outcome and the numbers behind it."""
+        from rich.table import Table
+        from rich.text import Text
+
+        colours = {"holds": "green", "does not hold": "red", "unclear": "yellow", "not computed": "dim"}
+        table = Table(title=report.tally, title_justify="left", show_lines=True)
+        for column in ("figure", "claim", "found", "evidence"):
+            table.add_column(column, no_wrap=column == "figure")
+        for figure, found in report.judged:
+            outcome = Text(found.outcome, colours[found.outcome])
+            table.add_row(figure, Text(found.claim.text), outcome, Text(found.evidence))
+        if report.judged:
+            self._terminal().print(table)
 
 
 def accuracy_table(rows: "Sequence[Row]") -> "Table":

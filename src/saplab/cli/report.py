@@ -21,9 +21,16 @@ def report(
     Writes report.html, accuracy.csv and the charts (.svg, .png, .pdf) into the run's folder, and shows the table.
     """
     from saplab.cli.console import Console
-    from saplab.report import to_records, write_report
+    from saplab.report import is_study, to_records, write_report, write_study
 
     console = Console(json=as_json)
+    if is_study(run_dir):
+        study = write_study(run_dir, title)
+        console.show_claims(study)
+        console.say("\n".join(map(str, study.files)))
+        if as_json:
+            console.emit_json({"rows": to_records(study.summary.rows), "files": list(map(str, study.files))})
+        return
     written = write_report(run_dir, title)
     summary = written.summary
     for problem in summary.problems:

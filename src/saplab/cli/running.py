@@ -34,6 +34,7 @@ class Job:
         out: run folder; None for one named by the request under ``runs/``.
         verb: the command, for the folder's name.
         device: of PyTorch.
+        study: text of the study's figures, kept beside the request; "" for a plain evaluation.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Job:
     out: Path | None
     verb: str
     device: str = "cpu"
+    study: str = ""
 
     @property
     def request(self) -> "Request":
@@ -88,12 +90,15 @@ def compute_and_report(job: Job, console: Console, fail_below: float | None = No
 
 def compute(job: Job, console: Console) -> "Store":
     """Compute the job's missing cells, with a progress bar."""
+    from saplab.files import write_atomically
     from saplab.runs import Store
     from saplab.runs.local import groups, rehearse, run, work_of
 
     request, inputs = job.request, job.inputs
     rehearse(request.cells, inputs)
     store = Store.open(job.out or Path("runs") / f"{job.verb}-{_digest(request)}", request)
+    if job.study:
+        write_atomically(store.root / "study.json", job.study.encode())
     for problem in store.problems():
         console.say(f"{problem}; computing it again")
     missing = store.missing()

@@ -2,5 +2,17 @@
 
 from saplab.report.page import Report, write_report
 from saplab.report.rows import Row, Summary, summarise, to_csv, to_records
+from saplab.report.study import StudyReport, is_study, write_study
 
-__all__ = ["Report", "Row", "Summary", "summarise", "to_csv", "to_records", "write_report"]
+__all__ = [
+    "Report",
+    "Row",
+    "StudyReport",
+    "Summary",
+    "is_study",
+    "summarise",
+    "to_csv",
+    "to_records",
+    "write_report",
+    "write_study",
+]

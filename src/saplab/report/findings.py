@@ -64,7 +64,7 @@ def find(store: Store) -> Findings | None:
     curves = [curve for curve in store.request.curves if curve.label in finished]
     return Findings(
         _verdict(curves, finished),
-        tuple(row for curve in curves for row in _calibration(curve, finished[curve.label])),
+        tuple(row for curve in curves for row in calibration_rows(curve, finished[curve.label])),
         tuple(_convergence(curves, finished)),
         _games(curves, finished),
     )
@@ -146,7 +146,8 @@ def _measured(values: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, 
     return None if np.isnan(values).all() else np.nan_to_num(values)
 
 
-def _calibration(curve: Curve, result: CellResult) -> list[CalibrationRow]:
+def calibration_rows(curve: Curve, result: CellResult) -> list[CalibrationRow]:
+    """Measure a curve's calibration at each strength; none for random noise and curves across."""
     if is_across(curve.cells[0]) or curve.cells[0].attack["name"] == "noise":
         return []
     tables = zip(curve.cells[0].strengths, result.probs, result.single, strict=True)

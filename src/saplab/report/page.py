@@ -20,7 +20,7 @@ from saplab.runs import Store
 from saplab.studies import Cell, Curve, Network
 
 # The page's curve colours on a dark ground: the same hues as `charts.PAPER`, lightened to at least 4.5:1.
-_DARK = Theme("#e6e9ec", "#3a4047", "#16191d", ("#58a6e0", "#ff8f4d", "#2fc294", "#e08fc2", "#d9b832", "#b3bac2"))
+DARK = Theme("#e6e9ec", "#3a4047", "#16191d", ("#58a6e0", "#ff8f4d", "#2fc294", "#e08fc2", "#d9b832", "#b3bac2"))
 
 
 @dataclass(frozen=True)
@@ -91,21 +91,21 @@ def render_page(store: Store, summary: Summary, findings: Findings | None, title
     request = store.request
     rows = [row for row in summary.rows if not row.across]
     charts = _charts(summary, findings, PAGE)
-    return _template().render(
+    return template("report.html").render(
         title=title,
         command=request.command,
         summary=summary,
         findings=findings,
         charts={name: chart.to_dict() for name, chart in charts.items()},
         drawings={name: to_bytes(chart, "svg").decode() for name, chart in _charts(summary, findings, PAPER).items()},
-        bundle=_vega(),
-        themes={"light": PAPER, "dark": _DARK},
+        bundle=vega(),
+        themes={"light": PAPER, "dark": DARK},
         swatches=swatches(summary.rows, shown=summary.shown),
-        tables=[_table(rows), _table([row for row in summary.rows if row.across])],
+        tables=[table(rows), table([row for row in summary.rows if row.across])],
         strengths=sorted({row.strength for row in rows}),
         game_strength=telling_strength(findings),
         curves=[(curve, _settings(curve)) for curve in request.curves],
-        machine=_machine(summary.made),
+        machine=machine(summary.made),
         has_paper=any(row.paper is not None for row in rows),
         is_random=any(row.single != row.averaged for row in rows),
         has_seeds=any(row.seeds is not None for row in rows),
@@ -119,7 +119,8 @@ def telling_strength(findings: Findings | None) -> float | None:
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """Give a page's template."""
     loader = PackageLoader("saplab.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -127,7 +128,7 @@ def _template() -> Template:
     environment.filters["strength"] = strength_text
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.globals["mixture"] = _mixture_text
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _mixture_text(names: Sequence[str], weights: Sequence[float]) -> str:
@@ -137,17 +138,18 @@ def _mixture_text(names: Sequence[str], weights: Sequence[float]) -> str:
 
 
 @cache
-def _vega() -> str:
+def vega() -> str:
     """Give Vega, Vega-Lite and Vega-Embed as one script that sets ``vegaEmbed``."""
     version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
     return str(vl_convert.javascript_bundle(vl_version=version))  # type: ignore[call-arg] # its stub is wrong
 
 
-def _table(rows: Sequence[Row]) -> dict[str, dict[float, Row]]:
-    table: dict[str, dict[float, Row]] = {}
+def table(rows: Sequence[Row]) -> dict[str, dict[float, Row]]:
+    """Lay out rows by curve and strength."""
+    found: dict[str, dict[float, Row]] = {}
     for row in rows:
-        table.setdefault(row.curve, {})[row.strength] = row
-    return table
+        found.setdefault(row.curve, {})[row.strength] = row
+    return found
 
 
 def _settings(curve: Curve) -> dict[str, str]:
@@ -176,7 +178,7 @@ def _adversary_text(cell: Cell) -> str:
     return "the defender itself" if cell.adversary == cell.defender else _network_text(cell.adversary)
 
 
-def _machine(made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def machine(made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Gather how the cells were made: every value that occurs, the sum of the seconds, the span of the times."""
     seconds = sum(entry.get("seconds", 0) for entry in made)
     times = sorted(str(entry["time"]) for entry in made if "time" in entry)

@@ -29,6 +29,7 @@ CSV_COLUMNS = (
     "over_seeds_low",
     "over_seeds_high",
     "paper_percent",
+    "figure",
 )
 
 _MOST_SHOWN: Final = 7  # curves of one chart
@@ -46,6 +47,7 @@ class Row:
         seeds: the averaged accuracy over several seeds of the defence, where there are several.
         paper: the paper's accuracy in %, where it exists.
         across: whether it is the undefended network on images made for the defended one.
+        figure: name of the figure that the curve belongs to; "" where a run has but one.
     """
 
     curve: str
@@ -54,6 +56,7 @@ class Row:
     seeds: OverSeeds | None = None
     paper: float | None = None
     across: bool = False
+    figure: str = ""
 
     @property
     def averaged(self) -> Interval:
@@ -151,7 +154,7 @@ def _curve_rows(store: Store, curve: Curve, made: dict[str, Mapping[str, Any]]) 
     across = is_across(curve.cells[0])
     return [
         Row(curve.label, strength, count(first.probs[k], first.votes[k], first.labels),
-            _over_seeds([first, *repeats], k), curve.paper.get(strength), across)
+            _over_seeds([first, *repeats], k), curve.paper.get(strength), across, curve.figure)
         for k, strength in enumerate(curve.cells[0].strengths)
     ]  # fmt: skip
 
@@ -185,7 +188,7 @@ def _fields(row: Row) -> list[Any]:
     ways = [None if way is None else _percent(way.estimate) for way in (counts.majority, counts.in_all, counts.in_any)]
     seeds = [row.seeds.seeds, *_percents(row.seeds.combined)[1:]] if row.seeds else [1, None, None]
     first = [row.curve, row.strength, row.averaged.n, *_percents(row.averaged), *_percents(row.single)]
-    return [*first, *ways, *seeds, row.paper]
+    return [*first, *ways, *seeds, row.paper, row.figure]
 
 
 def _percents(interval: Interval) -> list[float]:

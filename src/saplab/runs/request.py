@@ -29,11 +29,11 @@ class Request:
     command: str = ""
 
     def __post_init__(self) -> None:
-        labels = [curve.label for curve in self.curves]
+        labels = [(curve.figure, curve.label) for curve in self.curves]
         if not labels or not all(curve.cells for curve in self.curves):
             raise ValueError("`curves` must hold at least one curve, each with at least one cell")
         if len(set(labels)) < len(labels):
-            raise ValueError(f"`curves` must have different labels, got {labels}")
+            raise ValueError(f"`curves` must have different labels in a figure, got {labels}")
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -73,7 +73,7 @@ class Request:
 
         Titles, commands, claims and the paper's numbers decide no number and are not compared.
         """
-        mine, others = ([curve.label for curve in request.curves] for request in (self, other))
+        mine, others = ([f"{c.figure} {c.label}".strip() for c in request.curves] for request in (self, other))
         if mine != others:
             return f"curves {', '.join(mine)}, not {', '.join(others)}"
         pairs = zip(self.curves, other.curves, strict=True)
@@ -104,12 +104,13 @@ def _cell(fields: Mapping[str, Any]) -> Cell:
 def _curve_fields(curve: Curve) -> dict[str, Any]:
     cells, *repeats = ([json.loads(cell.to_json()) for cell in cells] for cells in (curve.cells, *curve.repeats))
     paper = [[strength, percent] for strength, percent in curve.paper.items()]
-    return {"label": curve.label, "claim": curve.claim, "paper": paper, "cells": cells, "repeats": repeats}
+    return {"label": curve.label, "claim": curve.claim, "paper": paper, "cells": cells, "repeats": repeats,
+            "figure": curve.figure}  # fmt: skip
 
 
 def _curve(fields: Mapping[str, Any]) -> Curve:
     cells, *repeats = (tuple(map(_cell, cells)) for cells in (fields["cells"], *fields["repeats"]))
-    return Curve(fields["label"], cells, fields["claim"], dict(fields["paper"]), tuple(repeats))
+    return Curve(fields["label"], cells, fields["claim"], dict(fields["paper"]), tuple(repeats), fields["figure"])
 
 
 def _curve_difference(a: Curve, b: Curve) -> str:

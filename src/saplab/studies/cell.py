@@ -93,6 +93,7 @@ class Curve:
         claim: what the label's adversary knows or does, one sentence for the report.
         paper: the paper's accuracies in %, by strength, where they exist.
         repeats: the same cells with other seeds, one tuple a seed.
+        figure: name of the figure that the curve belongs to; "" where a run has but one.
     """
 
     label: str
@@ -100,3 +101,4 @@ class Curve:
     claim: str = ""
     paper: Mapping[float, float] = field(default_factory=dict)
     repeats: tuple[tuple[Cell, ...], ...] = ()
+    figure: str = ""

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from saplab.studies.adversaries import ATTACKS, Adversary, settings_of
+from saplab.attacks import MonteCarlo
+from saplab.studies.adversaries import ATTACKS, Adversary, Whose, parse_adversaries, settings_of
 from saplab.studies.cell import Cell, Curve, Network
 from saplab.studies.paper import paper_accuracies
 from saplab.studies.specs import defense_label, is_random
+from saplab.studies.study import Figure, Line, Preset
 
 
 def curve(label: str, whole: Cell, per_cell: int, claim: str = "", seeds: int = 1) -> Curve:
@@ -56,6 +58,45 @@ def evaluation(
     plain = (_attacked(replace(whole, defender=dense, passes=1), a.against(""), dense) for a in adversaries)
     alone += [cell for cell in plain if not any(_same_attack(cell, other) for other in alone)]
     return _curves([*alone, *own, *(across if len(own) > 1 else [])], per_cell, seeds)
+
+
+def study_models(figures: Iterable[Figure]) -> tuple[str, ...]:
+    """Name the networks that figures speak of, each once."""
+    lines = [line for figure in figures for line in figure.lines]
+    sources = [line.adversary for line in lines if line.adversary not in ("self", "dense")]
+    return tuple(dict.fromkeys([*(line.model for line in lines), *sources]))
+
+
+def study(figures: Iterable[Figure], preset: Preset, whole: Cell, digests: Mapping[str, str]) -> tuple[Curve, ...]:
+    """Plan the curves of figures; cells that several figures share are the same cells.
+
+    Args:
+        figures: what to compute.
+        preset: how much of it.
+        whole: a cell over all examples; networks, attack, strengths and passes are replaced.
+        digests: of the networks that `study_models` names.
+
+    Raises:
+        ValueError: an attack or a defence that cannot be read.
+    """
+    return tuple(_line_curve(figure, line, preset, whole, digests) for figure in figures for line in figure.lines)
+
+
+def _line_curve(figure: Figure, line: Line, preset: Preset, whole: Cell, digests: Mapping[str, str]) -> Curve:
+    defender = Network(line.model, digests[line.model], line.defense)
+    whose: Whose = "self" if line.adversary == "self" else "dense"
+    found = parse_adversaries(line.attack, MonteCarlo(preset.samples), whose)
+    if len(found) != 1:
+        raise ValueError(f"{figure.name}, {line.label}: `attack` must name one attack, got {line.attack!r}")
+    passes = preset.passes if is_random(line.defense) else 1
+    strengths = figure.strengths or preset.strengths
+    cell = replace(whole, defender=defender, passes=passes, strengths=strengths)
+    dense = replace(defender, defense="", sites="")
+    cell = _attacked(cell, found[0].against(line.defense), dense)
+    if line.adversary not in ("self", "dense"):
+        cell = replace(cell, adversary=Network(line.adversary, digests[line.adversary]))
+    made = curve(line.label, cell, preset.batch, claim_of(cell))
+    return replace(made, paper=line.paper, figure=figure.name)
 
 
 def is_across(cell: Cell) -> bool:

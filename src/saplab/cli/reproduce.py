@@ -1,0 +1,131 @@
+"""``saplab reproduce``: the paper's figures, studies beyond them, and one's own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from saplab.cli.console import Console
+    from saplab.studies.study import Figure, Preset
+
+NAMES = (
+    "Figures (fig1a … fig6), erratum, architectures, r-sweep, paper (all figures), all, or a .toml file of one's own."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("reproduce")(reproduce)
+
+
+def reproduce(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help=NAMES)],
+    preset: Annotated[
+        str, typer.Option(help="smoke (minutes), small (hours on two cores) or paper (a GPU).")
+    ] = "small",
+    data: Annotated[str, typer.Option(help="sample, cifar10:DIR or a path that ends in .npz.")] = "sample",
+    limit: Annotated[int | None, typer.Option(help="Images, instead of the preset's number.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the defences' and, apart from them, the attacks' draws.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/PRESET-NAMES.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be computed, and what it costs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+) -> None:
+    """Compute figures of the paper and judge its claims.
+
+    Writes a page with every figure beside the paper's numbers, figures/ as SVG and PDF, and a CSV of all numbers.
+
+    Killed and started again, the same command goes on where it stopped. Figures share the cells they have in common.
+    """
+    from dataclasses import asdict
+
+    from saplab.cli.console import Console
+    from saplab.cli.evaluate import count_of, prepare
+    from saplab.cli.running import Job, compute, show_plan
+    from saplab.data.load import load_data
+    from saplab.models.zoo import weights_digest
+    from saplab.report import to_records, write_study
+    from saplab.studies import Cell, Network
+    from saplab.studies.plan import study
+    from saplab.studies.study import to_json
+
+    console = Console(as_json)
+    chosen, amount = choose(names, preset)
+    place = prepare(device, threads)
+    chosen, models = networks_of(chosen, console)
+    models = {spec: model.to(place) for spec, model in models.items()}
+    digests = {spec: weights_digest(model) for spec, model in models.items()}
+    dataset = load_data(data)
+    wanted = limit or min(amount.images or len(dataset), len(dataset))
+    nobody = Network("", "")
+    whole = Cell(nobody, nobody, {"name": "noise"}, (0.0,), dataset.digest(), 0, count_of(dataset, wanted), 1, seed,
+                 precision)  # fmt: skip
+    curves = study(chosen, amount, whole, digests)
+    title = f"{', '.join(names)}: {preset}"
+    networks = {(spec, digests[spec]): model for spec, model in models.items()}
+    folder = out or Path("runs") / f"{preset}-{'-'.join(Path(name).stem for name in names)}"
+    job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen))
+    if dry_run:
+        show_plan(job, console)
+        return
+    report = write_study(compute(job, console).root)
+    if as_json:
+        claims = [{"figure": figure, **asdict(found)} for figure, found in report.judged]
+        rows = to_records(report.summary.rows)
+        console.emit_json({"out": str(folder), "claims": claims, "rows": rows, "files": list(map(str, report.files))})
+    console.show_claims(report)
+    console.say(f"\nReport: {folder / 'report.html'}")
+
+
+def networks_of(figures: "tuple[Figure, ...]", console: "Console") -> "tuple[tuple[Figure, ...], dict[str, nn.Module]]":
+    """Load the networks of figures; leave out, and say so, the figures whose networks are not there.
+
+    Raises:
+        ValueError: no figure is left.
+    """
+    from saplab.models.zoo import load_model
+    from saplab.studies.plan import study_models
+
+    models, missing = {}, {}
+    for spec in study_models(figures):
+        try:
+            models[spec] = load_model(spec)
+        except ValueError as error:
+            missing[spec] = str(error)
+    left = tuple(figure for figure in figures if not missing.keys() & set(study_models([figure])))
+    if not left:
+        raise ValueError(next(iter(missing.values())))
+    for figure in figures:
+        if figure not in left:
+            lacking = ", ".join(sorted(missing.keys() & set(study_models([figure]))))
+            console.say(f"{figure.name} is left out: there is no network {lacking}")
+    return left, models
+
+
+def choose(names: list[str], preset: str) -> "tuple[tuple[Figure, ...], Preset]":
+    """Give the figures of these names, each once, and the preset.
+
+    Raises:
+        ValueError: an unknown name or preset.
+    """
+    from saplab.studies.figures import figures
+    from saplab.studies.study import PRESETS, read_study
+
+    if preset not in PRESETS:
+        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
+    known = figures(PRESETS[preset])
+    groups = {"all": list(known), "paper": [name for name in known if name.startswith("fig")]}
+    found: dict[str, Figure] = {}
+    for name in names:
+        if name.endswith(".toml"):
+            found.update({figure.name: figure for figure in read_study(name)})
+        elif name in known or name in groups:
+            found.update({member: known[member] for member in groups.get(name, [name])})
+        else:
+            raise ValueError(f"`name` must be one of {', '.join([*groups, *known])} or a .toml file, got {name!r}")
+    return tuple(found.values()), PRESETS[preset]

@@ -1,0 +1,164 @@
+"""The report of a study: every figure beside the paper's numbers, and each claim judged, on one offline page."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from saplab.files import write_atomically
+from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches, to_bytes
+from saplab.report.claims import Judged, Outcome, judge
+from saplab.report.figures import reliability_chart
+from saplab.report.findings import calibration_rows, reliability_records, whole
+from saplab.report.page import DARK, machine, table, template, vega
+from saplab.report.rows import Row, Summary, summarise, to_csv
+from saplab.runs import CellResult, Store
+from saplab.studies.study import Figure, from_json
+
+STUDY = "study.json"
+_CALIBRATED = "fig4"
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """What was written of a study, and what it says.
+
+    Args:
+        files: the page first.
+        summary: all rows.
+        judged: (figure's name, judged claim).
+    """
+
+    files: tuple[Path, ...]
+    summary: Summary
+    judged: tuple[tuple[str, Judged], ...]
+
+    @property
+    def tally(self) -> str:
+        """Count the outcomes in a sentence."""
+        return _tally(self.judged)
+
+
+def is_study(root: Path | str) -> bool:
+    """Tell whether a run folder holds a study."""
+    return (Path(root) / STUDY).is_file()
+
+
+def write_study(root: Path | str, title: str = "") -> StudyReport:
+    """Write ``report.html``, ``accuracy.csv`` and ``figures/`` (SVG, PDF) of a study into its run folder.
+
+    Raises:
+        FileNotFoundError: if `root` is no run folder of a study.
+        ValueError: if no cell is stored yet, or the folder's ``study.json`` cannot be read.
+        OSError: if a file cannot be written; those before it are whole.
+    """
+    store = Store.read(root)
+    figures = from_json((store.root / STUDY).read_text(encoding="utf-8"))
+    summary = summarise(store)
+    sections = [_section(store, figure, summary) for figure in figures]
+    judged = tuple((figure.name, found) for figure in figures for found in _judged(store, figure))
+    title = title or store.request.title
+    contents = {"report.html": _render(store, summary, sections, judged, title).encode(),
+                "accuracy.csv": to_csv(summary.rows).encode()}  # fmt: skip
+    for section in sections:
+        for name, chart in section.charts(PAPER).items():
+            for kind in ("svg", "pdf"):
+                contents[f"figures/{name}.{kind}"] = to_bytes(chart, kind)
+    (store.root / "figures").mkdir(exist_ok=True)
+    for name, content in contents.items():
+        write_atomically(store.root / name, content)
+    return StudyReport(tuple(store.root / name for name in contents), summary, judged)
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A figure with its rows, and its reliability diagrams where it is about calibration."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    diagrams: tuple[dict[str, Any], ...]
+
+    def charts(self, theme: Any) -> dict[str, alt.TopLevelMixin]:
+        """Give the section's charts by the name of their files."""
+        if not self.rows:
+            return {}
+        title = "" if theme is PAGE else self.title
+        found: dict[str, alt.TopLevelMixin] = {self.name: accuracy_chart(self.rows, theme, title)}
+        if self.diagrams:
+            found[f"{self.name}-reliability"] = reliability_chart(self.diagrams, theme)
+        return found
+
+    def context(self) -> dict[str, Any]:
+        """Give what the page's template shows."""
+        drawing = to_bytes(self.charts(PAPER)[self.name], "svg").decode() if self.rows else ""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "rows": self.rows,
+            "drawing": drawing,
+            "swatches": swatches(self.rows) if self.rows else [],
+            "reliability": bool(self.diagrams),
+            "table": table(self.rows),
+            "strengths": sorted({row.strength for row in self.rows}),
+        }
+
+
+def _section(store: Store, figure: Figure, summary: Summary) -> _Section:
+    rows = tuple(row for row in summary.rows if row.figure == figure.name)
+    diagrams: tuple[dict[str, Any], ...] = ()
+    if figure.name == _CALIBRATED or any(claim.relation == "better calibrated" for claim in figure.claims):
+        finished = _finished(store, figure)
+        found = [row for curve, result in finished.values() for row in calibration_rows(curve, result)]
+        diagrams = tuple(reliability_records(found))
+    return _Section(figure.name, figure.title, rows, diagrams)
+
+
+def _finished(store: Store, figure: Figure) -> dict[str, tuple[Any, CellResult]]:
+    """Give the figure's finished curves with their joined results, by label."""
+    own = (curve for curve in store.request.curves if curve.figure == figure.name)
+    return {curve.label: (curve, joined) for curve in own if (joined := whole(store, curve)) is not None}
+
+
+def _judged(store: Store, figure: Figure) -> list[Judged]:
+    finished = _finished(store, figure) if figure.claims else {}
+    curves = {label: curve for label, (curve, _) in finished.items()}
+    results = {label: result for label, (_, result) in finished.items()}
+    return [judge(claim, curves, results) for claim in figure.claims]
+
+
+def _tally(judged: Sequence[tuple[str, Judged]]) -> str:
+    counts = Counter(found.outcome for _, found in judged)
+    words: dict[Outcome, str] = {
+        "holds": "hold",
+        "does not hold": "do not",
+        "unclear": "stay unclear",
+        "not computed": "were not computed",
+    }
+    parts = [f"{counts[outcome]} {word}" for outcome, word in words.items() if counts[outcome]]
+    return f"Of {len(judged)} claims, {', '.join(parts)}."
+
+
+def _render(
+    store: Store, summary: Summary, sections: Sequence[_Section], judged: Sequence[tuple[str, Judged]], title: str
+) -> str:
+    charts: Mapping[str, Any] = {
+        (f"chart-{name}" if name == section.name else f"reliability-{section.name}"): chart.to_dict()
+        for section in sections
+        for name, chart in section.charts(PAGE).items()
+    }
+    return template("study.html").render(
+        title=title,
+        command=store.request.command,
+        summary=summary,
+        sections=[section.context() for section in sections],
+        judged=judged,
+        tally=_tally(judged),
+        charts=charts,
+        bundle=vega(),
+        themes={"light": PAPER, "dark": DARK},
+        machine=machine(summary.made),
+    )

@@ -1,0 +1,140 @@
+"""Square Attack: worst cases, its squares and their schedule, and fair acceptance where scores are random."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import saplab
+from saplab import MonteCarlo, Square
+from saplab.attacks.black_box import _covered, _stripes, _with_squares
+from saplab.attacks.problem import Problem
+from saplab.models.initialise import initialise
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(9, 3, 2, 2, generator=torch.Generator().manual_seed(0)).mul(0.6).add(0.2)
+
+
+def problem_of(images: Tensor, seed: int = 0) -> Problem:
+    labels = torch.zeros(len(images), dtype=torch.long)
+    return Problem.of(MonteCarlo(), nn.Identity(), images, labels, (0.1,), seed, None)
+
+
+def test_worst_case_of_a_linear_network_is_reached(images: Tensor) -> None:
+    linear: Any = initialise(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), 3)
+    labels = linear(images).argmax(1)
+    weight = (linear[1].weight[1] - linear[1].weight[0]).detach().view(3, 2, 2)
+    worst = images + 0.1 * torch.where(labels == 0, 1.0, -1.0)[:, None, None, None] * weight.sign()
+    found = Square(queries=500, stop_when_lost=False)(linear, images, labels, eps=0.1)
+    torch.testing.assert_close(found, worst)
+
+
+def test_it_needs_no_gradient(images: Tensor) -> None:
+    """A network of steps, whose gradient is zero everywhere, is attacked by its scores."""
+
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(12, 32), nn.Linear(32, 4)
+            initialise(self, 0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last((torch.relu(self.first(x.flatten(1))) * 20).floor() / 20)
+
+    net = Steps()
+    labels = net(images).argmax(1)
+    assert (saplab.PGD(steps=10)(net, images, labels, eps=0.5) - images).abs().max() <= 0.5
+    stuck = saplab.PGD(steps=10, random_start=False)(net, images, labels, eps=0.5)
+    assert torch.equal(stuck, images)
+    assert (net(Square(300)(net, images, labels, eps=0.5)).argmax(1) != labels).all()
+
+
+def test_the_start_is_stripes() -> None:
+    images = torch.full((50, 3, 4, 8), 0.5)
+    moved = (_stripes(problem_of(images), 0.1) - images) / 0.1
+    torch.testing.assert_close(moved.abs(), torch.ones_like(moved))
+    assert torch.equal(moved, moved[:, :, :1].expand_as(moved))
+    assert abs(float(moved[:, :, 0].mean())) < 4 / (50 * 3 * 8) ** 0.5  # standard errors
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 6])
+def test_a_candidate_differs_by_one_square_of_one_colour(side: int) -> None:
+    images = torch.full((60, 3, 6, 9), 0.5)
+    changed = _with_squares(problem_of(images), images, 0.1, side, 1) - images
+    for square in changed:
+        rows, columns = (square[0].abs().amax(d) > 0.05 for d in (1, 0))
+        assert rows.sum() == columns.sum() == side
+        assert rows.nonzero().diff(dim=0).eq(1).all()
+        inside = square[:, rows][:, :, columns]
+        torch.testing.assert_close(inside, 0.1 * inside[:, :1, :1].sign().expand_as(inside))
+        assert int((square != 0).sum()) == 3 * side * side
+    other = _with_squares(problem_of(images), images, 0.1, side, 2) - images
+    assert (other != changed).flatten(1).any(1).float().mean() > 0.7
+
+
+def test_squares_begin_anywhere_that_fits() -> None:
+    words = torch.tensor([0, 2**32 - 1, 2**31])
+    assert _covered(words, 3, 10).int().argmax(1).tolist() == [0, 7, 4]
+    assert _covered(words, 10, 10).all()
+
+
+def test_sides_follow_the_papers_schedule() -> None:
+    """p is halved at 10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000 of 10,000 queries."""
+    images, used = torch.zeros(1, 3, 32, 32), (1, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
+    assert [Square(10_000)._side(n, images) for n in used] == [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
+    assert [Square(100)._side(n, images) for n in (0, 1, 99)] == [29, 14, 1]
+
+
+class Noise(nn.Module):
+    """Logits that are noise alone, where RNA acts on its one site."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(torch.ones(len(x), 2)) + 0.0 * x.flatten(1)[:, :2]
+
+
+def test_each_turn_asks_about_both_points_with_fresh_passes(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On noise alone that changes with the point, the present point loses half of all turns, and none stays for long.
+
+    Held against its score of an earlier turn, the luckiest point of 300 would stay for most of the search.
+    """
+    asked: list[tuple[int, Tensor]] = []
+    original = MonteCarlo.score
+
+    def score(self: MonteCarlo, adversary: nn.Module, x: Tensor, *args: Any, first_sample: int = 0, **more: Any) -> Any:
+        asked.append((first_sample, x))
+        found = original(self, adversary, x, *args, first_sample=first_sample, **more)
+        rng = torch.Generator().manual_seed(len(asked))
+        return replace(found, loss=torch.randn(len(x), generator=rng))
+
+    monkeypatch.setattr(MonteCarlo, "score", score)
+    noisy = saplab.defend(Noise(), saplab.RandomNoisyActivations(1.0))
+    Square(600, passes=2, stop_when_lost=False)(noisy, images, torch.zeros(9, dtype=torch.long), eps=0.1)
+    assert [first for first, _ in asked] == [2 * turn for turn in range(300) for _ in "ab"]
+    present = torch.stack([x for _, x in asked[::2]])
+    candidates = torch.stack([x for _, x in asked[1::2]])
+    differ = (candidates[:-1] != present[:-1]).flatten(2).any(2)
+    taken = (present[1:] == candidates[:-1]).flatten(2).all(2)
+    share = float(taken[differ].double().mean())
+    assert abs(share - 0.5) < 4 * 0.5 / int(differ.sum()) ** 0.5  # standard errors
+
+
+def test_networks_that_are_not_random_are_asked_once_a_query(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = initialise(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), 0)
+    seen: list[int] = []
+    net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    Square(50, stop_when_lost=False)(net, images, net(images).argmax(1), eps=0.01)
+    assert sum(seen) == 9 + 9 * 50
+
+
+def test_bad_settings_are_refused() -> None:
+    for settings, message in (
+        ({"queries": 0}, "`queries` must be >= 1"),
+        ({"passes": 0}, "`passes` must be >= 1"),
+        ({"p_init": 0.0}, r"`p_init` must be in \(0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Square(**settings)  # type: ignore[arg-type]

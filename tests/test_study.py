@@ -1,0 +1,227 @@
+"""Studies: figures as data and in files, their cells, and claims judged by stored numbers."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import DENSE, make_cell, make_curve, make_result
+from test_evaluate import FACTORY
+
+from saplab.cli import app
+from saplab.cli.errors import guarded
+from saplab.cli.reproduce import choose
+from saplab.report import is_study, write_study
+from saplab.report.claims import judge
+from saplab.runs import Store
+from saplab.studies import Cell, Network
+from saplab.studies.figures import figures
+from saplab.studies.plan import study, study_models
+from saplab.studies.study import PRESETS, Claim, Figure, Line, from_json, read_study, to_json
+
+NOBODY = Network("", "")
+WHOLE = Cell(NOBODY, NOBODY, {"name": "noise"}, (0.0,), "b" * 64, 0, 500, 1, 0)
+MINE = """
+[[figure]]
+name = "mine"
+title = "Of my own"
+strengths = [0, 4]
+[[figure.line]]
+label = "plain"
+model = "mine:small"
+paper = {0 = 90, 4 = 20.5}
+[[figure.line]]
+label = "pruned"
+model = "mine:small"
+defense = "sap:200"
+attack = "pgd:steps=2,backward=identity"
+[[figure.line]]
+label = "from the other"
+model = "mine:small"
+defense = "sap:200"
+adversary = "mine:small"
+[[figure.claim]]
+text = "Pruning helps."
+first = "pruned"
+second = "plain"
+relation = "higher"
+strengths = [4]
+"""
+
+
+@pytest.fixture(params=["smoke", "small", "paper"])
+def planned(request):
+    preset = PRESETS[request.param]
+    chosen = figures(preset).values()
+    return preset, study(chosen, preset, WHOLE, {spec: f"{spec} digest" for spec in study_models(chosen)})
+
+
+def test_every_figure_of_the_paper_is_there():
+    names = list(figures(PRESETS["small"]))
+    assert names[:14] == ["fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "fig3", "fig4",
+                          *(f"fig5{letter}" for letter in "abcdef")]  # fmt: skip
+    assert names[14:] == ["fig6", "erratum", "architectures", "r-sweep"]
+    assert choose(["fig6", "fig6", "paper"], "smoke")[0][0].name == "fig6"
+    assert len(choose(["all"], "smoke")[0]) == 18
+
+
+def test_figures_share_the_cells_that_they_have_in_common(planned):
+    _, curves = planned
+    first = [c.cells[0] for c in curves if c.figure in ("fig1b", "fig3", "fig5a", "fig6") and c.label == "dense"]
+    dense = {cell.digest for cell in first}
+    assert len(first) == 4
+    assert len(dense) == 1
+    cells = [cell.digest for curve in curves for cell in curve.cells]
+    assert len(set(cells)) < 0.85 * len(cells)
+
+
+def test_fig_6_compares_nested_budgets(planned):
+    preset, curves = planned
+    budgets = [c.cells[0] for c in curves if c.figure == "fig6" and c.label.endswith(" MC")]
+    assert tuple(cell.attack["samples"] for cell in budgets) == preset.budgets
+    assert len({cell.crafting for cell in budgets}) == 1
+
+
+def test_the_iterative_attack_on_another_network_does_not_stop(planned):
+    _, curves = planned
+    found = next(c.cells[0] for c in curves if c.figure == "fig1c" and c.label == "SAP-100 vs. dense")
+    assert (found.adversary.defense, found.attack["stop_when_lost"], found.attack["samples"]) == ("", False, 1)
+
+
+def test_figures_come_back_from_json():
+    chosen = tuple(figures(PRESETS["small"]).values())
+    assert from_json(to_json(chosen)) == chosen
+    with pytest.raises(ValueError, match="not a study"):
+        from_json('[{"name": 1}]')
+
+
+# One's own
+
+
+def test_a_study_of_ones_own_is_read(tmp_path):
+    (tmp_path / "s.toml").write_text(MINE)
+    (figure,) = read_study(tmp_path / "s.toml")
+    assert figure.strengths == (0.0, 4.0)
+    assert figure.lines[0] == Line("plain", "mine:small", paper={0.0: 90.0, 4.0: 20.5})
+    assert figure.claims == (Claim("Pruning helps.", "pruned", "plain", "higher", (4.0,)),)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[figure]]", "[figure", "is no study"),
+        ('label = "plain"', 'lable = "plain"', "unknown field 'lable'; known are adversary"),
+        ('label = "plain"', 'label = "pruned"', "different labels"),
+        ('second = "plain"', 'second = "other"', "a claim speaks of 'other', but the lines are"),
+        ('relation = "higher"', 'relation = "better"', "`relation` must be one of higher"),
+        ('label = "plain"', "", "missing 1 required positional argument: 'label'"),
+        ("[[figure.line]]", "[figure.line]", "is no study"),
+        (MINE, "", "figures with different names"),
+    ],
+)
+def test_mistakes_in_a_study_are_named(tmp_path, old, new, message):
+    (tmp_path / "s.toml").write_text(MINE.replace(old, new))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_study(tmp_path / "s.toml")
+    assert "s.toml is no study" in str(caught.value)
+
+
+def test_a_study_runs_and_is_reported_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(FACTORY)
+    (tmp_path / "s.toml").write_text(MINE)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", images=rng.random((20, 3, 16, 16), np.float32), labels=rng.integers(0, 4, 20))
+    monkeypatch.chdir(tmp_path)
+
+    def saplab(*words):
+        return guarded(lambda: app(list(words), prog_name="saplab", standalone_mode=False))
+
+    words = ("reproduce", "s.toml", "--preset", "smoke", "--data", "d.npz", "--out", "run")
+    assert saplab(*words, "--dry-run") == 0
+    assert not (tmp_path / "run").exists()
+    assert saplab(*words, "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [claim["outcome"] for claim in result["claims"]] != ["not computed"]
+    assert {row["figure"] for row in result["rows"]} == {"mine"}
+    assert (tmp_path / "run" / "figures" / "mine.svg").read_bytes().startswith(b"<svg")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Of my own" in page
+    assert "paper 20.5" in page
+    assert is_study("run")
+    assert saplab("report", "run") == 0
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == page
+    assert saplab("reproduce", "fig9") == 2
+    assert "`name` must be one of all, paper, fig1a" in capsys.readouterr().err
+    assert saplab("reproduce", "fig1a", "--preset", "huge") == 2
+
+
+# Claims
+
+
+def judged(relation, slopes, strengths=(2.0, 4.0), size=400):
+    curves = {name: make_curve(name, shards=1, size=size, defender=DENSE) for name in slopes}
+    results = {name: make_result(curves[name].cells[0], slope) for name, slope in slopes.items()}
+    return judge(Claim("", *slopes, relation, strengths), curves, results)
+
+
+@pytest.mark.parametrize(
+    ("relation", "first", "second", "outcome"),
+    [
+        ("higher", 0.05, 0.3, "holds"),
+        ("higher", 0.3, 0.05, "does not hold"),
+        ("higher", 0.2, 0.2, "unclear"),
+        ("lower", 0.3, 0.05, "holds"),
+        ("lower", 0.05, 0.3, "does not hold"),
+        ("alike", 0.2, 0.2, "holds"),
+        ("alike", 0.3, 0.05, "does not hold"),
+        ("better calibrated", 0.05, 0.3, "holds"),
+        ("better calibrated", 0.3, 0.05, "does not hold"),
+        ("better calibrated", 0.2, 0.2, "unclear"),
+    ],
+)
+def test_claims_are_judged(relation, first, second, outcome):
+    assert judged(relation, {"a": first, "b": second}).outcome == outcome
+
+
+def test_evidence_is_the_paired_difference():
+    found = judged("higher", {"a": 0.05, "b": 0.3}, (4.0,))
+    assert found.evidence.startswith("λ = 4: +")
+    assert found.evidence.endswith("]")
+
+
+def test_a_claim_at_a_strength_that_was_not_run_does_not_hold_there():
+    found = judged("higher", {"a": 0.05, "b": 0.3}, (4.0, 64.0))
+    assert found.outcome == "unclear"
+    assert "λ = 64 not computed" in found.evidence
+    assert judged("higher", {"a": 0.05, "b": 0.3}, (64.0,)).outcome == "not computed"
+
+
+def test_a_claim_about_an_unfinished_curve_is_not_computed():
+    claim = Claim("", "a", "b", "higher", (4.0,))
+    assert judge(claim, {}, {}).outcome == "not computed"
+
+
+def test_an_unfinished_study_says_so(tmp_path):
+    lines = (Line("a"), Line("b"))
+    figure = Figure("f", "A figure", lines, (Claim("a is better.", "a", "b", "higher", (4.0,)),))
+    curves = tuple(replace(make_curve(name, seed=k), figure="f") for k, name in enumerate("ab"))
+    from saplab.runs import Request
+
+    store = Store.open(tmp_path, Request("t", curves))
+    store.save(curves[0].cells[0], make_result(curves[0].cells[0]))
+    (tmp_path / "study.json").write_text(to_json((figure, Figure("g", "Nothing yet", lines))))
+    report = write_study(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report.tally == "Of 1 claims, 1 were not computed."
+    assert "1 of 4 cells are stored" in page
+    assert "Not computed yet." in page
+
+
+def test_the_same_label_in_two_figures_is_no_clash():
+    from saplab.runs import Request
+
+    one, two = (replace(make_curve("dense"), figure=name) for name in ("f", "g"))
+    assert len(Request("t", (one, two)).cells) == 2
+    with pytest.raises(ValueError, match="different labels"):
+        Request("t", (one, one))
+    assert make_cell(seed=1).digest != make_cell().digest
