@@ -46,6 +46,14 @@ with joined("cpu") as place:
     except InterruptedError:
         torch.distributed.barrier()
     resumed, _ = train(recipe, data, data.chosen(slice(25)), out / "resumed", threads=1, place=place)
+    own = torch.nn.BatchNorm2d(3)
+    for parameter in own.parameters():
+        parameter.grad = torch.full_like(parameter, place.share.rank + 1.0)
+    own.running_mean += place.share.rank
+    place.average_gradients(own)
+    place.average_statistics(own)
+    means = [own.weight.grad[0].item(), own.bias.grad[2].item(), own.running_mean[0].item()]
+    assert means == [1.5, 1.5, 0.5], means
     record = history[-1]
     accuracies = (record.train_loss, record.train_accuracy, record.held_out_accuracy, record.robust_accuracy)
     together = count_correct(model, data.chosen(slice(25)), place=place)
