@@ -4,6 +4,7 @@ import _thread
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -228,6 +229,15 @@ def test_a_bad_row_in_any_thread_is_found(place: int) -> None:
         prune(h, rows(ROWS), 3000)
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, also in a process that was started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_interrupts_and_nothing_stays_locked() -> None:
     expected = digest(0)
     for delay in (0.03, 0.07, 0.11):
