@@ -248,7 +248,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train_agent(SHORT, Catch(4), CatchNetwork(), tmp_path, progress=Stop())
-    _, stored = load_checkpoint(tmp_path / CHECKPOINT, request_of(SHORT))
+    _, stored = load_checkpoint(tmp_path / CHECKPOINT, loop.request_of(SHORT, "", 0))
     assert [record.step for record in stored] == [400, 800]
     network = CatchNetwork()
     history = train_agent(SHORT, Catch(4), network, tmp_path)
@@ -262,21 +262,25 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
     assert torch.equal(weights(again), finished)
 
 
-def request_of(recipe, seed=0, task=""):
-    return json.loads(json.dumps({"numerics": 1, "task": task, "seed": seed, "recipe": loop._described(recipe)}))
-
-
 def test_weights_targets_and_optimiser_come_back_as_they_were(tmp_path):
     recipe = replace(SHORT, steps=800)
     network = CatchNetwork()
     train_agent(recipe, Catch(4), network, tmp_path)
-    tensors, _ = load_checkpoint(tmp_path / CHECKPOINT, request_of(recipe))
+    tensors, _ = load_checkpoint(tmp_path / CHECKPOINT, loop.request_of(recipe, "", 0))
     other = Learner(CatchNetwork(seed=9), recipe)
     put_back(other, tensors)
     restored = tensors_of(other)
     assert restored.keys() == tensors.keys()
     assert {name.split(".")[0] for name in tensors} == {"network", "target", "optimizer"}
     assert all(torch.equal(restored[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_run_may_be_ended_elsewhere_than_it_was_begun_for(tmp_path):
+    begun = train_agent(replace(SHORT, steps=400), Catch(4), CatchNetwork(), tmp_path)
+    longer = train_agent(replace(SHORT, steps=800), Catch(4), CatchNetwork(), tmp_path)
+    assert [record.step for record in longer] == [400, 800]
+    assert longer[:1] == begun
+    assert train_agent(replace(SHORT, steps=400), Catch(4), CatchNetwork(), tmp_path) == longer
 
 
 def test_another_runs_checkpoint_is_refused_and_kept(tmp_path):
@@ -317,9 +321,12 @@ def test_rewards_are_clipped_for_learning_and_not_for_scores(tmp_path, monkeypat
             return replace(step, rewards=10 * step.rewards)
 
     monkeypatch.setattr(Replay, "add", note)
-    history = train_agent(replace(SHORT, steps=400), Rich(4), CatchNetwork(), tmp_path)
+    history = train_agent(replace(SHORT, steps=400), Rich(4), CatchNetwork(), tmp_path / "clipped")
     assert set(np.concatenate(stored)) == {-1.0, 0.0, 1.0}
     assert history[0].score < -10
+    stored.clear()
+    train_agent(replace(SHORT, steps=400, reward_scale=40), Rich(4), CatchNetwork(), tmp_path / "scaled")
+    assert set(np.concatenate(stored)) == {-0.25, 0.0, 0.25}
 
 
 def test_a_lost_life_is_terminal_but_the_game_goes_on(tmp_path, monkeypatch):
@@ -371,4 +378,5 @@ def test_recipes_that_cannot_work_are_refused():
         replace(TOY, update_every=6)
     with pytest.raises(ValueError, match="`preset` must be one of paper, small, gpu, smoke, got 'big'"):
         find_recipe("big")
-    assert find_recipe("small").of_length(160_000).steps == 160_000
+    with pytest.raises(ValueError, match="`reward_scale` must be > 0, got 0"):
+        replace(TOY, reward_scale=0)

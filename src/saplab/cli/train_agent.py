@@ -11,10 +11,13 @@ import typer
 if TYPE_CHECKING:
     from saplab.cli.console import Advance
     from saplab.models.qnetwork import QNetwork
+    from saplab.rl.agents import Facts
     from saplab.rl.checkpoint import AgentRecord
+    from saplab.rl.play import Rules
     from saplab.rl.recipes import AgentRecipe
 
 GAME = "A game's name: Assault, BankHeist, or any of the ROMs that ale-py holds."
+_FIVE_MINUTES = 18_000  # frames, after which a game that is scored during training is stopped
 _TRAINING_SEED = 1_000_000  # of the games that are scored during training, apart from those of the final score
 
 
@@ -28,7 +31,12 @@ def train_agent(
     preset: Annotated[str, typer.Option(help="paper, small (one or two CPU cores), gpu or smoke.")] = "small",
     out: Annotated[Path | None, typer.Option(help="Folder for the run; by default runs/agents/GAME-PRESET.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights, the games, random actions and samples.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Agent steps, instead of the preset's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Agent steps, instead of the preset's; may be changed to end a run elsewhere.")
+    ] = None,
+    reward_scale: Annotated[
+        float, typer.Option(help="Points that count as a reward of 1, where rewards are clipped (Bowling: 10).")
+    ] = 1.0,
     sticky: Annotated[float, typer.Option(help="Chance that the emulator repeats the previous action.")] = 0.0,
     episodes: Annotated[int, typer.Option(help="Full games for the final score, and for that of random play.")] = 30,
     threads: Annotated[int | None, typer.Option(help="PyTorch's and the emulators' threads.")] = None,
@@ -41,52 +49,70 @@ def train_agent(
 
     Killed and started again, the same command goes on from its last checkpoint.
     """
-    import hashlib
+    from dataclasses import replace
 
     import torch
 
-    from saplab.arcade.card import write_card
     from saplab.arcade.scores import mean_score
     from saplab.cli.console import Console
     from saplab.models.qnetwork import new_network
-    from saplab.rl.agents import MODEL, Facts, pack, read_agent, write_agent
     from saplab.rl.atari import Games, rom_name
     from saplab.rl.loop import train_agent as run
+    from saplab.rl.play import Rules
     from saplab.rl.recipes import find_recipe
-    from saplab.runs.machine import processor, usable_cores
+    from saplab.runs.machine import usable_cores
 
     if episodes < 2:
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
     threads = threads or usable_cores()
     torch.set_num_threads(threads)
-    recipe = find_recipe(preset).of_length(steps)
+    recipe = replace(find_recipe(preset), reward_scale=reward_scale)
+    recipe = recipe if steps is None else replace(recipe, steps=steps)
     rom, console = rom_name(game), Console(as_json)
     folder = out or Path("runs/agents") / f"{rom}-{preset}"
     games = Games(rom, recipe.games, sticky, threads=threads)
     network = new_network(games.actions, seed).to(_device(device))
 
     def score(learned: "QNetwork", step: int) -> list[float]:
-        return _points(learned, rom, sticky, recipe.score_episodes, _TRAINING_SEED + step)
+        rules = Rules(rom, sticky, max_frames=_FIVE_MINUTES)
+        return _points(learned, rules, recipe.score_episodes, _TRAINING_SEED + step)
 
     with console.progress(f"{rom}, steps", recipe.steps) as advance:
         task = f"{rom}, sticky {sticky:g}"
         history = run(recipe, games, network, folder, seed, task=task, score=score, progress=_Watch(advance))
+    facts = _export(
+        network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{threads} threads, {device}"
+    )
+    own, random = mean_score(facts.scores), mean_score(facts.random_scores)
+    console.say(f"{folder}: {own} points over {episodes} games after {facts.steps:,} steps; random play {random}")
+    if as_json:
+        console.emit_json({"out": str(folder), **vars(facts)})
+
+
+def _export(
+    network: "QNetwork", recipe: "AgentRecipe", history: "Sequence[AgentRecord]", rules: "Rules", folder: Path,
+    episodes: int, seed: int, machine: str,
+) -> "Facts":  # fmt: skip
+    """Write the agent's files, with the scores of what is in them and of random play."""
+    import hashlib
+    from dataclasses import replace
+
+    import torch
+
+    from saplab.arcade.card import write_card
+    from saplab.rl.agents import Facts, pack, unpack, write_agent
+    from saplab.runs.machine import processor
+
     content = pack(network)
-    (folder / MODEL).write_bytes(content)
-    packed = read_agent(folder / MODEL)
-    scores = _points(packed, rom, sticky, episodes, seed=0)
-    random = _points(packed, rom, sticky, episodes, seed=0, epsilon=1.0)
+    scores = _points(unpack(content), rules, episodes, seed=0)
+    random = _points(network, replace(rules, epsilon=1.0), episodes, seed=0)
     facts = Facts(
-        rom, games.actions, preset, recipe.steps, seed, hashlib.sha256(content).hexdigest(), tuple(scores),
+        rules.game, recipe.preset, history[-1].step, seed, hashlib.sha256(content).hexdigest(), tuple(scores),
         tuple(random),
     )  # fmt: skip
-    machine = f"{processor()}, {threads} threads, {device}; PyTorch {torch.__version__}"
-    write_agent(
-        folder, content, facts, write_card(facts, recipe, history, shlex.join(["saplab", *sys.argv[1:]]), machine)
-    )
-    console.say(f"{folder}: {mean_score(scores)} points over {episodes} games; random play {mean_score(random)}")
-    if as_json:
-        console.emit_json({"out": str(folder), "scores": scores, "random_scores": random, "sha256": facts.sha256})
+    command, machine = shlex.join(["saplab", *sys.argv[1:]]), f"{processor()}, {machine}; PyTorch {torch.__version__}"
+    write_agent(folder, content, facts, write_card(facts, recipe, history, command, machine))
+    return facts
 
 
 def _device(name: str) -> str:
@@ -99,17 +125,15 @@ def _device(name: str) -> str:
     return name
 
 
-def _points(
-    network: "QNetwork", rom: str, sticky: float, episodes: int, seed: int, epsilon: float = 0.05
-) -> list[float]:
+def _points(network: "QNetwork", rules: "Rules", episodes: int, seed: int) -> list[float]:
     """Play full games with the network where it is, and give their points."""
     import copy
 
-    from saplab.rl.play import Rules, play
+    from saplab.rl.play import play
     from saplab.rl.player import Player
 
     player = Player(copy.deepcopy(network).cpu().eval())
-    return [episode.score for episode in play(player, Rules(rom, sticky, epsilon), range(episodes), seed)]
+    return [episode.score for episode in play(player, rules, range(episodes), seed)]
 
 
 class _Watch:

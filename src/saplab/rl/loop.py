@@ -140,7 +140,7 @@ class _Run:
         progress: Progress,
     ) -> None:  # fmt: skip
         self.recipe, self.games, self.out, self.seed, self.progress = recipe, games, out, seed, progress
-        self.request = {"numerics": NUMERICS, "task": task, "seed": seed, "recipe": _described(recipe)}
+        self.request = request_of(recipe, task, seed)
         self.learner = Learner(network, recipe)
         self.history = self._restored()
         self.step = self.history[-1].step if self.history else 0
@@ -201,7 +201,7 @@ class _Run:
         before, self.now = self.now, self.games.receive()
         lost_life = self.now.lives < before.lives
         self.replay.add(
-            before.stacks[:, -1], self.first, actions, np.clip(self.now.rewards, -1, 1),
+            before.stacks[:, -1], self.first, actions, np.clip(self.now.rewards / self.recipe.reward_scale, -1, 1),
             self.now.terminated | lost_life, before.over,
         )  # fmt: skip
         self.first = before.over
@@ -236,9 +236,16 @@ def write_history(path: Path, history: Sequence[AgentRecord]) -> None:
     write_atomically(path, "".join(json.dumps(asdict(record)) + "\n" for record in history).encode())
 
 
-def _described(recipe: AgentRecipe) -> dict[str, Any]:
+def request_of(recipe: AgentRecipe, task: str, seed: int) -> dict[str, Any]:
+    """Give what a checkpoint must have been made for, as JSON's own types.
+
+    The number of steps is not in it: a run may be ended earlier or later than it was begun for, and its learning rate
+    then follows the new end.
+    """
     fields = asdict(recipe)
-    return {**fields, "optimizer": {"kind": type(recipe.optimizer).__name__, **fields["optimizer"]}}
+    optimizer = {"kind": type(recipe.optimizer).__name__, **fields["optimizer"]}
+    named = {name: value for name, value in fields.items() if name != "steps"}
+    return {"numerics": NUMERICS, "task": task, "seed": seed, "recipe": {**named, "optimizer": optimizer}}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -57,6 +57,7 @@ class AgentRecipe:
         target_every: steps between two copies of the network into its target; a multiple of `update_every`.
         optimizer, lr: gradient descent; `lr_end` is the share of `lr` that a linear decay over all steps ends with.
         gamma: discount of one step.
+        reward_scale: points that count as a reward of 1; what remains beyond ±1 is clipped.
         n_step: steps of one transition before it bootstraps.
         epsilon_end, epsilon_steps: chance of a random action, which falls linearly from 1 over so many steps.
         clip: longest gradient, in the Euclidean norm; None for no limit.
@@ -77,6 +78,7 @@ class AgentRecipe:
     lr: float
     lr_end: float = 1.0
     gamma: float = 0.99
+    reward_scale: float = 1.0
     n_step: int = 1
     epsilon_end: float = 0.1
     epsilon_steps: int = 1_000_000
@@ -87,6 +89,8 @@ class AgentRecipe:
     score_episodes: int = 10
 
     def __post_init__(self) -> None:
+        if self.reward_scale <= 0:
+            raise ValueError(f"`reward_scale` must be > 0, got {self.reward_scale}")
         for name, unit in (
             ("update_every", self.games),
             ("target_every", self.update_every),
@@ -97,10 +101,6 @@ class AgentRecipe:
             value = getattr(self, name)
             if value < unit or value % unit:
                 raise ValueError(f"`{name}` must be a multiple of {unit}, got {value}")
-
-    def of_length(self, steps: int | None) -> "AgentRecipe":
-        """Give the same recipe for another number of steps; None leaves it as it is."""
-        return self if steps is None else replace(self, steps=steps)
 
     def epsilon(self, step: int) -> float:
         """Give the chance of a random action at a step."""

@@ -26,14 +26,12 @@ class Facts:
 
     Args:
         game: that it plays.
-        actions: how many the game has.
         preset, steps, seed: of its training.
         sha256: of its file of weights.
         scores, random_scores: points of single games (ε = 0.05, no adversary), its own and of random play.
     """
 
     game: str
-    actions: int
     preset: str
     steps: int
     seed: int
@@ -92,14 +90,20 @@ def load_agent(game: str, weights: str | Path | None = None) -> QNetwork:
     found = hashlib.sha256(content).hexdigest()
     if found != facts.sha256:
         raise ValueError(f"the packaged agent of {game} is damaged: SHA-256 must be {facts.sha256}, got {found}")
-    network = new_network(facts.actions, 0)
-    put_weights(network, {name: tensor.float() for name, tensor in load(content).items()}, game)
-    return network.eval()
+    return unpack(content)
 
 
 def pack(network: nn.Module) -> bytes:
     """Give the file of a network's weights: float16, the same bytes for the same weights."""
     return save({name: t.detach().cpu().to(torch.float16).contiguous() for name, t in network.state_dict().items()})
+
+
+def unpack(content: bytes) -> QNetwork:
+    """Make the network of a file that `pack` gave, in float32 and in eval mode."""
+    state = {name: tensor.float() for name, tensor in load(content).items()}
+    network = new_network(len(state["head.bias"]), 0)
+    put_weights(network, state, "the agent's file")
+    return network.eval()
 
 
 def write_agent(out: Path, content: bytes, facts: Facts, card: str) -> None:
@@ -113,4 +117,4 @@ def write_agent(out: Path, content: bytes, facts: Facts, card: str) -> None:
     write_atomically(out / CARD, card.encode())
 
 
-__all__ = ["AGENT_FILES", "Facts", "facts_of", "load_agent", "pack", "read_agent", "shipped", "write_agent"]
+__all__ = ["AGENT_FILES", "Facts", "facts_of", "load_agent", "pack", "read_agent", "shipped", "unpack", "write_agent"]
