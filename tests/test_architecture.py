@@ -22,13 +22,17 @@ FLOORS = {
     "measures": 4,
     "studies": 5,
     "runs": 6,
+    "arcade": 6,
     "report": 7,
     "cli": 8,
     "__main__": 9,
     "__init__": 9,
 }
 LOWEST = ("noise", "vector", "pruning", "variates")  # floor 1's kernels, each may use those before it
-SAME_FLOOR = {(above, below) for k, above in enumerate(LOWEST) for below in LOWEST[:k]} | {("training", "attacks")}
+SAME_FLOOR = {(above, below) for k, above in enumerate(LOWEST) for below in LOWEST[:k]} | {
+    ("training", "attacks"),
+    ("arcade", "runs"),
+}
 LONGEST = 420  # "about 400 lines"
 
 GLOBAL_RNG = {

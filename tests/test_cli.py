@@ -19,7 +19,7 @@ from saplab.cli.errors import explain, guarded
 from saplab.report import summarise
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "evaluate", "sites", "train", "report", "doctor")
+VERBS = ("demo", "evaluate", "sites", "train", "train-agent", "play", "report", "doctor")
 PLAIN = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 
 
@@ -37,7 +37,8 @@ def python(code, **settings):
 # Help
 
 
-HEAVY = {"torch", "numpy", "scipy", "numba", "altair", "vl_convert", "jinja2", "safetensors", "rich"}
+HEAVY = {"torch", "numpy", "scipy", "numba", "altair", "vl_convert", "jinja2", "safetensors", "rich", "ale_py",
+         "gymnasium", "PIL"}  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["--version"], *([verb, "--help"] for verb in VERBS)])

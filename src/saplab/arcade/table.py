@@ -1,0 +1,166 @@
+"""The paper's Table 1: what to play, and the rows of the table from the scores."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from saplab.arcade.cell import GameCell
+from saplab.arcade.reference import PAPER_CHANGES
+from saplab.arcade.scores import Change, Score, mean_score, relative_change
+from saplab.arcade.store import GameStore
+from saplab.runs import BrokenCellError
+from saplab.studies import Network
+from saplab.studies.specs import defense_label
+
+STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One agent against one adversary in one game: the cells of each strength, one a seed.
+
+    Args:
+        label: what a person reads ("SAP-100, identity backward").
+        cells: by strength; of one strength, cells that differ in their seed alone.
+        against: the original agent's line, which changes are relative to; None for that line itself.
+        paper: the paper's changes in %, by strength, where they exist.
+    """
+
+    label: str
+    cells: Mapping[float, tuple[GameCell, ...]]
+    against: "Line | None" = None
+    paper: Mapping[float, float] = field(default_factory=dict)
+
+    @property
+    def all_cells(self) -> tuple[GameCell, ...]:
+        """Give the cells of all strengths."""
+        return tuple(cell for cells in self.cells.values() for cell in cells)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line at one strength, and its change against the original agent at the same strength.
+
+    Args:
+        game, label, strength: as in `Line`.
+        score: mean points, with its interval over episodes and seeds.
+        compared: whether there is an original's score at this strength to compare with.
+        change: relative change as the paper defines it; None where it is blank.
+        paper: the paper's change in %, where it exists.
+        steps: mean number of the agent's actions in a game.
+    """
+
+    game: str
+    label: str
+    strength: float
+    score: Score
+    compared: bool
+    change: Change | None
+    paper: float | None
+    steps: float
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is played and averaged for a table.
+
+    Args:
+        episodes: of each cell.
+        seeds: cells of each strength.
+        samples, passes: of the attack's gradient, and of an action of a defended agent.
+        max_frames: after which a game is stopped; 18,000 are the five minutes of Mnih et al. 2015.
+        precision: ``float32`` or ``bfloat16``.
+    """
+
+    episodes: int
+    seeds: int
+    samples: int
+    passes: int
+    max_frames: int
+    precision: str
+
+
+EFFORTS: Final[Mapping[str, Effort]] = {
+    "smoke": Effort(2, 1, 2, 2, 400, "float32"),
+    "small": Effort(10, 3, 4, 4, 18_000, "bfloat16"),
+    "paper": Effort(30, 3, 100, 100, 108_000, "float32"),
+}
+
+
+def paper_lines(game: str, agent: Network, effort: Effort) -> tuple[Line, Line]:
+    """Give the lines of Table 1 for one game: the original agent, and SAP-100, each against its own gradient."""
+    plain, sap = _cells(game, agent, effort)
+    original = line(plain, STRENGTHS, effort.seeds)
+    return original, line(sap, STRENGTHS, effort.seeds, original, PAPER_CHANGES.get(game, {}))
+
+
+def further_lines(game: str, agent: Network, effort: Effort, original: Line) -> tuple[Line, ...]:
+    """Give what the paper lacks: SAP-100 against BPDA, the dense gradient and random noise, and sticky actions."""
+    plain, sap = _cells(game, agent, effort)
+
+    def planned(cell: GameCell, against: Line | None = None) -> Line:
+        return line(cell, STRENGTHS, effort.seeds, against)
+
+    noise = planned(replace(plain, attack={"name": "noise"}))
+    sticky = planned(replace(plain, sticky=0.25))
+    return (
+        planned(replace(sap, attack={**sap.attack, "backward": "identity"}), original),
+        planned(replace(sap, adversary=agent, attack=plain.attack), original),
+        noise,
+        planned(replace(sap, attack={"name": "noise"}), noise),
+        sticky,
+        planned(replace(sap, sticky=0.25), sticky),
+    )
+
+
+def line(
+    cell: GameCell, strengths: Sequence[float], seeds: int, against: Line | None = None,
+    paper: Mapping[float, float] | None = None,
+) -> Line:  # fmt: skip
+    """Plan a line: copies of one cell at each strength, with the seeds 0..seeds-1."""
+    cells = {lam: tuple(replace(cell, strength=lam, seed=seed).plain for seed in range(seeds)) for lam in strengths}
+    return Line(label_of(cell), cells, against, paper or {})
+
+
+def _cells(game: str, agent: Network, effort: Effort) -> tuple[GameCell, GameCell]:
+    """Give one cell of the original agent and one of SAP-100, each attacked through its own gradient."""
+    fgsm = {"name": "fgsm", "samples": 1, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
+    plain = GameCell(
+        game, agent, agent, fgsm, 1.0, 0, effort.episodes, max_frames=effort.max_frames, precision=effort.precision
+    )
+    sap = replace(agent, defense="sap:100")
+    attack = {**fgsm, "samples": effort.samples}
+    return plain, replace(plain, defender=sap, adversary=sap, attack=attack, passes=effort.passes)
+
+
+def rows(store: GameStore, lines: Sequence[Line]) -> Iterator[Row]:
+    """Yield a row for each line and strength whose cells are all stored."""
+    for one in lines:
+        for strength, cells in one.cells.items():
+            scores = _scores(store, cells)
+            if scores is None:
+                continue
+            base = _scores(store, one.against.cells.get(strength, ())) if one.against else None
+            change = relative_change(scores, base) if base else None
+            steps = [n for cell in cells for n in store.load(cell).steps]
+            mean_steps, paper = sum(steps) / len(steps), one.paper.get(strength)
+            yield Row(cells[0].game, one.label, strength, mean_score(scores), bool(base), change, paper, mean_steps)
+
+
+def _scores(store: GameStore, cells: Sequence[GameCell]) -> list[float] | None:
+    try:
+        return [score for cell in cells for score in store.load(cell).scores]
+    except (FileNotFoundError, BrokenCellError):
+        return None
+
+
+def label_of(cell: GameCell) -> str:
+    """Name a line by defender, and by what its adversary does where that is not the plain choice."""
+    parts = [defense_label(cell.defender.defense) if cell.defender.defense else "original"]
+    if cell.attack["name"] == "noise":
+        parts.append("random noise")
+    elif cell.adversary != cell.defender:
+        parts.append("gradient of the original")
+    elif cell.defender.defense:
+        parts.append(f"{cell.attack['backward']} backward")
+    return ", ".join([*parts, *(["newest frame"] if cell.newest else []), *(["sticky actions"] if cell.sticky else [])])

@@ -1,0 +1,199 @@
+"""``saplab play``: let an agent play full Atari games, defended or not, against an adversary."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saplab.cli.train_agent import GAME
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from saplab.arcade.cell import GameCell
+    from saplab.arcade.compute import Agents
+    from saplab.arcade.table import Line, Row
+    from saplab.cli.console import Console
+
+AGENT = "A file of an agent (.safetensors, .pt, .pth, or a .zip of Stable-Baselines3); by default the packaged one."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("play")(play)
+
+
+def play(
+    game: Annotated[str, typer.Argument(help=GAME)],
+    agent: Annotated[Path | None, typer.Option(help=AGENT)] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="sap:100; may be given several times.")] = None,
+    sites: Annotated[str, typer.Option(help="Pattern of the sites to defend.")] = "",
+    attack: Annotated[str, typer.Option(help="fgsm or noise.")] = "fgsm",
+    adversary: Annotated[
+        str, typer.Option(help="Whose gradient: self (the agent that plays) or dense (without the defence).")
+    ] = "self",
+    lambdas: Annotated[str, typer.Option("--lambda", help="Strengths in pixel steps of 0..255.")] = "0,1,2",
+    newest_frame: Annotated[bool, typer.Option(help="Attack the newest frame only, not the whole stack.")] = False,
+    samples: Annotated[int, typer.Option(help="Passes averaged for the gradient of a defended agent.")] = 10,
+    backward: Annotated[str, typer.Option(help="mask (the paper's), probability or identity (BPDA).")] = "mask",
+    passes: Annotated[int, typer.Option(help="Passes averaged for an action of a defended agent.")] = 10,
+    episodes: Annotated[int, typer.Option(help="Full games of each seed, played side by side.")] = 10,
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
+    sticky: Annotated[float, typer.Option(help="Chance that the emulator repeats the previous action.")] = 0.0,
+    epsilon: Annotated[float, typer.Option(help="Chance of a random action.")] = 0.05,
+    max_frames: Annotated[int, typer.Option(help="Emulated frames after which a game is stopped.")] = 108_000,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    baseline: Annotated[bool, typer.Option(help="Let the agent play without defence as well.")] = True,
+    video: Annotated[
+        Path | None, typer.Option(help="Write a .gif of the last strength's first game, for the last defence.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of finished games, which runs may share.")] = Path("runs/games"),
+    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+) -> None:
+    """Let an agent play Atari games under attack.
+
+    Shows the mean points at each strength λ with 95 % intervals over games and seeds.
+
+    Killed and started again, the same command goes on where it stopped and ends with the same numbers.
+    """
+    import torch
+
+    from saplab.arcade.cell import GameCell
+    from saplab.arcade.compute import Agents
+    from saplab.arcade.store import GameStore
+    from saplab.arcade.table import rows
+    from saplab.attacks import MonteCarlo
+    from saplab.cli.console import Console
+    from saplab.models.zoo import weights_digest
+    from saplab.rl.agents import load_agent
+    from saplab.rl.atari import rom_name
+    from saplab.studies import Network
+    from saplab.studies.specs import attack_settings, parse_strengths
+
+    if adversary not in ("self", "dense"):
+        raise ValueError(f"`adversary` must be self or dense, got {adversary!r}")
+    if seeds < 1:
+        raise ValueError(f"`seeds` must be >= 1, got {seeds}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    strengths, rom, console = parse_strengths(lambdas), rom_name(game), Console(as_json)
+    network = load_agent(rom, agent)
+    plain = Network(f"agent:{rom}", weights_digest(network))
+    one, many = (attack_settings(attack, MonteCarlo(n, backward)) for n in (1, samples))  # type: ignore[arg-type]
+    first = GameCell(
+        rom, plain, plain, one, 1.0, 0, episodes, newest=newest_frame, sticky=sticky, epsilon=epsilon,
+        max_frames=max_frames, precision=precision,
+    )  # fmt: skip
+    cells = _cells(first, defense or [], sites, many if adversary == "self" else one, adversary, passes)
+    lines = _planned(cells if baseline or not defense else cells[1:], strengths, seeds)
+    agents = Agents({(plain.model, plain.digest): network})
+    store = GameStore.open(out)
+    _compute(store, lines, agents, console)
+    found = list(rows(store, lines))
+    _show(console, found)
+    if video is not None:
+        _record(video, lines[-1].cells[strengths[-1]][0], agents, console)
+    if as_json:
+        console.emit_json(
+            {"game": rom, "digest": plain.digest, "out": str(out), "rows": [_record_of(r) for r in found]}
+        )
+
+
+def _cells(
+    first: "GameCell", defenses: Sequence[str], sites: str, attack: dict[str, Any], adversary: str, passes: int
+) -> "list[GameCell]":
+    """Give one cell of the agent as it is, and one of each defence."""
+    from dataclasses import replace
+
+    cells = [first]
+    for defense in defenses:
+        defended = replace(first.defender, defense=defense, sites=sites)
+        attacker = defended if adversary == "self" else first.defender
+        cells.append(replace(first, defender=defended, adversary=attacker, attack=attack, passes=passes))
+    return cells
+
+
+def _planned(cells: "Sequence[GameCell]", strengths: Sequence[float], seeds: int) -> "list[Line]":
+    from saplab.arcade.table import line
+
+    lines: list[Line] = []
+    for cell in cells:
+        original = lines[0] if lines and not lines[0].all_cells[0].defender.defense else None
+        lines.append(line(cell, strengths, seeds, original))
+    return lines
+
+
+def _compute(store: Any, lines: "Sequence[Line]", agents: "Agents", console: "Console") -> None:
+    from saplab.arcade.compute import rehearse, run
+
+    cells = [cell for one in lines for cell in one.all_cells]
+    rehearse(cells, agents)
+    missing = store.missing(cells)
+    if missing:
+        with console.progress("games", sum(cell.stop - cell.start for cell in missing)) as advance:
+            run(store, missing, agents, advance)
+
+
+def _show(console: "Console", rows: "Sequence[Row]") -> None:
+    import sys
+
+    from rich.console import Console as Terminal
+
+    terminal = Terminal(file=sys.stderr if console.json else sys.stdout, highlight=False)
+    terminal.print(table_of(rows))
+    games = sorted({row.score.games for row in rows})
+    terminal.print(f"{games[-1]} games each; ± is the 95 % interval. λ: how far the attacker may move each pixel, in"
+                   " steps of 0..255.\nIn brackets: change against the original at the same λ; – where that one's mean"
+                   " cannot be told from 0.", style="dim")  # fmt: skip
+
+
+def table_of(rows: "Sequence[Row]") -> "Table":
+    """Lay out rows: a line for each strength, a column for each agent."""
+    from rich.table import Table
+    from rich.text import Text
+
+    labels = list(dict.fromkeys(row.label for row in rows))
+    cells = {(row.strength, row.label): row for row in rows}
+    table = Table(title=f"Points in {rows[0].game}", title_justify="left")
+    table.add_column("λ", justify="right", no_wrap=True)
+    for label in labels:
+        table.add_column(Text(label), justify="right")
+    for strength in sorted({row.strength for row in rows}):
+        found = (cells.get((strength, label)) for label in labels)
+        table.add_row(f"{strength:g}", *(Text(_cell_text(row)) for row in found))
+    return table
+
+
+def _cell_text(row: "Row | None") -> str:
+    if row is None:
+        return "–"
+    lines = [str(row.score)]
+    if row.compared:
+        change = row.change
+        lines.append("(–)" if change is None else f"({change.percent:+.1f} % [{change.low:+.1f}, {change.high:+.1f}])")
+    if row.paper is not None:
+        lines.append(f"paper {row.paper:+.1f} %")
+    return "\n".join(lines)
+
+
+def _record_of(row: "Row") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(row)
+
+
+def _record(path: Path, cell: "GameCell", agents: "Agents", console: "Console") -> None:
+    """Play the cell's first game once more, and write its clip."""
+    from dataclasses import replace
+
+    from saplab.arcade.compute import compute
+    from saplab.arcade.table import label_of
+    from saplab.rl.atari import action_names
+    from saplab.rl.video import Clip
+
+    clip = Clip(f"{cell.game}, {label_of(cell)}, λ = {cell.strength:g}", action_names(cell.game), cell.strength)
+    compute(replace(cell, stop=cell.start + 1), agents, watch=clip.watch)
+    clip.save(path)
+    console.say(f"{path}: {len(clip.frames)} steps")

@@ -1,0 +1,120 @@
+"""Agents that ship with the package: for each its weights (float16 safetensors), its facts (JSON) and its card."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from saplab.files import write_atomically
+from saplab.models.qnetwork import QNetwork, new_network
+from saplab.models.zoo import put_weights
+from saplab.rl.atari import rom_name
+from saplab.rl.formats import AGENT_FILES, read_agent
+
+MODEL, FACTS, CARD = "model.safetensors", "agent.json", "card.md"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an agent beside its weights.
+
+    Args:
+        game: that it plays.
+        preset, steps, seed: of its training.
+        sha256: of its file of weights.
+        scores, random_scores: points of single games (ε = 0.05, no adversary), its own and of random play.
+    """
+
+    game: str
+    preset: str
+    steps: int
+    seed: int
+    sha256: str
+    scores: tuple[float, ...]
+    random_scores: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, text: str) -> "Facts":
+        """Read what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**{**fields, "scores": tuple(fields["scores"]), "random_scores": tuple(fields["random_scores"])})
+
+    def to_json(self) -> str:
+        """Give the text of ``agent.json``."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def shipped() -> tuple[str, ...]:
+    """Give the ROM names of the games that an agent ships for."""
+    names = (file.name for file in resources.files(__name__).iterdir())
+    return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
+
+
+def facts_of(game: str) -> Facts:
+    """Give the facts of the agent that ships for a game.
+
+    Raises:
+        ValueError: there is none.
+    """
+    rom = rom_name(game)
+    if rom not in shipped():
+        known = ", ".join(shipped()) or "none yet"
+        raise ValueError(
+            f"no agent ships for {game} (those that do: {known}); name a file by --agent, or train one by"
+            f" saplab train-agent {game}"
+        )
+    return Facts.from_json(resources.files(__name__).joinpath(f"{rom}.json").read_text(encoding="utf-8"))
+
+
+def load_agent(game: str, weights: str | Path | None = None) -> QNetwork:
+    """Load an agent's network in eval mode: stacks (N, 4, 84, 84) in [0, 1] -> values (N, actions).
+
+    Args:
+        game: that it plays.
+        weights: a file as `read_agent` reads it; by default the agent that ships for the game.
+
+    Raises:
+        ValueError: no agent ships for the game, or the file is damaged or none of an agent's.
+        FileNotFoundError: there is no such file.
+    """
+    if weights is not None:
+        return read_agent(weights)
+    facts = facts_of(game)
+    content = resources.files(__name__).joinpath(f"{rom_name(game)}.safetensors").read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != facts.sha256:
+        raise ValueError(f"the packaged agent of {game} is damaged: SHA-256 must be {facts.sha256}, got {found}")
+    return unpack(content)
+
+
+def pack(network: nn.Module) -> bytes:
+    """Give the file of a network's weights: float16, the same bytes for the same weights."""
+    return save({name: t.detach().cpu().to(torch.float16).contiguous() for name, t in network.state_dict().items()})
+
+
+def unpack(content: bytes) -> QNetwork:
+    """Make the network of a file that `pack` gave, in float32 and in eval mode."""
+    state = {name: tensor.float() for name, tensor in load(content).items()}
+    network = new_network(len(state["head.bias"]), 0)
+    put_weights(network, state, "the agent's file")
+    return network.eval()
+
+
+def write_agent(out: Path, content: bytes, facts: Facts, card: str) -> None:
+    """Write an agent's three files into a folder; renamed after its ROM, they are what ships.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    write_atomically(out / MODEL, content)
+    write_atomically(out / FACTS, facts.to_json().encode())
+    write_atomically(out / CARD, card.encode())
+
+
+__all__ = ["AGENT_FILES", "Facts", "facts_of", "load_agent", "pack", "read_agent", "shipped", "unpack", "write_agent"]

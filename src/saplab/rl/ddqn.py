@@ -1,0 +1,92 @@
+"""Double DQN (van Hasselt, Guez & Silver 2016, "Deep reinforcement learning with double Q-learning")."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from saplab.models.qnetwork import QNetwork
+from saplab.rl.recipes import AgentRecipe
+from saplab.rl.replay import Batch
+
+
+def td_targets(returns: Tensor, discounts: Tensor, next_values: Tensor, next_target_values: Tensor) -> Tensor:
+    """Give the targets R + γ · Q_target(s', argmax_a Q(s', a)), (B,).
+
+    Source: van Hasselt et al. 2016, equation 4, over n steps as in Hessel et al. 2018, section 3.
+
+    Args:
+        returns, discounts: (B,) as in `Batch`; the discount is 0 after a terminal step.
+        next_values: (B, actions) of the network that learns, which chooses the action.
+        next_target_values: (B, actions) of the target network, which says what it is worth.
+    """
+    chosen = next_values.argmax(1, keepdim=True)
+    return returns + discounts * next_target_values.gather(1, chosen)[:, 0]
+
+
+def epsilon_greedy(values: NDArray[np.float32], epsilon: float, draws: np.random.Generator) -> NDArray[np.int64]:
+    """Give for each row of values (E, actions) its greatest's action, or with chance `epsilon` a random one, (E,)."""
+    games, actions = values.shape
+    random = draws.integers(actions, size=games)
+    return np.where(draws.random(games) < epsilon, random, values.argmax(1)).astype(np.int64)
+
+
+class Learner:
+    """A Q-network, its target and its optimiser.
+
+    Args:
+        network: learns in place, on the device where it is.
+        recipe: how.
+    """
+
+    def __init__(self, network: QNetwork, recipe: AgentRecipe) -> None:
+        self.network = network
+        self.target = copy.deepcopy(network)
+        self.optimizer = recipe.optimizer.build(network.parameters(), recipe.lr)
+        self._recipe = recipe
+        self._device = next(network.parameters()).device
+
+    @torch.no_grad()
+    def values(self, stacks: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give the values (N, actions) of stacks (N, 4, H, W)."""
+        with self._precision():
+            values = self.network.of_bytes(self._on_device(torch.from_numpy(stacks)))
+        return values.float().cpu().numpy()
+
+    def update(self, batch: Batch, lr: float) -> float:
+        """Take one step of gradient descent on the Huber loss of the temporal differences; give the mean loss."""
+        returns, discounts = self._on_device(batch.returns), self._on_device(batch.discounts)
+        targets = td_targets(returns, discounts, *self._next_values(self._on_device(batch.next_stacks)))
+        with self._precision():
+            values = self.network.of_bytes(self._on_device(batch.stacks))
+        taken = values.gather(1, self._on_device(batch.actions)[:, None])[:, 0]
+        loss = F.smooth_l1_loss(taken, targets)
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        if self._recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._recipe.clip)
+        self.optimizer.step()
+        return loss.item()
+
+    def copy_to_target(self) -> None:
+        """Make the target network equal to the one that learns."""
+        self.target.load_state_dict(self.network.state_dict())
+
+    @torch.no_grad()
+    def _next_values(self, stacks: Tensor) -> tuple[Tensor, Tensor]:
+        with self._precision():
+            return self.network.of_bytes(stacks), self.target.of_bytes(stacks)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.precision == "bfloat16"):
+            yield

@@ -1,0 +1,93 @@
+"""Agents trained elsewhere: Stable-Baselines3's zips of DQN, and plain state_dicts of a NatureDQN network.
+
+No code of a file is ever run: tensors are read with ``weights_only=True`` or from safetensors.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from saplab.models.qnetwork import QNetwork, new_network
+from saplab.models.zoo import put_weights, read_weights
+
+AGENT_FILES: Final = ".safetensors, .pt, .pth, .th, or a .zip of Stable-Baselines3"
+_MEMBER: Final = "policy.pth"
+_ONLINE: Final = "q_net."  # beside Stable-Baselines3's target network, "q_net_target."
+_LAYERS: Final = ("conv1", "conv2", "conv3", "hidden")
+
+
+def read_agent(path: str | Path) -> QNetwork:
+    """Read an agent's network, in eval mode; names of tensors do not matter, their shapes say what they are.
+
+    Args:
+        path: ``.safetensors``, ``.pt``, ``.pth`` or ``.th`` with a state_dict, or Stable-Baselines3's ``.zip``.
+            The network must be appendix A's, on stacks ordered from old to new and divided by 255.
+
+    Raises:
+        ValueError: the file is damaged, or holds no such network, or more than one.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    state = _zipped(path) if path.suffix == ".zip" else read_weights(path)
+    renamed = by_shape(state, str(path))
+    network = new_network(len(renamed["head.bias"]), 0)
+    put_weights(network, renamed, str(path))
+    return network.eval()
+
+
+def by_shape(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Rename a state_dict's tensors to those of `QNetwork`, in float32, by their shapes.
+
+    Raises:
+        ValueError: a shape is missing or found more than once; the message begins with `source`.
+    """
+    with torch.device("meta"):
+        own = QNetwork(1).state_dict()
+    weights = {layer: _only(state, tuple(own[f"{layer}.weight"].shape), source) for layer in _LAYERS}
+    weights["head"] = _only(state, (None, 512), source)
+    found: dict[str, Tensor] = {}
+    for layer, name in weights.items():
+        bias = name.removesuffix("weight") + "bias"
+        if not name.endswith("weight") or bias not in state:
+            raise ValueError(f"{source} has no bias beside {name}")
+        found |= {f"{layer}.weight": state[name].float(), f"{layer}.bias": state[bias].float()}
+    return found
+
+
+def _only(state: Mapping[str, Tensor], shape: tuple[int | None, ...], source: str) -> str:
+    """Name the one weight of a shape, of which None may be any length."""
+    names = [name for name, tensor in state.items() if _fits(tuple(tensor.shape), shape)]
+    if len(names) != 1:
+        wanted = "×".join("actions" if length is None else str(length) for length in shape)
+        found = f"several ({', '.join(names[:3])})" if names else "none"
+        raise ValueError(f"{source} must hold one weight of shape {wanted}, as appendix A's network has, found {found}")
+    return names[0]
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    return all(length in (own, None) for own, length in zip(shape, wanted, strict=True))
+
+
+def _zipped(path: Path) -> dict[str, Tensor]:
+    """Read the network that learned, not its target, from a zip of Stable-Baselines3."""
+    if not path.is_file():
+        raise FileNotFoundError(2, "there is no such file of an agent", str(path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = torch.load(io.BytesIO(archive.read(_MEMBER)), map_location="cpu", weights_only=True)
+    except KeyError:
+        raise ValueError(f"{path} is no zip of a Stable-Baselines3 agent: it holds no {_MEMBER}") from None
+    except Exception as error:  # a damaged zip or a refused pickle can raise nearly anything
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path} cannot be read with weights_only=True: {reason}") from None
+    own = {name: t for name, t in content.items() if name.startswith(_ONLINE)} if isinstance(content, dict) else {}
+    if not own:
+        raise ValueError(f"{path} is no zip of a Stable-Baselines3 DQN agent: no tensor's name begins with {_ONLINE}")
+    return own

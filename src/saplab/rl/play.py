@@ -1,0 +1,155 @@
+"""Full games for a score: a player, plain or defended, and an adversary that changes what it sees.
+
+An episode is a function of (rules, player, adversary, seed, episode number), apart from rounding that may differ with
+the number of episodes in a batch: its game, its random actions and all draws of its passes have streams of their own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saplab.defenses.prediction import BATCH
+from saplab.rl.adversary import Adversary
+from saplab.rl.atari import FRAME_SKIP, MAX_FRAMES, Games
+from saplab.rl.player import Player
+
+STEPS: Final = 1 << 15  # an episode's observations are numbered from STEPS times its own number
+_GAME, _ACT = 1, 2
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How games are played for a score.
+
+    Args:
+        game: as in `Games`.
+        sticky: chance that the emulator repeats the previous action.
+        epsilon: chance of a random action.
+        max_frames: emulated frames after which a game is stopped.
+
+    Raises:
+        ValueError: a chance outside [0, 1], or `max_frames` outside 1..108000.
+    """
+
+    game: str
+    sticky: float = 0.0
+    epsilon: float = 0.05
+    max_frames: int = MAX_FRAMES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"`epsilon` must be within [0, 1], got {self.epsilon}")
+        if not 1 <= self.max_frames <= FRAME_SKIP * (STEPS - 1):
+            raise ValueError(f"`max_frames` must be within 1..{FRAME_SKIP * (STEPS - 1)}, got {self.max_frames}")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One full game: its number, its points as the game counts them, and the agent's steps in it."""
+
+    number: int
+    score: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step of all games that are still played, for whoever watches.
+
+    Args:
+        episodes: (N,) their numbers.
+        stacks, seen: (N, 4, 84, 84) in [0, 1], as the games showed them and as the player saw them.
+        values: (N, actions) that the player acted on.
+        actions: (N,) taken, random ones included.
+        scores: (N,) points before the step.
+    """
+
+    episodes: tuple[int, ...]
+    stacks: Tensor
+    seen: Tensor
+    values: Tensor
+    actions: NDArray[np.int64]
+    scores: tuple[float, ...]
+
+
+Watch = Callable[[Moment], None]
+
+
+def play(
+    player: Player, rules: Rules, episodes: Sequence[int], seed: int = 0, adversary: Adversary | None = None,
+    watch: Watch | None = None,
+) -> list[Episode]:  # fmt: skip
+    """Play full games, all at the same time.
+
+    Args:
+        player: who plays.
+        rules: of the game.
+        episodes: numbers of the games to play, ascending; with `seed` they decide no-ops and random actions.
+        seed: of the games.
+        adversary: changes what the player sees; none by default.
+        watch: told of every step.
+
+    Raises:
+        ValueError: no episode, numbers that do not ascend from 0 or more, more than one batch of them, or as `Games`.
+    """
+    numbers = list(episodes)
+    if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0:
+        raise ValueError(f"`episodes` must be ascending numbers >= 0, at least one, got {numbers}")
+    if len(numbers) > BATCH:
+        raise ValueError(f"`episodes` must be at most {BATCH} at a time, got {len(numbers)}")
+    going = [_Seat(rules, number, seed) for number in numbers]
+    done: list[Episode] = []
+    memory: Tensor | None = None  # what the player saw last, where an adversary's older frames stay as they are
+    while going:
+        stacks = torch.from_numpy(np.concatenate([seat.stacks for seat in going])).float().div_(255)
+        given = stacks if memory is None else torch.cat((memory[:, 1:], stacks[:, -1:]), 1)
+        observations = torch.tensor([seat.number * STEPS + seat.steps for seat in going])
+        seen = adversary.perturb(given, observations) if adversary else given
+        values = player.values(seen, observations)
+        actions = [seat.choose(row) for seat, row in zip(going, values.numpy(), strict=True)]
+        if watch is not None:
+            points = tuple(seat.score for seat in going)
+            watch(Moment(tuple(seat.number for seat in going), stacks, seen, values, np.array(actions), points))
+        for seat, action in zip(going, actions, strict=True):
+            seat.send(action)
+        ended = np.array([seat.receive() for seat in going])
+        done += [Episode(seat.number, seat.score, seat.steps) for seat, end in zip(going, ended, strict=True) if end]
+        going = [seat for seat, end in zip(going, ended, strict=True) if not end]
+        memory = seen[torch.from_numpy(~ended)] if adversary and adversary.newest else None
+    return sorted(done, key=lambda episode: episode.number)
+
+
+class _Seat:
+    """One game that is being played."""
+
+    def __init__(self, rules: Rules, number: int, seed: int) -> None:
+        self.number, self.score, self.steps = number, 0.0, 0
+        self._epsilon = rules.epsilon
+        self._games = Games(rules.game, 1, rules.sticky, rules.max_frames)
+        self._draws = _draws(seed, _ACT, number)
+        self.stacks = self._games.reset([int(_draws(seed, _GAME, number).integers(2**31))]).stacks
+
+    def choose(self, values: NDArray[np.float32]) -> int:
+        """Give the action: the greatest value's, or a random one now and then."""
+        random = int(self._draws.integers(len(values)))
+        return random if self._draws.random() < self._epsilon else int(values.argmax())
+
+    def send(self, action: int) -> None:
+        self._games.send(np.array([action]))
+
+    def receive(self) -> bool:
+        """Take in what the action led to, and say whether the game has ended."""
+        step = self._games.receive()
+        self.stacks, self.steps = step.stacks, self.steps + 1
+        self.score += float(step.rewards[0])
+        return bool(step.over[0])
+
+
+def _draws(seed: int, purpose: int, episode: int) -> np.random.Generator:
+    key = np.array([seed, (purpose << 32) | episode], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))

@@ -1,0 +1,50 @@
+"""An agent as a player: it acts on the mean of its network's values over passes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from saplab import noise
+from saplab.defenses.defended import draws_weights, is_random
+from saplab.defenses.drawing import drawing
+from saplab.defenses.prediction import BATCH, logits
+
+
+@dataclass(frozen=True)
+class Player:
+    """An agent: acts on the mean of its network's values over passes.
+
+    Args:
+        network: stacks (N, 4, 84, 84) in [0, 1] -> values (N, actions); defended or not.
+        passes: averaged; a network without randomness is run once.
+        seed: of the passes' draws.
+    """
+
+    network: nn.Module
+    passes: int = 1
+    seed: int = 0
+
+    def values(self, stacks: Tensor, numbers: Tensor) -> Tensor:
+        """Give the mean values (N, actions) of stacks, whose numbers (N,) decide the draws."""
+        return mean_values(self.network, stacks, self.passes, noise.stream_key(self.seed), numbers)
+
+
+@torch.no_grad()
+def mean_values(network: nn.Module, stacks: Tensor, passes: int, key: int, numbers: Tensor) -> Tensor:
+    """Average the values (N, actions) over the passes 0..passes-1 of a stream key, several in one batch.
+
+    Raises:
+        ValueError: `passes` < 1, or a network that does not return (N, actions).
+    """
+    if passes < 1:
+        raise ValueError(f"`passes` must be >= 1, got {passes}")
+    rounds = passes if is_random(network) else 1
+    most = 1 if draws_weights(network) else max(1, BATCH // len(stacks))
+    total = torch.zeros(())
+    for start in range(0, rounds, most):
+        group = range(start, min(start + most, rounds))
+        with drawing(torch.cat([noise.streams(key, pass_, numbers) for pass_ in group])):
+            values = logits(network, stacks.repeat(len(group), 1, 1, 1)).float()
+        total = total + values.unflatten(0, (len(group), -1)).sum(0)
+    return total / rounds

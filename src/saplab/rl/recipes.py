@@ -1,0 +1,177 @@
+"""How an agent is trained, as data.
+
+``paper`` is appendix A of Dhillon et al. 2018, which follows Mnih et al. 2015; ``small`` and ``gpu`` are this package's
+own, for one or two CPU cores and for a GPU; docs/deviations.md numbers what they change. ``smoke`` only shows that the
+parts fit together.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RMSProp:
+    """The centred RMSProp of Mnih et al. 2015, whose "momentum" is the decay of both running means.
+
+    Their smallest squared gradient, 0.01, is added under the root and to gradients that are summed over the batch; for
+    mean gradients of a batch of 32, and outside the root as in PyTorch, that is `eps` = √0.01 / 32.
+    """
+
+    decay: float = 0.95
+    eps: float = 0.1 / 32
+
+    def build(self, parameters: Iterator[Tensor], lr: float) -> torch.optim.Optimizer:
+        """Make PyTorch's optimiser."""
+        return torch.optim.RMSprop(parameters, lr, alpha=self.decay, eps=self.eps, centered=True)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam, with the constant that Hessel et al. 2018 ("Rainbow") take for Atari."""
+
+    eps: float = 1.5e-4
+
+    def build(self, parameters: Iterator[Tensor], lr: float) -> torch.optim.Optimizer:
+        """Make PyTorch's optimiser."""
+        return torch.optim.Adam(parameters, lr, eps=self.eps, fused=True)
+
+
+@dataclass(frozen=True)
+class AgentRecipe:
+    """Everything about the training of an agent that is not its game, its seed or its machine.
+
+    A step is one action of one game, four emulated frames.
+
+    Args:
+        preset: as on the command line.
+        steps: of the whole training, over all games.
+        games: played side by side.
+        update_every: steps between two updates; a multiple of `games`.
+        batch: transitions in one update.
+        replay: transitions kept.
+        warmup: steps of random play before the first update.
+        target_every: steps between two copies of the network into its target; a multiple of `update_every`.
+        optimizer, lr: gradient descent; `lr_end` is the share of `lr` that a linear decay over all steps ends with.
+        gamma: discount of one step.
+        reward_scale: points that count as a reward of 1; what remains beyond ±1 is clipped.
+        n_step: steps of one transition before it bootstraps.
+        epsilon_end, epsilon_steps: chance of a random action, which falls linearly from 1 over so many steps.
+        clip: longest gradient, in the Euclidean norm; None for no limit.
+        precision: of the network's arithmetic but for its last layer; the weights are always float32.
+        record_every: steps between two records and checkpoints; a multiple of `update_every`.
+        score_every, score_episodes: steps between two evaluations during training, and the games of each.
+    """
+
+    preset: str
+    steps: int
+    games: int
+    update_every: int
+    batch: int
+    replay: int
+    warmup: int
+    target_every: int
+    optimizer: RMSProp | Adam
+    lr: float
+    lr_end: float = 1.0
+    gamma: float = 0.99
+    reward_scale: float = 1.0
+    n_step: int = 1
+    epsilon_end: float = 0.1
+    epsilon_steps: int = 1_000_000
+    clip: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    record_every: int = 50_000
+    score_every: int = 1_000_000
+    score_episodes: int = 10
+
+    def __post_init__(self) -> None:
+        if self.reward_scale <= 0:
+            raise ValueError(f"`reward_scale` must be > 0, got {self.reward_scale}")
+        for name, unit in (
+            ("update_every", self.games),
+            ("target_every", self.update_every),
+            ("record_every", self.update_every),
+            ("score_every", self.record_every),
+            ("steps", self.games),
+        ):
+            value = getattr(self, name)
+            if value < unit or value % unit:
+                raise ValueError(f"`{name}` must be a multiple of {unit}, got {value}")
+
+    def epsilon(self, step: int) -> float:
+        """Give the chance of a random action at a step."""
+        return max(self.epsilon_end, 1 - (1 - self.epsilon_end) * step / self.epsilon_steps)
+
+    def rate(self, step: int) -> float:
+        """Give the learning rate at a step."""
+        return self.lr * (1 - (1 - self.lr_end) * step / self.steps)
+
+
+_PAPER = AgentRecipe(
+    "paper",
+    steps=100_000_000,
+    games=1,
+    update_every=4,
+    batch=32,
+    replay=1_000_000,
+    warmup=50_000,
+    target_every=10_000,
+    optimizer=RMSProp(),
+    lr=2.5e-4,
+)
+_SMALL = AgentRecipe(
+    "small",
+    steps=2_000_000,
+    games=16,
+    update_every=16,
+    batch=128,
+    replay=400_000,
+    warmup=20_000,
+    target_every=8_000,
+    optimizer=Adam(),
+    lr=2.5e-4,
+    lr_end=0.05,
+    n_step=3,
+    epsilon_end=0.02,
+    epsilon_steps=200_000,
+    clip=10.0,
+    precision="bfloat16",
+    record_every=20_000,
+    score_every=200_000,
+)
+_GPU = replace(
+    _SMALL,
+    preset="gpu",
+    steps=20_000_000,
+    games=128,
+    update_every=128,
+    batch=1024,
+    replay=1_000_000,
+    warmup=128 * 400,
+    target_every=128 * 80,
+    lr=5e-4,
+    epsilon_steps=1_000_000,
+    record_every=128 * 2_000,
+    score_every=128 * 10_000,
+)
+_SMOKE = replace(
+    _SMALL, preset="smoke", steps=2_048, warmup=512, replay=2_048, target_every=256, epsilon_steps=1_024,
+    record_every=512, score_every=1_024, score_episodes=1,
+)  # fmt: skip
+
+RECIPES: Final = {recipe.preset: recipe for recipe in (_PAPER, _SMALL, _GPU, _SMOKE)}
+
+
+def find_recipe(preset: str) -> AgentRecipe:
+    """Give the recipe of a preset.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    if preset not in RECIPES:
+        raise ValueError(f"`preset` must be one of {', '.join(RECIPES)}, got {preset!r}")
+    return RECIPES[preset]
