@@ -18,7 +18,8 @@ from saplab.rl.player import Player
 from saplab.runs.local import PRECISIONS
 from saplab.runs.machine import made
 from saplab.studies import Network
-from saplab.studies.specs import attack_of, parse_defenses
+from saplab.studies.adversaries import attack_of
+from saplab.studies.specs import parse_defenses
 
 Tick = Callable[[int], None]
 

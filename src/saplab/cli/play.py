@@ -70,7 +70,7 @@ def play(
     from saplab.rl.agents import load_agent
     from saplab.rl.atari import rom_name
     from saplab.studies import Network
-    from saplab.studies.specs import attack_settings, parse_strengths
+    from saplab.studies.adversaries import parse_adversaries, parse_strengths, settings_of
 
     if adversary not in ("self", "dense"):
         raise ValueError(f"`adversary` must be self or dense, got {adversary!r}")
@@ -81,7 +81,8 @@ def play(
     strengths, rom, console = parse_strengths(lambdas), rom_name(game), Console(as_json)
     network = load_agent(rom, agent)
     plain = Network(f"agent:{rom}", weights_digest(network))
-    one, many = (attack_settings(attack, MonteCarlo(n, backward)) for n in (1, samples))  # type: ignore[arg-type]
+    gradients = (MonteCarlo(n, backward) for n in (1, samples))  # type: ignore[arg-type]
+    one, many = (settings_of(parse_adversaries(attack, gradient)[0].attack) for gradient in gradients)
     first = GameCell(
         rom, plain, plain, one, 1.0, 0, episodes, newest=newest_frame, sticky=sticky, epsilon=epsilon,
         max_frames=max_frames, precision=precision,
