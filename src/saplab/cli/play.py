@@ -29,7 +29,7 @@ def play(
     agent: Annotated[Path | None, typer.Option(help=AGENT)] = None,
     defense: Annotated[list[str] | None, typer.Option(help="sap:100; may be given several times.")] = None,
     sites: Annotated[str, typer.Option(help="Pattern of the sites to defend.")] = "",
-    attack: Annotated[str, typer.Option(help="fgsm or noise.")] = "fgsm",
+    attack: Annotated[str, typer.Option(help="fgsm, noise, or another of evaluate with its settings.")] = "fgsm",
     adversary: Annotated[
         str, typer.Option(help="Whose gradient: self (the agent that plays) or dense (without the defence).")
     ] = "self",
