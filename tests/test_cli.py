@@ -190,7 +190,8 @@ main()
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize(("verb", "rest"), [("stubborn", ""), ("polite", "closed\n")])
 def test_ctrl_c_ends_within_two_seconds(verb, rest):
-    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+    # A job that was started in the background ignores Ctrl-C.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     command = [sys.executable, "-c", listening + STUBBORN, verb]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout.readline() == "ready\n"
