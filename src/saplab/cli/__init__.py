@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saplab.cli import demo, doctor, evaluate, report, sites, train
+from saplab.cli import demo, doctor, evaluate, report, runs, sites, train
 from saplab.cli.errors import end_on_interrupt, guarded
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _verb in (demo, evaluate, sites, train, report, doctor):
+for _verb in (demo, evaluate, sites, train, report, runs, doctor):
     _verb.register(app)
 
 
