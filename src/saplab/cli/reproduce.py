@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.cli.running import AddressOption, EngineOption, WorkersOption
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -32,6 +34,9 @@ def reproduce(
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/PRESET-NAMES.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be computed, and what it costs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
@@ -46,17 +51,19 @@ def reproduce(
 
     from saplab.cli.console import Console
     from saplab.cli.evaluate import count_of, prepare
-    from saplab.cli.running import Job, compute, show_plan
+    from saplab.cli.running import Job, compute, engine_of, show_plan
     from saplab.data.load import load_data
     from saplab.models.zoo import weights_digest
     from saplab.report import to_records, write_study
+    from saplab.runs.record import failures
     from saplab.studies import Cell, Network
     from saplab.studies.plan import study
     from saplab.studies.study import to_json
 
     console = Console(as_json)
     chosen, amount = choose(names, preset)
-    place = prepare(device, threads)
+    who = engine_of(engine, workers, address, threads, device)
+    place = prepare("auto" if engine == "ray" else device, threads)
     chosen, models = networks_of(chosen, console)
     models = {spec: model.to(place) for spec, model in models.items()}
     digests = {spec: weights_digest(model) for spec, model in models.items()}
@@ -69,17 +76,23 @@ def reproduce(
     title = f"{', '.join(names)}: {preset}"
     networks = {(spec, digests[spec]): model for spec, model in models.items()}
     folder = out or Path("runs") / f"{preset}-{'-'.join(Path(name).stem for name in names)}"
-    job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen))
+    job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen), who)
     if dry_run:
         show_plan(job, console)
         return
-    report = write_study(compute(job, console).root)
+    store = compute(job, console)
+    failed = next(failures(store.root), None) is not None
+    if failed and not store.survey().stored:
+        raise typer.Exit(1)
+    report = write_study(store.root)
     if as_json:
         claims = [{"figure": figure, **asdict(found)} for figure, found in report.judged]
         rows = to_records(report.summary.rows)
         console.emit_json({"out": str(folder), "claims": claims, "rows": rows, "files": list(map(str, report.files))})
     console.show_claims(report)
     console.say(f"\nReport: {folder / 'report.html'}")
+    if failed:
+        raise typer.Exit(1)
 
 
 def networks_of(figures: "tuple[Figure, ...]", console: "Console") -> "tuple[tuple[Figure, ...], dict[str, nn.Module]]":

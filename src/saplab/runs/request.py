@@ -1,14 +1,16 @@
 """What a run folder was asked for: its curves as JSON, read back as they were."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from saplab.studies import Cell, Curve, Network
 from saplab.studies.cell import NUMERICS
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,46 @@ class Request:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Give the cells of all curves in order, each once; repeats with other seeds last."""
+        return tuple(self.by_digest.values())
+
+    @cached_property
+    def by_digest(self) -> Mapping[str, Cell]:
+        """Give the same cells by their digests."""
         first = (cell for curve in self.curves for cell in curve.cells)
         repeats = (cell for curve in self.curves for cells in curve.repeats for cell in cells)
-        return tuple({cell.digest: cell for cell in (*first, *repeats)}.values())
+        found: dict[str, Cell] = {}
+        for cell in (*first, *repeats):
+            found.setdefault(cell.digest, cell)
+        return found
+
+    def extended(self, other: "Request") -> "Request":
+        """Give this request and after it the curves of `other` that it lacks; the commands that make both.
+
+        Raises:
+            ValueError: if there is a `conflict`.
+        """
+        if conflict := self.conflict(other):
+            raise ValueError(f"`other` must not ask otherwise ({conflict})")
+        own = {curve.label for curve in self.curves}
+        more = tuple(curve for curve in other.curves if curve.label not in own)
+        if not more:
+            return self
+        commands = dict.fromkeys(filter(None, (self.command, other.command)))
+        return replace(self, curves=(*self.curves, *more), command=" && ".join(commands))
+
+    def conflict(self, other: "Request") -> str:
+        """Name what `other` asks otherwise of a curve that both have; empty if the two may share a folder."""
+        own = {curve.label: curve for curve in self.curves}
+        both = (curve for curve in other.curves if curve.label in own)
+        found = ((curve.label, _curve_difference(own[curve.label], curve)) for curve in both)
+        return next((f"curve {label!r}: {difference}" for label, difference in found if difference), "")
 
     def to_json(self) -> str:
-        """Give the text of ``request.json``."""
+        """Give the text of ``request.json``.
+
+        Raises:
+            ValueError: if the cells of a curve are not one request cut into ranges without a gap.
+        """
         fields = {
             "format": _FORMAT,
             "title": self.title,
@@ -102,15 +138,27 @@ def _cell(fields: Mapping[str, Any]) -> Cell:
 
 
 def _curve_fields(curve: Curve) -> dict[str, Any]:
-    cells, *repeats = ([json.loads(cell.to_json()) for cell in cells] for cells in (curve.cells, *curve.repeats))
+    """Describe a curve by its first cell, the bounds of its ranges and its seeds: thousands of cells in a few lines."""
+    first = curve.cells[0]
+    bounds = [first.start, *(cell.stop for cell in curve.cells)]
+    seeds = [cells[0].seed for cells in (curve.cells, *curve.repeats) if cells]
+    if _cut(first, bounds, seeds) != (curve.cells, *curve.repeats):
+        raise ValueError(f"`curves` must hold one cell cut into ranges without a gap, got others in {curve.label!r}")
+    cell = json.loads(first.to_json())
     paper = [[strength, percent] for strength, percent in curve.paper.items()]
-    return {"label": curve.label, "claim": curve.claim, "paper": paper, "cells": cells, "repeats": repeats,
-            "figure": curve.figure}  # fmt: skip
+    words = {"label": curve.label, "claim": curve.claim, "paper": paper, "figure": curve.figure}
+    return {**words, "cell": cell, "bounds": bounds, "seeds": seeds}
 
 
 def _curve(fields: Mapping[str, Any]) -> Curve:
-    cells, *repeats = (tuple(map(_cell, cells)) for cells in (fields["cells"], *fields["repeats"]))
+    cells, *repeats = _cut(_cell(fields["cell"]), fields["bounds"], fields["seeds"])
     return Curve(fields["label"], cells, fields["claim"], dict(fields["paper"]), tuple(repeats), fields["figure"])
+
+
+def _cut(cell: Cell, bounds: Sequence[int], seeds: Sequence[int]) -> tuple[tuple[Cell, ...], ...]:
+    """Cut a cell into the ranges between `bounds`, for each seed."""
+    ranges = tuple(pairwise(bounds))
+    return tuple(tuple(replace(cell, start=a, stop=b, seed=seed) for a, b in ranges) for seed in seeds)
 
 
 def _curve_difference(a: Curve, b: Curve) -> str:
