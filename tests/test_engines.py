@@ -1,6 +1,7 @@
 """Engines: the same bits from each, whatever dies meanwhile; what fails is reported and the rest goes on."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -16,9 +17,10 @@ from stubborn import MARKED, make_run
 from synthetic import make_cell, make_result
 
 from saplab.cli.running import engine_of
+from saplab.models.zoo import load_model
 from saplab.runs import Store, local, saving
 from saplab.runs.cellfile import DTYPES
-from saplab.runs.cluster import RayCluster
+from saplab.runs.cluster import RayCluster, _dumps, _Room
 from saplab.runs.engine import Computed, Failed, Queue, Trouble, Try, trouble_of
 from saplab.runs.local import InProcess, groups, run, work_of
 from saplab.runs.parcel import pack, unpack
@@ -342,6 +344,66 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, address):
     _, inputs = make_run(tmp_path / "trap")
     with pytest.raises(ConnectionError, match=f"no Ray cluster answers at {re.escape(address)}: "):
         next(RayCluster(address)([(make_cell(),)], inputs, lambda n: None))
+
+
+class FakeRay:
+    """Nodes by their cores and GPUs, and the options of the task that is made."""
+
+    def __init__(self, *nodes):
+        self.resources = [{"CPU": cores, "GPU": gpus} for cores, gpus in nodes]
+
+    def nodes(self):
+        return [*({"Alive": True, "Resources": found} for found in self.resources), {"Alive": False, "Resources": {}}]
+
+    def cluster_resources(self):
+        return {name: sum(node[name] for node in self.resources) for name in ("CPU", "GPU")}
+
+    def remote(self, **options):
+        return lambda function: options
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "share", "room"),
+    [
+        (RayCluster("auto"), "cuda", 1, 2 * 3),
+        (RayCluster("auto", workers=2), "cuda", 1, 2),
+        (RayCluster("auto", workers=6), "cuda", 0.5, 6),
+        (RayCluster("auto", workers=7), "cuda", 1 / 3, 7),
+        (RayCluster("auto", device="cpu"), "cpu", 0, 2 * 20),
+        (RayCluster("auto", threads=3, device="cpu"), "cpu", 0, 2 * (5 + 1)),
+    ],
+)
+def test_tasks_take_what_they_need_and_not_too_many_are_submitted(engine, device, share, room):
+    """Two machines: 16 cores and 2 GPUs, 4 cores and one."""
+    nodes = FakeRay((16, 2), (4, 1))
+    options, where = engine._task(nodes)
+    assert where == device
+    assert options == {"num_cpus": engine.threads, "num_gpus": share, "max_retries": 0, "max_calls": 0}
+    assert _Room(nodes, engine.threads, device, engine.workers)() == room
+
+
+def test_a_cluster_that_lacks_what_is_asked_for_is_refused():
+    nodes = FakeRay((4, 0), (2, 0))
+    with pytest.raises(ValueError, match="`threads` must be at most 4, the cores of the largest node, got 5"):
+        _Room(nodes, 5, "cpu", None)
+    with pytest.raises(ValueError, match="`device` cuda needs a cluster with GPUs, this one has none"):
+        RayCluster("auto", device="cuda")._task(nodes)
+
+
+@needs_ray
+def test_code_of_the_working_folder_travels_with_a_network(tmp_path, monkeypatch):
+    """The other side has neither the network's module nor the one that it imports."""
+    (tmp_path / "theirs_a.py").write_text("def act(x):\n    return x.relu()\n")
+    (tmp_path / "theirs_b.py").write_text(
+        "import theirs_a\nfrom torch import nn\n"
+        "class Net(nn.Module):\n    def forward(self, x):\n        return theirs_a.act(x)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    content = _dumps(load_model("theirs_b:Net"))
+    monkeypatch.chdir("/")
+    for name in ("theirs_a", "theirs_b"):
+        monkeypatch.delitem(sys.modules, name)
+    assert torch.equal(pickle.loads(content)(torch.tensor([-1.0, 2.0])), torch.tensor([0.0, 2.0]))
 
 
 # Ray: two nodes of one core each, on this machine

@@ -46,7 +46,7 @@ class RayCluster:
         device: ``cpu`` or ``cuda``; None takes GPUs where the cluster has some.
 
     Raises:
-        ValueError: Ray is not installed, a network cannot be sent, or no node has so many cores.
+        ValueError: Ray is not installed, a network cannot be sent, no node has so many cores, or none has a GPU.
         ConnectionError: no cluster answers at the address.
     """
 
@@ -82,7 +82,7 @@ class RayCluster:
         ray._private.worker._worker_logs_enabled = False  # else deaths, which are handled, are told on stdout
         try:
             self._connect(ray)
-            yield self.workers if self.address else None
+            yield self.workers if self.address or not self.workers else _AHEAD * self.workers
         finally:
             ray.shutdown()
             ray._private.worker._worker_logs_enabled = True
@@ -93,7 +93,7 @@ class RayCluster:
         cores = self.workers * self.threads if self.workers else max(usable_cores(), self.threads)
         own: dict[str, Any] = {} if self.address else {"num_cpus": cores, "include_dashboard": False}
         try:
-            ray.init(self.address, log_to_driver=False, logging_level="ERROR", **own)
+            ray.init(self.address or "local", log_to_driver=False, logging_level="ERROR", **own)
         except RuntimeError as error:  # such as other versions of Ray or Python
             raise ConnectionError(f"Ray at {self.address or 'this machine'}: {error}") from error
 
@@ -101,8 +101,11 @@ class RayCluster:
         """Give the task with what it needs, and the device that it computes on."""
         gpus = ray.cluster_resources().get("GPU", 0)
         device = self.device or ("cuda" if gpus else "cpu")
-        share = 0.0 if device == "cpu" else 1 / max(1, ceil((self.workers or 1) / max(gpus, 1)))
-        return ray.remote(max_retries=0, num_cpus=self.threads, num_gpus=share)(_compute), device
+        if device != "cpu" and not gpus:
+            raise ValueError(f"`device` {device} needs a cluster with GPUs, this one has none")
+        share = 1 / ceil(max(self.workers or 1, gpus) / gpus) if device != "cpu" else 0.0
+        needs = {"num_cpus": self.threads, "num_gpus": share}
+        return ray.remote(max_retries=0, max_calls=0, **needs)(_compute), device  # processes live on, on GPUs as well
 
 
 def _knock(address: str) -> None:
