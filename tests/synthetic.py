@@ -49,9 +49,9 @@ def make_result(cell, slope=0.2, clean=0.9):
         "time": f"2025-01-01T00:00:{cell.start % 60:02d}+00:00",
     }
     notes = (np.full(n, 0.5, np.float32), np.full(n, 0.01, np.float32))
-    return CellResult(
-        probs, votes, probs, probs, labels.astype(np.int64), np.arange(cell.start, cell.stop), *notes, made
-    )
+    numbers = np.arange(cell.start, cell.stop)
+    pictures = rng.integers(0, 256, (len(cell.strengths), 2 if cell.start == 0 else 0, 8, 8, 3), np.uint8)
+    return CellResult(probs, votes, probs, probs, labels.astype(np.int64), numbers, *notes, pictures, made)
 
 
 SLOPES = {"dense": 0.35, "SAP-100": 0.1, "SAP-100, identity backward": 0.3}

@@ -20,6 +20,7 @@ from saplab.files import write_atomically
 from saplab.runs import BrokenCellError, Request, Store, cell_from_json
 from saplab.runs.machine import made, usable_cores, usable_memory, versions
 from saplab.studies import Curve
+from saplab.studies.cell import NUMERICS
 
 
 def contents(root):
@@ -27,7 +28,8 @@ def contents(root):
 
 
 def assert_same(a, b):
-    for name in ("probs", "votes", "half", "single", "labels", "examples", "half_cosine", "gradient_norm"):
+    for name in ("probs", "votes", "half", "single", "labels", "examples", "half_cosine", "gradient_norm",
+                 "pictures"):  # fmt: skip
         assert getattr(a, name).dtype == getattr(b, name).dtype
         assert np.array_equal(getattr(a, name), getattr(b, name))
     assert dict(a.made) == dict(b.made)
@@ -99,8 +101,8 @@ def test_other_json_is_refused(text):
 
 
 def test_cells_of_other_numerics_are_refused():
-    text = make_cell().to_json().replace('"numerics":2', '"numerics":0')
-    with pytest.raises(ValueError, match="numerics 0, this version of saplab computes with 2"):
+    text = make_cell().to_json().replace(f'"numerics":{NUMERICS}', '"numerics":0')
+    with pytest.raises(ValueError, match=f"numerics 0, this version of saplab computes with {NUMERICS}"):
         cell_from_json(text)
 
 

@@ -64,7 +64,7 @@ class Job:
         """Give what the run folder will hold."""
         from saplab.runs import Request
 
-        return Request(self.title, self.curves, shlex.join(["saplab", *sys.argv[1:]]))
+        return Request(self.title, self.curves, shlex.join(["saplab", *sys.argv[1:]]), self.data.classes)
 
     @property
     def inputs(self) -> "Inputs":

@@ -15,6 +15,7 @@ from saplab.files import write_atomically
 from saplab.report.charts import PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
 from saplab.report.figures import convergence_chart, game_chart, reliability_chart
 from saplab.report.findings import Findings, find, reliability_records
+from saplab.report.pictures import examples
 from saplab.report.rows import Row, Summary, strength_text, summarise, to_csv
 from saplab.runs import Store
 from saplab.studies import Cell, Curve, Network
@@ -105,11 +106,17 @@ def render_page(store: Store, summary: Summary, findings: Findings | None, title
         strengths=sorted({row.strength for row in rows}),
         game_strength=telling_strength(findings),
         curves=[(curve, _settings(curve)) for curve in request.curves],
+        examples=examples(store, _drawn(request.curves, summary.shown)),
         machine=machine(summary.made),
         has_paper=any(row.paper is not None for row in rows),
         is_random=any(row.single != row.averaged for row in rows),
         has_seeds=any(row.seeds is not None for row in rows),
     )
+
+
+def _drawn(curves: Sequence[Curve], shown: Sequence[str]) -> list[Curve]:
+    """Give the curves that the chart draws at first."""
+    return [curve for curve in curves if curve.label in shown]
 
 
 def telling_strength(findings: Findings | None) -> float | None:

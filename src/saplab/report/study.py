@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from saplab.report.claims import Judged, Outcome, judge
 from saplab.report.figures import reliability_chart
 from saplab.report.findings import calibration_rows, reliability_records, whole
 from saplab.report.page import DARK, machine, table, template, vega
+from saplab.report.pictures import examples
 from saplab.report.rows import Row, Summary, summarise, to_csv
 from saplab.runs import CellResult, Store
+from saplab.studies import Curve
 from saplab.studies.study import Figure, from_json
 
 STUDY = "study.json"
@@ -142,6 +144,14 @@ def _tally(judged: Sequence[tuple[str, Judged]]) -> str:
     return f"Of {len(judged)} claims, {', '.join(parts)}."
 
 
+def _firsts(curves: Sequence[Curve]) -> list[Curve]:
+    """Give each figure's first two curves, named with their figure."""
+    found: dict[str, list[Curve]] = {}
+    for curve in curves:
+        found.setdefault(curve.figure, []).append(replace(curve, label=f"{curve.figure}: {curve.label}"))
+    return [curve for own in found.values() for curve in own[:2]]
+
+
 def _render(
     store: Store, summary: Summary, sections: Sequence[_Section], judged: Sequence[tuple[str, Judged]], title: str
 ) -> str:
@@ -160,5 +170,6 @@ def _render(
         charts=charts,
         bundle=vega(),
         themes={"light": PAPER, "dark": DARK},
+        examples=examples(store, _firsts(store.request.curves)),
         machine=machine(summary.made),
     )

@@ -17,7 +17,8 @@ from saplab.studies import Cell
 SUFFIX: Final = ".safetensors"
 _PREDICTIONS = {"probs": np.float32, "votes": np.int32, "half": np.float32, "single": np.float32}
 _PER_IMAGE = {"labels": np.int64, "examples": np.int64, "half_cosine": np.float32, "gradient_norm": np.float32}
-DTYPES: Final = {**_PREDICTIONS, **_PER_IMAGE}
+DTYPES: Final = {**_PREDICTIONS, **_PER_IMAGE, "pictures": np.uint8}
+PICTURED: Final = 3  # examples of a run whose images are kept, for people to look at
 
 
 class BrokenCellError(ValueError):
@@ -38,6 +39,8 @@ class CellResult:
         half_cosine: float32 (N,), cosine between the gradients of the two halves of the attack's samples; NaN where
             the attack has no such thing.
         gradient_norm: float32 (N,), Euclidean norm of the attack's gradient; NaN likewise.
+        pictures: uint8 (L, P, H, W, K), the images predicted, in K colours, of the first P examples: `PICTURED` in the
+            cell that begins the data set, none in others.
         made: how it was made (versions, threads, platform, seconds, time); decides no number.
 
     Raises:
@@ -52,6 +55,7 @@ class CellResult:
     examples: NDArray[np.int64]
     half_cosine: NDArray[np.float32]
     gradient_norm: NDArray[np.float32]
+    pictures: NDArray[np.uint8]
     made: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class CellResult:
         for name in _PER_IMAGE:
             if getattr(self, name).shape != shape[1:2]:
                 raise ValueError(f"`{name}` must be {shape[1:2]}, got {getattr(self, name).shape}")
+        if self.pictures.ndim != 5 or len(self.pictures) != shape[0] or self.pictures.shape[1] > shape[1]:
+            raise ValueError(f"`pictures` must be (L, P, H, W, K) for {shape[:2]}, got {self.pictures.shape}")
 
     def other_half(self, passes: int) -> NDArray[np.float32]:
         """Give the mean probabilities over the passes that `half` leaves out; `half` itself for a single pass."""
@@ -79,7 +85,7 @@ class CellResult:
 
 def join(results: Sequence[CellResult]) -> CellResult:
     """Put the examples of several results together, in order; how each was made is left out."""
-    along = {name: 1 if name in _PREDICTIONS else 0 for name in DTYPES}
+    along = {name: 0 if name in _PER_IMAGE else 1 for name in DTYPES}
     parts = {name: np.concatenate([getattr(r, name) for r in results], axis) for name, axis in along.items()}
     return CellResult(**parts, made={})
 

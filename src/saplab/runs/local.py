@@ -17,7 +17,7 @@ from saplab.attacks.ball import check_labels, check_request, project
 from saplab.data.dataset import Dataset
 from saplab.defenses import defend, predict_with_votes
 from saplab.defenses.prediction import Prediction, logits
-from saplab.runs.cellfile import DTYPES, CellResult
+from saplab.runs.cellfile import DTYPES, PICTURED, CellResult
 from saplab.runs.engine import Engine, Failed, Group, Outcome, Queue, Tick, Trouble, Try, trouble_of
 from saplab.runs.machine import made
 from saplab.runs.record import note_failure, running
@@ -93,8 +93,8 @@ def compute(group: Group, inputs: Inputs, tick: Tick = lambda n: None) -> list[C
     results: dict[str, CellResult] = {}
     with _precision(group[0].precision, inputs.device):
         for cells, craft, work in _crafts(group, inputs, shard):
-            predictions = _predictions(cells, craft, inputs, shard, work, tick)
-            results.update({name: _result(found, craft, shard) for name, found in predictions.items()})
+            predictions, pictures = _predictions(cells, craft, inputs, shard, work, tick)
+            results.update({name: _result(found, craft, shard, pictures) for name, found in predictions.items()})
     share = (time.perf_counter() - begin) / len(group)
     record = made(share)
     return [replace(results[cell.digest], made=record) for cell in group]
@@ -132,18 +132,29 @@ def _crafts(group: Group, inputs: Inputs, shard: _Shard) -> Iterator[tuple[Group
 
 def _predictions(
     cells: Group, craft: _Craft, inputs: Inputs, shard: _Shard, work: int, tick: Tick
-) -> dict[str, list[Prediction]]:
-    """Predict a craft's images with each cell's defender, strength by strength; by the cell's digest."""
+) -> tuple[dict[str, list[Prediction]], list[Tensor]]:
+    """Predict a craft's images with each cell's defender, strength by strength; by the cell's digest.
+
+    The first images come with them, for people to look at.
+    """
     size, strengths = len(shard.images), cells[0].strengths
     defenders = [inputs.network(cell.defender) for cell in cells]
     found: dict[str, list[Prediction]] = {cell.digest: [] for cell in cells}
+    pictures = []
     for strength, share in zip(strengths, _shares(work * size, strengths), strict=True):
         adversarial = next(craft.images) if strength > 0 else None
+        pictures.append(_pictures(shard.images if adversarial is None else adversarial, cells[0]))
         tick(share)
         for cell, defender in zip(cells, defenders, strict=True):
             found[cell.digest].append(_predict(cell, defender, adversarial, inputs, shard))
             tick(cell.passes * size)
-    return found
+    return found, pictures
+
+
+def _pictures(images: Tensor, cell: Cell) -> Tensor:
+    """Give the first examples' images as bytes, (P, H, W, C), where the cell begins the data set."""
+    first = images[: PICTURED if cell.start == 0 else 0]
+    return (first * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
 def _shares(work: int, strengths: Sequence[float]) -> list[int]:
@@ -174,11 +185,12 @@ def _keep(clean: dict[tuple[Any, ...], Prediction], key: tuple[Any, ...], found:
     clean[key] = found
 
 
-def _result(predictions: Sequence[Prediction], craft: _Craft, shard: _Shard) -> CellResult:
+def _result(predictions: Sequence[Prediction], craft: _Craft, shard: _Shard, pictures: Sequence[Tensor]) -> CellResult:
     arrays: dict[str, Any] = {
         **{name: np.stack([getattr(p, name).numpy() for p in predictions]) for name in vars(predictions[0])},
         **{"labels": shard.labels.cpu().numpy(), "examples": shard.numbers.numpy()},
         **{"half_cosine": craft.half_cosine.cpu().numpy(), "gradient_norm": craft.gradient_norm.cpu().numpy()},
+        "pictures": torch.stack(list(pictures)).numpy(),
     }
     return CellResult(**{name: array.astype(DTYPES[name]) for name, array in arrays.items()}, made={})
 

@@ -10,7 +10,7 @@ from typing import Any
 from saplab.studies import Cell, Curve, Network
 from saplab.studies.cell import NUMERICS
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Request:
         title: heading of the report.
         curves: what to compute, in the order of the report; no label twice.
         command: the command line that makes the same run again.
+        classes: names of the classes, in the labels' order; empty where unknown.
 
     Raises:
         ValueError: for no curve, a curve without cells, or a label used twice.
@@ -29,6 +30,7 @@ class Request:
     title: str
     curves: tuple[Curve, ...]
     command: str = ""
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         labels = [(curve.figure, curve.label) for curve in self.curves]
@@ -84,6 +86,7 @@ class Request:
             "format": _FORMAT,
             "title": self.title,
             "command": self.command,
+            "classes": list(self.classes),
             "curves": [_curve_fields(curve) for curve in self.curves],
         }
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
@@ -100,14 +103,14 @@ class Request:
             if fields["format"] != _FORMAT:
                 raise ValueError(f"format {fields['format']}, this version of saplab reads {_FORMAT}")
             curves = tuple(_curve(curve) for curve in fields["curves"])
-            return cls(fields["title"], curves, fields["command"])
+            return cls(fields["title"], curves, fields["command"], tuple(fields["classes"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a request: {error!r}") from error
 
     def difference(self, other: "Request") -> str:
         """Name what `other` asks otherwise ("passes 100, not 20"); empty if both ask for the same numbers.
 
-        Titles, commands, claims and the paper's numbers decide no number and are not compared.
+        Titles, commands, names of classes, claims and the paper's numbers decide no number and are not compared.
         """
         mine, others = ([f"{c.figure} {c.label}".strip() for c in request.curves] for request in (self, other))
         if mine != others:
