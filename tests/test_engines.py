@@ -247,8 +247,8 @@ def test_workers_give_the_same_bits_though_one_is_killed(tmp_path, references):
 
 
 @pytest.mark.slow
-def test_a_group_that_kills_its_workers_is_given_up(tmp_path, references):
-    request, inputs = make_run(tmp_path / "trap", times=99)
+def test_a_group_that_kills_its_workers_is_given_up(tmp_path):
+    request, inputs = make_run(tmp_path / "trap", "", times=99)
     store = Store.open(tmp_path / "run", request)
     failed = run(store, inputs, engine=Workers(2, 1))
     assert [(f.group[0].start, f.reason, f.tries) for f in failed] == [(20, "its process died (signal 9)", 3)] * 2
