@@ -67,8 +67,10 @@ def result_of(cell: Cell) -> CellResult:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """Give a folder beside this file's project, on its disk, for the time of a measurement."""
-    path = Path(tempfile.mkdtemp(prefix="engines-", dir=Path(__file__).parents[1]))
+    """Give a folder under the project's ``runs/``, on its disk, for the time of a measurement."""
+    runs = Path(__file__).parents[1] / "runs"
+    runs.mkdir(exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix="engines-", dir=runs))
     try:
         yield path
     finally:

@@ -71,7 +71,7 @@ def make_run(folder, defense="sap:100", **settings):
 
 
 def engine_of(words):
-    """Give an engine by name: ``workers 2`` or ``ray ADDRESS``."""
+    """Give an engine by name: ``workers 2``, ``ray`` or ``ray ADDRESS``."""
     if words[0] == "workers":
         from saplab.runs.workers import Workers
 
@@ -79,7 +79,7 @@ def engine_of(words):
     if words[0] == "ray":
         from saplab.runs.cluster import RayCluster
 
-        return RayCluster(words[1])
+        return RayCluster(*words[1:])
     return InProcess()
 
 

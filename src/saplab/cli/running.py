@@ -1,4 +1,4 @@
-"""What evaluate and demo share: compute a job's cells with progress, print the table, write the report."""
+"""What evaluate, reproduce and demo share: compute a job's cells with progress, print the table, write the report."""
 
 import hashlib
 import shlex
@@ -195,7 +195,8 @@ def show_plan(job: Job, console: Console) -> None:
         console.say(f"  {curve.label}")
     console.say(f"at most {forward:,} forward and {backward:,} backward passes of one image through the network")
     minutes = (forward + 2 * backward) / rate / 60
-    console.say(f"at most about {minutes:.1f} minutes at the speed just measured; images lost early take less")
+    where = "in one process at the speed just measured"
+    console.say(f"at most about {minutes:.1f} minutes {where}; images lost early take less")
 
 
 def _passes_per_second(job: Job) -> float:

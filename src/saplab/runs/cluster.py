@@ -47,7 +47,7 @@ class RayCluster:
 
     Raises:
         ValueError: Ray is not installed, a network cannot be sent, no node has so many cores, or none has a GPU.
-        ConnectionError: no cluster answers at the address.
+        ConnectionError: no cluster answers at the address, or Ray does not start.
     """
 
     address: str | None = None
@@ -94,8 +94,8 @@ class RayCluster:
         own: dict[str, Any] = {} if self.address else {"num_cpus": cores, "include_dashboard": False}
         try:
             ray.init(self.address or "local", log_to_driver=False, logging_level="ERROR", **own)
-        except RuntimeError as error:  # such as other versions of Ray or Python
-            raise ConnectionError(f"Ray at {self.address or 'this machine'}: {error}") from error
+        except Exception as error:  # Ray's own: other versions of it or of Python, a machine too busy to start it
+            raise ConnectionError(f"{self} cannot be used: {error}") from error
 
     def _task(self, ray: Any) -> tuple[Any, str]:
         """Give the task with what it needs, and the device that it computes on."""

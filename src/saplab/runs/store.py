@@ -34,7 +34,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Store:
-    """The stored results of one request; get one by `create` or `read`."""
+    """The stored results of one request; get one by `open` or `read`."""
 
     root: Path
     request: Request
