@@ -80,9 +80,8 @@ def _end_after_interrupt(read: socket.socket, _write: socket.socket) -> None:
     while read.recv(1) != bytes([signal.SIGINT]):
         pass
     time.sleep(_GRACE_SECONDS)
-    if sys.stderr.isatty():
-        os.write(2, _SHOW_CURSOR)
-    os.write(2, b"saplab: interrupted\n")
+    with suppress(OSError):
+        os.write(2, (_SHOW_CURSOR if sys.stderr.isatty() else b"") + b"saplab: interrupted\n")
     os._exit(INTERRUPTED)
 
 
