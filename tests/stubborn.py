@@ -84,10 +84,10 @@ def engine_of(words):
 
 
 if __name__ == "__main__":
-    from saplab.cli.errors import end_on_interrupt, guarded
+    from saplab.cli.errors import end_on_interrupt, guarded, leave
 
     root, pause, *words = sys.argv[1:]
     end_on_interrupt()
     request, inputs = make_run(Path(root) / "trap", "", pause=float(pause))
     store = Store.open(Path(root) / "run", request)
-    sys.exit(guarded(lambda: len(run(store, inputs, engine=engine_of(words)))))
+    leave(guarded(lambda: len(run(store, inputs, engine=engine_of(words)))))

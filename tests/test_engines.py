@@ -425,15 +425,11 @@ def cluster():
 
 @needs_ray
 @RAY_WARNINGS
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_driver_of_a_cluster_that_is_stopped_goes_on(tmp_path, references, cluster, stop, code):
-    """Ctrl-C ends the driver within two seconds; either way a second one finds what was saved."""
+def test_a_killed_driver_of_a_cluster_goes_on(tmp_path, references, cluster):
+    """The cluster ends the killed driver's tasks, and a second driver finds what was saved."""
     driver = drive(tmp_path, 0.1, "ray", cluster.address)
-    begin = time.monotonic()
-    os.killpg(driver.pid, stop)
-    _, said = driver.communicate()
-    assert time.monotonic() - begin < 2
-    assert (driver.returncode, said) == (code, "saplab: interrupted\n" if code == 130 else "")
+    driver.kill()
+    driver.communicate()
     request, inputs = make_run(tmp_path / "trap", "")
     store = Store.open(tmp_path / "run", request)
     assert 0 < len(store.missing()) < GROUPS

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from saplab.cli import demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
-from saplab.cli.errors import end_on_interrupt, guarded
+from saplab.cli.errors import end_on_interrupt, guarded, leave
 
 app = typer.Typer(
     add_completion=False,
@@ -46,7 +46,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without λ shows ?
-    sys.exit(guarded(lambda: app(prog_name="saplab", standalone_mode=False)))
+    leave(guarded(lambda: app(prog_name="saplab", standalone_mode=False)))
 
 
 __all__ = ["app", "main"]
