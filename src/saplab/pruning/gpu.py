@@ -22,7 +22,7 @@ _CHUNK: Final = 1 << 14  # activations that one program takes
 _SHARED_CHUNK: Final = 1 << 13  # and where several share a row
 _AT_ONCE: Final = 512  # activations of a warp in one step
 _BLOCK: Final = 1024  # of the gradient
-_FULL: Final = 8  # warps; two such programs share a multiprocessor's registers with two more
+_FULL: Final = 8  # warps of a program; with _REGISTERS a thread, four of them fit a multiprocessor
 _REGISTERS: Final = 64
 
 
@@ -39,6 +39,7 @@ class Tiling:
         parts: programs that share the missing draws of a row; 1 where tiles have several rows.
         lines: rows of a tile where only their totals matter, a power of two.
         margin: by how many standard deviations the clocks stay below the number of draws.
+        registers: of a thread of `ring` at most; None leaves them to the compiler.
     """
 
     rows: int
@@ -49,6 +50,7 @@ class Tiling:
     parts: int = 1
     lines: int = 32
     margin: float = 4.5
+    registers: int | None = None
 
 
 def tiling(a: int, draws: int) -> Tiling:
@@ -63,7 +65,8 @@ def tiling(a: int, draws: int) -> Tiling:
         return Tiling(rows, chunk, tile, warps, step=32)
     missing = int(min(draws, 8 * draws**0.5))
     parts = min(max(-(-missing // 128), 1), 64)
-    return Tiling(rows, chunk, tile, warps, step=128, parts=parts, lines=32 if chunk == whole else 1)
+    registers = _REGISTERS if warps == _FULL else None
+    return Tiling(rows, chunk, tile, warps, 128, parts, lines=32 if chunk == whole else 1, registers=registers)
 
 
 def _power_of_two(n: int) -> int:
@@ -158,7 +161,7 @@ class _Pruning:
             self.x, self.out, self.streams, self.sums, self.all_masses, self.masses, self.goals, self.totals, self.bad,
             self.n, self.a, self.chunks, self.draws, self.site, cut.margin,
             FUSED=fused, LIGHT=self.light, FEW=self.draws < FEW, ROWS=cut.rows, CHUNK=cut.chunk, TILE=cut.tile,
-            num_warps=cut.warps, maxnreg=_REGISTERS if cut.warps == _FULL else None,
+            num_warps=cut.warps, maxnreg=cut.registers,
         )  # fmt: skip
 
     def _settle(self) -> None:
