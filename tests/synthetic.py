@@ -8,6 +8,7 @@ from saplab.studies import Cell, Curve, Network
 DENSE = Network("preact-resnet20-dense", "a" * 64)
 SAP = Network("preact-resnet20-dense", "a" * 64, "sap:100")
 CLASSES = 10
+HOSTILE = "</script><img src=x onerror=alert(1)> \"'&{{ 7 * 7 }}"  # a name as an enemy writes it
 GRADIENT = {"samples": 20, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
 
 

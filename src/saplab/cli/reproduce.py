@@ -38,7 +38,8 @@ def reproduce(
 ) -> None:
     """Compute figures of the paper and judge its claims.
 
-    Writes a page with every figure beside the paper's numbers, figures/ as SVG and PDF, and a CSV of all numbers.
+    Writes a page with every figure beside the paper's numbers, figures/ as SVG and PDF, and the numbers as CSV and
+    Parquet.
 
     Killed and started again, the same command goes on where it stopped. Figures share the cells they have in common.
     """

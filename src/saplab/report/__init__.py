@@ -1,7 +1,7 @@
 """Charts, tables and the page, from stored cells."""
 
 from saplab.report.page import Report, write_report
-from saplab.report.rows import Row, Summary, summarise, to_csv, to_records
+from saplab.report.rows import Row, Summary, summarise, to_csv, to_parquet, to_records
 from saplab.report.study import StudyReport, is_study, write_study
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "is_study",
     "summarise",
     "to_csv",
+    "to_parquet",
     "to_records",
     "write_report",
     "write_study",

@@ -14,7 +14,7 @@ from saplab.report.claims import Judged, Outcome, judge
 from saplab.report.figures import reliability_chart
 from saplab.report.findings import calibration_rows, reliability_records, whole
 from saplab.report.page import DARK, machine, table, template, vega
-from saplab.report.rows import Row, Summary, summarise, to_csv
+from saplab.report.rows import Row, Summary, summarise, to_csv, to_parquet
 from saplab.runs import CellResult, Store
 from saplab.studies.study import Figure, from_json
 
@@ -48,7 +48,7 @@ def is_study(root: Path | str) -> bool:
 
 
 def write_study(root: Path | str, title: str = "") -> StudyReport:
-    """Write ``report.html``, ``accuracy.csv`` and ``figures/`` (SVG, PDF) of a study into its run folder.
+    """Write ``report.html``, the numbers as CSV and Parquet, and ``figures/`` (SVG, PDF) of a study into its folder.
 
     Raises:
         FileNotFoundError: if `root` is no run folder of a study.
@@ -62,7 +62,8 @@ def write_study(root: Path | str, title: str = "") -> StudyReport:
     judged = tuple((figure.name, found) for figure in figures for found in _judged(store, figure))
     title = title or store.request.title
     contents = {"report.html": _render(store, summary, sections, judged, title).encode(),
-                "accuracy.csv": to_csv(summary.rows).encode()}  # fmt: skip
+                "accuracy.csv": to_csv(summary.rows).encode(),
+                "accuracy.parquet": to_parquet(summary.rows)}  # fmt: skip
     for section in sections:
         for name, chart in section.charts(PAPER).items():
             for kind in ("svg", "pdf"):
