@@ -1,4 +1,4 @@
-"""The GPU's kernels draw Algorithm 1's law: on a GPU, and in Triton's interpreter (see test_gpu_interpreted.py)."""
+"""The GPU's kernels draw Algorithm 1's law: on a GPU, and in Triton's interpreter (see test_gpu_without_one.py)."""
 
 import os
 from functools import cache
@@ -28,7 +28,7 @@ MANY = 50 if ON_GPU else 1  # times the rows that the interpreter has time for
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device; test_gpu_interpreted.py does without"),
+    pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a CUDA device; test_gpu_without_one.py does without"),
 ]
 
 
@@ -85,17 +85,17 @@ def check_laws(laws, draws: int, n: int, **other) -> None:
 
 
 # margins: by itself; so close that many rows have more draws than they should, and begin anew
-@pytest.mark.parametrize("margin", [4.5, 1.0, 0.0])
+@pytest.mark.parametrize("margin", [4.5, 0.0])
 @pytest.mark.parametrize("draws", LAWS)
 def test_joint_law_of_the_kept_set(draws: int, margin: float) -> None:
-    check_laws(LAWS[draws], draws, 2000 * MANY, margin=margin)
+    check_laws(LAWS[draws], draws, 1000 * MANY, margin=margin)
 
 
 @pytest.mark.parametrize("draws", HEAVY)
 @pytest.mark.parametrize("margin", [4.5, 0.0])
 def test_joint_law_where_heavy_elements_are_set_apart(draws: int, margin: float) -> None:
     assert draws > gpu.MANY * 4
-    check_laws(HEAVY[draws], draws, 2000 * MANY, margin=margin)
+    check_laws(HEAVY[draws], draws, 1000 * MANY, margin=margin)
 
 
 # one chunk in tiles, and several chunks, whose rows are shared by programs
@@ -105,7 +105,7 @@ def test_joint_law_across_tiles_and_chunks(chunk: int, draws: int, margin: float
     h = np.zeros(400)
     h[places] = weights
     shape = {"rows": 1, "step": 32, "warps": 4} if ON_GPU else {}
-    out = draw(h, draws, 800 * MANY, margin=margin, chunk=chunk, tile=128, **shape)
+    out = draw(h, draws, 400 * MANY, margin=margin, chunk=chunk, tile=128, **shape)
     assert not np.delete(out, places, axis=1).any()
     assert chi_square(count_kept_sets(out[:, places] != 0), exact_law(weights, draws)) > LEVEL
 
@@ -152,7 +152,7 @@ def test_every_output_is_zero_or_scaled(draws: int, sigma: float) -> None:
     assert np.abs(out[kept] / expected[kept] - 1).max() < 2e-6
 
 
-@pytest.mark.parametrize("draws", [1, 3, 200, 890, 1100, 1300])
+@pytest.mark.parametrize("draws", [1, 3, 200, 1100, 1300])
 def test_scale_of_a_large_share(draws: int) -> None:
     shares = [0.005, 0.015, 0.02, 0.05, 0.3, 0.9, 0.999999, 1 - 2**-24]
     h = np.array([np.append(np.full(100, (1 - p) / 100), p) for p in shares], np.float32)
@@ -383,7 +383,7 @@ def test_clocks_in_one_cell_are_told_apart_by_more_bits() -> None:
 @pytest.mark.skipif(ON_GPU, reason="a compiled kernel does not see another constant")
 @pytest.mark.parametrize("draws", [100, 50_000])
 def test_more_bits_change_nothing_that_a_word_decides(draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    h = np.random.default_rng(5).lognormal(sigma=2, size=500).astype(np.float32)
-    out = draw(h, draws, 60, chunk=256, tile=128)
+    h = np.random.default_rng(5).lognormal(sigma=2, size=300).astype(np.float32)
+    out = draw(h, draws, 20, chunk=256, tile=128)
     monkeypatch.setattr(gpu_clocks, "_LATE", tl.constexpr(-1.0))
-    assert np.array_equal(draw(h, draws, 60, chunk=256, tile=128), out)
+    assert np.array_equal(draw(h, draws, 20, chunk=256, tile=128), out)

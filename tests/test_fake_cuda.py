@@ -1,0 +1,98 @@
+"""What tracing and autograd see of the operators on a GPU: shapes and devices without numbers, so without a GPU."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import saplab
+from saplab import noise
+from saplab.defenses.drawing import drawing
+from saplab.pruning.operator import BackwardRule, _probability_gradient, prune
+from saplab.variates import normals
+
+CUDA = torch.device("cuda", 0)
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def fake() -> Iterator[None]:
+    with FakeTensorMode():
+        yield
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pruned_maps_and_gradients_are_like_the_maps(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    h = torch.empty(4, 3, 5, 7, dtype=dtype, device=CUDA, memory_format=memory_format)
+    for keys in (torch.empty(4, 3, dtype=torch.int64), torch.empty(4, 3, dtype=torch.int64, device=CUDA)):
+        out = prune(h, keys, 50)
+        for t in (out, torch.ops.saplab.mask_gradient(h, h, out), _probability_gradient(h, h, out, 50)):
+            assert (t.device, t.dtype, t.shape) == (CUDA, dtype, h.shape)
+        assert out.stride() == h.stride()
+
+
+@pytest.mark.usefixtures("fake")
+def test_variates_lie_with_their_streams() -> None:
+    drawn = normals(torch.empty(4, 3, dtype=torch.int64, device=CUDA), 30)
+    assert (drawn.device, drawn.dtype, drawn.shape) == (CUDA, torch.float32, (4, 30))
+
+
+# autograd's engine ends the process where tensors claim to be on CUDA and PyTorch is not built for it
+@pytest.mark.usefixtures("fake")
+def test_a_defended_pass_traces_to_operators_on_the_gpu() -> None:
+    defended = saplab.defend(Network().to(CUDA), saplab.SAP(100), saplab.RandomNoisyActivations(0.1))
+    keys = noise.streams(3, 0, torch.arange(4))
+
+    def logits(x: Tensor) -> Tensor:
+        with torch.no_grad(), drawing(keys):
+            return defended(x)  # type: ignore[no-any-return]
+
+    nodes = make_fx(logits)(torch.empty(4, 3, 8, 8, device=CUDA)).graph.nodes
+    own = [node for node in nodes if "saplab" in str(node.target)]
+    for operator in (torch.ops.saplab.prune.default, torch.ops.saplab.variates.default):
+        assert sum(node.target is operator for node in own) == 2
+    assert all(node.meta["val"].device == CUDA for node in own)
+
+
+class Network(nn.Module):
+    """Two rectified convolutions and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 10, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.second(F.relu(self.first(x))))).flatten(1)  # type: ignore[no-any-return]
+
+
+def bytes_kept(network: nn.Module, rule: BackwardRule) -> int:
+    """Count the bytes that a pass keeps for its gradient, each memory once."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        kept[t.data_ptr()] = t
+        return t
+
+    defended = saplab.defend(network, saplab.SAP(100), backward=rule)
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        defended(x)
+    return sum(t.nbytes for t in kept.values())
+
+
+# the same on every device: the identity keeps nothing of its own, so what it leaves is kept by the network
+@pytest.mark.parametrize("rule", ["mask", "probability"])
+@pytest.mark.parametrize(("learning", "bytes_an_activation"), [(True, 0), (False, 4)])
+def test_pruning_keeps_its_output_where_the_next_layer_does_not(
+    rule: BackwardRule, learning: bool, bytes_an_activation: int
+) -> None:
+    network = Network().requires_grad_(learning)
+    more = bytes_kept(network, rule) - bytes_kept(network, "identity")
+    assert more == bytes_an_activation * 2 * 4 * 8 * 64
