@@ -137,6 +137,17 @@ def test_the_number_kept_of_a_whole_map() -> None:
     assert abs(counts.var(ddof=1) - exact) < 5 * exact * np.sqrt(2 / (n - 1))
 
 
+def test_every_chunk_of_a_long_row_keeps_its_share() -> None:
+    a, chunk = (10**7, 10**5) if ON_GPU else (4 * 10**4, 10**4)
+    h = np.random.default_rng(1).normal(size=a).clip(0)
+    expected = inclusion(h / h.sum(), a)
+    error = np.sqrt((expected * (1 - expected)).reshape(-1, chunk).sum(1))  # of independent choices; these are negatively correlated
+    kept = draw(h, a, 2) != 0
+    assert not kept[:, h == 0].any()
+    z = (kept.reshape(2, -1, chunk).sum(2) - expected.reshape(-1, chunk).sum(1)) / error
+    assert np.abs(z).max() < 5
+
+
 @pytest.mark.parametrize("draws", [1, 300, 10**6, 10**12])
 @pytest.mark.parametrize("sigma", [1.0, 20.0])
 def test_every_output_is_zero_or_scaled(draws: int, sigma: float) -> None:
