@@ -141,7 +141,8 @@ def test_every_chunk_of_a_long_row_keeps_its_share() -> None:
     a, chunk = (10**7, 10**5) if ON_GPU else (4 * 10**4, 10**4)
     h = np.random.default_rng(1).normal(size=a).clip(0)
     expected = inclusion(h / h.sum(), a)
-    error = np.sqrt((expected * (1 - expected)).reshape(-1, chunk).sum(1))  # of independent choices; these are negatively correlated
+    # the standard error of independent choices; these are negatively correlated, so that theirs is smaller
+    error = np.sqrt((expected * (1 - expected)).reshape(-1, chunk).sum(1))
     kept = draw(h, a, 2) != 0
     assert not kept[:, h == 0].any()
     z = (kept.reshape(2, -1, chunk).sum(2) - expected.reshape(-1, chunk).sum(1)) / error
