@@ -10,8 +10,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import saplab
-from saplab import noise
-from saplab.defenses.drawing import drawing
 from saplab.pruning.operator import BackwardRule, _probability_gradient, prune
 from saplab.variates import normals
 
@@ -43,20 +41,15 @@ def test_variates_lie_with_their_streams() -> None:
     assert (drawn.device, drawn.dtype, drawn.shape) == (CUDA, torch.float32, (4, 30))
 
 
-# autograd's engine ends the process where tensors claim to be on CUDA and PyTorch is not built for it
+# whole networks are traced on the device `meta` (test_devices.py): slices and autograd's engine need CUDA for CUDA
 @pytest.mark.usefixtures("fake")
-def test_a_defended_pass_traces_to_operators_on_the_gpu() -> None:
-    defended = saplab.defend(nn.Sequential(nn.ReLU(), nn.GELU()), saplab.SAP(100), saplab.RandomNoisyActivations(0.1))
-    keys = noise.streams(3, 0, torch.arange(4))
+def test_a_trace_holds_each_operator_as_one_node() -> None:
+    def work(h: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return prune(h, keys, 50), normals(keys, 30)
 
-    def logits(x: Tensor) -> Tensor:
-        with torch.no_grad(), drawing(keys):
-            return defended(x)  # type: ignore[no-any-return]
-
-    nodes = make_fx(logits)(torch.empty(4, 3, 8, 8, device=CUDA)).graph.nodes
-    own = [node for node in nodes if "saplab" in str(node.target)]
-    for operator in (torch.ops.saplab.prune.default, torch.ops.saplab.variates.default):
-        assert sum(node.target is operator for node in own) == 2
+    h, keys = torch.empty(4, 105, device=CUDA), torch.empty(4, 3, dtype=torch.int64, device=CUDA)
+    own = [node for node in make_fx(work)(h, keys).graph.nodes if node.op == "call_function"]
+    assert [node.target for node in own] == [torch.ops.saplab.prune.default, torch.ops.saplab.variates.default]
     assert all(node.meta["val"].device == CUDA for node in own)
 
 
