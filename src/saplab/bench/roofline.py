@@ -1,0 +1,158 @@
+"""Section ``roofline``: what each kernel's work needs at least, what this machine can do, and how far apart they are.
+
+The model is Williams et al. 2009 ("Roofline: an insightful visual performance model for multicore architectures") with
+several kinds of operations. An activation needs `bytes` of memory, `words` of Philox4x32-10, `exponentials` 1 - e^-x,
+and `flops` besides. Each kind has a ceiling, measured here. Memory is moved while arithmetic goes on, but all kinds of
+arithmetic share the same vector units, so the least time of an activation is
+
+    max(bytes / bandwidth, words / word rate + exponentials / exponential rate + flops / flop rate).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saplab.bench.independent import prune_independently
+from saplab.bench.measure import Say, Times, Work, time_in_turn
+from saplab.bench.peaks import FUSED, draw_words, exponentials, fuse
+from saplab.bench.plan import RELU, Plan
+from saplab.bench.results import Part, Record
+from saplab.bench.sampling import maps, pruning
+from saplab.noise import stream_key, streams
+from saplab.pruning.threads import over_rows
+from saplab.vector import BLOCK
+
+COPY, BERNOULLI = "copy, float32", "independent Bernoulli, float32"
+PRUNE, PRUNE_LOW = "saplab, float32", "saplab, bfloat16"
+MASK, MASK_LOW = "gradient by the mask, float32", "gradient by the mask, bfloat16"
+BANDWIDTH, FLOPS, WORDS, EXPONENTIALS = "copy, GB/s", "multiply-add, Gflop/s", "Philox, Gwords/s", "1 - e^-x, G/s"
+
+THRESHOLDS: Final = 11  # counts 1 to 11 that the kernel's vector loop decides after the first
+_SERIES: Final = 9  # four multiply-adds and a product: r·log1p(-p) as rate · (1 + p/2 + p²/3 + p³/4 + p⁴/5)
+_ELEMENTS: Final = 4096  # float32 numbers of a loop that stays in the first cache
+_REPEATS: Final = 512
+_SLICES: Final = 16
+_A: Final = 16_384
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the work of an activation needs; a multiply-add is two `flops`, comparisons and selections are none."""
+
+    bytes: float
+    words: float = 0.0
+    exponentials: float = 0.0
+    flops: float = 0.0
+    formula: str = ""
+
+    def least(self, ceilings: Mapping[str, float]) -> tuple[float, float | None]:
+        """Give the nanoseconds that memory and arithmetic need at the ceilings; None where those of arithmetic lack."""
+        memory = self.bytes / ceilings[BANDWIDTH]
+        if FLOPS not in ceilings:
+            return memory, None
+        parts = ((self.words, WORDS), (self.exponentials, EXPONENTIALS), (self.flops, FLOPS))
+        return memory, sum(amount / ceilings[name] for amount, name in parts)
+
+
+# sum 1, rate 1 + 1, v, w and their sums 3, the uniform 1, e^-v 1, thresholds 4 each (v^k, its tail 2, the count),
+# total 1, p 1, series 9, quotient 1
+_PRUNE_FLOPS: Final = 1 + 2 + 3 + 1 + 1 + 4 * THRESHOLDS + 1 + 1 + _SERIES + 1
+_BERNOULLI_FLOPS: Final = 1 + 1 + 1 + _SERIES + 1 + 1  # sum, rate, p, series, the uniform, quotient
+_PRUNE_TEXT: Final = f"1 word, 2 exponentials, 20 + 4·{THRESHOLDS} flops"
+NEEDS: Final = {
+    COPY: Need(4 + 4, formula="4 read + 4 written"),
+    BERNOULLI: Need(4 + 4, 1, 1, _BERNOULLI_FLOPS, "4 read + 4 written; 1 word, 1 exponential, 5 + 9 flops"),
+    PRUNE: Need(4 + 4, 1, 2, _PRUNE_FLOPS, f"4 read + 4 written; {_PRUNE_TEXT}"),
+    PRUNE_LOW: Need(2 + 2, 1, 2, _PRUNE_FLOPS, f"2 read + 2 written; {_PRUNE_TEXT}"),
+    MASK: Need(3 * 4 + 4, flops=2, formula="3·4 read (gradient, map, output) + 4 written; 2 flops"),
+    MASK_LOW: Need(3 * 2 + 2, flops=2, formula="3·2 read (gradient, map, output) + 2 written; 2 flops"),
+}
+
+
+def measure_roofline(plan: Plan, say: Say) -> Part:
+    """Measure the ceilings and the kernels; nanoseconds an activation, and ratios to the least time."""
+    say("roofline: what the machine can do")
+    ceilings = measure_ceilings(plan)
+    say("roofline: kernels")
+    works = _works(plan)
+    unit = 1e-9 * plan.ceiling_bytes / 4
+    times = time_in_turn(works, plan.rounds, plan.device)
+    return Part(tuple(_record(name, t, unit, ceilings) for name, t in times.items()), ceilings=ceilings)
+
+
+def _record(name: str, times: Times, unit: float, ceilings: Mapping[str, float]) -> Record:
+    need = NEEDS[name]
+    memory, arithmetic = need.least(ceilings)
+    least = max(memory, arithmetic or 0.0)
+    details = {"bytes": need.bytes, "words": need.words, "exponentials": need.exponentials, "flops": need.flops}
+    details |= {"memory": memory, "least": least} | ({} if arithmetic is None else {"arithmetic": arithmetic})
+    away = times.spread(unit * least)
+    return Record("roofline", NEEDS[name].formula, name, "ns an activation", times.spread(unit), away,
+                  "the least time", times.processor(unit), details=details)  # fmt: skip
+
+
+def measure_ceilings(plan: Plan) -> dict[str, float]:
+    """Measure what the machine can do on all of the plan's threads: the best of the rounds, in units of 10^9 a second.
+
+    ``copy, GB/s`` counts bytes read and written of an array far larger than the caches, as STREAM does. On a GPU it
+    is the only one.
+    """
+    source = torch.zeros(plan.ceiling_bytes // 4, device=plan.device)
+    works: dict[str, Work] = {BANDWIDTH: partial(torch.empty_like(source).copy_, source)}
+    amounts = {BANDWIDTH: 2 * plan.ceiling_bytes}
+    if plan.device == "cpu":
+        loops = _REPEATS * _SLICES * _ELEMENTS
+        works |= {FLOPS: _fused, WORDS: _words, EXPONENTIALS: _exponentials}
+        amounts |= {FLOPS: 2 * FUSED * loops, WORDS: loops, EXPONENTIALS: loops}
+    times = time_in_turn(works, plan.rounds, plan.device)
+    return {name: amounts[name] * 1e-9 / times[name].spread().best for name in works}
+
+
+def _fused() -> None:
+    ones = np.ones((_SLICES, _ELEMENTS), np.float32)
+    _on_slices(lambda k: fuse(ones[k], np.float32(0.5), np.float32(0.5), _REPEATS))
+
+
+def _words() -> None:
+    _on_slices(lambda _: draw_words(_REPEATS * _ELEMENTS // BLOCK))
+
+
+def _exponentials() -> None:
+    x = np.linspace(0, 10, _ELEMENTS, dtype=np.float32)
+    outs = np.empty((_SLICES, _ELEMENTS), np.float32)
+    _on_slices(lambda k: exponentials(x, outs[k], _REPEATS))
+
+
+def _on_slices(work: Callable[[int], object]) -> None:
+    """Do the slices over the threads that the kernels use too."""
+
+    def some(start: int, stop: int) -> None:
+        for k in range(start, stop):
+            work(k)
+
+    over_rows(some, _SLICES, _REPEATS * _ELEMENTS)
+
+
+def _works(plan: Plan) -> dict[str, Work]:
+    """Give the kernels' works, all on `ceiling_bytes` / 4 activations."""
+    h = maps(RELU, plan.ceiling_bytes // 4 // _A, _A, plan.device)
+    low = h.bfloat16()
+    works: dict[str, Work] = {COPY: partial(torch.empty_like(h).copy_, h)}
+    if plan.device == "cpu":
+        keys = streams(stream_key(0), 0, torch.arange(len(h)))
+        works[BERNOULLI] = partial(prune_independently, h, keys, _A)
+    works |= {PRUNE: pruning(h, _A), PRUNE_LOW: pruning(low, _A), MASK: _mask(h), MASK_LOW: _mask(low)}
+    return works
+
+
+def _mask(h: Tensor) -> Work:
+    """Give the work of the backward pass through a pruning."""
+    x = h.clone().requires_grad_()
+    out: Tensor = pruning(x, _A)()  # type: ignore[assignment]
+    gradient = torch.ones_like(out)
+    return lambda: torch.autograd.grad(out, x, gradient, retain_graph=True)
