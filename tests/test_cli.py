@@ -19,7 +19,7 @@ from saplab.cli.errors import explain, guarded
 from saplab.report import summarise
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "evaluate", "sites", "train", "train-agent", "play", "report", "doctor")
+VERBS = ("demo", "evaluate", "sites", "train", "train-agent", "play", "report", "bench", "doctor")
 PLAIN = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 
 

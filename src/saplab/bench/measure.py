@@ -40,6 +40,11 @@ class Spread:
         low, middle, high = quartiles
         return cls(middle, low, high, ordered[0], len(ordered))
 
+    def inverse(self, amount: float) -> "Spread":
+        """Give `amount` / value: what is done in a unit of time, where this is the time of each."""
+        median, low, high = (amount / value for value in (self.median, self.high, self.low))
+        return Spread(median, low, high, amount / self.best, self.rounds)
+
 
 @dataclass
 class Times:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saplab.bench.handwritten import multinomial_network
-from saplab.bench.measure import Say, Spread, time_in_turn
+from saplab.bench.measure import Say, Spread, Work, time_in_turn
 from saplab.bench.plan import DEFENSES, Plan
 from saplab.bench.results import Part, Record
 from saplab.data.cifar10 import load_cifar10
@@ -75,9 +75,12 @@ def measure_passes(plan: Plan, say: Say) -> Part:
 
 def _time_passes(plan: Plan, kind: str, precision: str, names: Sequence[str]) -> list[Record]:
     images, labels = sample_images(plan.images, plan.device)
-    inputs = (images,) if kind == FORWARD else (images, labels)
-    run = forward_pass if kind == FORWARD else gradient_pass
-    works = {name: partial(run, network(name, plan.device), *inputs, precision=precision) for name in names}  # type: ignore[operator]
+    works: dict[str, Work] = {
+        name: partial(forward_pass, model, images, precision)
+        if kind == FORWARD
+        else partial(gradient_pass, model, images, labels, precision)
+        for name, model in ((name, network(name, plan.device)) for name in names)
+    }
     rounds = {name: plan.slow_rounds if name == BY_HAND else plan.pass_rounds for name in names}
     times = time_in_turn(works, rounds, plan.device)
     case = f"{kind}, {precision}, {plan.images} images"

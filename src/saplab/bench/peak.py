@@ -1,4 +1,4 @@
-"""A process of its own for the peak memory of one gradient pass: ``python -m saplab.bench.peak NAME IMAGES THREADS``."""
+"""Peak memory of one gradient pass, in a process of its own: ``python -m saplab.bench.peak NAME IMAGES THREADS``."""
 
 import sys
 from pathlib import Path

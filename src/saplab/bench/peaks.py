@@ -1,5 +1,5 @@
 # mypy: disable-error-code="untyped-decorator, call-arg"
-"""Small kernels that do one kind of work as fast as a processor can: fused multiply-adds, Philox words, exponentials."""
+"""Kernels that do one kind of work as fast as a processor can: fused multiply-adds, Philox words, exponentials."""
 
 from typing import Any, Final
 

@@ -85,13 +85,17 @@ def _growths(plan: Plan) -> Mapping[str, Mapping[int, Work]]:
     growths: dict[str, dict[int, Work]] = {
         "images": {n: partial(one, sap, images[:n], labels[:n]) for n in plan.grows["images"]},
         "samples": {n: partial(MonteCarlo(samples=n).gradient, sap, *some) for n in plan.grows["samples"]},
-        "activations": {a: pruning(h, a) for a in plan.grows["activations"] for h in [maps(RELU, rows, a, plan.device)]},
+        "activations": {
+            a: pruning(h, a) for a in plan.grows["activations"] for h in [maps(RELU, rows, a, plan.device)]
+        },
         "percent": {p: pruning(map_, p * _PERCENT_A // 100) for p in percents},
         "percent of a pass": {p: partial(one, network(f"sap:{p}", plan.device), *some) for p in percents},
     }
     if plan.device == "cpu":
         growths["threads"] = {n: partial(_on_threads, n, sampling) for n in _doubled(plan.threads)}
-        growths["threads of a pass"] = {n: partial(_on_threads, n, partial(one, sap, *some)) for n in _doubled(plan.threads)}
+        growths["threads of a pass"] = {
+            n: partial(_on_threads, n, partial(one, sap, *some)) for n in _doubled(plan.threads)
+        }
     return growths
 
 
