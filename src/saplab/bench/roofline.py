@@ -35,7 +35,7 @@ BANDWIDTH, FLOPS, WORDS, EXPONENTIALS = "copy, GB/s", "multiply-add, Gflop/s", "
 THRESHOLDS: Final = 11  # counts 1 to 11 that the kernel's vector loop decides after the first
 _SERIES: Final = 9  # four multiply-adds and a product: r·log1p(-p) as rate · (1 + p/2 + p²/3 + p³/4 + p⁴/5)
 _ELEMENTS: Final = 4096  # float32 numbers of a loop that stays in the first cache
-_REPEATS: Final = 512
+_REPEATS: Final = 32  # a call of 1 to 2 ms, so that its fastest round is one that nobody interrupted
 _SLICES: Final = 16
 _A: Final = 16_384
 

@@ -93,6 +93,7 @@ class Console:
         terminal.print(shown)
         if table.note:
             terminal.print(Text(table.note, "dim"))
+        terminal.print()
 
     def show_verdict(self, verdict: "Verdict") -> None:
         """Print the verdict: what is left under the worst of all attacks, the checks, and the sentence."""
