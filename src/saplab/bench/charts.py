@@ -41,7 +41,9 @@ def points_chart(points: Sequence[Point], title: str, theme: Theme = PAPER) -> a
         y=y, yOffset=alt.YOffset("series:N", sort=series), color=_colour(series, theme)
     )
     scale = alt.Scale(type="log", nice=False, padding=12)
-    x = alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(format="~r", labelOverlap=True, tickCount=6))
+    x = alt.X(
+        "value:Q", title=title, scale=scale, axis=alt.Axis(format="~r", labelOverlap=True, labelFlush=True, tickCount=6)
+    )
     rules = base.mark_rule(strokeWidth=2, opacity=0.5).encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q")
     tips = ["series:N", "name:N", *(alt.Tooltip(f"{field}:Q", format=".3~r") for field in ("value", "low", "high"))]
     marks = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, shape=_shape(series), tooltip=tips)
@@ -61,7 +63,12 @@ def scaling_chart(records: Sequence[Record], theme: Theme = PAPER) -> alt.LayerC
     points = list(_grown(records))
     series = list(dict.fromkeys(point["series"] for point in points))
     most = max(point["growth"] for point in points)
-    x = alt.X("growth:Q", title="size, times the smallest", scale=alt.Scale(type="log", base=2, nice=False))
+    x = alt.X(
+        "growth:Q",
+        title="size, times the smallest",
+        scale=alt.Scale(type="log", base=2, nice=False),
+        axis=alt.Axis(values=[1 << k for k in range(int(most).bit_length())], format="d"),
+    )
     y = alt.Y("time:Q", title="time, times that of the smallest", scale=alt.Scale(type="log", base=2))
     diagonal = alt.Chart(alt.Data(values=[{"growth": 1, "time": 1}, {"growth": most, "time": most}]))
     dashed = diagonal.mark_line(strokeDash=[4, 4], strokeWidth=1.2, color=theme.ink).encode(x=x, y=y)

@@ -45,7 +45,7 @@ def rewrite_page(path: Path, results: Results) -> None:
     write_atomically(path, rewritten(page, results).encode())
 
 
-def render(results: Results, title: str = "What saplab costs, and what others do") -> str:
+def render(results: Results, title: str = "Speed and memory, measured") -> str:
     """Give the page's HTML: everything inside, nothing loaded from anywhere."""
     by_section: dict[str, list[Table]] = {}
     for table in tables(results):

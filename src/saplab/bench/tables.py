@@ -43,10 +43,14 @@ def conditions(results: Results) -> str:
     busy = "" if load["start"] is None else f", load average {load['start']} at the start and {load['end']} at the end"
     build = f"saplab {versions['saplab']}" + (f" ({made['commit']})" if made["commit"] else "")
     return (
-        f"{where}, {made['cores']} cores, {made['threads']} threads, {made['vectors']}; {build}, Python"
+        f"{where}, {_count(made['cores'], 'core')}, {_count(made['threads'], 'thread')}, {made['vectors']}; {build}, Python"
         f" {versions['python']}, PyTorch {versions['torch']}, Numba {versions['numba']}; {made['time']}"
         f", {made['seconds']:.0f} s{busy}. Medians of interleaved rounds, with quartiles in brackets."
     )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def number(value: float) -> str:
