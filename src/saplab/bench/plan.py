@@ -57,7 +57,7 @@ class Plan:
     scaling_images: int = 64
     scaling_rows: int = 256
     weighed: tuple[str, ...] = DEFENSES
-    ceiling_bytes: int = 1 << 28
+    ceiling_bytes: int = 1 << 27
 
     @classmethod
     def quick(cls, device: str = "cpu", threads: int = 1) -> "Plan":

@@ -42,8 +42,9 @@ def conditions(results: Results) -> str:
     load = made["load"]
     busy = "" if load["start"] is None else f", load average {load['start']} at the start and {load['end']} at the end"
     build = f"saplab {versions['saplab']}" + (f" ({made['commit']})" if made["commit"] else "")
+    counts = f"{_count(made['cores'], 'core')}, {_count(made['threads'], 'thread')}"
     return (
-        f"{where}, {_count(made['cores'], 'core')}, {_count(made['threads'], 'thread')}, {made['vectors']}; {build}, Python"
+        f"{where}, {counts}, {made['vectors']}; {build}, Python"
         f" {versions['python']}, PyTorch {versions['torch']}, Numba {versions['numba']}; {made['time']}"
         f", {made['seconds']:.0f} s{busy}. Medians of interleaved rounds, with quartiles in brackets."
     )
