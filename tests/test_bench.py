@@ -42,7 +42,6 @@ from saplab.bench.tables import BEGIN, END, number, rewritten
 from saplab.cli import app
 from saplab.cli.errors import guarded
 from saplab.noise import stream_key, streams
-from saplab.pruning import cpu
 
 TINY = dataclasses.replace(
     Plan.quick(threads=1), maps=((RELU, 4, 256),), rounds=2, images=2, pass_rounds=2, gradient_images=2,
@@ -179,22 +178,41 @@ def test_threads_are_doubled():
 
 
 def test_needs_are_those_counted_by_hand():
-    """Per activation: what is read and written once; of operations, those of the kernel's loops."""
+    """Per activation: what is read and written once; a sum, rate, p, series of 9, uniform and quotient; a product."""
     found = {name: (need.bytes, need.words, need.exponentials, need.flops) for name, need in NEEDS.items()}
     assert found == {
         roofline.COPY: (8, 0, 0, 0),
         roofline.BERNOULLI: (8, 1, 1, 14),
-        roofline.PRUNE: (8, 1, 2, 64),
-        roofline.PRUNE_LOW: (4, 1, 2, 64),
+        roofline.PRUNE: (8, 1, 1, 14),
+        roofline.PRUNE_LOW: (4, 1, 1, 14),
         roofline.MASK: (16, 0, 0, 2),
         roofline.MASK_LOW: (8, 0, 0, 2),
     }
-    assert int(cpu._THRESHOLDS) - 1 == roofline.THRESHOLDS
+
+
+def test_kernels_of_the_roofline_do_their_work():
+    h = sampling.maps(RELU, 4, 256)
+    full, low = roofline.Room.of(h), roofline.Room.of(h.bfloat16())
+    works = roofline.kernels(full, low)
+    assert list(works) == [name for name in NEEDS if name != roofline.COPY]
+    works[roofline.BERNOULLI]()
+    keys = streams(stream_key(0), 0, torch.arange(4))
+    assert torch.equal(torch.from_numpy(full.out), prune_independently(h, keys, 256))
+    works[roofline.PRUNE]()
+    pruned = sampling.pruning(h, 256)()
+    assert torch.equal(torch.from_numpy(full.out), pruned)
+    works[roofline.MASK]()  # of the gradient h: h · out / h
+    torch.testing.assert_close(torch.from_numpy(full.result), pruned)
+    works[roofline.PRUNE_LOW]()
+    bits = torch.from_numpy(low.out.view("int16")).view(torch.bfloat16)
+    assert torch.equal(bits, sampling.pruning(h.bfloat16(), 256)())
+    works[roofline.MASK_LOW]()
+    assert ((low.result != 0) == (low.out != 0)).all()
 
 
 def test_the_least_time_is_memory_s_or_arithmetic_s():
     ceilings = {BANDWIDTH: 4.0, FLOPS: 2.0, WORDS: 1.0, EXPONENTIALS: 0.5}
-    assert NEEDS[roofline.PRUNE].least(ceilings) == (8 / 4, 1 / 1 + 2 / 0.5 + 64 / 2)
+    assert NEEDS[roofline.PRUNE].least(ceilings) == (8 / 4, 1 / 1 + 1 / 0.5 + 14 / 2)
     assert NEEDS[roofline.MASK].least({BANDWIDTH: 4.0}) == (4.0, None)
 
 

@@ -1,4 +1,4 @@
-"""Section ``roofline``: what each kernel's work needs at least, what this machine can do, and how far apart they are.
+"""Section ``roofline``: what the work needs at least, what this machine can do, and how far each kernel is from it.
 
 The model is Williams et al. 2009 ("Roofline: an insightful visual performance model for multicore architectures") with
 several kinds of operations. An activation needs `bytes` of memory, `words` of Philox4x32-10, `exponentials` 1 - e^-x,
@@ -6,24 +6,29 @@ and `flops` besides. Each kind has a ceiling, measured here. Memory is moved whi
 arithmetic share the same vector units, so the least time of an activation is
 
     max(bytes / bandwidth, words / word rate + exponentials / exponential rate + flops / flop rate).
+
+Pruning needs what independent coins with its probabilities need, the cheapest kernel that decides by a uniform number
+and divides by the probability: one loop of `independent.py`. What the exact law costs beyond is the kernel's own.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.bench.independent import prune_independently
+from saplab.bench.independent import independent_rows
 from saplab.bench.measure import Say, Times, Work, time_in_turn
 from saplab.bench.peaks import FUSED, draw_words, exponentials, fuse
 from saplab.bench.plan import RELU, Plan
 from saplab.bench.results import Part, Record
 from saplab.bench.sampling import maps, pruning
 from saplab.noise import stream_key, streams
+from saplab.pruning.cpu import prune_bfloat16_rows, prune_rows
+from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
 from saplab.pruning.threads import over_rows
 from saplab.vector import BLOCK
 
@@ -32,12 +37,12 @@ PRUNE, PRUNE_LOW = "saplab, float32", "saplab, bfloat16"
 MASK, MASK_LOW = "gradient by the mask, float32", "gradient by the mask, bfloat16"
 BANDWIDTH, FLOPS, WORDS, EXPONENTIALS = "copy, GB/s", "multiply-add, Gflop/s", "Philox, Gwords/s", "1 - e^-x, G/s"
 
-THRESHOLDS: Final = 11  # counts 1 to 11 that the kernel's vector loop decides after the first
-_SERIES: Final = 9  # four multiply-adds and a product: r·log1p(-p) as rate · (1 + p/2 + p²/3 + p³/4 + p⁴/5)
 _ELEMENTS: Final = 4096  # float32 numbers of a loop that stays in the first cache
 _REPEATS: Final = 32  # a call of 1 to 2 ms, so that its fastest round is one that nobody interrupted
 _SLICES: Final = 16
 _A: Final = 16_384
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,14 @@ class Need:
         return memory, sum(amount / ceilings[name] for amount, name in parts)
 
 
-# sum 1, rate 1 + 1, v, w and their sums 3, the uniform 1, e^-v 1, thresholds 4 each (v^k, its tail 2, the count),
-# total 1, p 1, series 9, quotient 1
-_PRUNE_FLOPS: Final = 1 + 2 + 3 + 1 + 1 + 4 * THRESHOLDS + 1 + 1 + _SERIES + 1
-_BERNOULLI_FLOPS: Final = 1 + 1 + 1 + _SERIES + 1 + 1  # sum, rate, p, series, the uniform, quotient
-_PRUNE_TEXT: Final = f"1 word, 2 exponentials, 20 + 4·{THRESHOLDS} flops"
+# the sum 1, the rate 1, p 1, r·log1p(-p) as rate · (1 + p/2 + p²/3 + p³/4 + p⁴/5) 9, the uniform 1, the quotient 1
+_COIN_FLOPS: Final = 1 + 1 + 1 + (4 * 2 + 1) + 1 + 1
+_COIN_TEXT: Final = f"1 word, 1 exponential, {_COIN_FLOPS} flops"
 NEEDS: Final = {
     COPY: Need(4 + 4, formula="4 read + 4 written"),
-    BERNOULLI: Need(4 + 4, 1, 1, _BERNOULLI_FLOPS, "4 read + 4 written; 1 word, 1 exponential, 5 + 9 flops"),
-    PRUNE: Need(4 + 4, 1, 2, _PRUNE_FLOPS, f"4 read + 4 written; {_PRUNE_TEXT}"),
-    PRUNE_LOW: Need(2 + 2, 1, 2, _PRUNE_FLOPS, f"2 read + 2 written; {_PRUNE_TEXT}"),
+    BERNOULLI: Need(4 + 4, 1, 1, _COIN_FLOPS, f"4 read + 4 written; {_COIN_TEXT}"),
+    PRUNE: Need(4 + 4, 1, 1, _COIN_FLOPS, f"4 read + 4 written; {_COIN_TEXT}"),
+    PRUNE_LOW: Need(2 + 2, 1, 1, _COIN_FLOPS, f"2 read + 2 written; {_COIN_TEXT}"),
     MASK: Need(3 * 4 + 4, flops=2, formula="3·4 read (gradient, map, output) + 4 written; 2 flops"),
     MASK_LOW: Need(3 * 2 + 2, flops=2, formula="3·2 read (gradient, map, output) + 2 written; 2 flops"),
 }
@@ -131,23 +134,59 @@ def _exponentials() -> None:
 def _on_slices(work: Callable[[int], object]) -> None:
     """Do the slices over the threads that the kernels use too."""
 
-    def some(start: int, stop: int) -> None:
-        for k in range(start, stop):
-            work(k)
-
-    over_rows(some, _SLICES, _REPEATS * _ELEMENTS)
+    _over_rows(lambda rows: [work(k) for k in range(rows.start, rows.stop)], _SLICES, _REPEATS * _ELEMENTS)
 
 
 def _works(plan: Plan) -> dict[str, Work]:
-    """Give the kernels' works, all on `ceiling_bytes` / 4 activations."""
+    """Give the kernels' works, on `ceiling_bytes` / 4 activations: without allocation on the CPU, as operators else."""
     h = maps(RELU, plan.ceiling_bytes // 4 // _A, _A, plan.device)
-    low = h.bfloat16()
     works: dict[str, Work] = {COPY: partial(torch.empty_like(h).copy_, h)}
+    low = h.bfloat16()
     if plan.device == "cpu":
-        keys = streams(stream_key(0), 0, torch.arange(len(h)))
-        works[BERNOULLI] = partial(prune_independently, h, keys, _A)
-    works |= {PRUNE: pruning(h, _A), PRUNE_LOW: pruning(low, _A), MASK: _mask(h), MASK_LOW: _mask(low)}
-    return works
+        return works | kernels(Room.of(h), Room.of(low))
+    return works | {PRUNE: pruning(h, _A), PRUNE_LOW: pruning(low, _A), MASK: _mask(h), MASK_LOW: _mask(low)}
+
+
+@dataclass(frozen=True)
+class Room:
+    """Maps (N, a), and memory for what becomes of them; of bfloat16 the bits, as the kernels take them."""
+
+    x: Array
+    out: Array
+    result: Array
+
+    @classmethod
+    def of(cls, h: Tensor) -> "Room":
+        """Take maps, and make room for their outputs."""
+        bits = h.view(torch.int16).numpy().view(np.uint16) if h.dtype == torch.bfloat16 else h.numpy()
+        return cls(bits, np.zeros_like(bits), np.zeros_like(bits))
+
+
+def kernels(full: Room, low: Room) -> dict[str, Work]:
+    """Give the CPU's kernels alone, on maps in float32 and in bfloat16; the maps serve as gradients too."""
+    rows, a = full.x.shape
+    keys = streams(stream_key(0), 0, torch.arange(rows)).numpy()
+    bad = np.zeros(rows, np.bool_)
+    works: dict[str, Callable[[slice], object]] = {
+        BERNOULLI: lambda s: independent_rows(full.x[s], full.out[s], keys[s], float(a)),
+        PRUNE: lambda s: prune_rows(full.x[s], full.out[s], keys[s], 0, float(a), bad[s]),
+        PRUNE_LOW: lambda s: prune_bfloat16_rows(low.x[s], low.out[s], keys[s], 0, float(a), bad[s]),
+        MASK: lambda s: scale_gradient(*_flat(full, s)),
+        MASK_LOW: lambda s: scale_bfloat16_gradient(*_flat(low, s)),
+    }
+    return {name: partial(_over_rows, work, rows, a) for name, work in works.items()}
+
+
+def _over_rows(work: Callable[[slice], object], rows: int, a: int) -> None:
+    def some(start: int, stop: int) -> None:
+        work(slice(start, stop))
+
+    over_rows(some, rows, a)
+
+
+def _flat(room: Room, rows: slice) -> list[Array]:
+    """Give gradient, map, output and result of some rows, as the gradient's kernels take them."""
+    return [array[rows].reshape(-1) for array in (room.x, room.x, room.out, room.result)]
 
 
 def _mask(h: Tensor) -> Work:

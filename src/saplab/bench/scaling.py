@@ -64,7 +64,8 @@ def measure_scaling(plan: Plan, say: Say) -> Part:
         found = [_record(case, size, measured, times[min(works)]) for size, measured in times.items()]
         fits.append(fit_power(case, list(times), [record.value.median for record in found], EXPECTED[case]))
         records += found
-    left_out = () if any(fit.case == "threads" for fit in fits) else ("scaling: threads, as there is one alone",)
+    alone = plan.device == "cpu" and plan.threads == 1
+    left_out = ("scaling: threads, as there is one alone",) if alone else ()
     return Part(tuple(records), tuple(fits), left_out=left_out)
 
 
