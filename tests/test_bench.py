@@ -37,6 +37,7 @@ from saplab.bench.measure import Spread, Times, time_in_turn
 from saplab.bench.plan import DEFENSES, RELU
 from saplab.bench.results import Record
 from saplab.bench.roofline import BANDWIDTH, EXPONENTIALS, FLOPS, NEEDS, WORDS
+from saplab.bench.run import MEASURES
 from saplab.bench.scaling import fit_power
 from saplab.bench.tables import BEGIN, END, number, rewritten
 from saplab.cli import app
@@ -60,7 +61,7 @@ def results():
         patch.setattr(roofline, "_REPEATS", 1)
         patch.setattr(gradients, "MODULES", ABSENT)
         patch.setattr(passes, "_rise_in_child", lambda name, plan: weights[name])
-        return run(TINY, SECTIONS, lambda text: None, lambda: None)
+        return run(TINY, SECTIONS, lambda text: None, lambda known: None)
 
 
 # Timing
@@ -388,6 +389,16 @@ def test_the_command_measures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Plan, "quick", lambda device, threads: dataclasses.replace(TINY, threads=threads))
     assert command("--only", "sampler", "--quick", "--threads", 1, "--out", tmp_path) == 0
     assert "independent Bernoulli" in capsys.readouterr().out
+    assert {record.section for record in read_results(tmp_path / "results.json").records} == {"sampler"}
+
+
+def test_an_interrupted_run_keeps_its_finished_sections(tmp_path, monkeypatch):
+    def interrupted(plan, say):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Plan, "quick", lambda device, threads: dataclasses.replace(TINY, threads=threads))
+    monkeypatch.setitem(MEASURES, "pass", interrupted)
+    assert command("--only", "pass,sampler", "--quick", "--threads", 1, "--out", tmp_path) == 130
     assert {record.section for record in read_results(tmp_path / "results.json").records} == {"sampler"}
 
 

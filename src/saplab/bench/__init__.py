@@ -1,6 +1,6 @@
 """The measuring instrument: what pruning, passes and gradients cost, beside what people would use instead."""
 
-from saplab.bench.page import render, rewrite_page, write_files
+from saplab.bench.page import render, rewrite_page, write_files, write_results
 from saplab.bench.plan import SECTIONS, Plan
 from saplab.bench.results import Fit, Record, Results, read_results
 from saplab.bench.run import check, run
@@ -23,4 +23,5 @@ __all__ = [
     "tables",
     "to_markdown",
     "write_files",
+    "write_results",
 ]

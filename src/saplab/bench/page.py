@@ -27,12 +27,19 @@ def write_files(results: Results, out: Path) -> tuple[Path, ...]:
     Raises:
         OSError: if a file cannot be written; those before it are whole.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(results.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    files = {"results.json": content, "report.html": render(results), "tables.md": to_markdown(results)}
+    stored = write_results(results, out)
+    files = {"report.html": render(results), "tables.md": to_markdown(results)}
     for name, text in files.items():
         write_atomically(out / name, text.encode())
-    return tuple(out / name for name in files)
+    return (stored, *(out / name for name in files))
+
+
+def write_results(results: Results, out: Path) -> Path:
+    """Write ``results.json`` alone into a folder, which is made where there is none."""
+    out.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(results.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(out / "results.json", content.encode())
+    return out / "results.json"
 
 
 def rewrite_page(path: Path, results: Results) -> None:

@@ -31,14 +31,14 @@ MEASURES: Final[Mapping[str, Callable[[Plan, Say], Part]]] = {
 _PEERS: Final = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 
 
-def run(plan: Plan, sections: Sequence[str], say: Say, done: Callable[[], object]) -> Results:
+def run(plan: Plan, sections: Sequence[str], say: Say, done: Callable[[Results], object]) -> Results:
     """Measure the `sections`, and give all that they found.
 
     Args:
         plan: sizes, rounds, device and threads.
         sections: names of `SECTIONS`; they are measured in that order.
         say: told what is being measured.
-        done: called after each section.
+        done: told all that is known after each section.
 
     Raises:
         ValueError: for an unknown section or a device that is not there.
@@ -47,16 +47,16 @@ def run(plan: Plan, sections: Sequence[str], say: Say, done: Callable[[], object
     before = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     start, load = datetime.now(UTC), _load()
+    options = {"sections": [name for name in SECTIONS if name in sections], **asdict(plan)}
+    parts: list[Part] = []
     try:
-        parts = []
-        for name in SECTIONS:
-            if name in sections:
-                parts.append(MEASURES[name](plan, say))
-                done()
+        for name in options["sections"]:
+            parts.append(MEASURES[name](plan, say))
+            made = {**machine(plan), "load": {"start": load, "end": _load()}, **_times(start)}
+            done(results := _joined(parts, made, options))
     finally:
         torch.set_num_threads(before)
-    made = {**machine(plan), "load": {"start": load, "end": _load()}, **_times(start)}
-    return _joined(parts, made, {"sections": [name for name in SECTIONS if name in sections], **asdict(plan)})
+    return results
 
 
 def check(sections: Sequence[str], device: str) -> None:

@@ -47,7 +47,7 @@ def bench(
 
     console = Console(as_json)
     old = read_results(compare) if compare else None
-    results = read_results(stored) if stored else _measure(only, quick, threads, device, console)
+    results = read_results(stored) if stored else _measure(only, quick, threads, device, out, console)
     _show(results, console)
     if old:
         console.show_table(compare_runs(results, old))
@@ -59,17 +59,23 @@ def bench(
         console.emit_json(results.to_json())
 
 
-def _measure(only: str, quick: bool, threads: int | None, device: str, console: "Console") -> "Results":
+def _measure(only: str, quick: bool, threads: int | None, device: str, out: Path, console: "Console") -> "Results":
+    """Measure the sections asked for; what is known after each is on the disk, should the run be interrupted."""
     import torch
 
-    from saplab.bench import SECTIONS, Plan, check, run
+    from saplab.bench import SECTIONS, Plan, check, run, write_results
 
     sections = tuple(only.replace(" ", "").split(",")) if only else SECTIONS
     check(sections, device)
     count = threads or torch.get_num_threads()
     plan = Plan.quick(device, count) if quick else Plan(device, count)
     with console.progress("sections", len(set(sections))) as advance:
-        return run(plan, sections, lambda text: advance(0, now=text), advance)
+
+        def done(known: "Results") -> None:
+            write_results(known, out)
+            advance()
+
+        return run(plan, sections, lambda text: advance(0, now=text), done)
 
 
 def _show(results: "Results", console: "Console") -> None:
