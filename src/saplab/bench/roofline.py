@@ -53,7 +53,6 @@ class Need:
     words: float = 0.0
     exponentials: float = 0.0
     flops: float = 0.0
-    formula: str = ""
 
     def least(self, ceilings: Mapping[str, float]) -> tuple[float, float | None]:
         """Give the nanoseconds that memory and arithmetic need at the ceilings; None where those of arithmetic lack."""
@@ -66,14 +65,13 @@ class Need:
 
 # the sum 1, the rate 1, p 1, r·log1p(-p) as rate · (1 + p/2 + p²/3 + p³/4 + p⁴/5) 9, the uniform 1, the quotient 1
 _COIN_FLOPS: Final = 1 + 1 + 1 + (4 * 2 + 1) + 1 + 1
-_COIN_TEXT: Final = f"1 word, 1 exponential, {_COIN_FLOPS} flops"
 NEEDS: Final = {
-    COPY: Need(4 + 4, formula="4 read + 4 written"),
-    BERNOULLI: Need(4 + 4, 1, 1, _COIN_FLOPS, f"4 read + 4 written; {_COIN_TEXT}"),
-    PRUNE: Need(4 + 4, 1, 1, _COIN_FLOPS, f"4 read + 4 written; {_COIN_TEXT}"),
-    PRUNE_LOW: Need(2 + 2, 1, 1, _COIN_FLOPS, f"2 read + 2 written; {_COIN_TEXT}"),
-    MASK: Need(3 * 4 + 4, flops=2, formula="3·4 read (gradient, map, output) + 4 written; 2 flops"),
-    MASK_LOW: Need(3 * 2 + 2, flops=2, formula="3·2 read (gradient, map, output) + 2 written; 2 flops"),
+    COPY: Need(4 + 4),  # bytes read and written
+    BERNOULLI: Need(4 + 4, 1, 1, _COIN_FLOPS),
+    PRUNE: Need(4 + 4, 1, 1, _COIN_FLOPS),
+    PRUNE_LOW: Need(2 + 2, 1, 1, _COIN_FLOPS),
+    MASK: Need(3 * 4 + 4, flops=2),  # gradient, map and output are read; a quotient and a product
+    MASK_LOW: Need(3 * 2 + 2, flops=2),
 }
 
 
@@ -95,7 +93,7 @@ def _record(name: str, times: Times, unit: float, ceilings: Mapping[str, float])
     details = {"bytes": need.bytes, "words": need.words, "exponentials": need.exponentials, "flops": need.flops}
     details |= {"memory": memory, "least": least} | ({} if arithmetic is None else {"arithmetic": arithmetic})
     away = times.spread(unit * least)
-    return Record("roofline", NEEDS[name].formula, name, "ns an activation", times.spread(unit), away,
+    return Record("roofline", "kernels", name, "ns an activation", times.spread(unit), away,
                   "the least time", times.processor(unit), details=details)  # fmt: skip
 
 

@@ -138,8 +138,8 @@ def _memory(results: Results) -> list[Table]:
 def _roofline(results: Results) -> list[Table]:
     columns = ("kernel", "an activation needs", "memory, ns", "arithmetic, ns", "measured, ns", "of the limit")
     note = (
-        "The limit is the longer of what memory and what arithmetic need at the speeds of the table below; it is"
-        " compared with the fastest round, as those speeds are of theirs."
+        "The limit is max(bytes / copy, words / Philox + exponentials / (1 - e^-x) + flops / multiply-add) at the"
+        " speeds of the table below; it is compared with the fastest round, as those speeds are of theirs."
     )
     found = [
         Table("roofline", "Roofline: kernels", columns, tuple(map(_kernel_row, results.section("roofline"))), note)
@@ -151,7 +151,18 @@ def _roofline(results: Results) -> list[Table]:
 
 def _kernel_row(r: Record) -> tuple[str, ...]:
     limits = (number(r.details[name]) if name in r.details else "–" for name in ("memory", "arithmetic"))
-    return r.name, r.case, *limits, spread_text(r.value), f"{100 / r.ratio.best:.0f} %" if r.ratio else "–"
+    return (
+        r.name,
+        _need_text(r.details),
+        *limits,
+        spread_text(r.value),
+        f"{100 / r.ratio.best:.0f} %" if r.ratio else "–",
+    )
+
+
+def _need_text(details: Mapping[str, float]) -> str:
+    kinds = ("bytes", "words", "exponentials", "flops")
+    return ", ".join(f"{details[kind]:g} {kind}" for kind in kinds if details[kind])
 
 
 def _speed_row(name: str, value: float) -> tuple[str, str]:
