@@ -1,4 +1,4 @@
-"""The ways that `peers.py` compares: attacks and Monte Carlo gradients of saplab, of other libraries, and by hand.
+"""The attacks that `peers.py` compares: of saplab and of other libraries.
 
 Other libraries are imported where they are used; `installed` leaves out what is absent.
 """
@@ -7,11 +7,9 @@ import importlib.util
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import saplab
 from saplab.defenses.prediction import BATCH
@@ -19,11 +17,7 @@ from saplab.pruning.operator import BackwardRule
 
 OURS, EVERY_STEP, ADAPTIVE_STEP = "saplab PGD", "saplab PGD, never stopping", "saplab APGD"
 EOTPGD, RAND = "torchattacks EOTPGD", "pyautoattack rand"
-MONTE_CARLO, ALONE, LOOP = "saplab MonteCarlo", "forward and backward alone", "hand-written loop"
-FOOLBOX, ART = "Foolbox EOT wrapper", "ART loss_gradient"
-MODULES = {EOTPGD: "torchattacks", RAND: "pyautoattack", FOOLBOX: "foolbox", ART: "art"}
-
-Contender = TypeVar("Contender")
+MODULES = {EOTPGD: "torchattacks", RAND: "pyautoattack"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,6 @@ class Task:
 
 
 Attack = Callable[[Task, int], Tensor]  # (task, seed) -> adversarial images
-Gradient = Callable[[nn.Module, Tensor, Tensor, int], object]  # (model, images, labels, samples)
 
 
 def attack_by_saplab(task: Task, seed: int, stop_when_lost: bool = True) -> Tensor:
@@ -125,68 +118,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-def gradient_by_saplab(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> Tensor:
-    """Average as saplab's attacks do."""
-    gradient: Tensor = saplab.MonteCarlo(samples=samples).gradient(model, images, labels)
-    return gradient
-
-
-def gradient_alone(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> None:
-    """Go forward and backward over as many examples, in batches as full as saplab's, and do nothing else."""
-    at_once = max(1, BATCH // len(images))
-    for start in range(0, samples, at_once):
-        count = min(at_once, samples - start)
-        x = images.repeat(count, 1, 1, 1).requires_grad_()
-        torch.autograd.grad(F.cross_entropy(model(x), labels.repeat(count), reduction="sum"), x)
-
-
-def gradient_by_loop(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> Tensor:
-    """Average as one writes it by hand: a pass, a gradient, a sum."""
-    x, total = images.clone().requires_grad_(), torch.zeros_like(images)
-    for _ in range(samples):
-        total += torch.autograd.grad(F.cross_entropy(model(x), labels, reduction="sum"), x)[0]
-    return total / samples
-
-
-def gradient_by_torchattacks(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> object:
-    """Take one step of EOTPGD."""
-    import torchattacks
-
-    return torchattacks.EOTPGD(model, steps=1, eot_iter=samples)(images, labels)
-
-
-def gradient_by_foolbox(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> object:
-    """Differentiate the mean logits of Foolbox's wrapper, which keeps the graphs of all samples at a time."""
-    import eagerpy as ep
-    import foolbox
-
-    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
-    mean = foolbox.models.ExpectationOverTransformationWrapper(wrapped, n_steps=samples)
-    attack = foolbox.attacks.LinfPGD(steps=1)
-    return attack.value_and_grad(attack.get_loss_fn(mean, ep.astensor(labels)), ep.astensor(images))
-
-
-def gradient_by_art(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> object:
-    """Sum ART's gradients; it has no average over passes of its own."""
-    from art.estimators.classification import PyTorchClassifier
-
-    loss = nn.CrossEntropyLoss()
-    classifier = PyTorchClassifier(model, loss, images.shape[1:], nb_classes=10, clip_values=(0, 1), device_type="cpu")
-    x, y = images.numpy(), F.one_hot(labels, 10).numpy()
-    return sum(classifier.loss_gradient(x, y) for _ in range(samples))
-
-
-GRADIENTS: dict[str, Gradient] = {
-    MONTE_CARLO: gradient_by_saplab,
-    ALONE: gradient_alone,
-    LOOP: gradient_by_loop,
-    EOTPGD: gradient_by_torchattacks,
-    FOOLBOX: gradient_by_foolbox,
-    ART: gradient_by_art,
-}
-
-
-def installed(contenders: Mapping[str, Contender]) -> dict[str, Contender]:
+def installed(contenders: Mapping[str, Attack] = ATTACKS) -> dict[str, Attack]:
     """Leave out what has no library here, and say so."""
     there = {name: c for name, c in contenders.items() if importlib.util.find_spec(MODULES.get(name, "saplab"))}
     for name in contenders.keys() - there.keys():

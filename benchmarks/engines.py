@@ -150,7 +150,7 @@ def driver(count: int = 10_000) -> dict[str, Any]:
     with folder() as root:
         store = Store.open(root, request_of(count, 250, (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)))
         outcomes = drive(Queue(groups(store.request.cells)), lambda group: next(turns).work.remote(group),
-                         lambda: 2 * SLEEPERS)  # fmt: skip
+                         lambda: 2 * SLEEPERS, cancel=True)  # fmt: skip
         memory, begin, cpu = [resident()], time.perf_counter(), time.process_time()
         with Saver(store) as saver:
             for number, outcome in enumerate(outcomes, 1):

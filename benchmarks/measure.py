@@ -1,64 +1,19 @@
-"""Interleaved timing, and the words and numbers around it, for the benchmarks of this folder."""
+"""The words and numbers around what the scripts of this folder measure; timing itself is `saplab.bench.measure`."""
 
 import json
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from saplab.bench.measure import Times, Work
 from saplab.runs.machine import processor, usable_cores, versions
 
-Work = Callable[[], object]
-WARM_UP = 0.03  # seconds
-
-
-@dataclass
-class Times:
-    """Seconds of each round: by the clock on the wall, and of this process on all cores."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    def summary(self, unit: float) -> dict[str, float]:
-        """Give medians, quartiles and the fastest, in units of `unit` seconds.
-
-        Where other processes want the cores, the wall clock counts their time as well and the processor time does not.
-        """
-        wall = sorted(seconds / unit for seconds in self.wall)
-        low, middle, high = statistics.quantiles(wall, n=4, method="inclusive") if len(wall) > 1 else wall * 3
-        cpu = statistics.median(self.cpu) / unit
-        return {"median": middle, "low": low, "high": high, "best": wall[0], "cpu": cpu, "rounds": len(wall)}
-
-
-def time_in_turn(works: Mapping[str, Work], rounds: Mapping[str, int]) -> dict[str, Times]:
-    """Time each work in turn, round after round, so that a disturbance meets all of them.
-
-    Work that has fewer rounds than others drops out earlier.
-    """
-    times = {name: Times() for name in works}
-    for turn in range(max(rounds.values())):
-        for name, work in works.items():
-            if turn < rounds[name]:
-                _warm_up(work)
-                wall, cpu = time.perf_counter(), time.process_time()
-                work()
-                times[name].wall.append(time.perf_counter() - wall)
-                times[name].cpu.append(time.process_time() - cpu)
-    return times
-
-
-def _warm_up(work: Work) -> None:
-    """Call for a while, uncounted: torch's threads spin for milliseconds after another's task, and cores cool down."""
-    start = time.perf_counter()
-    while time.perf_counter() < start + WARM_UP:
-        work()
+__all__ = ["Times", "Work", "machine", "print_machine", "save"]
 
 
 def machine(threads: int) -> dict[str, Any]:

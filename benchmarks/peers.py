@@ -1,12 +1,10 @@
-"""Attack and differentiate one defended network with saplab and with other libraries, in one run.
+"""Attack one defended network with saplab and with other libraries, in one run.
 
-    python benchmarks/peers.py [--part attacks gradients] [--images 64] [--steps 10] [--samples 5] [--lam 2]
-        [--backward identity] [--rounds 3] [--passes 20] [--gradient-images 64] [--gradient-samples 10]
-        [--gradient-rounds 5] [--slow-rounds 1] [--threads 2] [--json PATH]
+    python benchmarks/peers.py [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3]
+        [--passes 20] [--threads 2] [--json PATH]
 
-Attacks: the same network, images, steps, samples a step, step size and backward rule for all; what is left is judged by
-fresh passes. Gradients: images times samples a second of a Monte Carlo gradient, on saplab's SAP-100 and on one written
-with `torch.multinomial`. Needs the extra `peers`; a library that is absent is left out.
+The same network, images, steps, samples a step, step size and backward rule for all; what is left is judged by fresh
+passes. Needs the extra `peers`; a library that is absent is left out. `saplab bench` compares the gradients alone.
 """
 
 import argparse
@@ -20,23 +18,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from contenders import (
-    ALONE,
-    ATTACKS,
-    EOTPGD,
-    EVERY_STEP,
-    GRADIENTS,
-    MONTE_CARLO,
-    OURS,
-    RAND,
-    Attack,
-    Gradient,
-    Task,
-    installed,
-)
-from gradient_pass import MULTINOMIAL, network
+from contenders import ATTACKS, EOTPGD, EVERY_STEP, OURS, RAND, Attack, Task, installed
 from measure import Times, machine, print_machine, save
-from torch import Tensor, nn
+from torch import Tensor
 
 import saplab
 from saplab.defenses import predict_with_votes
@@ -73,7 +57,7 @@ class AttackResult:
         right: (N,) share of the rounds whose adversarial image the averaged prediction got right.
         single: (N,) the same of single passes.
         rounds: how many.
-        seconds: of a round, see `Times.summary`.
+        seconds: of a round, see `saplab.bench.measure.Spread`, and of the processor.
         gradient, plain: examples through the network for each image, with and without a gradient.
     """
 
@@ -107,33 +91,7 @@ def _judged(task: Task, times: Times, adversarial: Sequence[Tensor]) -> AttackRe
     single = np.mean([pass_shares(p.votes, task.labels) for p in found], axis=0)
     work = len(adversarial) * len(task.images)
     shares = (task.counts[kind] / work for kind in ("gradient", "plain"))
-    return AttackResult(right, single, len(adversarial), times.summary(1.0), *shares)
-
-
-def measure_gradients(
-    images: Tensor, labels: Tensor, samples: int, rounds: int, slow_rounds: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Time every way to a gradient on SAP-100 of saplab's, and on one of `torch.multinomial`; give seconds an example.
-
-    Of the slow network one sample is enough: it is long, and cost grows linearly.
-    """
-    ways = installed(GRADIENTS)
-    theirs = {name: way for name, way in ways.items() if name not in (MONTE_CARLO, ALONE)}
-    slow, fast = (network(name, "float32") for name in (MULTINOMIAL, "SAP-100"))
-    return {
-        "SAP-100 of saplab": _examples(ways, fast, images, labels, samples, rounds),
-        "SAP-100 by torch.multinomial": _examples(theirs, slow, images, labels, 1, slow_rounds),
-    }
-
-
-def _examples(
-    ways: Mapping[str, Gradient], model: nn.Module, images: Tensor, labels: Tensor, samples: int, rounds: int
-) -> dict[str, dict[str, float]]:
-    for way in ways.values():
-        way(model, images[:2], labels[:2], 1)  # imports, and the kernels' first call
-    works = {name: lambda _, way=way: way(model, images, labels, samples) for name, way in ways.items()}
-    results = take_turns(works, dict.fromkeys(works, rounds))
-    return {name: times.summary(len(images) * samples) for name, (times, _) in results.items()}
+    return AttackResult(right, single, len(adversarial), {**asdict(times.spread()), "cpu": times.processor()}, *shares)
 
 
 def print_attacks(results: Mapping[str, AttackResult], task: Task) -> None:
@@ -167,19 +125,6 @@ def _percent(interval: Interval) -> str:
     return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * x for x in (interval.estimate, interval.low, interval.high)))
 
 
-def print_gradients(results: Mapping[str, Mapping[str, Mapping[str, float]]], images: int, samples: int) -> None:
-    """Print throughput, and how many times faster saplab's is."""
-    print(f"Monte Carlo gradients of {images} images, {samples} samples; examples (images x samples) a second")
-    ours = results["SAP-100 of saplab"][MONTE_CARLO]
-    print(f"{'':62}{'a second':>10}{'quartiles':>14}{'saplab is':>14}{'by cores':>14}")
-    for model, ways in results.items():
-        for name, found in ways.items():
-            quartiles = f"{1 / found['high']:.0f} - {1 / found['low']:.0f}"
-            line = f"{name + ', ' + model:62}{1 / found['median']:>10.0f}{quartiles:>14}"
-            print(f"{line}{found['median'] / ours['median']:>8.2f} times{found['cpu'] / ours['cpu']:>8.2f} times")
-    print()
-
-
 def main() -> None:
     """Measure and print."""
     args = _arguments()
@@ -188,13 +133,7 @@ def main() -> None:
     print_machine(info)
     images, labels = saplab.load_cifar10("sample")
     content: dict[str, Any] = {"machine": info, "arguments": {k: str(v) for k, v in vars(args).items()}}
-    if "attacks" in args.part:
-        content["attacks"] = {rule: _attacks(args, images, labels, rule) for rule in args.backward}
-    if "gradients" in args.part:
-        x, y = images[: args.gradient_images], labels[: args.gradient_images]
-        found = measure_gradients(x, y, args.gradient_samples, args.gradient_rounds, args.slow_rounds)
-        print_gradients(found, len(x), args.gradient_samples)
-        content["seconds_an_example"] = found
+    content["attacks"] = {rule: _attacks(args, images, labels, rule) for rule in args.backward}
     save(args.json, content)
 
 
@@ -216,7 +155,6 @@ def _plain(result: AttackResult) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="*", choices=("attacks", "gradients"), default=["attacks", "gradients"])
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--samples", type=int, default=5)
@@ -224,10 +162,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--backward", nargs="*", choices=RULES, default=["identity"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--passes", type=int, default=20)
-    parser.add_argument("--gradient-images", type=int, default=64)
-    parser.add_argument("--gradient-samples", type=int, default=10)
-    parser.add_argument("--gradient-rounds", type=int, default=5)
-    parser.add_argument("--slow-rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()

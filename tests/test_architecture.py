@@ -27,6 +27,7 @@ FLOORS = {
     "runs": 6,
     "arcade": 6,
     "report": 7,
+    "bench": 7,
     "cli": 8,
     "__main__": 9,
     "__init__": 9,
@@ -36,6 +37,7 @@ LOWEST = ("devices", "noise", "vector", "triton_noise", "pruning", "variates_gpu
 SAME_FLOOR = {(above, below) for k, above in enumerate(LOWEST) for below in LOWEST[:k]} | {
     ("training", "attacks"),
     ("arcade", "runs"),
+    ("bench", "report"),
 }
 LONGEST = 420  # "about 400 lines"
 

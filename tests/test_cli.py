@@ -19,7 +19,8 @@ from saplab.cli.errors import explain, guarded
 from saplab.report import summarise
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "evaluate", "reproduce", "sites", "train", "zoo", "train-agent", "play", "report", "runs", "doctor")
+VERBS = ("demo", "evaluate", "reproduce", "sites", "train", "zoo", "train-agent", "play", "report", "runs",
+         "bench", "doctor")  # fmt: skip
 PLAIN = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 
 

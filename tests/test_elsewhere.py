@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from contenders import ATTACKS, EOTPGD, EVERY_STEP, GRADIENTS, MODULES, Task
+from contenders import ATTACKS, EOTPGD, EVERY_STEP, MODULES, Task
 from torch import Tensor, nn
 
 import saplab
 from saplab import noise
+from saplab.bench import gradients
 from saplab.defenses.drawing import drawing
 from saplab.models.initialise import initialise
 
@@ -72,7 +73,7 @@ def test_the_page_is_right(title: str, beginning: dict[str, Any]) -> None:
         run(title, dict(beginning))
 
 
-# --- benchmarks/peers.py ---------------------------------------------------------------------------------------------
+# --- benchmarks/peers.py and `saplab bench` --------------------------------------------------------------------------
 
 
 @other_people_s_warnings
@@ -93,15 +94,15 @@ def test_peers_get_the_same_task(name: str) -> None:
 
 
 @other_people_s_warnings
-@pytest.mark.parametrize("name", GRADIENTS)
+@pytest.mark.parametrize("name", gradients.GRADIENTS)
 def test_peers_take_as_many_samples(name: str) -> None:
-    if name in MODULES:
-        pytest.importorskip(MODULES[name], reason=f"{MODULES[name]} is not installed (extra `peers`)")
+    if package := gradients.MODULES.get(name):
+        pytest.importorskip(package, reason=f"{package} is not installed (extra `peers`)")
     images, labels = saplab.load_cifar10("sample")
     task = Task(saplab.load_model("preact-resnet20-dense"), images[:4], labels[:4], 0.0, 1, 3, "mask", 1)
     model = task.adversary(0)
     with torch.random.fork_rng():
-        GRADIENTS[name](model, task.images, task.labels, task.samples)
+        gradients.GRADIENTS[name](model, task.images, task.labels, task.samples)
     assert task.counts["gradient"] == 3 * 4
 
 

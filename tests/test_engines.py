@@ -425,11 +425,16 @@ def cluster():
 
 @needs_ray
 @RAY_WARNINGS
-def test_a_killed_driver_of_a_cluster_goes_on(tmp_path, references, cluster):
-    """The cluster ends the killed driver's tasks, and a second driver finds what was saved."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_a_killed_driver_of_a_cluster_goes_on(tmp_path, references, cluster, stop):
+    """The cluster ends the driver's tasks, and a second driver finds what was saved."""
     driver = drive(tmp_path, 0.1, "ray", cluster.address)
-    driver.kill()
-    driver.communicate()
+    begin = time.monotonic()
+    driver.send_signal(stop)
+    _, said = driver.communicate()
+    assert time.monotonic() - begin < 2
+    assert driver.returncode == (130 if stop == signal.SIGINT else -9)
+    assert said == ("saplab: interrupted\n" if stop == signal.SIGINT else "")
     request, inputs = make_run(tmp_path / "trap", "")
     store = Store.open(tmp_path / "run", request)
     assert 0 < len(store.missing()) < GROUPS

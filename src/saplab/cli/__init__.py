@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saplab.cli import demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
+from saplab.cli import bench, demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
 from saplab.cli.errors import end_on_interrupt, guarded, leave
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _verb in (demo, evaluate, reproduce, sites, train, zoo, train_agent, play, report, runs, doctor):
+for _verb in (demo, evaluate, reproduce, sites, train, zoo, train_agent, play, report, runs, bench, doctor):
     _verb.register(app)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from saplab.bench.tables import Table as Layout
     from saplab.measures.verdict import Verdict
     from saplab.report import StudyReport
     from saplab.report.rows import Row
@@ -77,6 +78,22 @@ class Console:
         terminal = self._terminal()
         terminal.print(accuracy_table(rows))
         terminal.print(accuracy_note(rows), style="dim")
+
+    def show_table(self, table: "Layout") -> None:
+        """Print a table of text, names left and numbers right, and its note."""
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = Table(title=Text(table.title), title_justify="left")
+        for k, column in enumerate(table.columns):
+            shown.add_column(Text(column), justify="right" if k else "left")
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        terminal = self._terminal()
+        terminal.print(shown)
+        if table.note:
+            terminal.print(Text(table.note, "dim"))
+        terminal.print()
 
     def show_verdict(self, verdict: "Verdict") -> None:
         """Print the verdict: what is left under the worst of all attacks, the checks, and the sentence."""

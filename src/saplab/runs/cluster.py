@@ -58,11 +58,12 @@ class RayCluster:
     def __call__(self, todo: Sequence[Group], inputs: Inputs, tick: Tick) -> Generator[Outcome]:
         """Compute the groups, in the order in which they become ready; see `Engine`."""
         ray = import_ray()
+        ours = not ray.is_initialized()
         with self._connected(ray) as most:
             parcel = ray.put(pack(inputs, _dumps))
             task, device = self._task(ray)
             submit = partial(_submit, task, parcel, self.threads, device)
-            for outcome in drive(Queue(todo), submit, _Room(ray, self.threads, device, most)):
+            for outcome in drive(Queue(todo), submit, _Room(ray, self.threads, device, most), cancel=not ours):
                 if isinstance(outcome, Computed):
                     tick(work_of(outcome.group))
                 yield outcome
@@ -138,13 +139,15 @@ def import_ray() -> Any:
     return ray
 
 
-def drive(queue: Queue, submit: Submit, room: Callable[[], int]) -> Generator[Outcome]:
+def drive(queue: Queue, submit: Submit, room: Callable[[], int], cancel: bool) -> Generator[Outcome]:
     """Keep the cluster busy with a queue, and give the outcomes.
 
     Args:
         queue: what to compute.
         submit: starts a try's task.
         room: how many tasks may be submitted and not yet ready.
+        cancel: whether to end the tasks that are left when the generator is closed. The end of a connection ends them
+            too, and Ray may crash where it is asked for both.
     """
     ray = import_ray()
     pending: dict[Any, Try] = {}
@@ -157,7 +160,7 @@ def drive(queue: Queue, submit: Submit, room: Callable[[], int]) -> Generator[Ou
                 if (outcome := queue.settle(pending.pop(reference), found)) is not None:
                     yield outcome
     finally:
-        for reference in pending:
+        for reference in pending if cancel else ():
             ray.cancel(reference, force=True)
 
 

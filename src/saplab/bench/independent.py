@@ -35,7 +35,8 @@ def _prune_block(x: Any, bits: Any, out: Any, c: Any, share: Any) -> None:
 
 
 @scalar_kernel
-def _prune_rows(x: Any, out: Any, streams: Any, draws: float) -> None:
+def independent_rows(x: Any, out: Any, streams: Any, draws: float) -> None:
+    """Do as `prune_independently` with arrays; write `out` (N, a)."""
     full_width()
     bits = np.empty(BLOCK, np.uint32)
     share = np.float32(1.0 / draws)
@@ -54,5 +55,5 @@ def prune_independently(h: Tensor, streams: Tensor, draws: int) -> Tensor:
         raise ValueError(f"`h` must have a multiple of {BLOCK} columns, got {h.shape[1]}")
     out = torch.empty_like(h)
     x, y, keys = h.numpy(), out.numpy(), streams.numpy()
-    over_rows(lambda a, b: _prune_rows(x[a:b], y[a:b], keys[a:b], float(draws)), *x.shape)
+    over_rows(lambda a, b: independent_rows(x[a:b], y[a:b], keys[a:b], float(draws)), *x.shape)
     return out
