@@ -194,7 +194,8 @@ def _record(path: Path, cell: "GameCell", agents: "Agents", console: "Console") 
     from saplab.rl.atari import action_names
     from saplab.rl.video import Clip
 
-    clip = Clip(f"{cell.game}, {label_of(cell)}, λ = {cell.strength:g}", action_names(cell.game), cell.strength)
+    title = f"{cell.game}, {label_of(cell)}, lambda = {cell.strength:g}"
+    clip = Clip(title, action_names(cell.game), cell.strength)
     compute(replace(cell, stop=cell.start + 1), agents, watch=clip.watch)
     clip.save(path)
     console.say(f"{path}: {len(clip.frames)} steps")
