@@ -14,20 +14,9 @@ from typer.testing import CliRunner
 from saplab.arcade.card import write_card
 from saplab.arcade.cell import GameCell
 from saplab.arcade.compute import Agents, adversary_of, compute, rehearse, run
-from saplab.arcade.reference import PAPER_CHANGES, PUBLISHED
 from saplab.arcade.scores import mean_score, relative_change
 from saplab.arcade.store import GameResult, GameStore
-from saplab.arcade.table import (
-    EFFORTS,
-    STRENGTHS,
-    Effort,
-    further_lines,
-    line,
-    paper_lines,
-    rows,
-    to_csv,
-    to_records,
-)
+from saplab.arcade.table import line, rows, to_csv, to_records
 from saplab.attacks import FGSM, RandomNoise
 from saplab.cli import app
 from saplab.models.qnetwork import new_network
@@ -46,7 +35,6 @@ AGENT = Network("agent:catch", "d" * 64)
 FGSM_ONE = {"name": "fgsm", "samples": 1, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
 PLAIN = GameCell("catch", AGENT, AGENT, FGSM_ONE, 8.0, 0, 4)
 SAP = replace(AGENT, defense="sap:100")
-EFFORT = Effort(episodes=3, seeds=2, samples=2, passes=2, max_frames=400, precision="float32")
 
 
 @pytest.fixture
@@ -199,36 +187,6 @@ def test_a_score_near_zero_gives_a_blank():
 
 
 # The table
-
-
-def test_table_1_has_the_papers_lines_and_numbers():
-    original, sap = paper_lines("assault", AGENT, EFFORT)
-    assert (original.label, sap.label) == ("original", "SAP-100, mask backward")
-    assert tuple(sap.cells) == STRENGTHS == (0.0, 1.0, 2.0, 4.0, 8.0)
-    assert sap.paper == PAPER_CHANGES["assault"]
-    cell = sap.cells[4.0][1]
-    assert (cell.defender, cell.adversary, cell.strength, cell.seed) == (SAP, SAP, 4.0, 1)
-    assert (cell.attack["samples"], cell.passes, cell.stop) == (2, 2, 3)
-    assert original.cells[4.0][0].passes == 1
-    assert original.paper == {}
-    assert set(PAPER_CHANGES) == set(PUBLISHED)
-    assert EFFORTS["paper"].episodes * EFFORTS["paper"].seeds == 90
-
-
-def test_further_lines_go_beyond_the_paper():
-    original, _ = paper_lines("assault", AGENT, EFFORT)
-    lines = further_lines("assault", AGENT, EFFORT, original)
-    assert [one.label for one in lines] == [
-        "SAP-100, identity backward", "SAP-100, gradient of the original", "original, random noise",
-        "SAP-100, random noise", "original, sticky actions", "SAP-100, mask backward, sticky actions",
-    ]  # fmt: skip
-    transfer = lines[1].cells[2.0][0]
-    assert (transfer.adversary, transfer.attack["samples"], transfer.passes) == (AGENT, 1, 2)
-    assert lines[3].against is lines[2]
-    assert lines[5].against is lines[4]
-    assert {cell.digest for one in lines[:2] for cell in one.cells[0.0]} == {
-        cell.digest for cell in paper_lines("assault", AGENT, EFFORT)[1].cells[0.0]
-    }
 
 
 def test_rows_compare_with_the_original_at_the_same_strength(tmp_path):

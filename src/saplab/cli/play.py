@@ -103,7 +103,7 @@ def play(
     store = GameStore.open(out)
     _compute(store, lines, agents, console)
     found = list(rows(store, lines))
-    _show(console, found)
+    show_games(console, found)
     if video is not None:
         _film(video, list(lines[-1].cells.values())[-1][0], agents, console)
     if as_json:
@@ -154,39 +154,41 @@ def _compute(store: Any, lines: "Sequence[Line]", agents: "Agents", console: "Co
             run(store, missing, agents, advance)
 
 
-def _show(console: "Console", rows: "Sequence[Row]") -> None:
-    import sys
-
-    from rich.console import Console as Terminal
-
-    terminal = Terminal(file=sys.stderr if console.json else sys.stdout, highlight=False)
-    terminal.print(table_of(rows))
-    games = sorted({row.score.games for row in rows})
-    terminal.print(f"{games[-1]} games each; ± is the 95 % interval. λ: how far the attacker may move each pixel, in"
-                   " steps of 0..255.\nIn brackets: change against the original at the same λ; – where that one's mean"
-                   " cannot be told from 0.", style="dim")  # fmt: skip
+def show_games(console: "Console", rows: "Sequence[Row]") -> None:
+    """Print a table for each game, and what its words mean."""
+    for game in dict.fromkeys(row.game for row in rows):
+        console.show(table_of([row for row in rows if row.game == game]))
+    games = " or ".join(str(n) for n in sorted({row.score.games for row in rows}))
+    console.show(f"{games} games each; ± is the 95 % interval. λ: how far the attacker may move each pixel, in steps of"
+                 " 0..255.\nIn brackets: change against the original at the same λ; – where that one's mean cannot be"
+                 " told from 0.", style="dim")  # fmt: skip
 
 
 def table_of(rows: "Sequence[Row]") -> "Table":
-    """Lay out rows: a line for each strength, a column for each agent."""
+    """Lay out the rows of one game, agents against strengths, the fewer of them as columns."""
     from rich.table import Table
     from rich.text import Text
 
     labels = list(dict.fromkeys(row.label for row in rows))
-    cells = {(row.strength, row.label): row for row in rows}
+    strengths = sorted({row.strength for row in rows})
+    texts = {(row.label, row.strength): Text(_cell_text(row)) for row in rows}
     table = Table(title=f"Points in {rows[0].game}", title_justify="left")
-    table.add_column("λ", justify="right", no_wrap=True)
+    if len(labels) <= len(strengths):
+        table.add_column("λ", justify="right", no_wrap=True)
+        for label in labels:
+            table.add_column(Text(label), justify="right")
+        for strength in strengths:
+            table.add_row(f"{strength:g}", *(texts.get((label, strength), "–") for label in labels))
+        return table
+    table.add_column("", min_width=20)
+    for strength in strengths:
+        table.add_column(f"λ = {strength:g}", justify="right")
     for label in labels:
-        table.add_column(Text(label), justify="right")
-    for strength in sorted({row.strength for row in rows}):
-        found = (cells.get((strength, label)) for label in labels)
-        table.add_row(f"{strength:g}", *(Text(_cell_text(row)) for row in found))
+        table.add_row(Text(label), *(texts.get((label, strength), "–") for strength in strengths))
     return table
 
 
-def _cell_text(row: "Row | None") -> str:
-    if row is None:
-        return "–"
+def _cell_text(row: "Row") -> str:
     lines = [str(row.score)]
     if row.compared:
         change = row.change

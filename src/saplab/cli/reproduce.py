@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from saplab.studies.study import Figure, Preset
 
 NAMES = (
-    "Figures (fig1a … fig6), erratum, architectures, r-sweep, paper (all figures), all, or a .toml file of one's own."
+    "Figures (fig1a … fig6), table1, table1-beyond, erratum, architectures, r-sweep, paper (figures and table1), all,"
+    " or a .toml file."
 )
 
 
@@ -32,11 +33,15 @@ def reproduce(
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
+    agents: Annotated[
+        Path | None, typer.Option(help="Table 1: folder with one trained agent a game, instead of the package's.")
+    ] = None,
+    sticky: Annotated[float, typer.Option(help="Table 1: chance that the emulator repeats an action.")] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/PRESET-NAMES.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be computed, and what it costs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
-    """Compute figures of the paper and judge its claims.
+    """Compute figures of the paper, or its Table 1, and judge its claims.
 
     Writes a page with every figure beside the paper's numbers, figures/ as SVG and PDF, and a CSV of all numbers.
 
@@ -47,6 +52,7 @@ def reproduce(
     from saplab.cli.console import Console
     from saplab.cli.evaluate import count_of, prepare
     from saplab.cli.running import Job, compute, show_plan
+    from saplab.cli.table1 import TableJob, reproduce_tables
     from saplab.data.load import load_data
     from saplab.models.zoo import weights_digest
     from saplab.report import to_records, write_study
@@ -55,6 +61,9 @@ def reproduce(
     from saplab.studies.study import to_json
 
     console = Console(as_json)
+    table = TableJob(tuple(names), preset, agents, sticky, seed, precision, out, dry_run)
+    if not (names := reproduce_tables(table, console)):
+        return
     chosen, amount = choose(names, preset)
     place = prepare(device, threads)
     chosen, models = networks_of(chosen, console)

@@ -1,8 +1,8 @@
 """How an agent is trained, as data.
 
 ``paper`` is appendix A of Dhillon et al. 2018, which follows Mnih et al. 2015; ``small`` and ``gpu`` are this package's
-own, for one or two CPU cores and for a GPU; docs/deviations.md numbers what they change, and why. ``smoke`` only shows that the
-parts fit together.
+own, for one or two CPU cores and for a GPU; docs/deviations.md numbers what they change, and why. ``smoke`` only shows
+that the parts fit together.
 """
 
 from collections.abc import Iterator
