@@ -184,6 +184,12 @@ def test_an_attack_drives_the_greedy_action_away():
     assert (after.argmax(1) == greedy[:, 0]).float().mean() < kept - 0.2
 
 
+def test_an_agent_of_another_game_is_refused(monkeypatch):
+    monkeypatch.setattr(Catch, "actions", 4)
+    with pytest.raises(ValueError, match="the agent has 3 actions, but catch has 4"):
+        play(Player(CatchNetwork()), RULES, [0], 1)
+
+
 def mean_points(player, adversary=None):
     rules = replace(RULES, epsilon=0.0)
     return np.mean([episode.score for episode in play(player, rules, range(12), 1, adversary)])

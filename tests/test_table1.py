@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from saplab.arcade import plan
 from saplab.arcade.cell import GameCell
 from saplab.arcade.claims import claims_of
 from saplab.arcade.plan import EFFORTS, STRENGTHS, Effort, Entry, TableRequest, further_lines, paper_lines
@@ -151,7 +152,8 @@ def invoke(*words):
 
 
 @needs_ale
-def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopped(tmp_path):
+def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setitem(plan.EFFORTS, "smoke", Effort(2, 1, 1, 1, 40))
     agent(tmp_path / "agents" / "Assault")
     words = ("reproduce", "table1", "--preset", "smoke", "--agents", tmp_path / "agents", "--out", tmp_path / "run",
              "--threads", 1, "--json")  # fmt: skip

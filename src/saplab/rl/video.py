@@ -92,7 +92,7 @@ class Clip:
             colour = _CHOSEN if number == action else _FAINT
             draw.rectangle((left + 115, top + 2, left + 115 + length, top + height - 2), colour)
             draw.text((left, top + height / 2 - 6), self._actions[number], _INK)
-            draw.text((left + 122 + length, top + height / 2 - 6), f"{value:.2f}", _INK)
+            draw.text((left + 122 + length, top + height / 2 - 6), f"{value:.3f}", _INK)
 
 
 def _enlarged(pixels: Any) -> "Image.Image":
