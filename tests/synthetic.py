@@ -8,6 +8,7 @@ from saplab.studies import Cell, Curve, Network
 DENSE = Network("preact-resnet20-dense", "a" * 64)
 SAP = Network("preact-resnet20-dense", "a" * 64, "sap:100")
 CLASSES = 10
+HOSTILE = "</script><img src=x onerror=alert(1)> \"'&{{ 7 * 7 }}"  # a name as an enemy writes it
 GRADIENT = {"samples": 20, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
 
 
@@ -49,9 +50,9 @@ def make_result(cell, slope=0.2, clean=0.9):
         "time": f"2025-01-01T00:00:{cell.start % 60:02d}+00:00",
     }
     notes = (np.full(n, 0.5, np.float32), np.full(n, 0.01, np.float32))
-    return CellResult(
-        probs, votes, probs, probs, labels.astype(np.int64), np.arange(cell.start, cell.stop), *notes, made
-    )
+    numbers = np.arange(cell.start, cell.stop)
+    pictures = rng.integers(0, 256, (len(cell.strengths), 2 if cell.start == 0 else 0, 8, 8, 3), np.uint8)
+    return CellResult(probs, votes, probs, probs, labels.astype(np.int64), numbers, *notes, pictures, made)
 
 
 SLOPES = {"dense": 0.35, "SAP-100": 0.1, "SAP-100, identity backward": 0.3}

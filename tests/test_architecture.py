@@ -9,8 +9,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "saplab"
 FLOORS = {
     "files": 0,
+    "devices": 1,
     "noise": 1,
     "vector": 1,
+    "triton_noise": 1,
+    "variates_gpu": 1,
     "variates": 1,
     "pruning": 1,
     "models": 1,
@@ -28,7 +31,8 @@ FLOORS = {
     "__main__": 9,
     "__init__": 9,
 }
-LOWEST = ("noise", "vector", "pruning", "variates")  # floor 1's kernels, each may use those before it
+# floor 1's kernels, each may use those before it
+LOWEST = ("devices", "noise", "vector", "triton_noise", "pruning", "variates_gpu", "variates")
 SAME_FLOOR = {(above, below) for k, above in enumerate(LOWEST) for below in LOWEST[:k]} | {
     ("training", "attacks"),
     ("arcade", "runs"),

@@ -19,7 +19,7 @@ from saplab.cli.errors import explain, guarded
 from saplab.report import summarise
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "evaluate", "sites", "train", "train-agent", "play", "report", "doctor")
+VERBS = ("demo", "evaluate", "reproduce", "sites", "train", "zoo", "train-agent", "play", "report", "runs", "doctor")
 PLAIN = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 
 
@@ -319,6 +319,17 @@ def test_doctor_finds_this_machine_in_order(capsys):
     assert found["versions"]["python"] == sys.version.split()[0]
     assert found["threads"]["usable cores"] >= 1
     assert found["kernels"]["cpu"].startswith("numba")
+    assert found["kernels"]["cuda"].startswith("triton")
+
+
+def test_doctor_tries_the_kernel_of_a_gpu_that_is_there(monkeypatch):
+    from saplab.cli import doctor
+
+    tried = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(doctor, "_tried", lambda device: tried.append(device) or "works")
+    assert doctor._kernels()["cuda"].endswith(", works")
+    assert tried == ["cpu", "cuda"]
 
 
 def test_doctor_tells_what_is_broken_and_exits_1(monkeypatch, capsys):

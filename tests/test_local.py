@@ -109,3 +109,13 @@ def test_gradient_notes_are_there_for_one_step_attacks_alone(inputs):
     assert np.isnan(many.gradient_norm).all()
     (dense,) = compute((cell(FGSM(), DENSE),), inputs)
     assert np.isnan(dense.half_cosine).all()
+
+
+def test_the_cell_that_begins_the_data_keeps_its_first_images(inputs):
+    first, later = (compute((cell(start=start, stop=start + 6),), inputs)[0] for start in (0, 6))
+    assert first.pictures.shape == (3, 3, 8, 8, 3)
+    assert later.pictures.shape == (3, 0, 8, 8, 3)
+    clean = (inputs.data.images[:3] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(first.pictures[0], clean)
+    moved = np.abs(first.pictures.astype(int) - clean)
+    assert [moved[k].max() for k in range(3)] == [0, 2, 8]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from saplab.noise import stream_key, streams
 from saplab.pruning import algorithm
-from saplab.pruning.operator import RULES, NotFiniteError, prune
+from saplab.pruning.finite import NotFiniteError
+from saplab.pruning.operator import RULES, prune
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 SHAPES = [(6,), (6, 50), (6, 4, 5), (6, 4, 5, 3), (6, 2, 3, 4, 2)]

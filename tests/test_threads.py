@@ -15,7 +15,8 @@ import torch
 from exact_law import rows
 
 from saplab.pruning import threads
-from saplab.pruning.operator import NotFiniteError, prune
+from saplab.pruning.finite import NotFiniteError
+from saplab.pruning.operator import prune
 from saplab.pruning.threads import GRAIN, SLICES, over_rows
 
 ROWS = 32

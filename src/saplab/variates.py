@@ -8,6 +8,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from saplab.devices import gpu_kernels
 from saplab.noise import row_counter
 from saplab.pruning.threads import over_rows
 from saplab.vector import (
@@ -103,16 +104,21 @@ def _variates(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
     return out
 
 
+@_variates.register_kernel("cuda")
+def _variates_on_gpu(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
+    return gpu_kernels("saplab.variates_gpu").variates(streams, size, site, normal)  # type: ignore[no-any-return]
+
+
 @_variates.register_fake
 def _(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
     return streams.new_empty((streams.shape[0], size), dtype=torch.float32)
 
 
 def normals(streams: Tensor, size: int, site: int = 0) -> Tensor:
-    """Draw standard normal numbers, (N, size) float32, for streams (N, 3); see `saplab.noise`."""
+    """Draw standard normal numbers, (N, size) float32, for streams (N, 3) on their device; see `saplab.noise`."""
     return torch.ops.saplab.variates(streams, size, site, True)  # type: ignore[no-any-return]
 
 
 def uniforms(streams: Tensor, size: int, site: int = 0) -> Tensor:
-    """Draw numbers uniform in [0, 1), multiples of 2^-24, (N, size) float32, for streams (N, 3)."""
+    """Draw numbers uniform in [0, 1), multiples of 2^-24, (N, size) float32, for streams (N, 3) on their device."""
     return torch.ops.saplab.variates(streams, size, site, False)  # type: ignore[no-any-return]

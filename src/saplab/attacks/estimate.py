@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
+from saplab.pruning.finite import check_finite
+
 DOUBT: Final = 3.0  # standard errors of a normal mean that put a lead beyond doubt
 
 
@@ -107,6 +109,7 @@ class Tally:
         """
         n = self.samples
         probs, own = self._probs / n, self._labels[:, None]
+        check_finite()
         if probs.isnan().any():
             raise ValueError("the network's logits are not finite (NaN or infinity)")
         others = probs.masked_fill(F.one_hot(self._labels, probs.shape[1]).bool(), -torch.inf)
@@ -125,6 +128,7 @@ class Tally:
         Raises:
             ValueError: the gradient is not finite.
         """
+        check_finite()
         if not torch.isfinite(self._gradient).all():
             raise ValueError("the gradient of the loss by the image is not finite (NaN or infinity)")
         return Estimate(**vars(self.score()), gradient=self._gradient / self.samples, half_cosine=self._half_cosine())

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from saplab.cli import demo, doctor, evaluate, play, report, reproduce, sites, train, train_agent, zoo
-from saplab.cli.errors import end_on_interrupt, guarded
+from saplab.cli import demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
+from saplab.cli.errors import end_on_interrupt, guarded, leave
 
 app = typer.Typer(
     add_completion=False,
@@ -36,7 +36,7 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _verb in (demo, evaluate, reproduce, sites, train, zoo, train_agent, play, report, doctor):
+for _verb in (demo, evaluate, reproduce, sites, train, zoo, train_agent, play, report, runs, doctor):
     _verb.register(app)
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without λ shows ?
-    sys.exit(guarded(lambda: app(prog_name="saplab", standalone_mode=False)))
+    leave(guarded(lambda: app(prog_name="saplab", standalone_mode=False)))
 
 
 __all__ = ["app", "main"]

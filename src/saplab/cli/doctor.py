@@ -94,17 +94,28 @@ def _devices() -> Mapping[str, Any]:
 
 
 def _kernels() -> Mapping[str, Any]:
-    """Prune a small map with the CPU kernel and check its law's simplest case: one activation is always kept."""
+    """Tell which kernel prunes on which device, after trying it."""
     import numba
+    import torch
+
+    from saplab.runs.machine import versions
+
+    cpu = f"numba {numba.__version__}, {_tried('cpu')}"
+    triton = f"triton {versions(('triton',))['triton']}"
+    return {"cpu": cpu, "cuda": f"{triton}, {_tried('cuda') if torch.cuda.is_available() else 'no device'}"}
+
+
+def _tried(device: str) -> str:
+    """Prune a small map on a device and check the law's simplest case: one activation is always kept."""
     import torch
 
     from saplab.noise import streams
     from saplab.pruning.operator import prune
 
-    one = torch.tensor([[0.0, 3.0, 0.0, 0.0]])
+    one = torch.tensor([[0.0, 3.0, 0.0, 0.0]], device=device)
     if not torch.equal(prune(one, streams(0, 0, torch.tensor([0])), draws=1), one):
-        raise RuntimeError("the CPU kernel gives wrong numbers")
-    return {"cpu": f"numba {numba.__version__}, Algorithm 1 works"}
+        raise RuntimeError(f"the kernel for {device} gives wrong numbers")
+    return "Algorithm 1 works"
 
 
 def _weights() -> Mapping[str, Any]:
@@ -127,7 +138,7 @@ _SECTIONS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
 }
 _ADVICE = {
     **dict.fromkeys(_SECTIONS, "Install saplab again in a fresh environment: pip install --force-reinstall saplab"),
-    "kernels": "Try `pip install --upgrade numba`, and a writable NUMBA_CACHE_DIR.",
+    "kernels": "Try `pip install --upgrade numba` (for CUDA: triton), and a writable NUMBA_CACHE_DIR.",
     "weights": "The package's files are damaged: pip install --force-reinstall --no-deps saplab",
 }
 

@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
 MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 1
-_GRACE_SECONDS = 1.5
+_GRACE_SECONDS = 1.0
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -65,12 +67,21 @@ def end_on_interrupt() -> None:
     threading.Thread(target=_end_after_interrupt, args=(read, write), daemon=True).start()
 
 
+def leave(code: int) -> NoReturn:
+    """End the process; after Ctrl-C without the interpreter's own clean-up, which libraries can stretch to seconds."""
+    if code == INTERRUPTED:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _end_after_interrupt(read: socket.socket, _write: socket.socket) -> None:
     while read.recv(1) != bytes([signal.SIGINT]):
         pass
     time.sleep(_GRACE_SECONDS)
-    if sys.stderr.isatty():
-        os.write(2, _SHOW_CURSOR)
+    with suppress(OSError):
+        os.write(2, (_SHOW_CURSOR if sys.stderr.isatty() else b"") + b"saplab: interrupted\n")
     os._exit(INTERRUPTED)
 
 

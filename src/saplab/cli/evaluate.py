@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.cli.running import AddressOption, EngineOption, WorkersOption
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -55,6 +57,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images computed, and saved, together.")] = 250,
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     baseline: Annotated[bool, typer.Option(help="Show the undefended network as well.")] = True,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default one under runs/.")] = None,
     budget: Annotated[bool, typer.Option("--budget", help="Show what is planned, and what it costs, first.")] = False,
@@ -72,7 +77,7 @@ def evaluate(
     """
     from saplab.attacks import MonteCarlo
     from saplab.cli.console import Console
-    from saplab.cli.running import Job, compute_and_report, show_plan
+    from saplab.cli.running import Job, compute_and_report, engine_of, show_plan
     from saplab.data.load import load_data
     from saplab.models.zoo import load_model, weights_digest
     from saplab.studies import Cell, Network
@@ -86,7 +91,8 @@ def evaluate(
     if fail_below is not None and not 0 <= fail_below <= 100:
         raise ValueError(f"`fail_below` must be within [0, 100] %, got {fail_below:g}")
     console = Console(as_json)
-    place = prepare(device, threads)
+    who = engine_of(engine, workers, address, threads, device)
+    place = prepare("auto" if engine == "ray" else device, threads)
     network = load_model(model, weights).to(place)
     tell_of_random_weights(network, model, weights, console)
     dataset = load_data(data, cut_of(network, image_size), limit)
@@ -97,7 +103,7 @@ def evaluate(
                 seed, precision)  # fmt: skip
     curves = evaluation(cell, adversaries, batch_size, baseline, seeds)
     title = f"{model}: accuracy against strength"
-    job = Job(title, curves, {(model, defender.digest): network}, dataset, out, "evaluate", place)
+    job = Job(title, curves, {(model, defender.digest): network}, dataset, out, "evaluate", place, engine=who)
     if budget or dry_run:
         show_plan(job, console)
     if not dry_run:

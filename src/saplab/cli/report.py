@@ -18,7 +18,8 @@ def report(
 ) -> None:
     """Make a run's page and figures again.
 
-    Writes report.html, accuracy.csv and the charts (.svg, .png, .pdf) into the run's folder, and shows the table.
+    Writes report.html, accuracy.csv, accuracy.parquet and the charts (.svg, .png, .pdf) into the run's folder, and
+    shows the table.
     """
     from saplab.cli.console import Console
     from saplab.cli.table1 import show_table

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.cli.running import AddressOption, EngineOption, WorkersOption
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -33,6 +35,9 @@ def reproduce(
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     agents: Annotated[
         Path | None, typer.Option(help="Table 1: folder with one trained agent a game, instead of the package's.")
     ] = None,
@@ -43,7 +48,8 @@ def reproduce(
 ) -> None:
     """Compute figures of the paper, or its Table 1, and judge its claims.
 
-    Writes a page with every figure beside the paper's numbers, figures/ as SVG and PDF, and a CSV of all numbers.
+    Writes a page with every figure beside the paper's numbers, figures/ as SVG and PDF, and the numbers as CSV and
+    Parquet.
 
     Killed and started again, the same command goes on where it stopped. Figures share the cells they have in common.
     """
@@ -51,21 +57,23 @@ def reproduce(
 
     from saplab.cli.console import Console
     from saplab.cli.evaluate import count_of, prepare
-    from saplab.cli.running import Job, compute, show_plan
+    from saplab.cli.running import Job, compute, engine_of, show_plan
     from saplab.cli.table1 import TableJob, reproduce_tables
     from saplab.data.load import load_data
     from saplab.models.zoo import weights_digest
     from saplab.report import to_records, write_study
+    from saplab.runs.record import failures
     from saplab.studies import Cell, Network
     from saplab.studies.plan import study
     from saplab.studies.study import to_json
 
     console = Console(as_json)
-    table = TableJob(tuple(names), preset, agents, sticky, seed, precision, out, dry_run)
+    table = TableJob(tuple(names), preset, agents, sticky, seed, precision, threads, out, dry_run)
     if not (names := reproduce_tables(table, console)):
         return
     chosen, amount = choose(names, preset)
-    place = prepare(device, threads)
+    who = engine_of(engine, workers, address, threads, device)
+    place = prepare("auto" if engine == "ray" else device, threads)
     chosen, models = networks_of(chosen, console)
     models = {spec: model.to(place) for spec, model in models.items()}
     digests = {spec: weights_digest(model) for spec, model in models.items()}
@@ -78,17 +86,23 @@ def reproduce(
     title = f"{', '.join(names)}: {preset}"
     networks = {(spec, digests[spec]): model for spec, model in models.items()}
     folder = out or Path("runs") / f"{preset}-{'-'.join(Path(name).stem for name in names)}"
-    job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen))
+    job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen), who)
     if dry_run:
         show_plan(job, console)
         return
-    report = write_study(compute(job, console).root)
+    store = compute(job, console)
+    failed = next(failures(store.root), None) is not None
+    if failed and not store.survey().stored:
+        raise typer.Exit(1)
+    report = write_study(store.root)
     if as_json:
         claims = [{"figure": figure, **asdict(found)} for figure, found in report.judged]
         rows = to_records(report.summary.rows)
         console.emit_json({"out": str(folder), "claims": claims, "rows": rows, "files": list(map(str, report.files))})
     console.show_claims(report)
     console.say(f"\nReport: {folder / 'report.html'}")
+    if failed:
+        raise typer.Exit(1)
 
 
 def networks_of(figures: "tuple[Figure, ...]", console: "Console") -> "tuple[tuple[Figure, ...], dict[str, nn.Module]]":

@@ -1,23 +1,34 @@
-"""What evaluate and demo share: compute a job's cells with progress, print the table, write the report."""
+"""What evaluate, reproduce and demo share: compute a job's cells with progress, print the table, write the report."""
 
 import hashlib
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saplab.cli.console import Console
+
+ENGINES = ("local", "ray")
+EngineOption = Annotated[str, typer.Option(help="local (this machine) or ray (pip install 'saplab[cluster]').")]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Processes that compute, threads divided among them; by default this one alone.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster: auto or HOST:PORT; by default one on this machine for the run.")
+]
+_MOST_FAILURES = 10  # lines
 
 if TYPE_CHECKING:
     from torch import nn
 
     from saplab.data.dataset import Dataset
     from saplab.runs import Request, Store
+    from saplab.runs.engine import Engine, Failed
     from saplab.runs.local import Inputs
     from saplab.studies import Curve
 
@@ -35,6 +46,7 @@ class Job:
         verb: the command, for the folder's name.
         device: of PyTorch.
         study: text of the study's figures, kept beside the request; "" for a plain evaluation.
+        engine: who computes the cells; None for this process.
     """
 
     title: str
@@ -45,13 +57,14 @@ class Job:
     verb: str
     device: str = "cpu"
     study: str = ""
+    engine: "Engine | None" = None
 
     @property
     def request(self) -> "Request":
         """Give what the run folder will hold."""
         from saplab.runs import Request
 
-        return Request(self.title, self.curves, shlex.join(["saplab", *sys.argv[1:]]))
+        return Request(self.title, self.curves, shlex.join(["saplab", *sys.argv[1:]]), self.data.classes)
 
     @property
     def inputs(self) -> "Inputs":
@@ -73,8 +86,12 @@ def compute_and_report(job: Job, console: Console, fail_below: float | None = No
         typer.Exit: with code 1 where it does.
     """
     from saplab.report import to_records, write_report
+    from saplab.runs.record import failures
 
     store = compute(job, console)
+    failed = next(failures(store.root), None) is not None
+    if failed and not store.survey().stored:
+        raise typer.Exit(1)
     report = write_report(store.root)
     if console.json:
         files = [str(path) for path in report.files]
@@ -84,12 +101,12 @@ def compute_and_report(job: Job, console: Console, fail_below: float | None = No
     if report.findings:
         console.show_verdict(report.findings.verdict)
     console.say(f"\nReport: {store.root / 'report.html'}")
-    if fail_below is not None and report.findings and report.findings.verdict.fails(fail_below):
+    if failed or (fail_below is not None and report.findings and report.findings.verdict.fails(fail_below)):
         raise typer.Exit(1)
 
 
 def compute(job: Job, console: Console) -> "Store":
-    """Compute the job's missing cells, with a progress bar."""
+    """Compute the job's missing cells, with a progress bar; say what failed, which `record.failures` gives as well."""
     from saplab.files import write_atomically
     from saplab.runs import Store
     from saplab.runs.local import groups, rehearse, run, work_of
@@ -99,16 +116,68 @@ def compute(job: Job, console: Console) -> "Store":
     store = Store.open(job.out or Path("runs") / f"{job.verb}-{_digest(request)}", request)
     if job.study:
         write_atomically(store.root / "study.json", job.study.encode())
-    for problem in store.problems():
+    found = store.survey()
+    for problem in found.foreign:
+        console.say(problem)
+    for problem in found.damaged:
         console.say(f"{problem}; computing it again")
-    missing = store.missing()
-    done = len(request.cells) - len(missing)
-    if done:
-        console.say(f"{store.root}: {done} of {len(request.cells)} cells are there already")
-    if missing:
-        with console.progress("network passes", sum(map(work_of, groups(missing)))) as advance:
-            run(store, inputs, advance)
+    if found.stored:
+        console.say(f"{store.root}: {len(found.stored)} of {len(request.cells)} cells are there already")
+    if not found.missing:
+        return store
+    with console.progress("network passes", sum(map(work_of, groups(found.missing)))) as advance:
+        failed = run(store, inputs, advance, job.engine)
+    _tell_failures(failed, store.root, console)
     return store
+
+
+def _tell_failures(failed: "Sequence[Failed]", root: Path, console: Console) -> None:
+    for failure in failed[:_MOST_FAILURES]:
+        first = failure.group[0]
+        console.say(f"failed after {failure.tries} tries: examples {first.start}..{first.stop}: {failure.reason}")
+    if failed:
+        console.say(
+            f"{len(failed)} groups of cells failed; saplab runs {root} lists them, and the same command retries"
+        )
+
+
+def engine_of(
+    name: str, workers: int | None, address: str | None, threads: int | None, device: str = "auto"
+) -> "Engine":
+    """Give the engine that the command line asks for.
+
+    Args:
+        name: ``local`` or ``ray``.
+        workers: processes, or tasks at once; None for this process alone, or all that a cluster has room for.
+        address: of a Ray cluster; None for one on this machine.
+        threads: of PyTorch in each worker; by default the cores divided among the workers of this machine.
+        device: ``auto``, ``cpu`` or ``cuda``, for the tasks of a cluster.
+
+    Raises:
+        ValueError: an unknown engine or device, no worker, an address for another engine, or Ray is not installed.
+    """
+    from saplab.runs.local import InProcess
+    from saplab.runs.machine import usable_cores
+
+    if name not in ENGINES:
+        raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {name!r}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"`workers` must be >= 1, got {workers}")
+    if address is not None and name != "ray":
+        raise ValueError(f"`address` is for `engine` ray, got {address!r} with {name}")
+    if name == "ray" and device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"`device` of a Ray cluster's tasks must be auto, cpu or cuda, got {device!r}")
+    share = max(1, usable_cores() // workers) if workers and address is None else 1
+    if name == "ray":
+        from saplab.runs.cluster import RayCluster, import_ray
+
+        import_ray()
+        return RayCluster(address, workers, threads or share, None if device == "auto" else device)
+    if workers is None:
+        return InProcess()
+    from saplab.runs.workers import Workers
+
+    return Workers(workers, threads or share)
 
 
 def show_plan(job: Job, console: Console) -> None:
@@ -126,7 +195,8 @@ def show_plan(job: Job, console: Console) -> None:
         console.say(f"  {curve.label}")
     console.say(f"at most {forward:,} forward and {backward:,} backward passes of one image through the network")
     minutes = (forward + 2 * backward) / rate / 60
-    console.say(f"at most about {minutes:.1f} minutes at the speed just measured; images lost early take less")
+    where = "in one process at the speed just measured"
+    console.say(f"at most about {minutes:.1f} minutes {where}; images lost early take less")
 
 
 def _passes_per_second(job: Job) -> float:

@@ -28,6 +28,7 @@ class TableJob:
         preset: how much is played.
         agents: folder with one trained agent a game; None for those of the package.
         sticky, seed, precision: as in `TableRequest`.
+        threads: PyTorch's; None for its own choice.
         out: run folder; None for ``runs/PRESET-NAME``.
         dry_run: only say what would be played.
     """
@@ -38,6 +39,7 @@ class TableJob:
     sticky: float
     seed: int
     precision: str
+    threads: int | None
     out: Path | None
     dry_run: bool
 
@@ -70,9 +72,11 @@ def reproduce_tables(job: TableJob, console: "Console") -> list[str]:
 def _reproduce(job: TableJob, console: "Console") -> None:
     from saplab.arcade.compute import rehearse, run
     from saplab.arcade.store import GameStore
+    from saplab.cli.evaluate import prepare
     from saplab.files import write_atomically
     from saplab.report.games import CELLS, TABLE
 
+    prepare("cpu", job.threads)
     found = _entries(job, console)
     if found is None:
         return

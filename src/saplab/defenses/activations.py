@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saplab.defenses.drawing import Drawing
+from saplab.defenses.drawing import Drawing, moved
 from saplab.defenses.settings import Setting, check_setting, setting_at
 from saplab.pruning.operator import prune
 from saplab.variates import normals, uniforms
@@ -87,7 +87,7 @@ class Dropout:
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Drop entries of the maps `h` (N, ...)."""
         rate = setting_at(self.rate, name) or 0.0
-        u = uniforms(drawing.rows(h.shape[0], name), h[:1].numel(), site).view(h.shape)
+        u = uniforms(moved(drawing.rows(h.shape[0], name), h.device), h[:1].numel(), site).view(h.shape)
         kept = torch.empty_like(h).copy_(u >= rate)  # stored as the maps are: mixed layouts multiply slowly
         return _scaled(h, kept.mul_(torch.ones(()) / (1.0 - rate)), drawing)
 
@@ -152,7 +152,7 @@ class RandomlyScaledActivations:
 
 
 def _normals_like(h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
-    return normals(drawing.rows(h.shape[0], name), h[:1].numel(), site).view(h.shape).to(h.dtype)
+    return normals(moved(drawing.rows(h.shape[0], name), h.device), h[:1].numel(), site).view(h.shape).to(h.dtype)
 
 
 def _scaled(h: Tensor, factor: Tensor, drawing: Drawing) -> Tensor:

@@ -23,6 +23,7 @@ from saplab.defenses.sites import (
     announce_modules,
 )
 from saplab.defenses.weights import DeterministicWeightPruning, WeightDefense, weight_names
+from saplab.pruning.finite import check_finite
 from saplab.pruning.operator import BackwardRule
 
 _counting: Final = threading.Lock()
@@ -43,21 +44,25 @@ class Defended(nn.Module):
         Raises:
             ValueError: the pass called no activation function, or none that the `sites` pattern selects; or it runs
                 where its draws would be wrong, such as inside `torch.vmap` or an activation checkpoint.
+            NotFiniteError: pruned activations held NaN or infinity.
         """
-        run = _begin_uncompiled(self) if torch.compiler.is_compiling() else self._begin()
+        device = _device_of(self, args, kwargs)
+        run = _begin_uncompiled(self, device) if torch.compiler.is_compiling() else self._begin(device)
         with SiteMode(run):
             output = super().forward(*args, **kwargs)
         if run.defended == 0 and run.plan.activations:
             raise ValueError(_nothing_found(run))
+        if not torch.compiler.is_compiling() and run.drawing.fresh and device.type == "cuda":
+            check_finite(device)
         return output
 
-    def _begin(self) -> Pass:
+    def _begin(self, device: torch.device) -> Pass:
         plan = self._saplab_plan
         if plan.activations and _maps_examples():
             raise ValueError("inside torch.vmap, examples cannot have draws of their own; give it the whole batch")
         drawing = begin(self._fresh)
         weights = plan.changed(self._weights(), drawing) if plan.weights else {}
-        return Pass(plan, drawing, weights, checkpoints=checkpoints() if torch.is_grad_enabled() else None)
+        return Pass(plan, drawing.on(device), weights, checkpoints=checkpoints() if torch.is_grad_enabled() else None)
 
     def _weights(self) -> dict[str, Tensor]:
         """Give the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
@@ -92,6 +97,16 @@ class Defended(nn.Module):
 
 # What changes from pass to pass stays out of compiled graphs. The public torch.compiler.disable imports the compiler.
 _begin_uncompiled: Final = _disable_dynamo(Defended._begin)
+
+
+def _device_of(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.device:
+    """Give the device of a pass's inputs, or of the network where no input is a tensor."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            return value.device
+    for parameter in model.parameters():
+        return parameter.device
+    return torch.device("cpu")
 
 
 def _maps_examples() -> bool:
@@ -261,7 +276,7 @@ def sites(model: nn.Module, images: Tensor) -> SiteTable:
     """
     record: list[Site] = []
     view = model if isinstance(model, Defended) else _dressed(model, Plan(), 0)
-    run = Pass(view._saplab_plan, fresh(view._saplab_key, 0), record=record)
+    run = Pass(view._saplab_plan, fresh(view._saplab_key, 0).on(images.device), record=record)
     with torch.no_grad(), SiteMode(run):
         super(Defended, view).forward(images)
     if not record:

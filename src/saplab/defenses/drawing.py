@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -37,15 +37,20 @@ class Drawing:
     def rows(self, count: int, name: str) -> Tensor:
         """Give streams for `count` maps at the site `name`: one each, or k each where a network splits examples."""
         if self.fresh:
-            return torch.cat((self.streams[:, :2].expand(count, 2), torch.arange(count).unsqueeze(1)), 1)
+            numbers = torch.arange(count, device=self.streams.device)
+            return torch.cat((self.streams[:, :2].expand(count, 2), numbers.unsqueeze(1)), 1)
         share, rest = divmod(count, max(len(self.streams), 1))
         if rest:
             raise ValueError(f"site {name!r} has {count} maps for a batch of {len(self.streams)} examples")
         if share == 1:
             return self.streams
         rows = self.streams.repeat_interleave(share, 0)
-        rows[:, 2] = rows[:, 2] * share + torch.arange(share).repeat(len(self.streams))
+        rows[:, 2] = rows[:, 2] * share + torch.arange(share, device=rows.device).repeat(len(self.streams))
         return rows
+
+    def on(self, device: torch.device) -> "Drawing":
+        """Give the same draws with their streams on a device, where all sites of a pass find them."""
+        return self if self.streams.device == device else replace(self, streams=moved(self.streams, device))
 
     def whole(self) -> Tensor:
         """Give the one stream (1, 3) of the pass itself, for what all its examples share.
@@ -58,6 +63,11 @@ class Drawing:
         row = self.streams[:1].clone() if len(self.streams) else noise.streams(0, 0, torch.zeros(1))
         row[:, 2] = noise.EXAMPLES - 1
         return row
+
+
+def moved(streams: Tensor, device: torch.device) -> Tensor:
+    """Give streams on a device. They are few bytes, which nothing waits for."""
+    return streams.to(device, non_blocking=True)
 
 
 def fresh(key: int, pass_: int, rule: BackwardRule = "mask") -> Drawing:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from saplab import noise
 from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import drawing
+from saplab.pruning.finite import check_finite
 
 BATCH = 512  # images of one forward pass
 
@@ -100,6 +101,7 @@ def _average(
             single = probs
         if pass_ + 1 == max(1, passes // 2):
             half = total / (pass_ + 1)
+    check_finite()
     return (total / passes).cpu(), votes.cpu(), half.cpu(), single.cpu()
 
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor, nn
 
+from saplab.defenses.drawing import moved
 from saplab.defenses.settings import Setting, check_setting, setting_at
 from saplab.pruning.operator import BackwardRule, prune
 from saplab.variates import normals
@@ -148,7 +149,8 @@ class StochasticWeightPruning:
 
 
 def _normals_like(weight: Tensor, stream: Tensor, site: int) -> Tensor:
-    return normals(stream, weight.numel(), site).view(weight.shape).to(weight.dtype)
+    there = moved(stream, weight.device)
+    return normals(there, weight.numel(), site).view(weight.shape).to(weight.dtype)
 
 
 def weight_names(model: nn.Module) -> tuple[str, ...]:

@@ -7,22 +7,21 @@ The kernel is chosen by the device of the input. Backward rules, for M(h) = h * 
 - ``identity``: the gradient passes unchanged (BPDA, Athalye et al. 2018).
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saplab.devices import gpu_kernels
 from saplab.pruning.cpu import prune_bfloat16_rows, prune_rows
+from saplab.pruning.finite import not_finite, note
 from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
 from saplab.pruning.threads import over_rows
 
 BackwardRule = Literal["mask", "probability", "identity"]
 RULES: Final = get_args(BackwardRule)
-
-
-class NotFiniteError(ValueError):
-    """An activation map with NaN or infinity, which has no distribution to draw from."""
 
 
 def prune(
@@ -32,7 +31,7 @@ def prune(
 
     Args:
         h: activations (N, ...), any floating dtype and memory format; each example is one map of a = C·H·W.
-        streams: (N, 3) int64 on the CPU, see `saplab.noise.streams`.
+        streams: (N, 3) int64, see `saplab.noise.streams`; on the CPU, or on the device of `h`.
         draws: r, categorical draws with replacement per example.
         site: number of the site within the pass, part of the noise's coordinates.
         rule: how the gradient is taken.
@@ -42,7 +41,7 @@ def prune(
         Tensor like `h`: 0, or h / (1 - (1 - p)^r). Draws and scale are computed in float32 or better.
 
     Raises:
-        NotFiniteError: `h` holds NaN or infinity.
+        NotFiniteError: `h` holds NaN or infinity. On a GPU such a map becomes NaN, and `check_finite` tells.
         ValueError: `draws` < 1, an unknown `rule`, `streams` of another length than `h`, or a call inside a transform
             of `torch.func`.
     """
@@ -59,22 +58,39 @@ def prune(
 
 @torch.library.custom_op("saplab::prune", mutates_args=(), device_types="cpu")
 def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
+    keys = streams.contiguous()
+    return _pruned(h, draws, (torch.bfloat16,), lambda rows: _prune_rows(rows, keys, draws, site, name))
+
+
+@_prune.register_kernel("cuda")
+def _prune_on_gpu(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
+    kernels = gpu_kernels("saplab.pruning.gpu")
+    keys = streams.to(h.device, non_blocking=True).contiguous()
+
+    def prune_rows(rows: Tensor) -> Tensor:
+        return kernels.prune_rows(rows, keys, draws, site, note(keys, name))  # type: ignore[no-any-return]
+
+    return _pruned(h, draws, (torch.bfloat16, torch.float16), prune_rows)
+
+
+def _pruned(h: Tensor, draws: int, halves: tuple[torch.dtype, ...], prune_rows: Callable[[Tensor], Tensor]) -> Tensor:
+    """Prune by a kernel for contiguous rows (N, a) of float32 and of the types `halves`."""
     if h.numel() == 0:
         return torch.empty_like(h)
     x = h.detach().reshape(len(h), -1)
-    kept = _prune_rows(_as_kernels_take_it(x), streams.contiguous(), draws, site, name)
+    kept = prune_rows(_as_kernels_take_it(x, halves))
     if h.dtype == torch.float64:
         kept = _rescale(x, kept != 0, draws)
     out = kept.view(h.shape)
     return out if out.dtype == h.dtype and out.stride() == h.stride() else torch.empty_like(h).copy_(out)
 
 
-def _as_kernels_take_it(x: Tensor) -> Tensor:
-    """Give the rows as contiguous bfloat16 or float32; of float64 only the relative sizes, which decide the draws."""
+def _as_kernels_take_it(x: Tensor, halves: tuple[torch.dtype, ...]) -> Tensor:
+    """Give the rows contiguous, in `halves` or float32; of float64 only the relative sizes, which decide the draws."""
     if x.dtype == torch.float64:
         top = x.abs().amax(1, keepdim=True)
         x = torch.where(top > 0, x / top, x)
-    return (x if x.dtype == torch.bfloat16 else x.float()).contiguous()
+    return (x if x.dtype in halves else x.float()).contiguous()
 
 
 def _array(t: Tensor) -> np.ndarray[Any, Any]:
@@ -93,8 +109,7 @@ def _prune_rows(rows: Tensor, streams: Tensor, draws: int, site: int, name: str)
 
     over_rows(work, *x.shape)
     if bad.any():
-        first = int(keys[bad.argmax(), 2])
-        raise NotFiniteError(f"{name}: NaN or infinity in {bad.sum()} of {len(x)} maps, first in example {first}")
+        raise not_finite(name, int(bad.sum()), len(x), int(keys[bad.argmax(), 2]))
     return kept
 
 
@@ -122,10 +137,20 @@ def _(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -
 @torch.library.custom_op("saplab::mask_gradient", mutates_args=(), device_types="cpu")
 def _mask_gradient(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
     """Give grad * m, with m = out / h where an activation was kept and 0 elsewhere."""
-    if h.dtype not in _GRADIENT_KERNELS or grad.dtype != h.dtype or h.numel() == 0:
+    return _masked(grad, h, out, _scale_gradient if h.dtype in _GRADIENT_KERNELS else None)
+
+
+@_mask_gradient.register_kernel("cuda")
+def _mask_gradient_on_gpu(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
+    return _masked(grad, h, out, gpu_kernels("saplab.pruning.gpu").scale_gradients)
+
+
+def _masked(grad: Tensor, h: Tensor, out: Tensor, scale: Callable[..., Tensor] | None) -> Tensor:
+    """Scale by a kernel for tensors that lie in memory in one and the same dense order, or without one."""
+    if scale is None or grad.dtype != h.dtype or h.numel() == 0:
         m = torch.where(out != 0, out.to(_at_least_float32(h)) / h, 0.0)
         return torch.empty_like(grad).copy_(grad * m)
-    scaled = _scale_gradient(*(t.detach().contiguous(memory_format=_dense_format(h)) for t in (grad, h, out)))
+    scaled = scale(*(t.detach().contiguous(memory_format=_dense_format(h)) for t in (grad, h, out)))
     result = torch.empty_like(grad)
     return scaled if scaled.stride() == result.stride() else result.copy_(scaled)
 
@@ -134,7 +159,7 @@ _GRADIENT_KERNELS = {torch.float32: scale_gradient, torch.bfloat16: scale_bfloat
 
 
 def _scale_gradient(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
-    """Scale, of tensors that lie in memory in one and the same dense order."""
+    """Scale over threads, of tensors that lie in memory in one and the same dense order."""
     result = torch.empty_like(grad)
     kernel = _GRADIENT_KERNELS[h.dtype]
     arrays = [_array(t.as_strided((t.numel(),), (1,))) for t in (grad, h, out, result)]

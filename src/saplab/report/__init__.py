@@ -2,7 +2,7 @@
 
 from saplab.report.games import TableReport, is_table, write_table
 from saplab.report.page import Report, write_report
-from saplab.report.rows import Row, Summary, summarise, to_csv, to_records
+from saplab.report.rows import Row, Summary, summarise, to_csv, to_parquet, to_records
 from saplab.report.study import StudyReport, is_study, write_study
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "is_table",
     "summarise",
     "to_csv",
+    "to_parquet",
     "to_records",
     "write_report",
     "write_study",

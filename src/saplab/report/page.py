@@ -15,7 +15,8 @@ from saplab.files import write_atomically
 from saplab.report.charts import PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
 from saplab.report.figures import convergence_chart, game_chart, reliability_chart
 from saplab.report.findings import Findings, find, reliability_records
-from saplab.report.rows import Row, Summary, strength_text, summarise, to_csv
+from saplab.report.pictures import examples
+from saplab.report.rows import Row, Summary, strength_text, summarise, to_csv, to_parquet
 from saplab.runs import Store
 from saplab.studies import Cell, Curve, Network
 
@@ -47,7 +48,9 @@ class Report:
 
 
 def write_report(root: Path | str, title: str = "") -> Report:
-    """Write ``report.html``, ``accuracy.csv`` and every chart as SVG, PNG and PDF into a run folder, each whole or not.
+    """Write ``report.html``, the numbers as CSV and Parquet, and every chart as SVG, PNG and PDF into a run folder.
+
+    Each file is written whole or not at all.
 
     Args:
         root: the run folder; an unfinished one gives a page that says so.
@@ -63,7 +66,8 @@ def write_report(root: Path | str, title: str = "") -> Report:
     findings = find(store)
     title = title or store.request.title
     contents = {"report.html": render_page(store, summary, findings, title).encode(),
-                "accuracy.csv": to_csv(summary.rows).encode()}  # fmt: skip
+                "accuracy.csv": to_csv(summary.rows).encode(),
+                "accuracy.parquet": to_parquet(summary.rows)}  # fmt: skip
     for name, chart in _charts(summary, findings, PAPER, title).items():
         for kind in ("svg", "png", "pdf"):
             contents[f"{name}.{kind}"] = to_bytes(chart, kind)
@@ -105,11 +109,17 @@ def render_page(store: Store, summary: Summary, findings: Findings | None, title
         strengths=sorted({row.strength for row in rows}),
         game_strength=telling_strength(findings),
         curves=[(curve, _settings(curve)) for curve in request.curves],
+        examples=examples(store, _drawn(request.curves, summary.shown)),
         machine=machine(summary.made),
         has_paper=any(row.paper is not None for row in rows),
         is_random=any(row.single != row.averaged for row in rows),
         has_seeds=any(row.seeds is not None for row in rows),
     )
+
+
+def _drawn(curves: Sequence[Curve], shown: Sequence[str]) -> list[Curve]:
+    """Give the curves that the chart draws at first."""
+    return [curve for curve in curves if curve.label in shown]
 
 
 def telling_strength(findings: Findings | None) -> float | None:

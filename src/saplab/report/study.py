@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from saplab.report.claims import Judged, Outcome, judge
 from saplab.report.figures import reliability_chart
 from saplab.report.findings import calibration_rows, reliability_records, whole
 from saplab.report.page import DARK, machine, table, template, vega
-from saplab.report.rows import Row, Summary, summarise, to_csv
+from saplab.report.pictures import examples
+from saplab.report.rows import Row, Summary, summarise, to_csv, to_parquet
 from saplab.runs import CellResult, Store
+from saplab.studies import Curve
 from saplab.studies.study import Figure, from_json
 
 STUDY = "study.json"
@@ -48,7 +50,7 @@ def is_study(root: Path | str) -> bool:
 
 
 def write_study(root: Path | str, title: str = "") -> StudyReport:
-    """Write ``report.html``, ``accuracy.csv`` and ``figures/`` (SVG, PDF) of a study into its run folder.
+    """Write ``report.html``, the numbers as CSV and Parquet, and ``figures/`` (SVG, PDF) of a study into its folder.
 
     Raises:
         FileNotFoundError: if `root` is no run folder of a study.
@@ -62,7 +64,8 @@ def write_study(root: Path | str, title: str = "") -> StudyReport:
     judged = tuple((figure.name, found) for figure in figures for found in _judged(store, figure))
     title = title or store.request.title
     contents = {"report.html": _render(store, summary, sections, judged, title).encode(),
-                "accuracy.csv": to_csv(summary.rows).encode()}  # fmt: skip
+                "accuracy.csv": to_csv(summary.rows).encode(),
+                "accuracy.parquet": to_parquet(summary.rows)}  # fmt: skip
     for section in sections:
         for name, chart in section.charts(PAPER).items():
             for kind in ("svg", "pdf"):
@@ -143,6 +146,14 @@ def tally(judged: Sequence[tuple[str, Judged]]) -> str:
     return f"Of {len(judged)} claims, {', '.join(parts)}."
 
 
+def _firsts(curves: Sequence[Curve]) -> list[Curve]:
+    """Give each figure's first two curves, named with their figure."""
+    found: dict[str, list[Curve]] = {}
+    for curve in curves:
+        found.setdefault(curve.figure, []).append(replace(curve, label=f"{curve.figure}: {curve.label}"))
+    return [curve for own in found.values() for curve in own[:2]]
+
+
 def _render(
     store: Store, summary: Summary, sections: Sequence[_Section], judged: Sequence[tuple[str, Judged]], title: str
 ) -> str:
@@ -161,5 +172,6 @@ def _render(
         charts=charts,
         bundle=vega(),
         themes={"light": PAPER, "dark": DARK},
+        examples=examples(store, _firsts(store.request.curves)),
         machine=machine(summary.made),
     )

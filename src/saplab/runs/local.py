@@ -1,8 +1,8 @@
 """The engine that computes cells in this process, one group after the other."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -13,21 +13,25 @@ from torch import Tensor, nn
 
 from saplab import noise
 from saplab.attacks import FGSM, eps_of
-from saplab.attacks.attack import Cost
 from saplab.attacks.ball import check_labels, check_request, project
 from saplab.data.dataset import Dataset
 from saplab.defenses import defend, predict_with_votes
 from saplab.defenses.prediction import Prediction, logits
+from saplab.runs.cellfile import DTYPES, PICTURED, CellResult
+from saplab.runs.engine import Engine, Failed, Group, Outcome, Queue, Tick, Trouble, Try, trouble_of
 from saplab.runs.machine import made
-from saplab.runs.store import DTYPES, CellResult, Store
+from saplab.runs.record import note_failure, running
+from saplab.runs.saving import Saver
+from saplab.runs.store import Store
+from saplab.runs.work import cost_of, crafting_cost, groups, passes_of, work_of
 from saplab.studies import Cell, Network
 from saplab.studies.adversaries import attack_of
 from saplab.studies.specs import parse_defenses
 
-PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
+__all__ = ["PRECISIONS", "InProcess", "Inputs", "compute", "cost_of", "groups", "rehearse", "run", "work_of"]
 
-Tick = Callable[[int], None]
-Group = tuple[Cell, ...]
+PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
+_CLEAN_BYTES: Final = 1 << 28  # of predictions of untouched images that are kept
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Inputs:
     Args:
         models, data: the networks and the images.
         device: of PyTorch, where the models are and the images go.
-        clean: predictions of untouched images, kept as they are made; the same for every attack.
+        clean: predictions of untouched images, the same for every attack; the last ones made, up to 256 MiB.
     """
 
     models: Mapping[tuple[str, str], nn.Module]
@@ -70,36 +74,6 @@ class _Craft:
     gradient_norm: Tensor
 
 
-def groups(cells: Iterable[Cell]) -> list[Group]:
-    """Gather the cells that share their adversarial images, in the order of each group's first."""
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        found.setdefault(cell.crafting, []).append(cell)
-    return [tuple(group) for group in found.values()]
-
-
-def cost_of(group: Group) -> Cost:
-    """Bound the work of a group from above, in passes of one image through a network."""
-    most = max(group, key=lambda cell: cell.attack.get("samples", 1))
-    images, crafting = most.stop - most.start, _crafting(most)
-    predictions = sum(cell.passes * len(cell.strengths) for cell in group)
-    return Cost(images * (crafting.forward + predictions), images * crafting.backward)
-
-
-def work_of(group: Group) -> int:
-    """Give the cost of a group as one number: a backward pass counts as two."""
-    return _work(cost_of(group))
-
-
-def _work(cost: Cost) -> int:
-    return cost.forward + 2 * cost.backward
-
-
-def _crafting(cell: Cell) -> Cost:
-    eps = [eps_of(strength) for strength in cell.strengths if strength > 0]
-    return attack_of(cell.attack).cost(eps) if eps else Cost(0, 0)
-
-
 def compute(group: Group, inputs: Inputs, tick: Tick = lambda n: None) -> list[CellResult]:
     """Compute the cells of a group: attack their examples at each strength, and predict them with fresh passes.
 
@@ -119,8 +93,8 @@ def compute(group: Group, inputs: Inputs, tick: Tick = lambda n: None) -> list[C
     results: dict[str, CellResult] = {}
     with _precision(group[0].precision, inputs.device):
         for cells, craft, work in _crafts(group, inputs, shard):
-            predictions = _predictions(cells, craft, inputs, shard, work, tick)
-            results.update({name: _result(found, craft, shard) for name, found in predictions.items()})
+            predictions, pictures = _predictions(cells, craft, inputs, shard, work, tick)
+            results.update({name: _result(found, craft, shard, pictures) for name, found in predictions.items()})
     share = (time.perf_counter() - begin) / len(group)
     record = made(share)
     return [replace(results[cell.digest], made=record) for cell in group]
@@ -140,7 +114,7 @@ def _crafts(group: Group, inputs: Inputs, shard: _Shard) -> Iterator[tuple[Group
     if not eps or not isinstance(attack, FGSM) or attack.gradient.average != "loss":
         curve = attack.curve(adversary, shard.images, shard.labels, eps, group[0].seed, examples=shard.numbers)
         nothing = torch.full((len(shard.images),), torch.nan)
-        yield group, _Craft(iter(curve), nothing, nothing), _work(_crafting(group[0]))
+        yield group, _Craft(iter(curve), nothing, nothing), passes_of(crafting_cost(group[0]))
         return
     budgets = sorted({cell.attack["samples"] for cell in group})
     estimates = attack.gradient.nested(
@@ -151,25 +125,36 @@ def _crafts(group: Group, inputs: Inputs, shard: _Shard) -> Iterator[tuple[Group
         cells = tuple(cell for cell in group if cell.attack["samples"] == budget)
         sign = estimate.gradient.sign()
         moved = (project(shard.images + e * sign, shard.images, e) for e in eps)
-        work = _work(_crafting(cells[0]))
+        work = passes_of(crafting_cost(cells[0]))
         yield cells, _Craft(moved, estimate.half_cosine, estimate.gradient.flatten(1).norm(dim=1)), work - before
         before = work
 
 
 def _predictions(
     cells: Group, craft: _Craft, inputs: Inputs, shard: _Shard, work: int, tick: Tick
-) -> dict[str, list[Prediction]]:
-    """Predict a craft's images with each cell's defender, strength by strength; by the cell's digest."""
+) -> tuple[dict[str, list[Prediction]], list[Tensor]]:
+    """Predict a craft's images with each cell's defender, strength by strength; by the cell's digest.
+
+    The first images come with them, for people to look at.
+    """
     size, strengths = len(shard.images), cells[0].strengths
     defenders = [inputs.network(cell.defender) for cell in cells]
     found: dict[str, list[Prediction]] = {cell.digest: [] for cell in cells}
+    pictures = []
     for strength, share in zip(strengths, _shares(work * size, strengths), strict=True):
         adversarial = next(craft.images) if strength > 0 else None
+        pictures.append(_pictures(shard.images if adversarial is None else adversarial, cells[0]))
         tick(share)
         for cell, defender in zip(cells, defenders, strict=True):
             found[cell.digest].append(_predict(cell, defender, adversarial, inputs, shard))
             tick(cell.passes * size)
-    return found
+    return found, pictures
+
+
+def _pictures(images: Tensor, cell: Cell) -> Tensor:
+    """Give the first examples' images as bytes, (P, H, W, C), where the cell begins the data set."""
+    first = images[: PICTURED if cell.start == 0 else 0]
+    return (first * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
 def _shares(work: int, strengths: Sequence[float]) -> list[int]:
@@ -188,15 +173,24 @@ def _predict(cell: Cell, defender: nn.Module, adversarial: Tensor | None, inputs
     images = shard.images if adversarial is None else adversarial
     found = predict_with_votes(defender, images, cell.passes, cell.seed, examples=shard.numbers, batch_size=len(images))
     if adversarial is None:
-        inputs.clean[key] = found
+        _keep(inputs.clean, key, found)
     return found
 
 
-def _result(predictions: Sequence[Prediction], craft: _Craft, shard: _Shard) -> CellResult:
+def _keep(clean: dict[tuple[Any, ...], Prediction], key: tuple[Any, ...], found: Prediction) -> None:
+    """Keep a prediction, and let the oldest ones go where there are too many."""
+    most = max(1, _CLEAN_BYTES // sum(tensor.nbytes for tensor in vars(found).values()))
+    while len(clean) >= most:
+        del clean[next(iter(clean))]
+    clean[key] = found
+
+
+def _result(predictions: Sequence[Prediction], craft: _Craft, shard: _Shard, pictures: Sequence[Tensor]) -> CellResult:
     arrays: dict[str, Any] = {
         **{name: np.stack([getattr(p, name).numpy() for p in predictions]) for name in vars(predictions[0])},
         **{"labels": shard.labels.cpu().numpy(), "examples": shard.numbers.numpy()},
         **{"half_cosine": craft.half_cosine.cpu().numpy(), "gradient_norm": craft.gradient_norm.cpu().numpy()},
+        "pictures": torch.stack(list(pictures)).numpy(),
     }
     return CellResult(**{name: array.astype(DTYPES[name]) for name, array in arrays.items()}, made={})
 
@@ -222,14 +216,65 @@ def rehearse(cells: Iterable[Cell], inputs: Inputs) -> None:
         check_labels(labels, classes)
 
 
-def run(store: Store, inputs: Inputs, tick: Tick = lambda n: None) -> None:
+@dataclass(frozen=True)
+class InProcess:
+    """The engine that computes in this process."""
+
+    def __call__(self, todo: Sequence[Group], inputs: Inputs, tick: Tick) -> Generator[Outcome]:
+        """Compute one group after the other; see `Engine`."""
+        queue = Queue(todo)
+        while (attempt := queue.take()) is not None:
+            if (outcome := queue.settle(attempt, _try(attempt, inputs, tick))) is not None:
+                yield outcome
+
+    def __str__(self) -> str:
+        return "in process"
+
+
+def _try(attempt: Try, inputs: Inputs, tick: Tick) -> list[CellResult] | Trouble:
+    """Compute a group; take back the ticks of a try that fails."""
+    done = 0
+
+    def count(n: int) -> None:
+        nonlocal done
+        done += n
+        tick(n)
+
+    try:
+        return compute(attempt.group, inputs, count)
+    except Exception as error:
+        tick(-done)
+        return trouble_of(error)
+
+
+def run(store: Store, inputs: Inputs, tick: Tick = lambda n: None, engine: Engine | None = None) -> tuple[Failed, ...]:
     """Compute and save every cell of the store's request that it does not hold yet; a damaged one counts as not held.
 
     Killed at any moment, a second call goes on with the first group that lacks a cell.
+
+    Args:
+        store: what to compute, and where it goes; this process alone writes.
+        inputs: the networks and data that the cells name.
+        tick: called with the work done since the last call, for a progress bar.
+        engine: who computes; this process unless another is given.
+
+    Returns:
+        The groups that failed, which are noted in the folder as well; the others are saved nevertheless.
+
+    Raises:
+        OSError: if a result cannot be saved, or the engine cannot work.
     """
-    for group in groups(store.missing()):
-        for cell, result in zip(group, compute(group, inputs, tick), strict=True):
-            store.save(cell, result)
+    engine = engine or InProcess()
+    failed = []
+    outcomes = engine(groups(store.missing()), inputs, tick)
+    with running(store.root, str(engine)), Saver(store) as saver, closing(outcomes):
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                failed.append(outcome)
+                note_failure(store.root, outcome)
+            else:
+                saver.save(outcome)
+    return tuple(failed)
 
 
 @contextmanager

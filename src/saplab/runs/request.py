@@ -1,14 +1,16 @@
 """What a run folder was asked for: its curves as JSON, read back as they were."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from saplab.studies import Cell, Curve, Network
 from saplab.studies.cell import NUMERICS
 
-_FORMAT = 2
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Request:
         title: heading of the report.
         curves: what to compute, in the order of the report; no label twice.
         command: the command line that makes the same run again.
+        classes: names of the classes, in the labels' order; empty where unknown.
 
     Raises:
         ValueError: for no curve, a curve without cells, or a label used twice.
@@ -27,6 +30,7 @@ class Request:
     title: str
     curves: tuple[Curve, ...]
     command: str = ""
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         labels = [(curve.figure, curve.label) for curve in self.curves]
@@ -38,16 +42,51 @@ class Request:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Give the cells of all curves in order, each once; repeats with other seeds last."""
+        return tuple(self.by_digest.values())
+
+    @cached_property
+    def by_digest(self) -> Mapping[str, Cell]:
+        """Give the same cells by their digests."""
         first = (cell for curve in self.curves for cell in curve.cells)
         repeats = (cell for curve in self.curves for cells in curve.repeats for cell in cells)
-        return tuple({cell.digest: cell for cell in (*first, *repeats)}.values())
+        found: dict[str, Cell] = {}
+        for cell in (*first, *repeats):
+            found.setdefault(cell.digest, cell)
+        return found
+
+    def extended(self, other: "Request") -> "Request":
+        """Give this request and after it the curves of `other` that it lacks; the commands that make both.
+
+        Raises:
+            ValueError: if there is a `conflict`.
+        """
+        if conflict := self.conflict(other):
+            raise ValueError(f"`other` must not ask otherwise ({conflict})")
+        own = {curve.label for curve in self.curves}
+        more = tuple(curve for curve in other.curves if curve.label not in own)
+        if not more:
+            return self
+        commands = dict.fromkeys(filter(None, (self.command, other.command)))
+        return replace(self, curves=(*self.curves, *more), command=" && ".join(commands))
+
+    def conflict(self, other: "Request") -> str:
+        """Name what `other` asks otherwise of a curve that both have; empty if the two may share a folder."""
+        own = {curve.label: curve for curve in self.curves}
+        both = (curve for curve in other.curves if curve.label in own)
+        found = ((curve.label, _curve_difference(own[curve.label], curve)) for curve in both)
+        return next((f"curve {label!r}: {difference}" for label, difference in found if difference), "")
 
     def to_json(self) -> str:
-        """Give the text of ``request.json``."""
+        """Give the text of ``request.json``.
+
+        Raises:
+            ValueError: if the cells of a curve are not one request cut into ranges without a gap.
+        """
         fields = {
             "format": _FORMAT,
             "title": self.title,
             "command": self.command,
+            "classes": list(self.classes),
             "curves": [_curve_fields(curve) for curve in self.curves],
         }
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
@@ -64,14 +103,14 @@ class Request:
             if fields["format"] != _FORMAT:
                 raise ValueError(f"format {fields['format']}, this version of saplab reads {_FORMAT}")
             curves = tuple(_curve(curve) for curve in fields["curves"])
-            return cls(fields["title"], curves, fields["command"])
+            return cls(fields["title"], curves, fields["command"], tuple(fields["classes"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a request: {error!r}") from error
 
     def difference(self, other: "Request") -> str:
         """Name what `other` asks otherwise ("passes 100, not 20"); empty if both ask for the same numbers.
 
-        Titles, commands, claims and the paper's numbers decide no number and are not compared.
+        Titles, commands, names of classes, claims and the paper's numbers decide no number and are not compared.
         """
         mine, others = ([f"{c.figure} {c.label}".strip() for c in request.curves] for request in (self, other))
         if mine != others:
@@ -102,15 +141,27 @@ def _cell(fields: Mapping[str, Any]) -> Cell:
 
 
 def _curve_fields(curve: Curve) -> dict[str, Any]:
-    cells, *repeats = ([json.loads(cell.to_json()) for cell in cells] for cells in (curve.cells, *curve.repeats))
+    """Describe a curve by its first cell, the bounds of its ranges and its seeds: thousands of cells in a few lines."""
+    first = curve.cells[0]
+    bounds = [first.start, *(cell.stop for cell in curve.cells)]
+    seeds = [cells[0].seed for cells in (curve.cells, *curve.repeats) if cells]
+    if _cut(first, bounds, seeds) != (curve.cells, *curve.repeats):
+        raise ValueError(f"`curves` must hold one cell cut into ranges without a gap, got others in {curve.label!r}")
+    cell = json.loads(first.to_json())
     paper = [[strength, percent] for strength, percent in curve.paper.items()]
-    return {"label": curve.label, "claim": curve.claim, "paper": paper, "cells": cells, "repeats": repeats,
-            "figure": curve.figure}  # fmt: skip
+    words = {"label": curve.label, "claim": curve.claim, "paper": paper, "figure": curve.figure}
+    return {**words, "cell": cell, "bounds": bounds, "seeds": seeds}
 
 
 def _curve(fields: Mapping[str, Any]) -> Curve:
-    cells, *repeats = (tuple(map(_cell, cells)) for cells in (fields["cells"], *fields["repeats"]))
+    cells, *repeats = _cut(_cell(fields["cell"]), fields["bounds"], fields["seeds"])
     return Curve(fields["label"], cells, fields["claim"], dict(fields["paper"]), tuple(repeats), fields["figure"])
+
+
+def _cut(cell: Cell, bounds: Sequence[int], seeds: Sequence[int]) -> tuple[tuple[Cell, ...], ...]:
+    """Cut a cell into the ranges between `bounds`, for each seed."""
+    ranges = tuple(pairwise(bounds))
+    return tuple(tuple(replace(cell, start=a, stop=b, seed=seed) for a, b in ranges) for seed in seeds)
 
 
 def _curve_difference(a: Curve, b: Curve) -> str:

@@ -1,0 +1,89 @@
+"""Errors for activation maps that are not finite: told at once where the CPU prunes, on time where a GPU does.
+
+A GPU works behind the program's back, and to ask it after each pruning would make it wait. Its kernels make maps with
+NaN or infinity NaN as a whole, and note them; `check_finite` asks once for all prunings since the last time.
+"""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor
+
+_PLACES: Final = 1024  # prunings between two checks, or the next one checks
+_NOBODY: Final = 2**31 - 1
+
+
+class NotFiniteError(ValueError):
+    """An activation map with NaN or infinity, which has no distribution to draw from."""
+
+
+def not_finite(name: str, bad: int, maps: int, example: int) -> NotFiniteError:
+    """Make the error for `bad` of `maps` maps, called `name`, of which the first is of the given example."""
+    return NotFiniteError(f"{name}: NaN or infinity in {bad} of {maps} maps, first in example {example}")
+
+
+@dataclass
+class _Notes:
+    """What the kernels of one device have noted: (number of bad maps, first of them) of each pruning."""
+
+    places: Tensor
+    calls: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    def clear(self) -> None:
+        self.places.copy_(torch.tensor([0, _NOBODY], dtype=torch.int32).expand(_PLACES, 2))
+
+
+_lock = threading.Lock()
+_notes: dict[torch.device, _Notes] = {}
+
+
+def note(streams: Tensor, name: str) -> Tensor:
+    """Give the place (2,) int32, on the device of `streams` (N, 3), where a pruning is to note what is not finite.
+
+    Raises:
+        NotFiniteError: there is no place left, and of the prunings so far one was not finite.
+    """
+    device = streams.device
+    with _lock:
+        notes = _notes.get(device)
+        full = notes is not None and len(notes.calls) == _PLACES
+    if full:
+        check_finite(device)
+    with _lock:
+        if device not in _notes:
+            _notes[device] = _Notes(torch.empty((_PLACES, 2), dtype=torch.int32, device=device))
+            _notes[device].clear()
+        notes = _notes[device]
+        notes.calls.append((name, streams))
+        return notes.places[len(notes.calls) - 1]
+
+
+def check_finite(*devices: torch.device) -> None:
+    """Wait for the GPUs, and raise the first error of their prunings since the last check, if there is one.
+
+    Args:
+        devices: which to ask; every one where nothing is given.
+
+    Raises:
+        NotFiniteError: an activation map held NaN or infinity.
+    """
+    for device in devices or tuple(_notes):
+        _check(device)
+
+
+def _check(device: torch.device) -> None:
+    with _lock:
+        notes = _notes.get(device)
+        if notes is None or not notes.calls:
+            return
+        calls, notes.calls = notes.calls, []
+        found = notes.places[: len(calls)].to("cpu", copy=True)
+        bad = found[:, 0].nonzero()
+        if len(bad):
+            notes.clear()
+    if len(bad):
+        call = int(bad[0])
+        name, streams = calls[call]
+        raise not_finite(name, int(found[call, 0]), len(streams), int(streams[found[call, 1], 2]))

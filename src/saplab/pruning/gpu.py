@@ -1,0 +1,181 @@
+"""Algorithm 1 on a GPU: memory and launches around the Triton kernels of gpu_sums, gpu_clocks and gpu_draws.
+
+This file and those with kernels are imported when the first CUDA tensor comes, as Triton is not everywhere.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from saplab.devices import on_device_of
+from saplab.pruning.gpu_clocks import ring
+from saplab.pruning.gpu_draws import add, settle
+from saplab.pruning.gpu_gradient import scale_gradient
+from saplab.pruning.gpu_sums import GROUP, accumulate, measure, share
+
+FEW: Final = 1200  # draws; from here on the series for the scale covers every share that matters
+MANY: Final = 32  # draws an activation; with more, heavy elements are set apart
+_CHUNK: Final = 1 << 14  # activations that one program takes
+_SHARED_CHUNK: Final = 1 << 13  # and where several share a row
+_AT_ONCE: Final = 512  # activations of a warp in one step
+_BLOCK: Final = 1024  # of the gradient
+_FULL: Final = 8  # warps of a program; with _REGISTERS a thread, four of them fit a multiprocessor
+_REGISTERS: Final = 64
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a batch of rows is cut for the kernels.
+
+    Args:
+        rows: of a tile, a power of two.
+        chunk: activations of a chunk of a row, a power of two >= 16; >= 128 where a row has several.
+        tile: activations in one step through a chunk, a power of two >= 128.
+        warps: of a program.
+        step: missing draws made at once, a power of two.
+        parts: programs that share the missing draws of a row; 1 where tiles have several rows.
+        lines: rows of a tile where only their totals matter, a power of two.
+        margin: by how many standard deviations the clocks stay below the number of draws.
+        registers: of a thread of `ring` at most; None leaves them to the compiler.
+    """
+
+    rows: int
+    chunk: int
+    tile: int
+    warps: int
+    step: int
+    parts: int = 1
+    lines: int = 32
+    margin: float = 4.5
+    registers: int | None = None
+
+
+def tiling(a: int, draws: int) -> Tiling:
+    """Choose how to cut rows of `a` activations with `draws` draws each; not by their number, which decides no draw."""
+    whole = max(_power_of_two(a), GROUP.value)
+    chunk = whole if whole <= _CHUNK else _SHARED_CHUNK
+    width = max(chunk, 128)
+    rows = max(2048 // width, 1)
+    warps = 4 if rows * width <= 4096 else _FULL
+    tile = min(width, warps * _AT_ONCE // rows)
+    if rows > 1:
+        return Tiling(rows, chunk, tile, warps, step=32)
+    missing = int(min(draws, 8 * draws**0.5))
+    parts = min(max(-(-missing // 128), 1), 64)
+    registers = _REGISTERS if warps == _FULL else None
+    return Tiling(rows, chunk, tile, warps, 128, parts, lines=32 if chunk == whole else 1, registers=registers)
+
+
+def _power_of_two(n: int) -> int:
+    """Give the least power of two that is at least `n`."""
+    return 1 << (n - 1).bit_length()
+
+
+def prune_rows(x: Tensor, streams: Tensor, draws: int, site: int, bad: Tensor, cut: Tiling | None = None) -> Tensor:
+    """Apply Algorithm 1 to the rows of `x` (N, a), contiguous float32, bfloat16 or float16, with `draws` draws each.
+
+    Args:
+        x: activations.
+        streams: (N, 3) int64 on the same device.
+        draws: r.
+        site: number of the site.
+        bad: (2,) int32; learns how many rows hold NaN or infinity, which give NaN, and the first of them.
+        cut: how to cut the batch; chosen by itself if None.
+    """
+    with on_device_of(x):
+        return _Pruning(x, streams, draws, site, bad, cut or tiling(x.shape[1], draws)).run()
+
+
+def scale_gradients(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
+    """Give grad * m, of tensors that lie in memory in one and the same dense order."""
+    result = torch.empty_like(grad)
+    size = h.numel()
+    with on_device_of(h):
+        scale_gradient[(-(-size // _BLOCK),)](grad, h, out, result, size, WIDE=h.dtype == torch.float64, BLOCK=_BLOCK)
+    return result
+
+
+class _Pruning:
+    """The launches of one pruning, and the memory that they share."""
+
+    def __init__(self, x: Tensor, streams: Tensor, draws: int, site: int, bad: Tensor, cut: Tiling) -> None:
+        self.x, self.streams, self.bad, self.cut = x, streams, bad, cut
+        self.draws, self.site = draws, site
+        self.n, self.a = x.shape
+        self.chunks = -(-self.a // cut.chunk)
+        self.light = draws > MANY * self.a
+        self.out = torch.empty_like(x)
+        cells = self.n * self.chunks
+        sizes = (cells * self.groups, cells, cells, 2 * cells, self.n, self.n)
+        memory = torch.empty(sum(sizes), dtype=torch.float64, device=x.device)
+        self.sums, self.all_masses, light_masses, self.totals, self.goals, self.missing = memory.split(sizes)
+        self.masses = light_masses if self.light else self.all_masses
+
+    def run(self) -> Tensor:
+        """Launch the kernels."""
+        fused = self.chunks == 1 and not self.light
+        if not fused:
+            self._measure(self.all_masses, light=False)
+        if self.light:
+            self._measure(self.masses, light=True)
+            self._share()
+        self._ring(fused)
+        self._settle()
+        self._add()
+        return self.out
+
+    @cached_property
+    def groups(self) -> int:
+        """Give the number of running sums of a chunk."""
+        return int(self.cut.chunk // GROUP.value)
+
+    @cached_property
+    def _tiles(self) -> int:
+        return -(-self.n // self.cut.rows)
+
+    @cached_property
+    def _lines(self) -> tuple[int]:
+        return (-(-self.n // self.cut.lines),)
+
+    def _measure(self, masses: Tensor, light: bool) -> None:
+        cut = self.cut
+        measure[self._tiles, self.chunks](
+            self.x, self.sums, masses, self.all_masses, self.n, self.a, self.chunks, self.draws,
+            LIGHT=light, ROWS=cut.rows, CHUNK=cut.chunk, num_warps=cut.warps,
+        )  # fmt: skip
+        if self.chunks > 1:
+            accumulate[(self.n,)](masses, self.n, self.chunks, CHUNKS=_power_of_two(self.chunks))
+
+    def _share(self) -> None:
+        share[self._lines](
+            self.streams, self.masses, self.all_masses, self.goals, self.n, self.chunks, self.draws, self.site,
+            ROWS=self.cut.lines, num_warps=1,
+        )  # fmt: skip
+
+    def _ring(self, fused: bool) -> None:
+        cut = self.cut
+        ring[self._tiles, self.chunks](
+            self.x, self.out, self.streams, self.sums, self.all_masses, self.masses, self.goals, self.totals, self.bad,
+            self.n, self.a, self.chunks, self.draws, self.site, cut.margin,
+            FUSED=fused, LIGHT=self.light, FEW=self.draws < FEW, ROWS=cut.rows, CHUNK=cut.chunk, TILE=cut.tile,
+            num_warps=cut.warps, maxnreg=cut.registers,
+        )  # fmt: skip
+
+    def _settle(self) -> None:
+        settle[self._lines](
+            self.streams, self.masses, self.goals, self.totals, self.missing, self.n, self.chunks, self.draws,
+            self.site, LIGHT=self.light, ROWS=self.cut.lines, CHUNKS=_power_of_two(self.chunks),
+            num_warps=1 if self.chunks == 1 else 4,
+        )  # fmt: skip
+
+    def _add(self) -> None:
+        cut = self.cut
+        add[self._tiles, cut.parts](
+            self.x, self.out, self.streams, self.sums, self.masses, self.all_masses, self.goals, self.missing,
+            self.n, self.a, self.chunks, self.draws, self.site,
+            LIGHT=self.light, FEW=self.draws < FEW, ROWS=cut.rows, CHUNK=cut.chunk,
+            LEVELS=self.chunks.bit_length(), STEPS=self.groups.bit_length(), DRAWS=cut.step,
+        )  # fmt: skip

@@ -1,0 +1,127 @@
+"""How far a run is, from its folder alone: what is stored, what failed, who computes it, the time it still takes."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from saplab.runs.record import failures, is_alive, last_run
+from saplab.runs.store import Store, Survey
+from saplab.runs.work import groups, work_of
+from saplab.studies import Cell, Curve
+
+State = Literal["finished", "running", "stopped"]
+
+
+@dataclass(frozen=True)
+class CurveProgress:
+    """Stored cells of a curve, repeats with other seeds included, out of `total`."""
+
+    label: str
+    stored: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A group of cells that the last run gave up.
+
+    Args:
+        label: of the first curve that asks for its first cell.
+        start, stop: the range of its examples.
+        reason: of the last try, in one line.
+        tries: how often it was tried.
+    """
+
+    label: str
+    start: int
+    stop: int
+    reason: str
+    tries: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the run in the folder `root` is.
+
+    Args:
+        root, title, command: of the run.
+        state: whether all cells are stored, or a process that computes the others is there, or not.
+        engine: where the last run computed; empty if none ever began.
+        stored, total: cells.
+        seconds_left: at the speed of the last run; None while that is unknown.
+        curves: in the request's order.
+        failures: of the last run, those whose cells are still missing.
+        problems: damaged and foreign files, one line each.
+    """
+
+    root: Path
+    title: str
+    command: str
+    state: State
+    engine: str
+    stored: int
+    total: int
+    seconds_left: float | None
+    curves: tuple[CurveProgress, ...]
+    failures: tuple[Failure, ...]
+    problems: tuple[str, ...]
+
+
+def progress_of(store: Store) -> Progress:
+    """Look how far a run is; reads files of cells only where they are new to the index."""
+    survey, run, request = store.survey(), last_run(store.root), store.request
+    alive = is_alive(run)
+    return Progress(
+        store.root,
+        request.title,
+        request.command,
+        "finished" if not survey.missing else "running" if alive else "stopped",
+        run.get("engine", ""),
+        len(survey.stored),
+        len(request.by_digest),
+        _seconds_left(store, survey, run, alive),
+        tuple(_curve_progress(curve, survey) for curve in request.curves),
+        tuple(_failures(store, survey)),
+        (*survey.damaged, *survey.foreign),
+    )
+
+
+def _curve_progress(curve: Curve, survey: Survey) -> CurveProgress:
+    cells = list(_cells(curve))
+    return CurveProgress(curve.label, sum(cell.digest in survey.stored for cell in cells), len(cells))
+
+
+def _cells(curve: Curve) -> Iterator[Cell]:
+    for cells in (curve.cells, *curve.repeats):
+        yield from cells
+
+
+def _seconds_left(store: Store, survey: Survey, run: Mapping[str, Any], alive: bool) -> float | None:
+    """Divide the work that is missing by the speed of the last run, from its start to its last cell, or to now."""
+    if not survey.missing:
+        return 0.0
+    started = float(run.get("started", "inf"))
+    times = {digest: nanoseconds / 1e9 for digest, nanoseconds in survey.stored.items()}
+    new = [cell for digest, cell in store.request.by_digest.items() if times.get(digest, 0) >= started]
+    if not new:
+        return None
+    end = time.time() if alive else max(times[cell.digest] for cell in new)
+    return max(end - started, 0.0) * _work(survey.missing) / max(_work(new), 1)
+
+
+def _work(cells: Iterable[Cell]) -> int:
+    return sum(map(work_of, groups(cells)))
+
+
+def _failures(store: Store, survey: Survey) -> Iterator[Failure]:
+    labels: dict[str, str] = {}
+    for curve in store.request.curves:
+        for cell in _cells(curve):
+            labels.setdefault(cell.digest, curve.label)
+    for note in failures(store.root):
+        digest = note["cells"][0]
+        if digest in labels and digest not in survey.stored:
+            cell = store.request.by_digest[digest]
+            yield Failure(labels[digest], cell.start, cell.stop, note["reason"], note["tries"])
