@@ -1,12 +1,23 @@
 """A toy game for the tests of agents: catch falling balls with a paddle. Frames are 6×5; random play misses most."""
 
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
 
 from saplab.rl.atari import Step
+from saplab.rl.loop import train_agent
+from saplab.rl.recipes import Adam, AgentRecipe
 
 HEIGHT, WIDTH, LIVES, LIMIT = 6, 5, 3, 60
+RECIPE = AgentRecipe(
+    "toy", steps=6_000, games=4, update_every=4, batch=32, replay=4_000, warmup=400, target_every=200,
+    optimizer=Adam(1e-8), lr=1e-3, gamma=0.95, n_step=3, epsilon_end=0.05, epsilon_steps=3_000, record_every=2_000,
+    score_every=2_000,
+)  # fmt: skip
 
 
 class Catch:
@@ -88,3 +99,25 @@ class CatchNetwork(nn.Module):
 
     def of_bytes(self, stacks):
         return self(stacks / 255)
+
+
+def caught(network, games=8):
+    """Play games greedily, and give their points."""
+    toys = Catch(games)
+    step, points, over = toys.reset(range(100, 100 + games)), np.zeros(games), np.zeros(games, bool)
+    while not over.all():
+        with torch.no_grad():
+            toys.send(network.of_bytes(torch.from_numpy(step.stacks)).argmax(1).numpy())
+        step = toys.receive()
+        points += np.where(over, 0, step.rewards)
+        over |= step.over
+    return points.tolist()
+
+
+@cache
+def trained():
+    """Train a network once for all tests; give it, and the records of its training."""
+    network = CatchNetwork()
+    with tempfile.TemporaryDirectory() as folder:
+        history = train_agent(RECIPE, Catch(4), network, Path(folder), score=lambda learned, step: caught(learned))
+    return network, history

@@ -14,17 +14,16 @@ from typer.testing import CliRunner
 from saplab.arcade.card import write_card
 from saplab.arcade.cell import GameCell
 from saplab.arcade.compute import Agents, adversary_of, compute, rehearse, run
-from saplab.arcade.reference import PAPER_CHANGES, PUBLISHED
 from saplab.arcade.scores import mean_score, relative_change
 from saplab.arcade.store import GameResult, GameStore
-from saplab.arcade.table import EFFORTS, STRENGTHS, Effort, further_lines, line, paper_lines, rows
+from saplab.arcade.table import line, rows, to_csv, to_records
 from saplab.attacks import FGSM, RandomNoise
 from saplab.cli import app
 from saplab.models.qnetwork import new_network
 from saplab.rl import play as play_module
 from saplab.rl.agents import Facts, shipped
 from saplab.rl.checkpoint import AgentRecord
-from saplab.rl.play import Moment
+from saplab.rl.play import Moment, Rules
 from saplab.rl.recipes import find_recipe
 from saplab.rl.video import Clip
 from saplab.runs import BrokenCellError
@@ -36,7 +35,6 @@ AGENT = Network("agent:catch", "d" * 64)
 FGSM_ONE = {"name": "fgsm", "samples": 1, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
 PLAIN = GameCell("catch", AGENT, AGENT, FGSM_ONE, 8.0, 0, 4)
 SAP = replace(AGENT, defense="sap:100")
-EFFORT = Effort(episodes=3, seeds=2, samples=2, passes=2, max_frames=400, precision="float32")
 
 
 @pytest.fixture
@@ -80,6 +78,8 @@ def test_a_cell_makes_its_adversary(agents):
     own = adversary_of(replace(PLAIN, seed=3, newest=True, attack={**FGSM_ONE, "samples": 5}), agents)
     assert (own.eps, own.samples, own.seed, own.newest) == (8 / 255, 5, 3, True)
     assert isinstance(own.attack, FGSM)
+    square = adversary_of(replace(PLAIN, attack={"name": "square", "passes": 7}), agents)
+    assert (square.samples, square.attack.passes) == (7, 7)
     noise = adversary_of(replace(PLAIN, attack={"name": "noise"}), agents)
     assert isinstance(noise.attack, RandomNoise)
     assert noise.samples == 0
@@ -189,39 +189,11 @@ def test_a_score_near_zero_gives_a_blank():
 # The table
 
 
-def test_table_1_has_the_papers_lines_and_numbers():
-    original, sap = paper_lines("assault", AGENT, EFFORT)
-    assert (original.label, sap.label) == ("original", "SAP-100, mask backward")
-    assert tuple(sap.cells) == STRENGTHS == (0.0, 1.0, 2.0, 4.0, 8.0)
-    assert sap.paper == PAPER_CHANGES["assault"]
-    cell = sap.cells[4.0][1]
-    assert (cell.defender, cell.adversary, cell.strength, cell.seed) == (SAP, SAP, 4.0, 1)
-    assert (cell.attack["samples"], cell.passes, cell.stop) == (2, 2, 3)
-    assert original.cells[4.0][0].passes == 1
-    assert set(PAPER_CHANGES) == set(PUBLISHED)
-    assert EFFORTS["paper"].episodes * EFFORTS["paper"].seeds == 90
-
-
-def test_further_lines_go_beyond_the_paper():
-    original, _ = paper_lines("assault", AGENT, EFFORT)
-    lines = further_lines("assault", AGENT, EFFORT, original)
-    assert [one.label for one in lines] == [
-        "SAP-100, identity backward", "SAP-100, gradient of the original", "original, random noise",
-        "SAP-100, random noise", "original, sticky actions", "SAP-100, mask backward, sticky actions",
-    ]  # fmt: skip
-    transfer = lines[1].cells[2.0][0]
-    assert (transfer.adversary, transfer.attack["samples"], transfer.passes) == (AGENT, 1, 2)
-    assert lines[3].against is lines[2]
-    assert lines[5].against is lines[4]
-    assert {cell.digest for one in lines[:2] for cell in one.cells[0.0]} == {
-        cell.digest for cell in paper_lines("assault", AGENT, EFFORT)[1].cells[0.0]
-    }
-
-
 def test_rows_compare_with_the_original_at_the_same_strength(tmp_path):
     store = GameStore.open(tmp_path)
-    original = line(replace(PLAIN, stop=2), (0.0, 1.0), 2)
-    sap = line(replace(PLAIN, stop=2, defender=SAP, adversary=SAP), (0.0, 1.0), 2, original, {0.0: -12.2})
+    assault = replace(PLAIN, game="assault", stop=2)
+    original = line(assault, (0.0, 1.0), 2)
+    sap = line(replace(assault, defender=SAP, adversary=SAP), (0.0, 1.0), 2, original)
     for one, scores in ((original, {0.0: 10.0, 1.0: 0.0}), (sap, {0.0: 5.0})):
         for strength, score in scores.items():
             for cell in one.cells[strength]:
@@ -235,8 +207,13 @@ def test_rows_compare_with_the_original_at_the_same_strength(tmp_path):
     assert (found[2].paper, found[2].score.games, found[2].steps) == (-12.2, 4, 200.0)
     for cell in sap.cells[1.0]:
         store.save(cell, GameResult((7.0, 8.0), (1, 1), {}))
-    blank = list(rows(store, [original, sap]))[3]
-    assert (blank.compared, blank.change) == (True, None)
+    found = list(rows(store, [original, sap]))
+    assert (found[3].compared, found[3].change, found[3].paper) == (True, None, 10.4)
+    records = to_records(found)
+    assert [record["change_percent"] for record in records] == [None, None, pytest.approx(-50.0), None]
+    text = to_csv(found).splitlines()
+    assert len(text) == 5
+    assert text[1].startswith("assault,original,0.0,4,10.0,")
 
 
 # The card and the clip
@@ -246,9 +223,11 @@ def test_a_card_says_what_was_measured():
     facts = Facts("bowling", "small", 1_000, 0, "0" * 64, (30.0, 40.0, 50.0), (20.0, 25.0, 30.0))
     history = [AgentRecord(500, 2.0, 250.0, 0.5, 1e-4, 0.1, 3, 25.0), AgentRecord(1_000, 4.0, 125.0, 0.1, 1e-5, 0.1, 0,
                None, (30.0, 32.0))]  # fmt: skip
-    card = write_card(facts, find_recipe("small"), history, "saplab train-agent Bowling", "a machine")
+    rules = Rules("bowling", sticky=0.25)
+    card = write_card(facts, find_recipe("small"), history, rules, "saplab train-agent Bowling", "a machine")
     for text in ("| this agent | 40.0 ±24.8 | 3 |", "| random play | 25.0 ±12.4 | 3 |", "68.1", "1,000 agent steps",
-                 "| 1,000 | 0.10 | – | 0 | 31.0 ±12.7 |", "`saplab train-agent Bowling`", "- batch: 128"):  # fmt: skip
+                 "| 1,000 | 0.10 | – | 0 | 31.0 ±12.7 |", "`saplab train-agent Bowling`", "- batch: 64",
+                 "sticky actions 0.25"):  # fmt: skip
         assert text in card
 
 
@@ -295,10 +274,10 @@ def test_play_shows_a_table_and_goes_on_where_it_stopped(tmp_path):
     first = invoke(*words)
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout.splitlines()[-1])
-    assert [(row["label"], row["strength"]) for row in found["rows"]] == [
+    assert [(row["agent"], row["strength"]) for row in found["rows"]] == [
         ("original", 0.0), ("original", 8.0), ("SAP-100, mask backward", 0.0), ("SAP-100, mask backward", 8.0)
     ]  # fmt: skip
-    assert all(row["score"]["games"] == 2 for row in found["rows"])
+    assert all(row["games"] == 2 for row in found["rows"])
     stored = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "games").glob("*.json")}
     assert len(stored) == 4
     again = invoke(*words)
@@ -307,6 +286,23 @@ def test_play_shows_a_table_and_goes_on_where_it_stopped(tmp_path):
     assert "games:" not in again.stderr
     assert "Points in assault" in again.stderr
     assert (tmp_path / "clip.gif").stat().st_size > 1_000
+
+
+@needs_ale
+def test_attacks_of_many_steps_see_the_newest_frame_alone(tmp_path):
+    network = new_network(7, 0)
+    save_file({name: t.contiguous() for name, t in network.state_dict().items()}, tmp_path / "agent.safetensors")
+    words = ("play", "Assault", "--agent", tmp_path / "agent.safetensors", "--defense", "sap:100", "--lambda", "8",
+             "--attack", "pgd:steps=2+square:queries=2,passes=2", "--newest-frame", "--episodes", 2, "--seeds", 1,
+             "--samples", 2, "--passes", 1, "--max-frames", 40, "--out", tmp_path, "--json")  # fmt: skip
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert [row["agent"] for row in json.loads(result.stdout.splitlines()[-1])["rows"]] == [
+        "original, PGD-2, newest frame", "original, Square, newest frame",
+        "SAP-100, PGD-2, mask backward, newest frame", "SAP-100, Square, newest frame",
+    ]  # fmt: skip
+    twice = invoke(*words[:-1], "--attack", "pgd:steps=2+pgd:steps=2,restarts=2")
+    assert "gives two different lines the name" in str(twice.exception)
 
 
 @needs_ale
@@ -322,7 +318,7 @@ def test_train_agent_writes_an_agent_that_play_takes(tmp_path):
     }  # fmt: skip
     played = invoke("play", "Assault", "--agent", tmp_path / "model.safetensors", "--lambda", "0", "--episodes", 2,
                     "--seeds", 1, "--out", tmp_path / "games", "--json")  # fmt: skip
-    assert json.loads(played.stdout.splitlines()[-1])["rows"][0]["score"]["mean"] == np.mean(found["scores"])
+    assert json.loads(played.stdout.splitlines()[-1])["rows"][0]["points"] == np.mean(found["scores"])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
-from catch import HEIGHT, WIDTH, Catch, CatchNetwork
+from catch import HEIGHT, LIMIT, WIDTH, Catch, CatchNetwork, trained
 
 from saplab import noise
 from saplab.attacks import FGSM, MonteCarlo, RandomNoise
@@ -182,6 +182,25 @@ def test_an_attack_drives_the_greedy_action_away():
     with torch.no_grad():
         kept = (network(noisy).argmax(1) == greedy[:, 0]).float().mean()
     assert (after.argmax(1) == greedy[:, 0]).float().mean() < kept - 0.2
+
+
+def test_an_agent_of_another_game_is_refused(monkeypatch):
+    monkeypatch.setattr(Catch, "actions", 4)
+    with pytest.raises(ValueError, match="the agent has 3 actions, but catch has 4"):
+        play(Player(CatchNetwork()), RULES, [0], 1)
+
+
+def mean_points(player, adversary=None):
+    rules = replace(RULES, epsilon=0.0)
+    return np.mean([episode.score for episode in play(player, rules, range(12), 1, adversary)])
+
+
+def test_an_attack_lowers_the_score_of_a_trained_agent_and_noise_does_not():
+    network, _ = trained()
+    player, eps = Player(network), 30 / 255
+    assert mean_points(player) >= 0.9 * LIMIT // 5
+    assert mean_points(player, Adversary(network, FGSM(), eps)) < 0
+    assert mean_points(player, Adversary(network, RandomNoise(), eps, samples=0)) > 9
 
 
 def test_the_adversary_does_not_know_the_players_draws(monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from catch import LIMIT, Catch, CatchNetwork
+from catch import LIMIT, RECIPE, Catch, CatchNetwork, caught, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,15 +15,10 @@ from saplab.rl import loop
 from saplab.rl.checkpoint import load_checkpoint, put_back, tensors_of
 from saplab.rl.ddqn import Learner, epsilon_greedy, td_targets
 from saplab.rl.loop import CHECKPOINT, Diverged, train_agent
-from saplab.rl.recipes import RECIPES, Adam, AgentRecipe, RMSProp, find_recipe
+from saplab.rl.recipes import RECIPES, RMSProp, find_recipe
 from saplab.rl.replay import Batch, Replay
 
-TOY = AgentRecipe(
-    "toy", steps=6_000, games=4, update_every=4, batch=32, replay=4_000, warmup=400, target_every=200,
-    optimizer=Adam(1e-8), lr=1e-3, gamma=0.95, n_step=3, epsilon_end=0.05, epsilon_steps=3_000, record_every=2_000,
-    score_every=2_000,
-)  # fmt: skip
-SHORT = replace(TOY, steps=1_200, record_every=400, score_every=400)
+SHORT = replace(RECIPE, steps=1_200, record_every=400, score_every=400)
 
 
 # Targets
@@ -202,23 +197,9 @@ def test_first_weights_depend_on_the_seed_alone():
 # The loop
 
 
-def caught(network, games=8):
-    """Play toy games greedily, and give their points."""
-    toys = Catch(games)
-    step, points, over = toys.reset(range(100, 100 + games)), np.zeros(games), np.zeros(games, bool)
-    while not over.all():
-        with torch.no_grad():
-            toys.send(network.of_bytes(torch.from_numpy(step.stacks)).argmax(1).numpy())
-        step = toys.receive()
-        points += np.where(over, 0, step.rewards)
-        over |= step.over
-    return points.tolist()
-
-
-def test_double_dqn_solves_the_toy(tmp_path):
-    network = CatchNetwork()
-    assert np.mean(caught(network)) < 0
-    history = train_agent(TOY, Catch(4), network, tmp_path, score=lambda learned, step: caught(learned))
+def test_double_dqn_solves_the_toy():
+    assert np.mean(caught(CatchNetwork())) < 0
+    _, history = trained()
     best = LIMIT // 5  # a ball lands every five steps
     assert np.mean(history[-1].evaluation) >= 0.9 * best
     assert [record.step for record in history] == [2_000, 4_000, 6_000]
@@ -357,10 +338,10 @@ def test_the_papers_recipe_is_appendix_a():
     assert paper.rate(0) == paper.rate(10**8) == 2.5e-4
 
 
-@pytest.mark.parametrize("preset", RECIPES)
-def test_every_recipe_learns_from_as_many_transitions_a_step(preset):
+@pytest.mark.parametrize(("preset", "transitions"), [("paper", 8), ("gpu", 8), ("small", 4)])
+def test_recipes_learn_from_so_many_transitions_a_step(preset, transitions):
     recipe = find_recipe(preset)
-    assert recipe.batch / recipe.update_every == 8
+    assert recipe.batch / recipe.update_every == transitions
 
 
 @pytest.mark.parametrize("preset", RECIPES)
@@ -374,9 +355,11 @@ def test_every_recipes_optimiser_takes_a_step(preset):
 
 
 def test_recipes_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="`update_every` must be a multiple of 4, got 6"):
-        replace(TOY, update_every=6)
+    with pytest.raises(ValueError, match="`update_every` must be a positive multiple of 4, got 6"):
+        replace(RECIPE, update_every=6)
+    with pytest.raises(ValueError, match="`n_step` must be a positive multiple of 1, got 0"):
+        replace(RECIPE, n_step=0)
     with pytest.raises(ValueError, match="`preset` must be one of paper, small, gpu, smoke, got 'big'"):
         find_recipe("big")
     with pytest.raises(ValueError, match="`reward_scale` must be > 0, got 0"):
-        replace(TOY, reward_scale=0)
+        replace(RECIPE, reward_scale=0)

@@ -7,26 +7,29 @@ from saplab.arcade.reference import PUBLISHED
 from saplab.arcade.scores import mean_score
 from saplab.rl.agents import Facts
 from saplab.rl.checkpoint import AgentRecord
+from saplab.rl.play import Rules
 from saplab.rl.recipes import AgentRecipe
 
 
 def write_card(
-    facts: Facts, recipe: AgentRecipe, history: Sequence[AgentRecord], command: str, machine: str
+    facts: Facts, recipe: AgentRecipe, history: Sequence[AgentRecord], rules: Rules, command: str, machine: str
 ) -> str:  # fmt: skip
     """Describe a finished run.
 
     Args:
         facts: of the agent.
         recipe, history: of its training.
+        rules: by which it was scored.
         command: what made it.
         machine: its processor, number of threads and versions, in words.
     """
     seconds = sum(record.seconds for record in history)
     speeds = sorted(record.steps_per_second for record in history)
     recipe_lines = "\n".join(f"- {field.name}: {getattr(recipe, field.name)}" for field in fields(recipe))
+    sticky = f"sticky actions {rules.sticky:g}" if rules.sticky else "no sticky actions"
     return f"""# {facts.game}: an agent by Double DQN
 
-Points in full games, mean with 95 % interval (Student's, over games; ε = 0.05, up to 30 no-ops, no sticky actions,
+Points in full games, mean with 95 % interval (Student's, over games; ε = {rules.epsilon:g}, up to 30 no-ops, {sticky},
 unclipped rewards), of the weights after the last step, in float16; no evaluation decided anything:
 
 | | points | games |

@@ -9,7 +9,7 @@ from torch import nn
 
 from saplab.arcade.cell import GameCell
 from saplab.arcade.store import GameResult, GameStore
-from saplab.attacks import eps_of
+from saplab.attacks import RandomNoise, Square, eps_of
 from saplab.defenses import defend
 from saplab.rl.adversary import Adversary
 from saplab.rl.atari import FRAME_SKIP
@@ -18,7 +18,7 @@ from saplab.rl.player import Player
 from saplab.runs.local import PRECISIONS
 from saplab.runs.machine import made
 from saplab.studies import Network
-from saplab.studies.adversaries import attack_of
+from saplab.studies.adversaries import Attack, attack_of
 from saplab.studies.specs import parse_defenses
 
 Tick = Callable[[int], None]
@@ -86,13 +86,19 @@ def rehearse(cells: Iterable[GameCell], agents: Agents) -> None:
 def adversary_of(cell: GameCell, agents: Agents) -> Adversary | None:
     """Make the adversary that a cell describes; none for strength 0.
 
-    It judges which action is the greedy one by as many passes as it takes for a gradient.
+    It judges which action is the greedy one by as many passes as its attack averages.
     """
     if cell.strength == 0:
         return None
-    samples = int(cell.attack.get("samples", 0 if cell.attack["name"] == "noise" else 1))
     network, attack = agents.network(cell.adversary), attack_of(cell.attack)
-    return Adversary(network, attack, eps_of(cell.strength), samples, cell.seed, cell.newest)
+    return Adversary(network, attack, eps_of(cell.strength), _passes(attack), cell.seed, cell.newest)
+
+
+def _passes(attack: Attack) -> int:
+    """Give the passes that an attack averages; 0 for one that looks at no network."""
+    if isinstance(attack, RandomNoise):
+        return 0
+    return attack.passes if isinstance(attack, Square) else attack.gradient.samples
 
 
 def run(store: GameStore, cells: Iterable[GameCell], agents: Agents, tick: Tick = lambda n: None) -> None:

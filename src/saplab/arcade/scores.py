@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from saplab.measures import Interval
+
 
 @dataclass(frozen=True)
 class Score:
@@ -74,6 +76,21 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
     half = t / b.mean() * np.sqrt((1 - g) * va + ratio**2 * vb)
     low, high = (ratio - half) / (1 - g), (ratio + half) / (1 - g)
     return Change(*(100 * (float(r) - 1) for r in (ratio, low, high)))
+
+
+def score_difference(first: Sequence[float], second: Sequence[float]) -> Interval | None:
+    """Give mean(first) - mean(second) in points, with Welch's interval; None where one of them has a single game.
+
+    Raises:
+        ValueError: no score, or one that is not finite.
+    """
+    a, b = _checked(first, "first"), _checked(second, "second")
+    if min(len(a), len(b)) < 2:
+        return None
+    va, vb = _variance_of_mean(a), _variance_of_mean(b)
+    half = _student(va, len(a), vb, len(b)) * float(np.sqrt(va + vb))
+    difference = float(a.mean() - b.mean())
+    return Interval(difference, difference - half, difference + half, len(a) + len(b))
 
 
 def _checked(scores: Sequence[float], name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -1,18 +1,19 @@
-"""The paper's Table 1: what to play, and the rows of the table from the scores."""
+"""Lines of a table of games, and its rows from the stored scores."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from saplab.arcade.cell import GameCell
 from saplab.arcade.reference import PAPER_CHANGES
 from saplab.arcade.scores import Change, Score, mean_score, relative_change
 from saplab.arcade.store import GameStore
 from saplab.runs import BrokenCellError
-from saplab.studies import Network
-from saplab.studies.specs import defense_label
+from saplab.studies.specs import defense_label, has_rules
 
-STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
+_ATTACK_NAMES: Final = {"noise": "random noise", "pgd": "PGD", "apgd": "APGD", "square": "Square"}
 
 
 @dataclass(frozen=True)
@@ -60,94 +61,62 @@ class Row:
     steps: float
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much is played and averaged for a table.
-
-    Args:
-        episodes: of each cell.
-        seeds: cells of each strength.
-        samples, passes: of the attack's gradient, and of an action of a defended agent.
-        max_frames: after which a game is stopped; 18,000 are the five minutes of Mnih et al. 2015.
-        precision: ``float32`` or ``bfloat16``.
-    """
-
-    episodes: int
-    seeds: int
-    samples: int
-    passes: int
-    max_frames: int
-    precision: str
+def line(cell: GameCell, strengths: Sequence[float], seeds: int, against: Line | None = None) -> Line:
+    """Plan a line: copies of one cell at each strength, with so many seeds from the cell's own."""
+    numbers = range(cell.seed, cell.seed + seeds)
+    cells = {lam: tuple(replace(cell, strength=lam, seed=seed).plain for seed in numbers) for lam in strengths}
+    return Line(label_of(cell), cells, against, _papers_changes(cell) if against else {})
 
 
-EFFORTS: Final[Mapping[str, Effort]] = {
-    "smoke": Effort(2, 1, 2, 2, 400, "float32"),
-    "small": Effort(10, 3, 4, 4, 18_000, "bfloat16"),
-    "paper": Effort(30, 3, 100, 100, 108_000, "float32"),
-}
-
-
-def paper_lines(game: str, agent: Network, effort: Effort) -> tuple[Line, Line]:
-    """Give the lines of Table 1 for one game: the original agent, and SAP-100, each against its own gradient."""
-    plain, sap = _cells(game, agent, effort)
-    original = line(plain, STRENGTHS, effort.seeds)
-    return original, line(sap, STRENGTHS, effort.seeds, original, PAPER_CHANGES.get(game, {}))
-
-
-def further_lines(game: str, agent: Network, effort: Effort, original: Line) -> tuple[Line, ...]:
-    """Give what the paper lacks: SAP-100 against BPDA, the dense gradient and random noise, and sticky actions."""
-    plain, sap = _cells(game, agent, effort)
-
-    def planned(cell: GameCell, against: Line | None = None) -> Line:
-        return line(cell, STRENGTHS, effort.seeds, against)
-
-    noise = planned(replace(plain, attack={"name": "noise"}))
-    sticky = planned(replace(plain, sticky=0.25))
-    return (
-        planned(replace(sap, attack={**sap.attack, "backward": "identity"}), original),
-        planned(replace(sap, adversary=agent, attack=plain.attack), original),
-        noise,
-        planned(replace(sap, attack={"name": "noise"}), noise),
-        sticky,
-        planned(replace(sap, sticky=0.25), sticky),
-    )
-
-
-def line(
-    cell: GameCell, strengths: Sequence[float], seeds: int, against: Line | None = None,
-    paper: Mapping[float, float] | None = None,
-) -> Line:  # fmt: skip
-    """Plan a line: copies of one cell at each strength, with the seeds 0..seeds-1."""
-    cells = {lam: tuple(replace(cell, strength=lam, seed=seed).plain for seed in range(seeds)) for lam in strengths}
-    return Line(label_of(cell), cells, against, paper or {})
-
-
-def _cells(game: str, agent: Network, effort: Effort) -> tuple[GameCell, GameCell]:
-    """Give one cell of the original agent and one of SAP-100, each attacked through its own gradient."""
-    fgsm = {"name": "fgsm", "samples": 1, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
-    plain = GameCell(
-        game, agent, agent, fgsm, 1.0, 0, effort.episodes, max_frames=effort.max_frames, precision=effort.precision
-    )
-    sap = replace(agent, defense="sap:100")
-    attack = {**fgsm, "samples": effort.samples}
-    return plain, replace(plain, defender=sap, adversary=sap, attack=attack, passes=effort.passes)
+def _papers_changes(cell: GameCell) -> Mapping[float, float]:
+    """Give the paper's changes for a cell like its own: SAP-100 everywhere, FGSM by its own mask gradient."""
+    own = cell.adversary == cell.defender and cell.attack.get("backward") == "mask" and cell.attack["name"] == "fgsm"
+    if cell.defender.defense != "sap:100" or cell.defender.sites or cell.newest or cell.sticky or not own:
+        return {}
+    return PAPER_CHANGES.get(cell.game, {})
 
 
 def rows(store: GameStore, lines: Sequence[Line]) -> Iterator[Row]:
     """Yield a row for each line and strength whose cells are all stored."""
     for one in lines:
         for strength, cells in one.cells.items():
-            scores = _scores(store, cells)
+            scores = scores_of(store, cells)
             if scores is None:
                 continue
-            base = _scores(store, one.against.cells.get(strength, ())) if one.against else None
+            base = scores_of(store, one.against.cells.get(strength, ())) if one.against else None
             change = relative_change(scores, base) if base else None
             steps = [n for cell in cells for n in store.load(cell).steps]
             mean_steps, paper = sum(steps) / len(steps), one.paper.get(strength)
             yield Row(cells[0].game, one.label, strength, mean_score(scores), bool(base), change, paper, mean_steps)
 
 
-def _scores(store: GameStore, cells: Sequence[GameCell]) -> list[float] | None:
+def to_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Give the rows as JSON objects: points and changes with the ends of their intervals; None where there is none."""
+    return [_record(row) for row in rows]
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """Give the rows as CSV text with a header."""
+    records = to_records(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _record(row: Row) -> dict[str, Any]:
+    change = row.change
+    return {
+        "game": row.game, "agent": row.label, "strength": row.strength, "games": row.score.games,
+        "points": row.score.mean, "points_low": row.score.low, "points_high": row.score.high,
+        "change_percent": change and change.percent, "change_low": change and change.low,
+        "change_high": change and change.high, "paper_percent": row.paper, "steps": row.steps,
+    }  # fmt: skip
+
+
+def scores_of(store: GameStore, cells: Sequence[GameCell]) -> list[float] | None:
+    """Give the scores of cells, joined; None where one of them is not stored or damaged."""
     try:
         return [score for cell in cells for score in store.load(cell).scores]
     except (FileNotFoundError, BrokenCellError):
@@ -157,10 +126,12 @@ def _scores(store: GameStore, cells: Sequence[GameCell]) -> list[float] | None:
 def label_of(cell: GameCell) -> str:
     """Name a line by defender, and by what its adversary does where that is not the plain choice."""
     parts = [defense_label(cell.defender.defense) if cell.defender.defense else "original"]
-    if cell.attack["name"] == "noise":
-        parts.append("random noise")
-    elif cell.adversary != cell.defender:
+    name = cell.attack["name"]
+    if name != "fgsm":
+        steps = f"-{cell.attack['steps']}" if "steps" in cell.attack else ""
+        parts.append(f"{_ATTACK_NAMES.get(name, name)}{steps}")
+    if cell.adversary != cell.defender and name != "noise":
         parts.append("gradient of the original")
-    elif cell.defender.defense:
+    elif "backward" in cell.attack and has_rules(cell.defender.defense):
         parts.append(f"{cell.attack['backward']} backward")
     return ", ".join([*parts, *(["newest frame"] if cell.newest else []), *(["sticky actions"] if cell.sticky else [])])

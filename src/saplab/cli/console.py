@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from saplab.bench.tables import Table as Layout
     from saplab.measures.verdict import Verdict
-    from saplab.report import StudyReport
+    from saplab.report import StudyReport, TableReport
     from saplab.report.rows import Row
 
 _LINE_SECONDS = 5.0
@@ -73,6 +73,10 @@ class Console:
         stream = sys.stderr if self.json else sys.stdout
         return Terminal(file=stream, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
 
+    def show(self, what: "Table | str", style: str = "") -> None:
+        """Print a table, or text as it is."""
+        self._terminal().print(what, style=style or None, markup=False)
+
     def show_rows(self, rows: "Sequence[Row]") -> None:
         """Print the table of accuracies and what its words mean."""
         terminal = self._terminal()
@@ -107,15 +111,15 @@ class Console:
         terminal.print(verdict_table(verdict))
         terminal.print(f"\n{verdict.sentence}", style="bold", markup=False)
 
-    def show_claims(self, report: "StudyReport") -> None:
+    def show_claims(self, report: "StudyReport | TableReport", of: str = "figure") -> None:
         """Print each claim of a study with its outcome and the numbers behind it."""
         from rich.table import Table
         from rich.text import Text
 
         colours = {"holds": "green", "does not hold": "red", "unclear": "yellow", "not computed": "dim"}
         table = Table(title=report.tally, title_justify="left", show_lines=True)
-        for column in ("figure", "claim", "found", "evidence"):
-            table.add_column(column, no_wrap=column == "figure")
+        for column in (of, "claim", "found", "evidence"):
+            table.add_column(column, no_wrap=column == of)
         for figure, found in report.judged:
             outcome = Text(found.outcome, colours[found.outcome])
             table.add_row(figure, Text(found.claim.text), outcome, Text(found.evidence))

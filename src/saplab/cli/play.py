@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from saplab.arcade.compute import Agents
     from saplab.arcade.table import Line, Row
     from saplab.cli.console import Console
+    from saplab.studies import Network
+    from saplab.studies.adversaries import Adversary
 
 AGENT = "A file of an agent (.safetensors, .pt, .pth, or a .zip of Stable-Baselines3); by default the packaged one."
 
@@ -29,7 +31,9 @@ def play(
     agent: Annotated[Path | None, typer.Option(help=AGENT)] = None,
     defense: Annotated[list[str] | None, typer.Option(help="sap:100; may be given several times.")] = None,
     sites: Annotated[str, typer.Option(help="Pattern of the sites to defend.")] = "",
-    attack: Annotated[str, typer.Option(help="fgsm, noise, or another of evaluate with its settings.")] = "fgsm",
+    attack: Annotated[
+        str, typer.Option(help="fgsm, noise, pgd:steps=10, … as in evaluate; several joined by +.")
+    ] = "fgsm",
     adversary: Annotated[
         str, typer.Option(help="Whose gradient: self (the agent that plays) or dense (without the defence).")
     ] = "self",
@@ -58,72 +62,85 @@ def play(
 
     Killed and started again, the same command goes on where it stopped and ends with the same numbers.
     """
+    from dataclasses import replace
+
     import torch
 
-    from saplab.arcade.cell import GameCell
+    from saplab.arcade.cell import NO_ATTACK, GameCell
     from saplab.arcade.compute import Agents
     from saplab.arcade.store import GameStore
-    from saplab.arcade.table import rows
+    from saplab.arcade.table import rows, to_records
     from saplab.attacks import MonteCarlo
     from saplab.cli.console import Console
     from saplab.models.zoo import weights_digest
     from saplab.rl.agents import load_agent
     from saplab.rl.atari import rom_name
     from saplab.studies import Network
-    from saplab.studies.adversaries import parse_adversaries, parse_strengths, settings_of
+    from saplab.studies.adversaries import parse_adversaries, parse_strengths
 
-    if adversary not in ("self", "dense"):
-        raise ValueError(f"`adversary` must be self or dense, got {adversary!r}")
     if seeds < 1:
         raise ValueError(f"`seeds` must be >= 1, got {seeds}")
     if threads is not None:
         torch.set_num_threads(threads)
+    gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
+    attackers = parse_adversaries(attack, gradient, adversary)  # type: ignore[arg-type]
     strengths, rom, console = parse_strengths(lambdas), rom_name(game), Console(as_json)
     network = load_agent(rom, agent)
     plain = Network(f"agent:{rom}", weights_digest(network))
-    gradients = (MonteCarlo(n, backward) for n in (1, samples))  # type: ignore[arg-type]
-    one, many = (settings_of(parse_adversaries(attack, gradient)[0].attack) for gradient in gradients)
     first = GameCell(
-        rom, plain, plain, one, 1.0, 0, episodes, newest=newest_frame, sticky=sticky, epsilon=epsilon,
-        max_frames=max_frames, precision=precision,
+        rom, plain, plain, NO_ATTACK, 0.0, 0, episodes, passes=passes, newest=newest_frame, sticky=sticky,
+        epsilon=epsilon, max_frames=max_frames, precision=precision,
     )  # fmt: skip
-    cells = _cells(first, defense or [], sites, many if adversary == "self" else one, adversary, passes)
-    lines = _planned(cells if baseline or not defense else cells[1:], strengths, seeds)
+    defenses = [replace(plain, defense=text, sites=sites) for text in defense or []]
+    originals = [_line(first, plain, one, strengths, seeds) for one in attackers]
+    lines = [
+        _line(first, defended, one, strengths, seeds, against)
+        for defended in defenses
+        for one, against in zip(attackers, originals, strict=True)
+    ]
+    lines = _distinct([*originals, *lines] if baseline or not lines else lines)
     agents = Agents({(plain.model, plain.digest): network})
     store = GameStore.open(out)
     _compute(store, lines, agents, console)
     found = list(rows(store, lines))
-    _show(console, found)
+    show_games(console, found)
     if video is not None:
-        _record(video, lines[-1].cells[strengths[-1]][0], agents, console)
+        _film(video, list(lines[-1].cells.values())[-1][0], agents, console)
     if as_json:
-        console.emit_json(
-            {"game": rom, "digest": plain.digest, "out": str(out), "rows": [_record_of(r) for r in found]}
-        )
+        console.emit_json({"game": rom, "digest": plain.digest, "out": str(out), "rows": to_records(found)})
 
 
-def _cells(
-    first: "GameCell", defenses: Sequence[str], sites: str, attack: dict[str, Any], adversary: str, passes: int
-) -> "list[GameCell]":
-    """Give one cell of the agent as it is, and one of each defence."""
+def _line(
+    first: "GameCell", defender: "Network", attacker: "Adversary", strengths: Sequence[float], seeds: int,
+    against: "Line | None" = None,
+) -> "Line":  # fmt: skip
+    """Plan the games of one agent, defended or not, against one attacker as it is for that defence."""
     from dataclasses import replace
 
-    cells = [first]
-    for defense in defenses:
-        defended = replace(first.defender, defense=defense, sites=sites)
-        attacker = defended if adversary == "self" else first.defender
-        cells.append(replace(first, defender=defended, adversary=attacker, attack=attack, passes=passes))
-    return cells
-
-
-def _planned(cells: "Sequence[GameCell]", strengths: Sequence[float], seeds: int) -> "list[Line]":
     from saplab.arcade.table import line
+    from saplab.studies.adversaries import settings_of
 
-    lines: list[Line] = []
-    for cell in cells:
-        original = lines[0] if lines and not lines[0].all_cells[0].defender.defense else None
-        lines.append(line(cell, strengths, seeds, original))
-    return lines
+    one = attacker.against(defender.defense)
+    attacked = replace(defender, defense="", sites="") if one.whose == "dense" else defender
+    cell = replace(
+        first, defender=defender, adversary=attacked, attack=settings_of(one.attack), strength=1.0,
+        passes=first.passes if defender.defense else 1,
+    )  # fmt: skip
+    return line(cell, one.strengths or strengths, seeds, against)
+
+
+def _distinct(lines: "Sequence[Line]") -> "list[Line]":
+    """Give each line once: without a defence, several attacks may be one and the same.
+
+    Raises:
+        ValueError: two different lines would have the same name in the table.
+    """
+    found: dict[str, Line] = {}
+    for one in lines:
+        same = found.setdefault(one.label, one)
+        if [cell.digest for cell in same.all_cells] != [cell.digest for cell in one.all_cells]:
+            raise ValueError(f"`attack` gives two different lines the name {one.label!r}; ask for them one by one")
+    return list(found.values())
 
 
 def _compute(store: Any, lines: "Sequence[Line]", agents: "Agents", console: "Console") -> None:
@@ -137,39 +154,41 @@ def _compute(store: Any, lines: "Sequence[Line]", agents: "Agents", console: "Co
             run(store, missing, agents, advance)
 
 
-def _show(console: "Console", rows: "Sequence[Row]") -> None:
-    import sys
-
-    from rich.console import Console as Terminal
-
-    terminal = Terminal(file=sys.stderr if console.json else sys.stdout, highlight=False)
-    terminal.print(table_of(rows))
-    games = sorted({row.score.games for row in rows})
-    terminal.print(f"{games[-1]} games each; ± is the 95 % interval. λ: how far the attacker may move each pixel, in"
-                   " steps of 0..255.\nIn brackets: change against the original at the same λ; – where that one's mean"
-                   " cannot be told from 0.", style="dim")  # fmt: skip
+def show_games(console: "Console", rows: "Sequence[Row]") -> None:
+    """Print a table for each game, and what its words mean."""
+    for game in dict.fromkeys(row.game for row in rows):
+        console.show(table_of([row for row in rows if row.game == game]))
+    games = " or ".join(str(n) for n in sorted({row.score.games for row in rows}))
+    console.show(f"{games} games each; ± is the 95 % interval. λ: how far the attacker may move each pixel, in steps of"
+                 " 0..255.\nIn brackets: change against the original at the same λ; – where that one's mean cannot be"
+                 " told from 0.", style="dim")  # fmt: skip
 
 
 def table_of(rows: "Sequence[Row]") -> "Table":
-    """Lay out rows: a line for each strength, a column for each agent."""
+    """Lay out the rows of one game, agents against strengths, the fewer of them as columns."""
     from rich.table import Table
     from rich.text import Text
 
     labels = list(dict.fromkeys(row.label for row in rows))
-    cells = {(row.strength, row.label): row for row in rows}
+    strengths = sorted({row.strength for row in rows})
+    texts = {(row.label, row.strength): Text(_cell_text(row)) for row in rows}
     table = Table(title=f"Points in {rows[0].game}", title_justify="left")
-    table.add_column("λ", justify="right", no_wrap=True)
+    if len(labels) <= len(strengths):
+        table.add_column("λ", justify="right", no_wrap=True)
+        for label in labels:
+            table.add_column(Text(label), justify="right")
+        for strength in strengths:
+            table.add_row(f"{strength:g}", *(texts.get((label, strength), "–") for label in labels))
+        return table
+    table.add_column("", min_width=20)
+    for strength in strengths:
+        table.add_column(f"λ = {strength:g}", justify="right")
     for label in labels:
-        table.add_column(Text(label), justify="right")
-    for strength in sorted({row.strength for row in rows}):
-        found = (cells.get((strength, label)) for label in labels)
-        table.add_row(f"{strength:g}", *(Text(_cell_text(row)) for row in found))
+        table.add_row(Text(label), *(texts.get((label, strength), "–") for strength in strengths))
     return table
 
 
-def _cell_text(row: "Row | None") -> str:
-    if row is None:
-        return "–"
+def _cell_text(row: "Row") -> str:
     lines = [str(row.score)]
     if row.compared:
         change = row.change
@@ -179,13 +198,7 @@ def _cell_text(row: "Row | None") -> str:
     return "\n".join(lines)
 
 
-def _record_of(row: "Row") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(row)
-
-
-def _record(path: Path, cell: "GameCell", agents: "Agents", console: "Console") -> None:
+def _film(path: Path, cell: "GameCell", agents: "Agents", console: "Console") -> None:
     """Play the cell's first game once more, and write its clip."""
     from dataclasses import replace
 
@@ -194,7 +207,8 @@ def _record(path: Path, cell: "GameCell", agents: "Agents", console: "Console") 
     from saplab.rl.atari import action_names
     from saplab.rl.video import Clip
 
-    clip = Clip(f"{cell.game}, {label_of(cell)}, λ = {cell.strength:g}", action_names(cell.game), cell.strength)
+    title = f"{cell.game}, {label_of(cell)}, lambda = {cell.strength:g}"
+    clip = Clip(title, action_names(cell.game), cell.strength)
     compute(replace(cell, stop=cell.start + 1), agents, watch=clip.watch)
     clip.save(path)
     console.say(f"{path}: {len(clip.frames)} steps")

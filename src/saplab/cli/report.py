@@ -22,9 +22,13 @@ def report(
     shows the table.
     """
     from saplab.cli.console import Console
-    from saplab.report import is_study, to_records, write_report, write_study
+    from saplab.cli.table1 import show_table
+    from saplab.report import is_study, is_table, to_records, write_report, write_study
 
     console = Console(json=as_json)
+    if is_table(run_dir):
+        show_table(run_dir, console, title)
+        return
     if is_study(run_dir):
         study = write_study(run_dir, title)
         console.show_claims(study)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from saplab.studies.study import Figure, Preset
 
 NAMES = (
-    "Figures (fig1a … fig6), erratum, architectures, r-sweep, paper (all figures), all, or a .toml file of one's own."
+    "Figures (fig1a … fig6), table1, table1-beyond, erratum, architectures, r-sweep, paper (figures and table1), all,"
+    " or a .toml file."
 )
 
 
@@ -37,11 +38,15 @@ def reproduce(
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     address: AddressOption = None,
+    agents: Annotated[
+        Path | None, typer.Option(help="Table 1: folder with one trained agent a game, instead of the package's.")
+    ] = None,
+    sticky: Annotated[float, typer.Option(help="Table 1: chance that the emulator repeats an action.")] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/PRESET-NAMES.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be computed, and what it costs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
-    """Compute figures of the paper and judge its claims.
+    """Compute figures of the paper, or its Table 1, and judge its claims.
 
     Writes a page with every figure beside the paper's numbers, figures/ as SVG and PDF, and the numbers as CSV and
     Parquet.
@@ -53,6 +58,7 @@ def reproduce(
     from saplab.cli.console import Console
     from saplab.cli.evaluate import count_of, prepare
     from saplab.cli.running import Job, compute, engine_of, show_plan
+    from saplab.cli.table1 import TableJob, reproduce_tables
     from saplab.data.load import load_data
     from saplab.models.zoo import weights_digest
     from saplab.report import to_records, write_study
@@ -62,6 +68,9 @@ def reproduce(
     from saplab.studies.study import to_json
 
     console = Console(as_json)
+    table = TableJob(tuple(names), preset, agents, sticky, seed, precision, threads, out, dry_run)
+    if not (names := reproduce_tables(table, console)):
+        return
     chosen, amount = choose(names, preset)
     who = engine_of(engine, workers, address, threads, device)
     place = prepare("auto" if engine == "ray" else device, threads)

@@ -37,6 +37,7 @@ def train_agent(
     reward_scale: Annotated[
         float, typer.Option(help="Points that count as a reward of 1, where rewards are clipped (Bowling: 10).")
     ] = 1.0,
+    n_step: Annotated[int, typer.Option(help="Rewards summed before a return bootstraps; the paper's are 1.")] = 1,
     sticky: Annotated[float, typer.Option(help="Chance that the emulator repeats the previous action.")] = 0.0,
     episodes: Annotated[int, typer.Option(help="Full games for the final score, and for that of random play.")] = 30,
     threads: Annotated[int | None, typer.Option(help="PyTorch's and the emulators' threads.")] = None,
@@ -66,7 +67,7 @@ def train_agent(
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
     threads = threads or usable_cores()
     torch.set_num_threads(threads)
-    recipe = replace(find_recipe(preset), reward_scale=reward_scale)
+    recipe = replace(find_recipe(preset), reward_scale=reward_scale, n_step=n_step)
     recipe = recipe if steps is None else replace(recipe, steps=steps)
     rom, console = rom_name(game), Console(as_json)
     folder = out or Path("runs/agents") / f"{rom}-{preset}"
@@ -111,7 +112,7 @@ def _export(
         tuple(random),
     )  # fmt: skip
     command, machine = shlex.join(["saplab", *sys.argv[1:]]), f"{processor()}, {machine}; PyTorch {torch.__version__}"
-    write_agent(folder, content, facts, write_card(facts, recipe, history, command, machine))
+    write_agent(folder, content, facts, write_card(facts, recipe, history, rules, command, machine))
     return facts
 
 

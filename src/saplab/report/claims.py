@@ -53,13 +53,18 @@ def judge(claim: Claim, curves: Mapping[str, Curve], results: Mapping[str, CellR
         compare(*(_at(curves[name], results[name], strength) for name in (claim.first, claim.second)))
         for strength in known
     ]
-    outcomes = [_outcome(claim, gap) for gap in gaps]
-    found: Outcome = "does not hold" if "does not hold" in outcomes else "unclear"
-    if len(known) == len(claim.strengths) and all(outcome == "holds" for outcome in outcomes):
-        found = "holds"
     texts = [_text(strength, gap, calibrated) for strength, gap in zip(known, gaps, strict=True)]
     left = [f"λ = {strength:g} not computed" for strength in claim.strengths if strength not in known]
-    return Judged(claim, found, "; ".join(texts + left))
+    return Judged(claim, together(claim, gaps), "; ".join(texts + left))
+
+
+def together(claim: Claim, gaps: Sequence[Interval]) -> Outcome:
+    """Judge a claim by the gaps at those of its λ that are known, at least one."""
+    outcomes = [_outcome(claim, gap) for gap in gaps]
+    if "does not hold" in outcomes:
+        return "does not hold"
+    everywhere = len(gaps) == len(claim.strengths) and all(outcome == "holds" for outcome in outcomes)
+    return "holds" if everywhere else "unclear"
 
 
 def _strengths(curve: Curve) -> Sequence[float]:

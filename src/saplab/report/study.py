@@ -41,7 +41,7 @@ class StudyReport:
     @property
     def tally(self) -> str:
         """Count the outcomes in a sentence."""
-        return _tally(self.judged)
+        return tally(self.judged)
 
 
 def is_study(root: Path | str) -> bool:
@@ -133,7 +133,8 @@ def _judged(store: Store, figure: Figure) -> list[Judged]:
     return [judge(claim, curves, results) for claim in figure.claims]
 
 
-def _tally(judged: Sequence[tuple[str, Judged]]) -> str:
+def tally(judged: Sequence[tuple[str, Judged]]) -> str:
+    """Count the outcomes of claims in a sentence."""
     counts = Counter(found.outcome for _, found in judged)
     words: dict[Outcome, str] = {
         "holds": "hold",
@@ -167,7 +168,7 @@ def _render(
         summary=summary,
         sections=[section.context() for section in sections],
         judged=judged,
-        tally=_tally(judged),
+        tally=tally(judged),
         charts=charts,
         bundle=vega(),
         themes={"light": PAPER, "dark": DARK},

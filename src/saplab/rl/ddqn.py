@@ -60,10 +60,12 @@ class Learner:
 
     def update(self, batch: Batch, lr: float) -> float:
         """Take one step of gradient descent on the Huber loss of the temporal differences; give the mean loss."""
-        returns, discounts = self._on_device(batch.returns), self._on_device(batch.discounts)
-        targets = td_targets(returns, discounts, *self._next_values(self._on_device(batch.next_stacks)))
-        with self._precision():
+        next_stacks = self._on_device(batch.next_stacks)
+        with self._precision():  # one context, which casts the network's weights once for both of its passes
             values = self.network.of_bytes(self._on_device(batch.stacks))
+            with torch.no_grad():
+                next_values = self.network.of_bytes(next_stacks), self.target.of_bytes(next_stacks)
+        targets = td_targets(self._on_device(batch.returns), self._on_device(batch.discounts), *next_values)
         taken = values.gather(1, self._on_device(batch.actions)[:, None])[:, 0]
         loss = F.smooth_l1_loss(taken, targets)
         self.optimizer.param_groups[0]["lr"] = lr
@@ -77,11 +79,6 @@ class Learner:
     def copy_to_target(self) -> None:
         """Make the target network equal to the one that learns."""
         self.target.load_state_dict(self.network.state_dict())
-
-    @torch.no_grad()
-    def _next_values(self, stacks: Tensor) -> tuple[Tensor, Tensor]:
-        with self._precision():
-            return self.network.of_bytes(stacks), self.target.of_bytes(stacks)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)

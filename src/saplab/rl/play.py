@@ -95,7 +95,8 @@ def play(
         watch: told of every step.
 
     Raises:
-        ValueError: no episode, numbers that do not ascend from 0 or more, more than one batch of them, or as `Games`.
+        ValueError: no episode, numbers that do not ascend from 0 or more, more than one batch of them, a player with
+            another number of actions than the game, or as `Games`.
     """
     numbers = list(episodes)
     if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0:
@@ -111,6 +112,8 @@ def play(
         observations = torch.tensor([seat.number * STEPS + seat.steps for seat in going])
         seen = adversary.perturb(given, observations) if adversary else given
         values = player.values(seen, observations)
+        if values.shape[1] != going[0].actions:
+            raise ValueError(f"the agent has {values.shape[1]} actions, but {rules.game} has {going[0].actions}")
         actions = [seat.choose(row) for seat, row in zip(going, values.numpy(), strict=True)]
         if watch is not None:
             points = tuple(seat.score for seat in going)
@@ -131,6 +134,7 @@ class _Seat:
         self.number, self.score, self.steps = number, 0.0, 0
         self._epsilon = rules.epsilon
         self._games = Games(rules.game, 1, rules.sticky, rules.max_frames)
+        self.actions = self._games.actions
         self._draws = _draws(seed, _ACT, number)
         self.stacks = self._games.reset([int(_draws(seed, _GAME, number).integers(2**31))]).stacks
 

@@ -1,8 +1,8 @@
 """How an agent is trained, as data.
 
 ``paper`` is appendix A of Dhillon et al. 2018, which follows Mnih et al. 2015; ``small`` and ``gpu`` are this package's
-own, for one or two CPU cores and for a GPU; docs/deviations.md numbers what they change. ``smoke`` only shows that the
-parts fit together.
+own, for one or two CPU cores and for a GPU; docs/deviations.md numbers what they change, and why. ``smoke`` only shows
+that the parts fit together.
 """
 
 from collections.abc import Iterator
@@ -92,6 +92,7 @@ class AgentRecipe:
         if self.reward_scale <= 0:
             raise ValueError(f"`reward_scale` must be > 0, got {self.reward_scale}")
         for name, unit in (
+            ("n_step", 1),
             ("update_every", self.games),
             ("target_every", self.update_every),
             ("record_every", self.update_every),
@@ -100,7 +101,7 @@ class AgentRecipe:
         ):
             value = getattr(self, name)
             if value < unit or value % unit:
-                raise ValueError(f"`{name}` must be a multiple of {unit}, got {value}")
+                raise ValueError(f"`{name}` must be a positive multiple of {unit}, got {value}")
 
     def epsilon(self, step: int) -> float:
         """Give the chance of a random action at a step."""
@@ -125,19 +126,18 @@ _PAPER = AgentRecipe(
 )
 _SMALL = AgentRecipe(
     "small",
-    steps=2_000_000,
+    steps=400_000,
     games=16,
     update_every=16,
-    batch=128,
+    batch=64,
     replay=400_000,
-    warmup=20_000,
-    target_every=8_000,
+    warmup=10_000,
+    target_every=2_000,
     optimizer=Adam(),
-    lr=2.5e-4,
+    lr=2e-4,
     lr_end=0.05,
-    n_step=3,
-    epsilon_end=0.02,
-    epsilon_steps=200_000,
+    epsilon_end=0.05,
+    epsilon_steps=60_000,
     clip=10.0,
     precision="bfloat16",
     record_every=20_000,
@@ -154,6 +154,7 @@ _GPU = replace(
     warmup=128 * 400,
     target_every=128 * 80,
     lr=5e-4,
+    epsilon_end=0.02,
     epsilon_steps=1_000_000,
     record_every=128 * 2_000,
     score_every=128 * 10_000,

@@ -26,7 +26,7 @@ class Clip:
     """Records the first steps of one episode; `watch` is told of every moment, `save` writes a GIF.
 
     Args:
-        title: what the clip shows, in its first line.
+        title: what the clip shows, in its first line; in ASCII, as Pillow's own font has no other signs.
         actions: names of the game's actions, in the order of their numbers.
         lam: the adversary's λ in pixel steps; decides how much the perturbation is enlarged.
         episode: number of the episode to record.
@@ -36,7 +36,7 @@ class Clip:
         ValueError: Pillow is missing, or `steps` < 1.
     """
 
-    def __init__(self, title: str, actions: Sequence[str], lam: float, episode: int = 0, steps: int = 450) -> None:
+    def __init__(self, title: str, actions: Sequence[str], lam: float, episode: int = 0, steps: int = 300) -> None:
         _pillow()
         if steps < 1:
             raise ValueError(f"`steps` must be >= 1, got {steps}")
@@ -72,7 +72,7 @@ class Clip:
         action = self._actions[int(moment.actions[row])]
         state = f"step {len(self.frames)}, {moment.scores[row]:g} points, action {action}"
         draw.text((_MARGIN, 4), f"{self._title}: {state}", _INK)
-        labels = ("what the agent sees", f"perturbation ×{self._gain}" if self._gain else "no perturbation")
+        labels = ("what the agent sees", f"perturbation, {self._gain} times" if self._gain else "no perturbation")
         panels = (seen.numpy() * 255, 128 + added.numpy() * 255 * self._gain)
         for column, (label, pixels) in enumerate(zip(labels, panels, strict=True)):
             left = _MARGIN + column * (_SIDE + _MARGIN)
@@ -92,7 +92,7 @@ class Clip:
             colour = _CHOSEN if number == action else _FAINT
             draw.rectangle((left + 115, top + 2, left + 115 + length, top + height - 2), colour)
             draw.text((left, top + height / 2 - 6), self._actions[number], _INK)
-            draw.text((left + 122 + length, top + height / 2 - 6), f"{value:.2f}", _INK)
+            draw.text((left + 122 + length, top + height / 2 - 6), f"{value:.3f}", _INK)
 
 
 def _enlarged(pixels: Any) -> "Image.Image":

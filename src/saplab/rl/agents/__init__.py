@@ -87,9 +87,37 @@ def load_agent(game: str, weights: str | Path | None = None) -> QNetwork:
         return read_agent(weights)
     facts = facts_of(game)
     content = resources.files(__name__).joinpath(f"{rom_name(game)}.safetensors").read_bytes()
+    return _checked(content, facts, f"the packaged agent of {game}")
+
+
+def trained(folder: Path, game: str) -> Path | None:
+    """Find the agent of a game in a folder with one folder a game, as ``train-agent --out`` wrote it; None without one.
+
+    A game's folder is named after the game or its ROM: ``BankHeist``, ``bank_heist``.
+    """
+    names = (game, rom_name(game))
+    return next((folder / name for name in names if (folder / name / FACTS).is_file()), None)
+
+
+def load_trained(folder: Path) -> tuple[QNetwork, Facts]:
+    """Load the agent that `write_agent` wrote.
+
+    Raises:
+        ValueError: its facts cannot be read, or its weights are not those of its facts.
+        FileNotFoundError: a file is missing.
+    """
+    try:
+        facts = Facts.from_json((folder / FACTS).read_text(encoding="utf-8"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / FACTS} holds no facts of an agent: {error}") from None
+    return _checked((folder / MODEL).read_bytes(), facts, str(folder / MODEL)), facts
+
+
+def _checked(content: bytes, facts: Facts, source: str) -> QNetwork:
+    """Make the network of a file, if it is the one that the facts are about."""
     found = hashlib.sha256(content).hexdigest()
     if found != facts.sha256:
-        raise ValueError(f"the packaged agent of {game} is damaged: SHA-256 must be {facts.sha256}, got {found}")
+        raise ValueError(f"{source} is damaged: SHA-256 must be {facts.sha256}, got {found}")
     return unpack(content)
 
 
@@ -117,4 +145,16 @@ def write_agent(out: Path, content: bytes, facts: Facts, card: str) -> None:
     write_atomically(out / CARD, card.encode())
 
 
-__all__ = ["AGENT_FILES", "Facts", "facts_of", "load_agent", "pack", "read_agent", "shipped", "unpack", "write_agent"]
+__all__ = [
+    "AGENT_FILES",
+    "Facts",
+    "facts_of",
+    "load_agent",
+    "load_trained",
+    "pack",
+    "read_agent",
+    "shipped",
+    "trained",
+    "unpack",
+    "write_agent",
+]

@@ -1,0 +1,90 @@
+"""Time what training an agent is made of: acting, sampling, learning, the emulators, and all of them together.
+
+Prints the median time of each part, and the steps per second of a short run of the preset.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from saplab.models.qnetwork import new_network
+from saplab.rl.atari import Games
+from saplab.rl.ddqn import Learner
+from saplab.rl.loop import train_agent
+from saplab.rl.recipes import AgentRecipe, find_recipe
+from saplab.rl.replay import Replay
+
+ROUNDS = 30
+
+
+def main() -> None:
+    """Read the options, and print the times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--game", default="assault")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=8_000, help="of the short run, after its warm-up")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    recipe = find_recipe(options.preset)
+    print(f"{options.game}, {recipe.preset}, {options.threads} threads, load {os.getloadavg()[0]:.1f} at the beginning")
+    for name, seconds in parts(recipe, options.game, options.threads):
+        print(f"{name}: {1e3 * seconds:.2f} ms")
+    steps_per_second = whole(recipe, options.game, options.threads, options.steps)
+    print(f"together: {steps_per_second:.0f} steps/s, load {os.getloadavg()[0]:.1f} at the end")
+
+
+def parts(recipe: AgentRecipe, game: str, threads: int) -> list[tuple[str, float]]:
+    """Time each part alone."""
+    games = Games(game, recipe.games, threads=threads)
+    step = games.reset(list(range(recipe.games)))
+    draws = np.random.default_rng(0)
+    learner = Learner(new_network(games.actions, 0), recipe)
+    replay = Replay(40_000, recipe.games, (84, 84), recipe.gamma, recipe.n_step)
+    nothing, actions = np.zeros(recipe.games, np.bool_), draws.integers(games.actions, size=recipe.games)
+    for _ in range(40_000 // recipe.games):
+        replay.add(draws.integers(256, size=(recipe.games, 84, 84)).astype(np.uint8), nothing, actions,
+                   np.zeros(recipe.games), nothing, nothing)  # fmt: skip
+    batch = replay.sample(recipe.batch, draws)
+    return [
+        (f"act, {recipe.games} games", _median(lambda: learner.values(step.stacks))),
+        (f"emulate a step of {recipe.games} games", _median(lambda: games.step(actions))),
+        (f"sample {recipe.batch}", _median(lambda: replay.sample(recipe.batch, draws))),
+        (f"update on {recipe.batch}", _median(lambda: learner.update(batch, recipe.lr))),
+    ]
+
+
+def whole(recipe: AgentRecipe, game: str, threads: int, steps: int) -> float:
+    """Give the steps per second of a short run while it learns."""
+    warmup = 64 * recipe.update_every
+    steps = -(-steps // recipe.update_every) * recipe.update_every
+    short = replace(
+        recipe, steps=warmup + steps, warmup=warmup, replay=100_000, record_every=warmup, score_every=warmup
+    )
+    games = Games(game, recipe.games, threads=threads)
+    with tempfile.TemporaryDirectory() as folder:
+        history = train_agent(short, games, new_network(games.actions, 0), Path(folder))
+    learning = [record for record in history if record.loss is not None]
+    return statistics.median(record.steps_per_second for record in learning)
+
+
+def _median(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
