@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from saplab.runs import Store
 from saplab.studies import Cell, Network
 from saplab.studies.figures import figures
 from saplab.studies.plan import study, study_models
-from saplab.studies.study import PRESETS, Claim, Figure, Line, from_json, read_study, to_json
+from saplab.studies.study import PRESETS, Claim, Figure, Line, from_json, read_study, split_model, to_json
 
 NOBODY = Network("", "")
 WHOLE = Cell(NOBODY, NOBODY, {"name": "noise"}, (0.0,), "b" * 64, 0, 500, 1, 0)
@@ -104,6 +105,15 @@ def test_a_study_of_ones_own_is_read(tmp_path):
     assert figure.strengths == (0.0, 4.0)
     assert figure.lines[0] == Line("plain", "mine:small", paper={0.0: 90.0, 4.0: 20.5})
     assert figure.claims == (Claim("Pruning helps.", "pruned", "plain", "higher", (4.0,)),)
+
+
+def test_the_study_of_the_documentation_is_one(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
+    (tmp_path / "s.toml").write_text(text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    (figure,) = read_study(tmp_path / "s.toml")
+    curves = study([figure], PRESETS["small"], WHOLE, {"preact-resnet20-dense": "digest"})
+    assert [curve.label for curve in curves] == ["SAP-50", "SAP-100", "SAP-100, images made without it"]
+    assert all(f"| `{name}` | {preset.images or 'all'} |" in text for name, preset in PRESETS.items())
 
 
 @pytest.mark.parametrize(
@@ -225,3 +235,16 @@ def test_the_same_label_in_two_figures_is_no_clash():
     with pytest.raises(ValueError, match="different labels"):
         Request("t", (one, one))
     assert make_cell(seed=1).digest != make_cell().digest
+
+
+def test_a_network_from_elsewhere_joins_the_architectures():
+    own, both = (figures(PRESETS["small"], outside)["architectures"] for outside in ("", "resnet20@some/file.th"))
+    assert both.lines[: len(own.lines)] == own.lines
+    assert [line.label for line in both.lines[len(own.lines) :]] == [
+        "outside, dense", "outside, SAP-100", "outside, SAP-100, identity"]  # fmt: skip
+    (curve,) = study([replace(both, lines=both.lines[-1:], claims=())], PRESETS["small"], WHOLE,
+                     {"resnet20@some/file.th": "digest"})  # fmt: skip
+    assert curve.cells[0].defender == Network("resnet20", "digest", "sap:100")
+    assert choose(["architectures"], "small", "resnet20@some/file.th")[0][0].lines == both.lines
+    assert split_model("resnet20@a@b.th") == ("resnet20", "a@b.th")
+    assert split_model("torchvision:resnet18") == ("torchvision:resnet18", None)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from saplab.cli.console import Console
+    from saplab.cli.running import Job
     from saplab.studies.study import Figure, Preset
 
 NAMES = (
@@ -38,6 +39,9 @@ def reproduce(
     engine: EngineOption = "local",
     workers: WorkersOption = None,
     address: AddressOption = None,
+    outside: Annotated[
+        str, typer.Option(help="architectures: a network from elsewhere, as --model or as NAME@FILE of its weights.")
+    ] = "",
     agents: Annotated[
         Path | None, typer.Option(help="Table 1: folder with one trained agent a game, instead of the package's.")
     ] = None,
@@ -53,54 +57,62 @@ def reproduce(
 
     Killed and started again, the same command goes on where it stopped. Figures share the cells they have in common.
     """
-    from dataclasses import asdict
-
     from saplab.cli.console import Console
     from saplab.cli.evaluate import count_of, prepare
-    from saplab.cli.running import Job, compute, engine_of, show_plan
+    from saplab.cli.running import Job, engine_of, show_plan
     from saplab.cli.table1 import TableJob, reproduce_tables
     from saplab.data.load import load_data
     from saplab.models.zoo import weights_digest
-    from saplab.report import to_records, write_study
-    from saplab.runs.record import failures
     from saplab.studies import Cell, Network
     from saplab.studies.plan import study
-    from saplab.studies.study import to_json
+    from saplab.studies.study import split_model, to_json
 
     console = Console(as_json)
     table = TableJob(tuple(names), preset, agents, sticky, seed, precision, threads, out, dry_run)
     if not (names := reproduce_tables(table, console)):
         return
-    chosen, amount = choose(names, preset)
+    chosen, amount = choose(names, preset, outside)
     who = engine_of(engine, workers, address, threads, device)
     place = prepare("auto" if engine == "ray" else device, threads)
     chosen, models = networks_of(chosen, console)
     models = {spec: model.to(place) for spec, model in models.items()}
     digests = {spec: weights_digest(model) for spec, model in models.items()}
     dataset = load_data(data)
-    wanted = limit or min(amount.images or len(dataset), len(dataset))
+    wanted = count_of(dataset, limit or min(amount.images or len(dataset), len(dataset)))
     nobody = Network("", "")
-    whole = Cell(nobody, nobody, {"name": "noise"}, (0.0,), dataset.digest(), 0, count_of(dataset, wanted), 1, seed,
-                 precision)  # fmt: skip
+    whole = Cell(nobody, nobody, {"name": "noise"}, (0.0,), dataset.digest(), 0, wanted, 1, seed, precision)
     curves = study(chosen, amount, whole, digests)
-    title = f"{', '.join(names)}: {preset}"
-    networks = {(spec, digests[spec]): model for spec, model in models.items()}
+    networks = {(split_model(spec)[0], digests[spec]): model for spec, model in models.items()}
     folder = out or Path("runs") / f"{preset}-{'-'.join(Path(name).stem for name in names)}"
+    title = f"{', '.join(names)}: {preset}"
     job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen), who)
-    if dry_run:
-        show_plan(job, console)
-        return
+    show_plan(job, console) if dry_run else _compute_and_show(job, console)
+
+
+def _compute_and_show(job: "Job", console: "Console") -> None:
+    """Compute what is missing of a study, write its page and show how its claims fare.
+
+    Raises:
+        typer.Exit: with code 1 where cells failed.
+    """
+    from dataclasses import asdict
+
+    from saplab.cli.running import compute
+    from saplab.report import to_records, write_study
+    from saplab.runs.record import failures
+
     store = compute(job, console)
     failed = next(failures(store.root), None) is not None
     if failed and not store.survey().stored:
         raise typer.Exit(1)
     report = write_study(store.root)
-    if as_json:
+    if console.json:
         claims = [{"figure": figure, **asdict(found)} for figure, found in report.judged]
+        files = list(map(str, report.files))
         rows = to_records(report.summary.rows)
-        console.emit_json({"out": str(folder), "claims": claims, "rows": rows, "files": list(map(str, report.files))})
+        console.emit_json({"out": str(store.root), "claims": claims, "rows": rows, "files": files})
     console.show_claims(report)
-    console.say(f"\nReport: {folder / 'report.html'}")
+    console.say(f"\nReport: {store.root / 'report.html'}")
     if failed:
         raise typer.Exit(1)
 
@@ -113,11 +125,12 @@ def networks_of(figures: "tuple[Figure, ...]", console: "Console") -> "tuple[tup
     """
     from saplab.models.zoo import load_model
     from saplab.studies.plan import study_models
+    from saplab.studies.study import split_model
 
     models, missing = {}, {}
     for spec in study_models(figures):
         try:
-            models[spec] = load_model(spec)
+            models[spec] = load_model(*split_model(spec))
         except ValueError as error:
             missing[spec] = str(error)
     left = tuple(figure for figure in figures if not missing.keys() & set(study_models([figure])))
@@ -130,8 +143,8 @@ def networks_of(figures: "tuple[Figure, ...]", console: "Console") -> "tuple[tup
     return left, models
 
 
-def choose(names: list[str], preset: str) -> "tuple[tuple[Figure, ...], Preset]":
-    """Give the figures of these names, each once, and the preset.
+def choose(names: list[str], preset: str, outside: str = "") -> "tuple[tuple[Figure, ...], Preset]":
+    """Give the figures of these names, each once, and the preset; `outside` as for `figures`.
 
     Raises:
         ValueError: an unknown name or preset.
@@ -141,7 +154,7 @@ def choose(names: list[str], preset: str) -> "tuple[tuple[Figure, ...], Preset]"
 
     if preset not in PRESETS:
         raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
-    known = figures(PRESETS[preset])
+    known = figures(PRESETS[preset], outside)
     groups = {"all": list(known), "paper": [name for name in known if name.startswith("fig")]}
     found: dict[str, Figure] = {}
     for name in names:

@@ -170,7 +170,25 @@ def _of_samples(preset: Preset) -> Figure:
     )  # fmt: skip
 
 
-def _beyond(preset: Preset) -> tuple[Figure, ...]:
+def _architectures(outside: str) -> Figure:
+    """Ask the same of networks that prune the residual stream itself: ours, and one from elsewhere."""
+    post = {"post-activation": "resnet20-dense"} | ({"outside": outside} if outside else {})
+    lines = [
+        Line(f"{name}, {how}", model, defense, attack)
+        for name, model in post.items()
+        for how, defense, attack in (
+            ("dense", "", "fgsm"),
+            ("SAP-100", "sap:100", "fgsm"),
+            ("SAP-100, identity", "sap:100", "fgsm:backward=identity"),
+        )
+    ]
+    text = "Pruning the residual stream itself costs more clean accuracy ({} network)."
+    claims = tuple(Claim(text.format(name), f"{name}, SAP-100", "SAP-100", "lower", (0,)) for name in post)
+    title = "The same question on the post-activation ResNet-20"
+    return Figure("architectures", title, (_DENSE, _SAP, *lines), claims, (0, 1, 2, 4, 8))
+
+
+def _beyond(preset: Preset, outside: str) -> tuple[Figure, ...]:
     pgd = f"pgd:steps=20,samples={preset.a_step}"
     sap = [
         Line("MC-FGSM, mask", defense="sap:100"),
@@ -188,11 +206,6 @@ def _beyond(preset: Preset) -> tuple[Figure, ...]:
         Claim("Under BPDA with many steps, SAP-100 keeps no more than the dense network under PGD.",
               "PGD-20, identity", "dense, PGD-20", "alike", (8,)),
     )  # fmt: skip
-    post = [
-        Line("post-activation, dense", "resnet20-dense"),
-        Line("post-activation, SAP-100", "resnet20-dense", "sap:100"),
-        Line("post-activation, SAP-100, identity", "resnet20-dense", "sap:100", "fgsm:backward=identity"),
-    ]
     sweep = tuple(
         line
         for percent in (25, 50, 75, 100, 150, 200, 400, 800)
@@ -203,15 +216,18 @@ def _beyond(preset: Preset) -> tuple[Figure, ...]:
     )
     return (
         Figure("erratum", "SAP against adversaries that came after the paper", (*dense, *sap), claims, (0, 1, 2, 4, 8)),
-        Figure("architectures", "The same question on the post-activation ResNet-20", (_DENSE, _SAP, *post),
-               (Claim("Pruning the residual stream itself costs more clean accuracy.", "post-activation, SAP-100",
-                      "SAP-100", "lower", (0,)),), (0, 1, 2, 4, 8)),
+        _architectures(outside),
         Figure("r-sweep", "Accuracy against the percentage of samples drawn", (_DENSE, *sweep), (), (0, 1, 2, 4, 8)),
     )  # fmt: skip
 
 
-def figures(preset: Preset) -> dict[str, Figure]:
-    """Give every study by name: the paper's figures in order, then those beyond it."""
+def figures(preset: Preset, outside: str = "") -> dict[str, Figure]:
+    """Give every study by name: the paper's figures in order, then those beyond it.
+
+    Args:
+        preset: how much is computed.
+        outside: a network from elsewhere for ``architectures``, such as ``resnet20@FILE``; "" for none.
+    """
     found = (
         _of_noise(),
         _of_fgsm(),
@@ -220,7 +236,7 @@ def figures(preset: Preset) -> dict[str, Figure]:
         *_of_training(),
         *_of_baselines(),
         _of_samples(preset),
-        *_beyond(preset),
+        *_beyond(preset, outside),
     )
     return {figure.name: _within(figure, preset) for figure in found}
 

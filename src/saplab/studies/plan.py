@@ -9,7 +9,7 @@ from saplab.studies.adversaries import ATTACKS, Adversary, Whose, parse_adversar
 from saplab.studies.cell import Cell, Curve, Network
 from saplab.studies.paper import paper_accuracies
 from saplab.studies.specs import defense_label, is_random
-from saplab.studies.study import Figure, Line, Preset
+from saplab.studies.study import Figure, Line, Preset, split_model
 
 
 def curve(label: str, whole: Cell, per_cell: int, claim: str = "", seeds: int = 1) -> Curve:
@@ -83,7 +83,7 @@ def study(figures: Iterable[Figure], preset: Preset, whole: Cell, digests: Mappi
 
 
 def _line_curve(figure: Figure, line: Line, preset: Preset, whole: Cell, digests: Mapping[str, str]) -> Curve:
-    defender = Network(line.model, digests[line.model], line.defense)
+    defender = Network(split_model(line.model)[0], digests[line.model], line.defense)
     whose: Whose = "self" if line.adversary == "self" else "dense"
     found = parse_adversaries(line.attack, MonteCarlo(preset.samples), whose)
     if len(found) != 1:
@@ -94,7 +94,7 @@ def _line_curve(figure: Figure, line: Line, preset: Preset, whole: Cell, digests
     dense = replace(defender, defense="", sites="")
     cell = _attacked(cell, found[0].against(line.defense), dense)
     if line.adversary not in ("self", "dense"):
-        cell = replace(cell, adversary=Network(line.adversary, digests[line.adversary]))
+        cell = replace(cell, adversary=Network(split_model(line.adversary)[0], digests[line.adversary]))
     made = curve(line.label, cell, preset.batch, claim_of(cell))
     return replace(made, paper=line.paper, figure=figure.name)
 

@@ -16,7 +16,7 @@ class Line:
 
     Args:
         label: in the figure's legend.
-        model: the network, as the command line names it.
+        model: the network, as the command line names it; its weights may follow: ``resnet20@FILE``.
         defense: as on the command line; "" for none.
         attack: one attack with its settings, as on the command line; what it leaves open, the preset decides.
         adversary: ``self``; ``dense``: the same network without its defence; or a model whose gradient is used.
@@ -29,6 +29,12 @@ class Line:
     attack: str = "fgsm"
     adversary: str = "self"
     paper: Mapping[float, float] = field(default_factory=dict)
+
+
+def split_model(model: str) -> tuple[str, str | None]:
+    """Split ``resnet20@FILE`` into the network's name and the file of its weights, None where none is named."""
+    name, _, weights = model.partition("@")
+    return name, weights or None
 
 
 @dataclass(frozen=True)
