@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-NUMERICS = 2  # raise it when the same cell would give other numbers
+NUMERICS = 3  # raise it when the same cell would give other numbers
 
 
 @dataclass(frozen=True)
