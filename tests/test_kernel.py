@@ -310,7 +310,7 @@ def share_remainders(rates, light, draws, size):
 def remove_firsts(times, rates, firsts, later, size):
     kept = np.empty((size, len(rates)), np.bool_)
     zero = np.uint64(0)
-    proposals = cpu._scratch(len(rates))[1]
+    proposals = cpu.scratch_for(len(rates))[1]
     for k in range(size):
         out, own = np.where(times < rates, rates, np.float32(0)), times.copy()
         weight = np.where(times < rates, rates - times, np.float32(0)).sum()

@@ -34,11 +34,9 @@ from saplab.vector import (
     fill_words,
     float_from_bits,
     full_width,
-    narrow_row,
     scalar_kernel,
     select,
     vector_kernel,
-    widen_row,
 )
 
 _CAP: Final = np.float32(8.0)
@@ -342,7 +340,7 @@ def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, 
 
 
 @scalar_kernel
-def _scratch(a: Any) -> Any:
+def scratch_for(a: Any) -> Any:
     """Make the memory that pruning a row of `a` activations needs: for its times, and for proposals."""
     bits = np.empty(_PIECE, np.uint32)
     drawing = (np.empty(a, np.float32), np.empty((a + _PIECE - 1) // _PIECE, np.bool_), bits)
@@ -350,7 +348,7 @@ def _scratch(a: Any) -> Any:
 
 
 @scalar_kernel
-def _prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any) -> Any:
+def prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any) -> Any:
     """Prune one row of any scale; tell whether it is finite. A row of zeros gives zeros, one with NaN nothing."""
     full_width()
     mass = _mass(x)
@@ -375,18 +373,6 @@ def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any
     Rows of zeros give zeros. Rows with NaN or infinity are marked in `bad` (N,).
     """
     full_width()
-    scratch, proposals = _scratch(x.shape[1])
+    scratch, proposals = scratch_for(x.shape[1])
     for n in range(x.shape[0]):
-        bad[n] = not _prune_any_row(x[n], out[n], draws, streams[n], site, scratch, proposals)
-
-
-@scalar_kernel
-def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
-    """Do as `prune_rows` with the bits of bfloat16 numbers, as uint16; a row is float32 while it lies in the cache."""
-    full_width()
-    scratch, proposals = _scratch(x.shape[1])
-    wide, pruned = np.empty(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
-    for n in range(x.shape[0]):
-        widen_row(x[n], wide)
-        bad[n] = not _prune_any_row(wide, pruned, draws, streams[n], site, scratch, proposals)
-        narrow_row(pruned, out[n])
+        bad[n] = not prune_any_row(x[n], out[n], draws, streams[n], site, scratch, proposals)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.pruning.cpu import prune_bfloat16_rows, prune_rows
+from saplab.pruning.cpu import prune_rows
 from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
+from saplab.pruning.layouts import prune_bfloat16_channels_last, prune_bfloat16_rows, prune_channels_last
 from saplab.pruning.threads import over_rows
 
 BackwardRule = Literal["mask", "probability", "identity"]
@@ -61,8 +62,13 @@ def prune(
 def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
     if h.numel() == 0:
         return torch.empty_like(h)
+    if h.dtype in _CHANNELS_LAST_KERNELS and _dense_format(h) == torch.channels_last:
+        maps = h.detach().permute(0, 2, 3, 1).flatten(1, 2)
+        kept = _prune_rows(maps, streams.contiguous(), draws, site, name, _CHANNELS_LAST_KERNELS[h.dtype])
+        return kept.view(len(h), *h.shape[2:], h.shape[1]).permute(0, 3, 1, 2)
     x = h.detach().reshape(len(h), -1)
-    kept = _prune_rows(_as_kernels_take_it(x), streams.contiguous(), draws, site, name)
+    rows = _as_kernels_take_it(x)
+    kept = _prune_rows(rows, streams.contiguous(), draws, site, name, _KERNELS[rows.dtype])
     if h.dtype == torch.float64:
         kept = _rescale(x, kept != 0, draws)
     out = kept.view(h.shape)
@@ -82,16 +88,20 @@ def _array(t: Tensor) -> np.ndarray[Any, Any]:
     return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
 
 
-def _prune_rows(rows: Tensor, streams: Tensor, draws: int, site: int, name: str) -> Tensor:
+_KERNELS = {torch.float32: prune_rows, torch.bfloat16: prune_bfloat16_rows}
+_CHANNELS_LAST_KERNELS = {torch.float32: prune_channels_last, torch.bfloat16: prune_bfloat16_channels_last}
+
+
+def _prune_rows(rows: Tensor, streams: Tensor, draws: int, site: int, name: str, kernel: Any) -> Tensor:
+    """Prune contiguous maps (N, a), or (N, H·W, C), by a kernel for their dtype and layout."""
     kept = torch.empty_like(rows)
     bad = np.zeros(len(rows), np.bool_)
     x, out, keys = _array(rows), _array(kept), streams.numpy()
-    kernel = prune_bfloat16_rows if rows.dtype == torch.bfloat16 else prune_rows
 
     def work(start: int, stop: int) -> None:
         kernel(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop])
 
-    over_rows(work, *x.shape)
+    over_rows(work, len(x), x[0].size)
     if bad.any():
         first = int(keys[bad.argmax(), 2])
         raise NotFiniteError(f"{name}: NaN or infinity in {bad.sum()} of {len(x)} maps, first in example {first}")
