@@ -351,11 +351,13 @@ def test_first_draws_are_taken_away_uniformly_and_later_ones_save_theirs(firsts:
 
 @njit
 def count_firsts(kept, later, excess, size):
-    zero = np.uint64(0)
-    return np.array([cpu._firsts(kept, later, excess, np.uint64(k), zero, zero, zero, zero) for k in range(size)])
+    zero, bits = np.uint64(0), np.empty(cpu.BLOCK, np.uint32)
+    return np.array([cpu._firsts(kept, later, excess, bits, np.uint64(k), zero, zero, zero, zero) for k in range(size)])
 
 
-@pytest.mark.parametrize(("kept", "later", "excess"), [(5.0, 0.0, 3), (5.0, 3.0, 4), (100.0, 57.0, 20)])
+@pytest.mark.parametrize(
+    ("kept", "later", "excess"), [(5.0, 0.0, 3), (5.0, 3.0, 4), (100.0, 57.0, 20), (300.0, 157.0, 150)]
+)
 def test_first_draws_among_those_taken_away_are_hypergeometric(kept: float, later: float, excess: int) -> None:
     found = count_firsts(kept, later, excess, 50_000)
     law = stats.hypergeom(int(kept + later), int(kept), excess).pmf(np.arange(excess + 1))

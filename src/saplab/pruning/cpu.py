@@ -215,11 +215,14 @@ def _add_draws(x: Any, out: Any, c: Any, share: Any, missing: Any, proposals: An
 
 
 @scalar_kernel
-def _firsts(kept: Any, later: Any, excess: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
+def _firsts(kept: Any, later: Any, excess: Any, bits: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """Count the first draws among `excess` draws chosen uniformly from `kept` first and `later` others."""
     firsts = 0
     for k in range(excess):
-        u, _ = uniform64(_BINOMIAL + k, c1, c2, c3, k0, k1)
+        i = k % _PROPOSALS
+        if i == 0:
+            fill_words(bits, _BINOMIAL + k // _PROPOSALS, c1, c2, c3, k0, k1)
+        u = (float(bits[i]) + float(bits[_PROPOSALS + i]) * 2.0**-32) * 2.0**-32
         firsts += u * (kept + later - k) < kept - firsts
     return firsts
 
@@ -328,7 +331,7 @@ def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, 
     if excess < 0:
         _add_draws(x, out, c, share, -excess, proposals, c1, c2, corrections, k0, k1)
     else:
-        firsts = _firsts(kept, later, excess, c1, c2, afters, k0, k1)
+        firsts = _firsts(kept, later, excess, proposals[0], c1, c2, afters, k0, k1)
         left = later - (excess - firsts)
         _remove_firsts(x, times, out, c, firsts, left, weight, orphaned, proposals,
                        c1, c2, corrections, survivals, k0, k1)  # fmt: skip
