@@ -26,7 +26,7 @@ import saplab
 
 DENSE, OURS, MULTINOMIAL = "dense", "SAP-100", "SAP-100 by torch.multinomial"
 NETWORKS = (DENSE, OURS, MULTINOMIAL)
-PRECISIONS = ("float32", "bfloat16", "bfloat16 channels_last")
+PRECISIONS = ("float32", "float32 channels_last", "bfloat16", "bfloat16 channels_last")
 
 
 class MultinomialSAP(nn.Module):

@@ -119,7 +119,7 @@ def measure_gradients(
     """
     ways = installed(GRADIENTS)
     theirs = {name: way for name, way in ways.items() if name not in (MONTE_CARLO, ALONE)}
-    slow, fast = (network(name, "float32") for name in (MULTINOMIAL, "SAP-100"))
+    slow, fast = (network(name, "float32 channels_last") for name in (MULTINOMIAL, "SAP-100"))
     return {
         "SAP-100 of saplab": _examples(ways, fast, images, labels, samples, rounds),
         "SAP-100 by torch.multinomial": _examples(theirs, slow, images, labels, 1, slow_rounds),
