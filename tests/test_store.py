@@ -99,8 +99,8 @@ def test_other_json_is_refused(text):
 
 
 def test_cells_of_other_numerics_are_refused():
-    text = make_cell().to_json().replace('"numerics":2', '"numerics":0')
-    with pytest.raises(ValueError, match="numerics 0, this version of saplab computes with 2"):
+    text = make_cell().to_json().replace('"numerics":3', '"numerics":0')
+    with pytest.raises(ValueError, match="numerics 0, this version of saplab computes with 3"):
         cell_from_json(text)
 
 
