@@ -260,3 +260,38 @@ def test_identity_backward_breaks_a_step_function_where_the_gradient_fails(image
     assert torch.equal(plain, images)
     bpda = PGD(MonteCarlo(backward="identity"), steps=10, random_start=False)(rounded, images, labels, eps=0.5)
     assert (rounded(bpda).argmax(1) != labels).all()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Greedy(nn.Module):
+    """A network for which more than `most` images at once are too many."""
+
+    def __init__(self, net: nn.Module, most: int) -> None:
+        super().__init__()
+        self.net, self.most, self.batches = net, most, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.net(x)
+
+
+@pytest.mark.parametrize("average", ["loss", "probabilities"])
+def test_where_memory_runs_out_halves_give_the_same(
+    average: Any, net: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    gradient = MonteCarlo(4, average=average)
+    scarce = saplab.defend(Greedy(net, 5), saplab.SAP(60))
+    found = gradient.estimate(scarce, images, labels, seed=2)
+    expected = gradient.estimate(saplab.defend(Greedy(net, 100), saplab.SAP(60)), images, labels, seed=2)
+    assert scarce.batches[:4] == [28, 14, 7, 3]
+    torch.testing.assert_close(found.gradient, expected.gradient, atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(found.probs, expected.probs)
+
+
+def test_memory_for_less_than_one_image_is_an_error(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        MonteCarlo(4).gradient(saplab.defend(Greedy(net, 0), saplab.SAP(60)), images, labels)

@@ -1,5 +1,7 @@
 """The CPU kernel draws Algorithm 1's law: joint, exact and at every scale of p, r and h."""
 
+from math import comb
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from scipy import stats
 from saplab.pruning import cpu
 from saplab.pruning.binomial import binomial
 from saplab.pruning.operator import prune
+from saplab.pruning.poisson import poisson
 
 MILLION = 1_000_000
 
@@ -32,9 +35,9 @@ LAWS = {
     "nearly all the mass on one, a few rare": ((99_900, 50, 30, 20), 1000, 200_000),
     "some rates above the cap": ((40, 30, 20, 5, 3, 2), 40, MILLION),
     "some rates above the cap, others rare": ((600, 300, 8, 5, 2, 1), 60, MILLION),
-    "all rates just above the cap": ((1, 1, 1, 1), 28, MILLION),
-    "rates above the cap, one far above": ((90, 5, 5), 150, MILLION),
-    "all rates at the cap": ((1, 1, 1), 18, MILLION),
+    "all rates just above the cap": ((1, 1, 1, 1), 36, MILLION),
+    "rates above the cap, one far above": ((90, 5, 5), 170, MILLION),
+    "all rates at the cap": ((1, 1, 1), 24, MILLION),
     "draws far above activations": ((1, 1, 1, 1), 60, MILLION),
 }
 
@@ -84,24 +87,23 @@ def test_rates_far_below_what_24_bits_resolve() -> None:
     assert abs(hits - expected) < 5 * np.sqrt(expected)
 
 
-@pytest.mark.parametrize("rate", [1e-30, 1e-12, 1e-6, 0.3])
+@pytest.mark.parametrize("rate", [1e-30, 1e-12, 1e-9, 1e-6])
 def test_small_uniforms_are_resolved_far_below_32_bits(rate: float) -> None:
-    # one draw exactly where u < P(count >= 1), u = (bits + more) / 2^32
+    # the first draw comes in time exactly where u < P(count >= 1), u = (bits + more) / 2^32
     chance = -np.expm1(-float(np.float32(rate)))
     bits, more = divmod(chance * 2.0**32, 1.0)
-    for factor, count in ((0.999, 1), (1.001, 0)):
-        assert cpu._resolve(np.float32(rate), np.uint32(bits), more * factor) == count
+    for factor, hit in ((0.999, True), (1.001, False)):
+        assert (cpu._resolve(np.uint32(bits), more * factor) < np.float32(rate)) == hit
 
 
 @njit
-def resolve_zeros(x, size):
-    total, zero, bits = 0, np.uint64(0), np.zeros(cpu.BLOCK, np.uint32)
+def resolve_zeros(limit, size):
+    hits, zero, bits = 0, np.uint64(0), np.zeros(cpu.BLOCK, np.uint32)
+    times = np.empty(cpu.BLOCK, np.float32)
     for k in range(size):
-        counts = np.full(cpu.BLOCK, np.uint8(255))
-        example = np.uint64(k)
-        found = cpu._resolve_block(x, bits, counts, np.float32(1), 0, example, zero, zero, zero, zero)
-        total += found[0]
-    return total
+        cpu._resolve_piece(bits, times, 0, np.uint64(k), zero, zero, zero, zero)
+        hits += (times < limit).sum()
+    return hits
 
 
 @pytest.mark.parametrize("power", [-33, -40])
@@ -109,21 +111,14 @@ def test_a_uniform_whose_bits_are_all_zero_gets_more(power: int) -> None:
     # u < 2^-32 is all that is known, and P(u < 2^power | u < 2^-32) = 2^(power + 32)
     size, p = 2000 * 2 ** (-33 - power), 2.0 ** (power + 32)
     n = size * cpu.BLOCK
-    hits = resolve_zeros(np.full(cpu.BLOCK, 2.0**power, np.float32), size)
+    hits = resolve_zeros(np.float32(2.0**power), size)
     assert abs(hits - n * p) < 5 * np.sqrt(n * p * (1 - p))
-
-
-@pytest.mark.parametrize("rate", [1e-3, 0.4, 2.0, 6.0, 40.0])
-@pytest.mark.parametrize("more", [1e-4, 0.01, 0.7])
-def test_high_counts_are_resolved_in_float64(rate: float, more: float) -> None:
-    light = min(float(np.float32(rate)), 6.0)
-    assert cpu._resolve(np.float32(rate), np.uint32(0), more) == stats.poisson(light).isf(more * 2.0**-32)
 
 
 @pytest.mark.parametrize("share", [1e-6, 0.3, 0.999])
 def test_added_draws_tell_rates_apart_inside_one_cell_of_a_level(share: float) -> None:
-    # a level's 32 bits begin a cell of 6 / 2^32; a rate inside the cell is met with its own share of it
-    cell = 6 * 2.0**-32
+    # a level's 32 bits begin a cell of CAP / 2^32; a rate inside the cell is met with its own share of it
+    cell = float(cpu._CAP) * 2.0**-32
     for begin in (0.0, 5 * cell):
         rate = begin + share * cell
         assert cpu._surely_below(np.float32(begin), rate, share - 1e-7)
@@ -292,11 +287,9 @@ def one_minus_exp(x):
 
 
 @njit
-def count_row(x, c, stream, counts):
-    blocks = len(counts) // cpu.BLOCK
-    bits, tail = np.empty(cpu.BLOCK, np.uint32), np.empty(cpu.BLOCK, np.float32)
-    orphaned = np.empty(blocks, np.bool_)
-    return cpu._count_row(x, c, stream, 0, (counts, orphaned, bits, tail)), orphaned
+def light_draws(x, c, stream, times, out):
+    bits, orphaned = np.empty(cpu._PIECE, np.uint32), np.empty(-(-len(x) // cpu._PIECE), np.bool_)
+    return cpu._light_draws(x, out, c, np.float32(1e-9), stream, 0, (times, orphaned, bits)), orphaned
 
 
 @njit
@@ -304,14 +297,71 @@ def share_remainders(rates, light, draws, size):
     kept = np.empty((size, len(rates)), np.bool_)
     orphaned, zero = np.ones(1, np.bool_), np.uint64(0)
     weight = np.maximum(rates - cpu._CAP, np.float32(0)).sum()
+    one, share = np.float32(1), np.float32(1e-9)
     for k in range(size):
-        counts = light.copy()
+        out = light.copy()
         example = np.uint64(k)
-        cpu._share_remainder(
-            rates, counts, np.float32(1), orphaned, draws, float(weight), example, zero, zero, zero, zero
-        )
-        kept[k] = counts > light
+        cpu._share_remainder(rates, out, one, share, orphaned, draws, float(weight), example, zero, zero, zero, zero)
+        kept[k] = out != light
     return kept
+
+
+@njit
+def remove_firsts(times, rates, firsts, later, size):
+    kept = np.empty((size, len(rates)), np.bool_)
+    zero = np.uint64(0)
+    proposals = cpu.scratch_for(len(rates))[1]
+    for k in range(size):
+        out, own = np.where(times < rates, rates, np.float32(0)), times.copy()
+        weight = np.where(times < rates, rates - times, np.float32(0)).sum()
+        example, orphaned = np.uint64(k), np.zeros(1, np.bool_)
+        cpu._remove_firsts(
+            rates,
+            own,
+            out,
+            np.float32(1),
+            firsts,
+            later,
+            float(weight),
+            orphaned,
+            proposals,
+            example,
+            zero,
+            np.uint64(1),
+            np.uint64(2),
+            zero,
+            zero,
+        )
+        kept[k] = out != 0
+    return kept
+
+
+@pytest.mark.parametrize(("firsts", "later"), [(1, 0.0), (2, 0.0), (2, 3.0), (3, 2.0)])
+def test_first_draws_are_taken_away_uniformly_and_later_ones_save_theirs(firsts: int, later: float) -> None:
+    # three elements hit, 3, 2 and 1 before their ends, and one that is not
+    rates, times = np.array([4, 3, 2, 5], np.float32), np.array([1, 1, 1, 6], np.float32)
+    saved = kept_set_law((3, 2, 1), int(later)) if later else np.eye(8)[0]
+    law = np.zeros(16)
+    for removed in (k for k in range(8) if k.bit_count() == firsts):
+        for hit in range(8):
+            law[~removed & 7 | hit] += saved[hit] / comb(3, firsts)
+    kept = remove_firsts(times, rates, firsts, later, 100_000)
+    assert chi_square(count_kept_sets(kept), law) > LEVEL
+
+
+@njit
+def count_firsts(kept, later, excess, size):
+    zero, bits = np.uint64(0), np.empty(cpu.BLOCK, np.uint32)
+    return np.array([cpu._firsts(kept, later, excess, bits, np.uint64(k), zero, zero, zero, zero) for k in range(size)])
+
+
+@pytest.mark.parametrize(
+    ("kept", "later", "excess"), [(5.0, 0.0, 3), (5.0, 3.0, 4), (100.0, 57.0, 20), (300.0, 157.0, 150)]
+)
+def test_first_draws_among_those_taken_away_are_hypergeometric(kept: float, later: float, excess: int) -> None:
+    found = count_firsts(kept, later, excess, 50_000)
+    law = stats.hypergeom(int(kept + later), int(kept), excess).pmf(np.arange(excess + 1))
+    assert chi_square(np.bincount(found, minlength=excess + 1), law) > LEVEL
 
 
 @pytest.mark.parametrize("draws", [1.0, 3.0, 8.0])
@@ -319,9 +369,9 @@ def share_remainders(rates, light, draws, size):
 def test_shares_of_the_remainder_have_the_law_of_its_draws(draws: float, light: int) -> None:
     # all the activations above the cap lack a light draw but, where `light` is 1, the third, whose share is not needed
     weights = (5, 3, 2, 1)
-    rates = np.array([6 + 5, 6 + 3, 4, 6 + 2, 0, 6 + 1], np.float32)
-    counts = np.array([0, 0, 3, light, 0, 0], np.uint8)
-    kept = share_remainders(rates, counts, draws, 200_000)
+    rates = np.array([5, 3, -4, 2, -8, 1], np.float32) + cpu._CAP
+    out = np.array([0, 0, 3, light, 0, 0], np.float32)
+    kept = share_remainders(rates, out, draws, 200_000)
     law = kept_set_law(weights, int(draws)).reshape(2, 2, 2, 2)  # axes: the last activation first
     if light:
         law = law.sum(1, keepdims=True) * [[[[1.0]], [[0.0]]]]
@@ -354,19 +404,52 @@ def test_one_minus_exp_has_small_relative_error() -> None:
     assert one_minus_exp(np.zeros(1, np.float32))[0] == 0
 
 
-@pytest.mark.parametrize("rate", [1e-4, 0.02, 0.5, 1.0, 3.0, 5.9, 6.0, 11.0])
-def test_counts_are_poisson(rate: float) -> None:
+@pytest.mark.parametrize("rate", [1e-4, 0.02, 0.5, 1.0, 3.0, 5.9, 8.0, 11.0])
+def test_first_draws_come_at_exponential_times(rate: float) -> None:
     a = MILLION + 50
-    counts = np.empty(-(-a // cpu.BLOCK) * cpu.BLOCK, np.uint8)
-    (total, v, w, bound, _), orphaned = count_row(np.ones(a, np.float32), np.float32(rate), np.arange(3), counts)
-    light = min(rate, 6.0)
-    law = stats.poisson(light).pmf(np.arange(40))
-    assert chi_square(np.bincount(counts[:a], minlength=40), law) > LEVEL
-    assert not counts[a:].any()
-    assert total == counts.sum(dtype=np.int64)
-    assert bound >= counts.max()
+    times, out = np.empty(a, np.float32), np.empty(a, np.float32)
+    found = light_draws(np.ones(a, np.float32), np.float32(rate), np.arange(3), times, out)
+    (kept, v, w, later, _), orphaned = found
+    rate = float(np.float32(rate))
+    light = min(rate, float(cpu._CAP))
+    edges = -np.log1p(-np.linspace(0, 1, 65)[1:-1])
+    assert chi_square(np.bincount(np.searchsorted(edges, times), minlength=64), np.full(64, 1 / 64)) > LEVEL
+    hit = times < light
+    assert kept == hit.sum()
+    assert np.array_equal(out != 0, hit)
+    assert later == pytest.approx((light - times[hit].astype(np.float64)).sum(), rel=1e-5)
     assert v == pytest.approx(a * light, rel=1e-5)
     assert w == pytest.approx(a * (rate - light), rel=1e-5, abs=1e-9)
-    counts[a:] = 1
-    without = (counts.reshape(-1, cpu.BLOCK) == 0).any(1)
-    assert np.array_equal(orphaned, without if rate > 6 else np.zeros_like(without))
+    pieces = np.append(hit, np.ones(-a % cpu._PIECE, bool)).reshape(-1, cpu._PIECE)
+    assert np.array_equal(orphaned, ~pieces.all(1) if rate > cpu._CAP else np.zeros(len(pieces), bool))
+
+
+@njit
+def arrivals(bits):
+    times = np.empty(len(bits), np.float32)
+    cpu._arrivals(bits, times)
+    return times
+
+
+def test_times_have_small_relative_error() -> None:
+    bits = np.unique(np.concatenate([np.geomspace(1, 2**32 - 1e6, 400_001), np.linspace(1, 2**32 - 1e6, 400_001)]))
+    u = bits.astype(np.uint32).astype(np.float64) * 2.0**-32
+    assert np.abs(arrivals(bits.astype(np.uint32)) / -np.log1p(-u) - 1).max() < 2.0**-22
+    assert arrivals(np.array([2**32 - 1], np.uint32))[0] > cpu._CAP
+
+
+@njit
+def draw_poissons(mean, size):
+    zero = np.uint64(0)
+    return np.array([poisson(mean, 0, np.uint64(k), zero, zero, np.uint64(7), zero) for k in range(size)])
+
+
+@pytest.mark.parametrize("mean", [1e-6, 0.3, 3.0, 9.99, 10.0, 30.0, 1e3, 1e6, 1e9])
+def test_poisson_law(mean: float) -> None:
+    drawn = draw_poissons(mean, 50_000)
+    assert np.array_equal(drawn, np.floor(drawn))
+    law = stats.poisson(mean)
+    edges = np.unique(law.ppf(np.linspace(0, 1, 30)[1:-1]))
+    cdf = np.concatenate([[0.0], law.cdf(edges), [1.0]])
+    assert chi_square(np.bincount(np.searchsorted(edges, drawn), minlength=len(cdf) - 1), np.diff(cdf)) > LEVEL
+    assert (draw_poissons(0.0, 10) == 0).all()

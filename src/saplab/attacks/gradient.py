@@ -171,7 +171,7 @@ class MonteCarlo:
     def _loss_and_slope(self, batch: Batch, score: Score) -> tuple[Tensor, Tensor]:
         """Give the loss of the mean output, (N,), and its gradient by that output, (N, C)."""
         mean = (score.logits if self.average == "logits" else score.probs).detach().requires_grad_()
-        value = self._loss(batch)(mean if self.average == "logits" else mean.log(), 1)
+        value = self._loss(batch)(mean if self.average == "logits" else mean.log(), _rows(batch))
         (slope,) = torch.autograd.grad(value.sum(), mean)
         return value.detach(), slope
 
@@ -183,16 +183,20 @@ class MonteCarlo:
         if self.average == "loss":
             return score
         mean = score.logits if self.average == "logits" else score.probs.log()
-        return replace(score, loss=self._loss(batch)(mean, 1))
+        return replace(score, loss=self._loss(batch)(mean, _rows(batch)))
 
     def _loss(self, batch: Batch) -> Objective:
         labels, targets = batch.labels, batch.targets
         if targets is None:
-            return lambda z, count: LOSSES[self.loss](z, labels.repeat(count))
-        return lambda z, count: TARGETED[self.loss](z, labels.repeat(count), targets.repeat(count))
+            return lambda z, rows: LOSSES[self.loss](z, labels[rows])
+        return lambda z, rows: TARGETED[self.loss](z, labels[rows], targets[rows])
 
     def _linear(self, slope: Tensor) -> Objective:
         """Give the loss of the mean output, linearised: its gradient is the vector-Jacobian product with `slope`."""
         if self.average == "logits":
-            return lambda z, count: (z * slope.repeat(count, 1).to(z.dtype)).sum(1)
-        return lambda z, count: (z.float().softmax(1) * slope.repeat(count, 1).float()).sum(1)
+            return lambda z, rows: (z * slope[rows].to(z.dtype)).sum(1)
+        return lambda z, rows: (z.float().softmax(1) * slope[rows].float()).sum(1)
+
+
+def _rows(batch: Batch) -> Tensor:
+    return torch.arange(len(batch.images), device=batch.images.device)

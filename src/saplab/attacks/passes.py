@@ -13,7 +13,9 @@ from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import logits
 from saplab.pruning.operator import BackwardRule
 
-Objective = Callable[[Tensor, int], Tensor]  # logits (k·N, C) of k passes -> what to differentiate, (k·N,)
+Objective = Callable[[Tensor, Tensor], Tensor]  # logits (M, C), the rows (M,) of the batch -> what to differentiate
+
+Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # rows (M,) of the batch and their streams (M, 3) -> (M, ...) each
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,48 @@ class Batch:
 
     def passes_with_gradient(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
         """Yield logits (k, N, C), objective (k, N) and its gradient by the images (k, N, ...) of k passes at a time."""
-        for count, streams in self._stacks(samples):
-            x = self.images.expand(count, *self.images.shape).flatten(0, 1).requires_grad_()
+
+        def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
+            x = self.images[rows].requires_grad_()
             with torch.enable_grad(), drawing(streams, self.rule):
                 z = self._logits(x)
-                value = objective(z, count)
+                value = objective(z, rows)
                 (gradient,) = torch.autograd.grad(value.sum(), x)
-            yield tuple(t.detach().unflatten(0, (count, -1)) for t in (z, value, gradient))
+            return z.detach(), value.detach(), gradient
+
+        return self._run(samples, run)
 
     def passes(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
         """Yield logits (k, N, C) and objective (k, N) of k passes at a time: the very passes of the gradient."""
-        for count, streams in self._stacks(samples):
+
+        def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad(), drawing(streams, self.rule):
-                z = self._logits(self.images.expand(count, *self.images.shape).flatten(0, 1))
-                value = objective(z, count)
-            yield tuple(t.unflatten(0, (count, -1)) for t in (z, value))
+                z = self._logits(self.images[rows])
+                return z, objective(z, rows)
+
+        return self._run(samples, run)
+
+    def _run(self, samples: int, run: Run) -> Iterator[tuple[Tensor, ...]]:
+        everyone = torch.arange(len(self.images), device=self.images.device)
+        for count, streams in self._stacks(samples):
+            results = as_memory_allows(run, everyone.repeat(count), streams)
+            yield tuple(t.unflatten(0, (count, -1)) for t in results)
+
+
+def as_memory_allows(run: Run, rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
+    """Run rows at once, or, where memory runs out, one half after the other: the draws are the same.
+
+    Raises:
+        torch.OutOfMemoryError: a single row is too much.
+    """
+    try:
+        return run(rows, streams)
+    except torch.OutOfMemoryError:
+        if len(rows) < 2:
+            raise
+    half = len(rows) // 2
+    parts = [as_memory_allows(run, rows[s], streams[s]) for s in (slice(half), slice(half, None))]
+    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
 
 
 def cut(passes: tuple[Tensor, ...], start: int, marks: Iterable[int]) -> Iterator[tuple[Tensor, ...]]:

@@ -27,8 +27,9 @@ from saplab.bench.plan import RELU, Plan
 from saplab.bench.results import Part, Record
 from saplab.bench.sampling import maps, pruning
 from saplab.noise import stream_key, streams
-from saplab.pruning.cpu import prune_bfloat16_rows, prune_rows
+from saplab.pruning.cpu import prune_rows
 from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
+from saplab.pruning.layouts import prune_bfloat16_rows
 from saplab.pruning.threads import over_rows
 from saplab.vector import BLOCK
 

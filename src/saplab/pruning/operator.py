@@ -7,7 +7,7 @@ The kernel is chosen by the device of the input. Backward rules, for M(h) = h * 
 - ``identity``: the gradient passes unchanged (BPDA, Athalye et al. 2018).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -15,13 +15,16 @@ import torch
 from torch import Tensor
 
 from saplab.devices import gpu_kernels
-from saplab.pruning.cpu import prune_bfloat16_rows, prune_rows
+from saplab.pruning.cpu import prune_rows
 from saplab.pruning.finite import not_finite, note
 from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
+from saplab.pruning.layouts import prune_bfloat16_channels_last, prune_bfloat16_rows, prune_channels_last
 from saplab.pruning.threads import over_rows
 
 BackwardRule = Literal["mask", "probability", "identity"]
 RULES: Final = get_args(BackwardRule)
+_KERNELS = {torch.float32: prune_rows, torch.bfloat16: prune_bfloat16_rows}
+_CHANNELS_LAST_KERNELS = {torch.float32: prune_channels_last, torch.bfloat16: prune_bfloat16_channels_last}
 
 
 def prune(
@@ -59,7 +62,14 @@ def prune(
 @torch.library.custom_op("saplab::prune", mutates_args=(), device_types="cpu")
 def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
     keys = streams.contiguous()
-    return _pruned(h, draws, (torch.bfloat16,), lambda rows: _prune_rows(rows, keys, draws, site, name))
+
+    def prune_maps(maps: Tensor, kernels: Mapping[torch.dtype, Any] = _KERNELS) -> Tensor:
+        return _prune_maps(maps, keys, draws, site, name, kernels[maps.dtype])
+
+    if h.numel() and h.dtype in _CHANNELS_LAST_KERNELS and _dense_format(h) == torch.channels_last:
+        kept = prune_maps(h.detach().permute(0, 2, 3, 1).flatten(1, 2), _CHANNELS_LAST_KERNELS)
+        return kept.view(len(h), *h.shape[2:], h.shape[1]).permute(0, 3, 1, 2)
+    return _pruned(h, draws, (torch.bfloat16,), prune_maps)
 
 
 @_prune.register_kernel("cuda")
@@ -98,16 +108,16 @@ def _array(t: Tensor) -> np.ndarray[Any, Any]:
     return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
 
 
-def _prune_rows(rows: Tensor, streams: Tensor, draws: int, site: int, name: str) -> Tensor:
+def _prune_maps(rows: Tensor, streams: Tensor, draws: int, site: int, name: str, kernel: Any) -> Tensor:
+    """Prune contiguous maps (N, a), or (N, H·W, C), by a kernel for their dtype and layout."""
     kept = torch.empty_like(rows)
     bad = np.zeros(len(rows), np.bool_)
     x, out, keys = _array(rows), _array(kept), streams.numpy()
-    kernel = prune_bfloat16_rows if rows.dtype == torch.bfloat16 else prune_rows
 
     def work(start: int, stop: int) -> None:
         kernel(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop])
 
-    over_rows(work, *x.shape)
+    over_rows(work, len(x), x[0].size)
     if bad.any():
         raise not_finite(name, int(bad.sum()), len(x), int(keys[bad.argmax(), 2]))
     return kept
