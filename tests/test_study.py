@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import DENSE, make_cell, make_curve, make_result
+from synthetic import DENSE, fill, make_cell, make_curve, make_result
 from test_evaluate import FACTORY
 
 from saplab.cli import app
@@ -14,7 +14,7 @@ from saplab.cli.errors import guarded
 from saplab.cli.reproduce import choose
 from saplab.report import is_study, write_study
 from saplab.report.claims import judge
-from saplab.runs import Store
+from saplab.runs import Request, Store
 from saplab.studies import Cell, Network
 from saplab.studies.figures import figures
 from saplab.studies.plan import study, study_models
@@ -215,8 +215,6 @@ def test_an_unfinished_study_says_so(tmp_path):
     lines = (Line("a"), Line("b"))
     figure = Figure("f", "A figure", lines, (Claim("a is better.", "a", "b", "higher", (4.0,)),))
     curves = tuple(replace(make_curve(name, seed=k), figure="f") for k, name in enumerate("ab"))
-    from saplab.runs import Request
-
     store = Store.open(tmp_path, Request("t", curves))
     store.save(curves[0].cells[0], make_result(curves[0].cells[0]))
     (tmp_path / "study.json").write_text(to_json((figure, Figure("g", "Nothing yet", lines))))
@@ -228,8 +226,6 @@ def test_an_unfinished_study_says_so(tmp_path):
 
 
 def test_the_same_label_in_two_figures_is_no_clash():
-    from saplab.runs import Request
-
     one, two = (replace(make_curve("dense"), figure=name) for name in ("f", "g"))
     assert len(Request("t", (one, two)).cells) == 2
     with pytest.raises(ValueError, match="different labels"):
@@ -248,3 +244,24 @@ def test_a_network_from_elsewhere_joins_the_architectures():
     assert choose(["architectures"], "small", "resnet20@some/file.th")[0][0].lines == both.lines
     assert split_model("resnet20@a@b.th") == ("resnet20", "a@b.th")
     assert split_model("torchvision:resnet18") == ("torchvision:resnet18", None)
+
+
+def test_the_results_are_written_as_markdown(tmp_path):
+    curves = tuple(replace(make_curve(label, paper={0.0: 80.0}), figure="f") for label in ("a|b", "c"))
+    figure = Figure("f", "A figure", tuple(Line(curve.label) for curve in curves),
+                    (Claim("It helps.", "c", "a|b", "higher", (4,)),))  # fmt: skip
+    store = fill(tmp_path, Request("Title", curves, "saplab reproduce mine"))
+    (tmp_path / "study.json").write_text(to_json((figure,)))
+    report = write_study(tmp_path)
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# Title\n\n{report.tally}\n")
+    assert "```\nsaplab reproduce mine\n```" in text
+    assert "![A figure](figures/f.svg)" in text
+    assert (tmp_path / "figures" / "f.svg").is_file()
+    assert f"| It helps. | f | **{report.judged[0][1].outcome}** |" in text
+    row = next(row for row in report.summary.rows if row.curve == "c" and row.strength == 4)
+    percents = [f"{100 * share:.1f}" for share in (row.averaged.estimate, row.averaged.low, row.averaged.high)]
+    assert f"{percents[0]} [{percents[1]}, {percents[2]}]" in text
+    assert "| a\\|b | " in text
+    assert text.count("; paper 80.0") == 2
+    assert store.root == tmp_path

@@ -1,11 +1,12 @@
 """Results as tables of text: the terminal, the page and Markdown all show these."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from saplab.bench.measure import Spread
 from saplab.bench.results import Fit, Record, Results
+from saplab.report.markdown import rows_text
 
 BEGIN: Final = "<!-- measured: `saplab bench --markdown` writes what follows -->"
 END: Final = "<!-- end of what is measured -->"
@@ -211,16 +212,10 @@ def to_markdown(results: Results) -> str:
     """Write all tables and the conditions as Markdown."""
     blocks = [conditions(results)]
     for table in tables(results):
-        blocks += [f"### {table.title}", _markdown_rows(table.columns, table.rows)]
+        blocks += [f"### {table.title}", rows_text(table.columns, table.rows)]
         blocks += [table.note] if table.note else []
     blocks += ["Left out: " + "; ".join(results.left_out) + "."] if results.left_out else []
     return "\n\n".join(blocks) + "\n"
-
-
-def _markdown_rows(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    marks = ["---"] + ["---:"] * (len(columns) - 1)
-    lines = [columns, marks, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def rewritten(page: str, results: Results) -> str:

@@ -13,6 +13,7 @@ from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches, to_bytes
 from saplab.report.claims import Judged, Outcome, judge
 from saplab.report.figures import reliability_chart
 from saplab.report.findings import calibration_rows, reliability_records, whole
+from saplab.report.markdown import study_text
 from saplab.report.page import DARK, machine, table, template, vega
 from saplab.report.pictures import examples
 from saplab.report.rows import Row, Summary, summarise, to_csv, to_parquet
@@ -50,7 +51,10 @@ def is_study(root: Path | str) -> bool:
 
 
 def write_study(root: Path | str, title: str = "") -> StudyReport:
-    """Write ``report.html``, the numbers as CSV and Parquet, and ``figures/`` (SVG, PDF) of a study into its folder.
+    """Write a study's report into its folder.
+
+    That is ``report.html``; ``results.md``, the same without a browser; the numbers as CSV and Parquet; and
+    ``figures/`` as SVG and PDF.
 
     Raises:
         FileNotFoundError: if `root` is no run folder of a study.
@@ -64,6 +68,7 @@ def write_study(root: Path | str, title: str = "") -> StudyReport:
     judged = tuple((figure.name, found) for figure in figures for found in _judged(store, figure))
     title = title or store.request.title
     contents = {"report.html": _render(store, summary, sections, judged, title).encode(),
+                "results.md": _markdown(store, summary, sections, judged, title).encode(),
                 "accuracy.csv": to_csv(summary.rows).encode(),
                 "accuracy.parquet": to_parquet(summary.rows)}  # fmt: skip
     for section in sections:
@@ -152,6 +157,13 @@ def _firsts(curves: Sequence[Curve]) -> list[Curve]:
     for curve in curves:
         found.setdefault(curve.figure, []).append(replace(curve, label=f"{curve.figure}: {curve.label}"))
     return [curve for own in found.values() for curve in own[:2]]
+
+
+def _markdown(
+    store: Store, summary: Summary, sections: Sequence[_Section], judged: Sequence[tuple[str, Judged]], title: str
+) -> str:
+    shown = ((section.title, section.charts(PAPER), section.rows) for section in sections)
+    return study_text(title, store.request.command, tally(judged), judged, shown, machine(summary.made))
 
 
 def _render(
