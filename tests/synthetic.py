@@ -51,7 +51,7 @@ def make_result(cell, slope=0.2, clean=0.9):
     }
     notes = (np.full(n, 0.5, np.float32), np.full(n, 0.01, np.float32))
     numbers = np.arange(cell.start, cell.stop)
-    pictures = rng.integers(0, 256, (len(cell.strengths), 2 if cell.start == 0 else 0, 8, 8, 3), np.uint8)
+    pictures = rng.integers(0, 256, (len(cell.strengths), min(2, n) if cell.start == 0 else 0, 8, 8, 3), np.uint8)
     return CellResult(probs, votes, probs, probs, labels.astype(np.int64), numbers, *notes, pictures, made)
 
 
