@@ -144,11 +144,11 @@ _BASELINES: Final = {
 
 
 def _of_baselines() -> tuple[Figure, ...]:
-    text = "No robustness beyond SAP's: the defence stays below SAP-100 under attack."
+    text = "No robustness beyond SAP's: {} stays below SAP-100 under attack."
     figures = []
     for name, (title, kind, values) in _BASELINES.items():
         lines = tuple(Line(_name(kind.upper(), value), defense=f"{kind}:{value:g}") for value in values)
-        claims = tuple(Claim(text, line.label, "SAP-100", "lower", (1, 2, 4)) for line in lines)
+        claims = tuple(Claim(text.format(line.label), line.label, "SAP-100", "lower", (1, 2, 4)) for line in lines)
         figures.append(Figure(name, f"Fig. {name[3:]}: {title}", (_DENSE, _SAP, *lines), claims))
     return tuple(figures)
 
