@@ -35,10 +35,12 @@ from saplab.data.load import load_data
 from saplab.models.zoo import load_model, weights_digest
 from saplab.runs import CellResult, Request, Store
 from saplab.runs.cluster import RayCluster, drive, import_ray
-from saplab.runs.engine import Computed, Engine, Group, Queue
-from saplab.runs.local import InProcess, Inputs, groups, run
+from saplab.runs.engine import Computed, Engine, Queue
+from saplab.runs.images import Inputs
+from saplab.runs.local import InProcess, run
 from saplab.runs.progress import progress_of
 from saplab.runs.saving import Saver
+from saplab.runs.work import Group, groups
 from saplab.runs.workers import Workers
 from saplab.studies import Cell, Network
 from saplab.studies.plan import curve

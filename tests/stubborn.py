@@ -15,7 +15,8 @@ from saplab.data.dataset import Dataset
 from saplab.models.initialise import initialise
 from saplab.models.zoo import weights_digest
 from saplab.runs import Request, Store
-from saplab.runs.local import InProcess, Inputs, run
+from saplab.runs.images import Inputs
+from saplab.runs.local import InProcess, run
 from saplab.studies import Cell, Network
 from saplab.studies.plan import curve
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from saplab.arcade.card import write_card
 from saplab.arcade.cell import GameCell
-from saplab.arcade.compute import Agents, adversary_of, compute, rehearse, run
+from saplab.arcade.compute import Agents, adversary_of, compute, rehearse
 from saplab.arcade.scores import mean_score, relative_change
-from saplab.arcade.store import GameResult, GameStore
+from saplab.arcade.store import GameResult, game_store
 from saplab.arcade.table import line, rows, to_csv, to_records
 from saplab.attacks import FGSM, RandomNoise
 from saplab.cli import app
@@ -27,6 +27,9 @@ from saplab.rl.play import Moment, Rules
 from saplab.rl.recipes import find_recipe
 from saplab.rl.video import Clip
 from saplab.runs import BrokenCellError
+from saplab.runs.local import InProcess, run
+from saplab.runs.record import failures
+from saplab.runs.workers import Workers
 from saplab.studies import Network
 
 MISSING = [name for name in ("ale_py", "gymnasium") if importlib.util.find_spec(name) is None]
@@ -106,21 +109,31 @@ def test_a_rehearsal_refuses_what_cannot_be_computed(agents, toys):
 # The store
 
 
-def test_a_stopped_run_computes_what_is_missing(agents, toys, tmp_path, monkeypatch):
+def test_a_stopped_run_computes_what_is_missing(agents, toys, tmp_path):
     cells = [replace(PLAIN, seed=seed) for seed in range(3)]
-    store = GameStore.open(tmp_path)
-    run(store, cells[:1], agents)
-    (tmp_path / f"{cells[1].digest}.json").write_text("{")
-    assert store.missing([*cells, cells[2]]) == tuple(cells[1:])
-    first = store.path(cells[0]).read_bytes()
-    run(store, cells, agents)
-    assert store.missing(cells) == ()
+    assert run(game_store(tmp_path, cells[:1]), agents) == ()
+    store = game_store(tmp_path, [*cells, cells[2]])
+    store.path(cells[1]).write_text("{")
+    assert store.missing() == tuple(cells[1:])
+    first, ticks = store.path(cells[0]).read_bytes(), []
+    assert run(store, agents, ticks.append) == ()
+    assert store.missing() == ()
+    assert sum(ticks) == 2 * 4  # games
     assert store.path(cells[0]).read_bytes() == first
     assert store.load(cells[2]).scores == compute(cells[2], agents).scores
 
 
+def test_a_cell_that_fails_is_noted_and_the_others_are_played(agents, toys, tmp_path):
+    strange = replace(PLAIN, defender=replace(AGENT, defense="magic:1"))
+    store = game_store(tmp_path, [strange, PLAIN])
+    (failed,) = run(store, agents)
+    assert failed.group == (strange,)
+    assert store.missing() == (strange,)
+    assert [(note["cells"], note["tries"]) for note in failures(tmp_path)] == [([strange.digest], 1)]
+
+
 def test_a_result_comes_back_as_it_was_and_damage_is_seen(tmp_path):
-    store, result = GameStore.open(tmp_path), GameResult((1.0, 0.1, -2.5, 3.0), (5, 6, 7, 8), {"threads": 1})
+    store, result = game_store(tmp_path), GameResult((1.0, 0.1, -2.5, 3.0), (5, 6, 7, 8), {"threads": 1})
     store.save(PLAIN, result)
     assert store.load(PLAIN) == result
     text = store.path(PLAIN).read_text()
@@ -138,6 +151,30 @@ def test_a_result_comes_back_as_it_was_and_damage_is_seen(tmp_path):
         store.load(replace(PLAIN, seed=10))
     with pytest.raises(ValueError, match="`result` must hold 4 episodes, got 3"):
         store.save(PLAIN, GameResult((1.0,) * 3, (1,) * 3, {}))
+
+
+@needs_ale
+def test_workers_give_the_same_scores_bit_for_bit(tmp_path):
+    """Real games, as the toy is not there for other processes."""
+    agent = Network("agent:assault", "a" * 64)
+    plain = GameCell("assault", agent, agent, FGSM_ONE, 8.0, 0, 2, max_frames=160)
+    sap = replace(agent, defense="sap:100")
+    cells = [plain, replace(plain, seed=1), replace(plain, defender=sap, adversary=sap, passes=2)]
+    agents = Agents({(agent.model, agent.digest): new_network(7, 0)})
+    ticks, stores = [], [game_store(tmp_path / name, cells) for name in ("alone", "shared")]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for store, engine in zip(stores, (InProcess(), Workers(2, 1)), strict=True):
+            store.make()
+            assert run(store, agents, ticks.append, engine) == ()
+    finally:
+        torch.set_num_threads(before)
+    alone, shared = ([store.load(cell) for cell in cells] for store in stores)
+    assert [(r.scores, r.steps) for r in alone] == [(r.scores, r.steps) for r in shared]
+    assert [r.made["threads"] for r in shared] == [1, 1, 1]
+    assert len({r.scores for r in alone}) > 1
+    assert sum(ticks) == 2 * 6
 
 
 # Scores
@@ -190,7 +227,7 @@ def test_a_score_near_zero_gives_a_blank():
 
 
 def test_rows_compare_with_the_original_at_the_same_strength(tmp_path):
-    store = GameStore.open(tmp_path)
+    store = game_store(tmp_path)
     assault = replace(PLAIN, game="assault", stop=2)
     original = line(assault, (0.0, 1.0), 2)
     sap = line(replace(assault, defender=SAP, adversary=SAP), (0.0, 1.0), 2, original)
@@ -270,7 +307,7 @@ def test_play_shows_a_table_and_goes_on_where_it_stopped(tmp_path):
     save_file({name: t.contiguous() for name, t in network.state_dict().items()}, tmp_path / "agent.safetensors")
     words = ("play", "Assault", "--agent", tmp_path / "agent.safetensors", "--defense", "sap:100", "--lambda", "0,8",
              "--episodes", 2, "--seeds", 1, "--samples", 1, "--passes", 1, "--max-frames", 160, "--out",
-             tmp_path / "games", "--video", tmp_path / "clip.gif", "--json")  # fmt: skip
+             tmp_path, "--video", tmp_path / "clip.gif", "--json")  # fmt: skip
     first = invoke(*words)
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout.splitlines()[-1])

@@ -18,13 +18,14 @@ from synthetic import make_cell, make_result
 
 from saplab.cli.running import engine_of
 from saplab.models.zoo import load_model
-from saplab.runs import Store, local, saving
+from saplab.runs import Store, images, saving
 from saplab.runs.cellfile import DTYPES
 from saplab.runs.cluster import RayCluster, _dumps, _Room
 from saplab.runs.engine import Computed, Failed, Queue, Trouble, Try, trouble_of
-from saplab.runs.local import InProcess, groups, run, work_of
+from saplab.runs.local import InProcess, run
 from saplab.runs.parcel import pack, unpack
 from saplab.runs.record import failures
+from saplab.runs.work import groups, work_of
 from saplab.runs.workers import Workers
 from saplab.studies.cell import NUMERICS
 
@@ -200,9 +201,9 @@ def test_the_engine_waits_for_a_slow_disk(tmp_path, monkeypatch):
 def test_clean_predictions_are_kept_within_bounds(monkeypatch):
     request, inputs = make_run(Path(os.devnull).parent)
     size = 4 * (4 * 5 * 4)  # four tensors of five images and four classes
-    monkeypatch.setattr(local, "_CLEAN_BYTES", 3 * size)
+    monkeypatch.setattr(images, "_CLEAN_BYTES", 3 * size)
     for group in groups(request.cells):
-        local.compute(group, inputs)
+        images.compute(group, inputs)
     assert [key[3] for key in inputs.clean] == [25, 30, 35]
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from saplab.attacks import FGSM, PGD, MonteCarlo, RandomNoise
 from saplab.data.dataset import Dataset
 from saplab.models.initialise import initialise
-from saplab.runs.local import Inputs, compute, cost_of, groups, work_of
+from saplab.runs.images import Inputs, compute
 from saplab.runs.store import join
+from saplab.runs.work import cost_of, groups, work_of
 from saplab.studies import Cell, Network
 from saplab.studies.adversaries import settings_of
 

@@ -221,3 +221,14 @@ def test_noise_runs_no_network():
     network = CatchNetwork()
     network.register_forward_hook(lambda *_: pytest.fail("a network was run"))
     Adversary(network, RandomNoise(), 0.1, samples=0).perturb(stacks(), NUMBERS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("newest", [False, True])
+@pytest.mark.parametrize("attack", [FGSM(MonteCarlo(2)), RandomNoise()])
+def test_agents_play_on_a_gpu(attack, newest):
+    network, log = defend(CatchNetwork().cuda(), SAP(100)), Log()
+    adversary = Adversary(network, attack, 0.1, samples=0 if isinstance(attack, RandomNoise) else 2, newest=newest)
+    player = Player(network, passes=2)
+    assert len(play(player, RULES, range(3), 1, adversary, log)) == 3
+    assert {tensor.device.type for moment in log.moments for tensor in (moment.seen, moment.values)} == {"cuda"}

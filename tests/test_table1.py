@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,15 +12,17 @@ from typer.testing import CliRunner
 from saplab.arcade import plan
 from saplab.arcade.cell import GameCell
 from saplab.arcade.claims import claims_of
+from saplab.arcade.folder import open_table, read_table, table_progress
 from saplab.arcade.plan import EFFORTS, STRENGTHS, Effort, Entry, TableRequest, further_lines, paper_lines
 from saplab.arcade.reference import PAPER_CHANGES, PUBLISHED
 from saplab.arcade.scores import score_difference
-from saplab.arcade.store import GameResult, GameStore
+from saplab.arcade.store import GameResult
 from saplab.cli import app
 from saplab.models.qnetwork import new_network
 from saplab.report import is_table, write_table
-from saplab.report.games import CELLS, TABLE
 from saplab.rl.agents import Facts, pack, write_agent
+from saplab.rl.play import play
+from saplab.runs.record import last_run, running
 from saplab.studies import Network
 
 MISSING = [name for name in ("ale_py", "gymnasium") if importlib.util.find_spec(name) is None]
@@ -75,6 +78,15 @@ def test_a_request_comes_back_from_its_file_and_plans_each_cell_once():
         TableRequest.from_json('{"entries": []}')
 
 
+def test_cells_hold_so_few_games_that_many_workers_have_some():
+    (original, _) = replace(REQUEST, effort=replace(EFFORT, episodes=7, together=3)).lines["assault"]
+    assert [(cell.seed, cell.start, cell.stop) for cell in original.cells[4.0]] == [
+        (seed, *bounds) for seed in (0, 1) for bounds in ((0, 3), (3, 6), (6, 7))
+    ]  # fmt: skip
+    assert {cell.strength for cell in original.cells[4.0]} == {4.0}
+    assert {len(one.all_cells) for one in replace(REQUEST, effort=EFFORTS["paper"]).lines["assault"]} == {5 * 3 * 3}
+
+
 def test_claims_are_about_the_strengths_that_the_paper_gives():
     lines = replace(REQUEST, beyond=True).lines["assault"]
     assert [(c.relation, c.strengths) for c in claims_of("battle_zone", lines[:2])] == [
@@ -101,8 +113,7 @@ def test_a_difference_of_scores_has_welchs_interval():
 
 def stored(root, scores):
     """Store made-up scores of the request's cells: (defended, strength) -> mean points; others stay missing."""
-    (root / TABLE).write_text(REQUEST.to_json(), encoding="utf-8")
-    store = GameStore.open(root / CELLS)
+    store = open_table(root, REQUEST)
     for cell in REQUEST.cells:
         mean = scores.get((bool(cell.defender.defense), cell.strength))
         if mean is not None:
@@ -124,6 +135,29 @@ def test_the_page_shows_changes_blanks_and_what_is_missing(tmp_path):
         assert text in page
     assert "<script" not in page
     assert (tmp_path / "table1.csv").read_text().splitlines()[1].startswith("assault,original,0.0,6,100.0,")
+
+
+def test_the_progress_of_a_table_is_told_from_its_folder(tmp_path):
+    stored(tmp_path, {(False, 0.0): 100.0, (False, 1.0): 5.0})
+    _, store = read_table(tmp_path)
+    store.save(replace(PLAIN, seed=99), GameResult((1.0,) * 3, (1,) * 3, {}))  # another run's, which shares the folder
+    broken = store.path(REQUEST.cells[0])
+    broken.write_text("{")
+    found = table_progress(tmp_path)
+    assert (found.stored, found.total, found.state, found.seconds_left) == (3, 20, "stopped", None)
+    assert [(curve.label, curve.stored, curve.total) for curve in found.curves] == [
+        ("assault: original", 3, 10), ("assault: SAP-100, mask backward", 0, 10)
+    ]  # fmt: skip
+    (problem,) = found.problems
+    assert problem.startswith(f"{broken} is damaged")
+    with running(tmp_path, "in process"):
+        time.sleep(0.05)
+        for cell in REQUEST.cells[4:6]:
+            store.save(cell, GameResult((1.0,) * 3, (1,) * 3, {}))
+        before, found, after = time.time(), table_progress(tmp_path), time.time()
+        started = last_run(tmp_path)["started"]
+    assert found.state == "running"
+    assert (before - started) * 15 / 2 <= found.seconds_left <= (after - started) * 15 / 2  # of 15 cells, like 2
 
 
 def test_a_claim_is_contradicted_by_one_strength(tmp_path):
@@ -151,6 +185,17 @@ def invoke(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+def refuses(max_frames):
+    """Play, but for games of so many frames, which are not those of a rehearsal."""
+
+    def refused(player, rules, *rest):
+        if rules.max_frames == max_frames:
+            raise RuntimeError("no luck")
+        return play(player, rules, *rest)
+
+    return refused
+
+
 @needs_ale
 def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setitem(plan.EFFORTS, "smoke", Effort(2, 1, 1, 1, 40))
@@ -164,13 +209,28 @@ def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopp
     found = json.loads(first.stdout)
     assert [(row["game"], row["strength"]) for row in found["rows"][:5]] == [("assault", s) for s in STRENGTHS]
     assert len(found["claims"]) == 2
-    cells = sorted((tmp_path / "run" / CELLS).glob("*.json"))
+    cells = sorted((tmp_path / "run" / "games").glob("*.json"))
     assert len(cells) == 10
     cells[3].unlink()
     cells[4].write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr("saplab.arcade.compute.play", refuses(40))
+        failed = invoke(*words)
+    assert failed.exit_code == 1
+    assert "failed after 3 tries: episodes 0..2: RuntimeError: no luck" in failed.stderr
+    assert "is damaged: KeyError('cell'); computing it again" in failed.stderr
+    assert "unfinished: 8 of 10 cells are stored" in failed.stderr
+    (progress,) = json.loads(invoke("runs", tmp_path / "run", "--json").stdout)["runs"]
+    assert (progress["stored"], progress["total"], progress["state"], progress["engine"]) == (
+        8, 10, "stopped", "in process"
+    )  # fmt: skip
+    assert {one["label"].partition(":")[0] for one in progress["failures"]} == {"assault"}
+    assert len(progress["failures"]) == 2
     again = invoke(*words)
+    assert again.exit_code == 0
     assert json.loads(again.stdout)["rows"] == found["rows"]
     assert "unfinished" not in again.stderr
+    assert "finished, 10 of 10 cells (100.0 %)" in invoke("runs", tmp_path).stdout
     page = invoke("report", tmp_path / "run", "--json")
     assert json.loads(page.stdout)["rows"] == found["rows"]
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 from saplab.studies import Network
@@ -66,7 +67,7 @@ class GameCell:
         """Give the canonical JSON text: sorted keys, no spaces, with the version of the numerics."""
         return json.dumps({"numerics": NUMERICS, **asdict(self.plain)}, sort_keys=True, separators=(",", ":"))
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Give 16 hexadecimal digits that name this cell's file."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]

@@ -1,40 +1,68 @@
-"""Compute cells of games in this process, one after the other; the episodes of a cell are played side by side."""
+"""Compute cells of games; the episodes of a cell are played side by side."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 
-from saplab.arcade.cell import GameCell
-from saplab.arcade.store import GameResult, GameStore
+from saplab.arcade.cell import NUMERICS, GameCell
+from saplab.arcade.store import GameResult
 from saplab.attacks import RandomNoise, Square, eps_of
 from saplab.defenses import defend
 from saplab.rl.adversary import Adversary
 from saplab.rl.atari import FRAME_SKIP
 from saplab.rl.play import Moment, Rules, Watch, play
 from saplab.rl.player import Player
-from saplab.runs.local import PRECISIONS
+from saplab.runs.engine import Tick
+from saplab.runs.images import PRECISIONS
 from saplab.runs.machine import made
 from saplab.studies import Network
 from saplab.studies.adversaries import Attack, attack_of
 from saplab.studies.specs import parse_defenses
 
-Tick = Callable[[int], None]
+Group = tuple[GameCell, ...]
 
 
 @dataclass(frozen=True)
 class Agents:
-    """What cells speak of by name: plain networks by (model, digest)."""
+    """What cells of games speak of by name: plain networks by (model, digest), and the device that they are on.
 
-    networks: Mapping[tuple[str, str], nn.Module]
+    It is a `saplab.runs.engine.Workload`; its unit of work is one full game.
+    """
+
+    numerics: ClassVar[int] = NUMERICS
+    models: Mapping[tuple[str, str], nn.Module]
+    device: str = "cpu"
 
     def network(self, network: Network) -> nn.Module:
         """Give the network, defended as the cell says."""
-        plain = self.networks[network.model, network.digest]
+        plain = self.models[network.model, network.digest]
         defenses = parse_defenses(network.defense)
         return defend(plain, *defenses, sites=network.sites or None) if defenses else plain
+
+    def groups(self, cells: Iterable[GameCell]) -> Sequence[Group]:
+        """Give each cell alone: no two share their games."""
+        return [(cell,) for cell in cells]
+
+    def work(self, group: Group) -> int:
+        """Count the games of a group."""
+        return sum(cell.stop - cell.start for cell in group)
+
+    def compute(self, group: Group, tick: Tick = lambda n: None) -> list[GameResult]:
+        """Compute the cells of a group; see `compute`."""
+        return [compute(cell, self, tick) for cell in group]
+
+    def beside(self) -> Mapping[str, Any]:
+        """Give nothing: the games are where the package is."""
+        return {}
+
+    @classmethod
+    def unpacked(cls, models: Mapping[tuple[str, str], nn.Module], beside: Mapping[str, Any], device: str) -> Self:
+        """Take the networks."""
+        return cls(models, device)
 
 
 def compute(
@@ -65,7 +93,7 @@ def compute(
         watch(moment)
 
     dtype = PRECISIONS[cell.precision]
-    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+    with torch.autocast(torch.device(agents.device).type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         episodes = play(player, rules, range(cell.start, cell.stop), cell.seed, adversary_of(cell, agents), on_step)
     tick(going)
     scores, steps = tuple(e.score for e in episodes), tuple(e.steps for e in episodes)
@@ -99,12 +127,3 @@ def _passes(attack: Attack) -> int:
     if isinstance(attack, RandomNoise):
         return 0
     return attack.passes if isinstance(attack, Square) else attack.gradient.samples
-
-
-def run(store: GameStore, cells: Iterable[GameCell], agents: Agents, tick: Tick = lambda n: None) -> None:
-    """Compute and save every one of `cells` that the store does not hold yet; a damaged one counts as not held.
-
-    Killed at any moment, a second call goes on with the first cell that is missing.
-    """
-    for cell in store.missing(cells):
-        store.save(cell, compute(cell, agents, tick))

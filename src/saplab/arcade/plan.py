@@ -18,10 +18,11 @@ class Effort:
     """How much is played and averaged for a table.
 
     Args:
-        episodes: of each cell.
-        seeds: cells of each strength.
+        episodes: games of each strength and seed.
+        seeds: how many.
         samples, passes: of the attack's gradient, and of an action of a defended agent.
         max_frames: after which a game is stopped; 18,000 are the five minutes of Mnih et al. 2015.
+        together: games of a cell, which are played side by side; fewer give more workers something to do.
     """
 
     episodes: int
@@ -29,6 +30,7 @@ class Effort:
     samples: int
     passes: int
     max_frames: int
+    together: int = 10
 
 
 EFFORTS: Final[Mapping[str, Effort]] = {
@@ -113,28 +115,29 @@ def paper_lines(plain: GameCell, effort: Effort) -> tuple[Line, Line]:
     """Give the lines of Table 1 for one game: the original agent, and SAP-100, each against its own gradient.
 
     Args:
-        plain: one cell of the original agent.
+        plain: the original agent's games of one strength and seed.
         effort: how much is played.
     """
-    original = line(plain, STRENGTHS, effort.seeds)
-    return original, line(_defended(plain, "sap:100", effort), STRENGTHS, effort.seeds, original)
+    original = _planned(plain, effort)
+    return original, _planned(_defended(plain, "sap:100", effort), effort, original)
 
 
 def further_lines(plain: GameCell, effort: Effort, original: Line) -> tuple[Line, ...]:
     """Give what the paper lacks: SAP-100 against BPDA, the dense gradient and random noise, and the other defences."""
     sap = _defended(plain, "sap:100", effort)
 
-    def planned(cell: GameCell, against: Line | None = original) -> Line:
-        return line(cell, STRENGTHS, effort.seeds, against)
-
-    noise = planned(replace(plain, attack={"name": "noise"}), None)
+    noise = _planned(replace(plain, attack={"name": "noise"}), effort)
     return (
-        planned(replace(sap, attack={**sap.attack, "backward": "identity"})),
-        planned(replace(sap, adversary=plain.defender, attack=plain.attack)),
+        _planned(replace(sap, attack={**sap.attack, "backward": "identity"}), effort, original),
+        _planned(replace(sap, adversary=plain.defender, attack=plain.attack), effort, original),
         noise,
-        planned(replace(sap, attack={"name": "noise"}), noise),
-        *(planned(_defended(plain, defense, effort)) for defense in _RIVALS),
+        _planned(replace(sap, attack={"name": "noise"}), effort, noise),
+        *(_planned(_defended(plain, defense, effort), effort, original) for defense in _RIVALS),
     )
+
+
+def _planned(cell: GameCell, effort: Effort, against: Line | None = None) -> Line:
+    return line(cell, STRENGTHS, effort.seeds, against, effort.together)
 
 
 def _defended(plain: GameCell, defense: str, effort: Effort) -> GameCell:

@@ -18,11 +18,11 @@ _ATTACK_NAMES: Final = {"noise": "random noise", "pgd": "PGD", "apgd": "APGD", "
 
 @dataclass(frozen=True)
 class Line:
-    """One agent against one adversary in one game: the cells of each strength, one a seed.
+    """One agent against one adversary in one game: the cells of each strength.
 
     Args:
         label: what a person reads ("SAP-100, identity backward").
-        cells: by strength; of one strength, cells that differ in their seed alone.
+        cells: by strength; of one strength, cells that differ in their seed and their range of episodes alone.
         against: the original agent's line, which changes are relative to; None for that line itself.
         paper: the paper's changes in %, by strength, where they exist.
     """
@@ -61,10 +61,22 @@ class Row:
     steps: float
 
 
-def line(cell: GameCell, strengths: Sequence[float], seeds: int, against: Line | None = None) -> Line:
-    """Plan a line: copies of one cell at each strength, with so many seeds from the cell's own."""
+def line(
+    cell: GameCell, strengths: Sequence[float], seeds: int, against: Line | None = None, together: int | None = None
+) -> Line:
+    """Plan a line: copies of one cell at each strength, with so many seeds from the cell's own.
+
+    Args:
+        cell: what to copy.
+        strengths: λ in pixel steps.
+        seeds: how many.
+        against: as in `Line`.
+        together: episodes of a cell at most; None for all in one.
+    """
     numbers = range(cell.seed, cell.seed + seeds)
-    cells = {lam: tuple(replace(cell, strength=lam, seed=seed).plain for seed in numbers) for lam in strengths}
+    starts = range(cell.start, cell.stop, together or cell.stop - cell.start)
+    parts = [replace(cell, start=a, stop=min(a + starts.step, cell.stop), seed=n) for n in numbers for a in starts]
+    cells = {lam: tuple(replace(part, strength=lam).plain for part in parts) for lam in strengths}
     return Line(label_of(cell), cells, against, _papers_changes(cell) if against else {})
 
 

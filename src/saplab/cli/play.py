@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.cli.running import AddressOption, EngineOption, WorkersOption
 from saplab.cli.train_agent import GAME
 
 if TYPE_CHECKING:
@@ -49,11 +50,15 @@ def play(
     max_frames: Annotated[int, typer.Option(help="Emulated frames after which a game is stopped.")] = 108_000,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
+    engine: EngineOption = "local",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     baseline: Annotated[bool, typer.Option(help="Let the agent play without defence as well.")] = True,
     video: Annotated[
         Path | None, typer.Option(help="Write a .gif of the last strength's first game, for the last defence.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of finished games, which runs may share.")] = Path("runs/games"),
+    out: Annotated[Path, typer.Option(help="Folder of finished games, which runs may share.")] = Path("runs/play"),
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
     """Let an agent play Atari games under attack.
@@ -64,14 +69,14 @@ def play(
     """
     from dataclasses import replace
 
-    import torch
-
     from saplab.arcade.cell import NO_ATTACK, GameCell
-    from saplab.arcade.compute import Agents
-    from saplab.arcade.store import GameStore
+    from saplab.arcade.compute import Agents, rehearse
+    from saplab.arcade.store import game_store
     from saplab.arcade.table import rows, to_records
     from saplab.attacks import MonteCarlo
     from saplab.cli.console import Console
+    from saplab.cli.evaluate import prepare
+    from saplab.cli.running import engine_of, fill
     from saplab.models.zoo import weights_digest
     from saplab.rl.agents import load_agent
     from saplab.rl.atari import rom_name
@@ -80,8 +85,8 @@ def play(
 
     if seeds < 1:
         raise ValueError(f"`seeds` must be >= 1, got {seeds}")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    who = engine_of(engine, workers, address, threads, device)
+    place = prepare("auto" if engine == "ray" else device, threads)
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
     attackers = parse_adversaries(attack, gradient, adversary)  # type: ignore[arg-type]
     strengths, rom, console = parse_strengths(lambdas), rom_name(game), Console(as_json)
@@ -99,15 +104,19 @@ def play(
         for one, against in zip(attackers, originals, strict=True)
     ]
     lines = _distinct([*originals, *lines] if baseline or not lines else lines)
-    agents = Agents({(plain.model, plain.digest): network})
-    store = GameStore.open(out)
-    _compute(store, lines, agents, console)
+    agents = Agents({(plain.model, plain.digest): network.to(place)}, place)
+    store = game_store(out, [cell for one in lines for cell in one.all_cells])
+    rehearse(store.wanted.values(), agents)
+    store.make()
+    finished = fill(store, store.survey(), agents, who, console, "games", "episodes")
     found = list(rows(store, lines))
     show_games(console, found)
     if video is not None:
         _film(video, list(lines[-1].cells.values())[-1][0], agents, console)
     if as_json:
         console.emit_json({"game": rom, "digest": plain.digest, "out": str(out), "rows": to_records(found)})
+    if not finished:
+        raise typer.Exit(1)
 
 
 def _line(
@@ -141,17 +150,6 @@ def _distinct(lines: "Sequence[Line]") -> "list[Line]":
         if [cell.digest for cell in same.all_cells] != [cell.digest for cell in one.all_cells]:
             raise ValueError(f"`attack` gives two different lines the name {one.label!r}; ask for them one by one")
     return list(found.values())
-
-
-def _compute(store: Any, lines: "Sequence[Line]", agents: "Agents", console: "Console") -> None:
-    from saplab.arcade.compute import rehearse, run
-
-    cells = [cell for one in lines for cell in one.all_cells]
-    rehearse(cells, agents)
-    missing = store.missing(cells)
-    if missing:
-        with console.progress("games", sum(cell.stop - cell.start for cell in missing)) as advance:
-            run(store, missing, agents, advance)
 
 
 def show_games(console: "Console", rows: "Sequence[Row]") -> None:

@@ -68,12 +68,13 @@ def reproduce(
     from saplab.studies.study import split_model, to_json
 
     console = Console(as_json)
-    table = TableJob(tuple(names), preset, agents, sticky, seed, precision, threads, out, dry_run)
-    if not (names := reproduce_tables(table, console)):
-        return
-    chosen, amount = choose(names, preset, outside)
     who = engine_of(engine, workers, address, threads, device)
     place = prepare("auto" if engine == "ray" else device, threads)
+    table = TableJob(tuple(names), preset, agents, sticky, seed, precision, place, who, out, dry_run)
+    names, finished = reproduce_tables(table, console)
+    if not names:
+        raise typer.Exit(0 if finished else 1)
+    chosen, amount = choose(names, preset, outside)
     chosen, models = networks_of(chosen, console)
     models = {spec: model.to(place) for spec, model in models.items()}
     digests = {spec: weights_digest(model) for spec, model in models.items()}
@@ -87,6 +88,8 @@ def reproduce(
     title = f"{', '.join(names)}: {preset}"
     job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen), who)
     show_plan(job, console) if dry_run else _compute_and_show(job, console)
+    if not finished:
+        raise typer.Exit(1)
 
 
 def _compute_and_show(job: "Job", console: "Console") -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
     from saplab.data.dataset import Dataset
     from saplab.runs import Request, Store
-    from saplab.runs.engine import Engine, Failed
-    from saplab.runs.local import Inputs
+    from saplab.runs.cellfiles import Survey
+    from saplab.runs.engine import Engine, Failed, Workload
+    from saplab.runs.images import Inputs
+    from saplab.runs.local import RunStore
     from saplab.studies import Curve
 
 
@@ -69,7 +71,7 @@ class Job:
     @property
     def inputs(self) -> "Inputs":
         """Give what the engine computes with."""
-        from saplab.runs.local import Inputs
+        from saplab.runs.images import Inputs
 
         return Inputs(self.models, self.data, self.device)
 
@@ -109,7 +111,7 @@ def compute(job: Job, console: Console) -> "Store":
     """Compute the job's missing cells, with a progress bar; say what failed, which `record.failures` gives as well."""
     from saplab.files import write_atomically
     from saplab.runs import Store
-    from saplab.runs.local import groups, rehearse, run, work_of
+    from saplab.runs.images import rehearse
 
     request, inputs = job.request, job.inputs
     rehearse(request.cells, inputs)
@@ -119,22 +121,47 @@ def compute(job: Job, console: Console) -> "Store":
     found = store.survey()
     for problem in found.foreign:
         console.say(problem)
-    for problem in found.damaged:
-        console.say(f"{problem}; computing it again")
-    if found.stored:
-        console.say(f"{store.root}: {len(found.stored)} of {len(request.cells)} cells are there already")
-    if not found.missing:
-        return store
-    with console.progress("network passes", sum(map(work_of, groups(found.missing)))) as advance:
-        failed = run(store, inputs, advance, job.engine)
-    _tell_failures(failed, store.root, console)
+    fill(store, found, inputs, job.engine, console)
     return store
 
 
-def _tell_failures(failed: "Sequence[Failed]", root: Path, console: Console) -> None:
+def fill(
+    store: "RunStore", found: "Survey[Any]", inputs: "Workload", engine: "Engine | None", console: Console,
+    unit: str = "network passes", ranges: str = "examples",
+) -> bool:  # fmt: skip
+    """Compute the cells that a store lacks, with a progress bar; say what was there and what failed.
+
+    Args:
+        store: where the results go.
+        found: what is in it.
+        inputs: what the cells name, and how they are computed.
+        engine: who computes; None for this process.
+        console: where to say it.
+        unit: of the work.
+        ranges: what the ranges of cells count.
+
+    Returns:
+        Whether all of them are there now.
+    """
+    from saplab.runs.local import run
+
+    for problem in found.damaged:
+        console.say(f"{problem}; computing it again")
+    if found.stored:
+        every = len(found.stored) + len(found.missing)
+        console.say(f"{store.root}: {len(found.stored)} of {every} cells are there already")
+    if not found.missing:
+        return True
+    with console.progress(unit, sum(map(inputs.work, inputs.groups(found.missing)))) as advance:
+        failed = run(store, inputs, advance, engine)
+    _tell_failures(failed, store.root, console, ranges)
+    return not failed
+
+
+def _tell_failures(failed: "Sequence[Failed]", root: Path, console: Console, ranges: str) -> None:
     for failure in failed[:_MOST_FAILURES]:
         first = failure.group[0]
-        console.say(f"failed after {failure.tries} tries: examples {first.start}..{first.stop}: {failure.reason}")
+        console.say(f"failed after {failure.tries} tries: {ranges} {first.start}..{first.stop}: {failure.reason}")
     if failed:
         console.say(
             f"{len(failed)} groups of cells failed; saplab runs {root} lists them, and the same command retries"
@@ -182,7 +209,8 @@ def engine_of(
 
 def show_plan(job: Job, console: Console) -> None:
     """Say what a job would compute: curves, network passes, and the longest time that they may take here."""
-    from saplab.runs.local import cost_of, groups, rehearse
+    from saplab.runs.images import rehearse
+    from saplab.runs.work import cost_of, groups
 
     request, inputs = job.request, job.inputs
     rehearse(request.cells, inputs)

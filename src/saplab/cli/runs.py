@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.cli.table1 import TABLES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -27,11 +29,9 @@ def runs(
     Stored cells, time left, what failed, and damaged files; a run may be going on meanwhile.
     """
     from saplab.cli.console import Console
-    from saplab.runs import Store
-    from saplab.runs.progress import progress_of
 
     console = Console(json=as_json)
-    found = [progress_of(Store.read(root)) for root in _folders(folder)]
+    found = [_progress(root) for root in _folders(folder)]
     for progress in found:
         console.say("\n".join(_lines(progress)))
     if as_json:
@@ -39,11 +39,30 @@ def runs(
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Give the run folders: this one, or those in it."""
-    if (folder / "request.json").is_file() or not folder.is_dir():
-        return [folder]
-    inside = sorted(path.parent for path in folder.glob("*/request.json"))
-    return inside or [folder]
+    """Give the run folders: this one, or those in it; with the tables inside them."""
+    if _is_run(folder) or not folder.is_dir():
+        return [folder, *_tables(folder)]
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [root for path in inside for root in (path, *_tables(path)) if _is_run(root)] or [folder]
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Give the folders of tables that lie beside figures, in the figures' own."""
+    return [folder / name for name in TABLES if _is_run(folder / name)]
+
+
+def _is_run(folder: Path) -> bool:
+    from saplab.arcade.folder import is_table
+
+    return is_table(folder) or (folder / "request.json").is_file()
+
+
+def _progress(folder: Path) -> "Progress":
+    from saplab.arcade.folder import is_table, table_progress
+    from saplab.runs import Store
+    from saplab.runs.progress import progress_of
+
+    return table_progress(folder) if is_table(folder) else progress_of(Store.read(folder))
 
 
 def _lines(progress: "Progress") -> "Iterator[str]":
@@ -56,8 +75,8 @@ def _lines(progress: "Progress") -> "Iterator[str]":
     open_curves = [curve for curve in progress.curves if curve.stored < curve.total]
     yield from _some(f"  {curve.stored}/{curve.total}  {curve.label}" for curve in open_curves)
     yield from _some(
-        f"  failed: {failure.label}, examples {failure.start}..{failure.stop}, {failure.tries} tries: {failure.reason}"
-        for failure in progress.failures
+        f"  failed: {one.label}, {progress.ranges} {one.start}..{one.stop}, {one.tries} tries: {one.reason}"
+        for one in progress.failures
     )
     yield from _some(f"  problem: {problem}" for problem in progress.problems)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from saplab.arcade.plan import Entry, TableRequest
     from saplab.cli.console import Console
     from saplab.rl.agents import Facts
+    from saplab.runs.engine import Engine
 
 TABLES = ("table1", "table1-beyond")
 _GROUPS = ("all", "paper")
@@ -28,7 +29,8 @@ class TableJob:
         preset: how much is played.
         agents: folder with one trained agent a game; None for those of the package.
         sticky, seed, precision: as in `TableRequest`.
-        threads: PyTorch's; None for its own choice.
+        device: of PyTorch.
+        engine: who plays; None for this process.
         out: run folder; None for ``runs/PRESET-NAME``.
         dry_run: only say what would be played.
     """
@@ -39,7 +41,8 @@ class TableJob:
     sticky: float
     seed: int
     precision: str
-    threads: int | None
+    device: str
+    engine: "Engine | None"
     out: Path | None
     dry_run: bool
 
@@ -57,42 +60,39 @@ class TableJob:
         return self.out / inner if self.out else Path("runs") / f"{self.preset}-{inner}"
 
 
-def reproduce_tables(job: TableJob, console: "Console") -> list[str]:
-    """Play what is missing of Table 1 if it is among the names, show it and write its page; give the other names.
+def reproduce_tables(job: TableJob, console: "Console") -> tuple[list[str], bool]:
+    """Play what is missing of Table 1 if it is among the names, show it and write its page.
+
+    Returns:
+        The other names, and whether all games of the table that can be played are there.
 
     Raises:
         ValueError: a table is asked for by name and no agent is there, or an agent cannot be used.
     """
     others = [name for name in job.names if name not in TABLES]
-    if job.explicit or any(name in _GROUPS for name in others):
-        _reproduce(job, console)
-    return others
+    wanted = job.explicit or any(name in _GROUPS for name in others)
+    return others, _reproduce(job, console) if wanted else True
 
 
-def _reproduce(job: TableJob, console: "Console") -> None:
-    from saplab.arcade.compute import rehearse, run
-    from saplab.arcade.store import GameStore
-    from saplab.cli.evaluate import prepare
-    from saplab.files import write_atomically
-    from saplab.report.games import CELLS, TABLE
+def _reproduce(job: TableJob, console: "Console") -> bool:
+    from saplab.arcade.compute import rehearse
+    from saplab.arcade.folder import open_table
+    from saplab.cli.running import fill
 
-    prepare("cpu", job.threads)
     found = _entries(job, console)
     if found is None:
-        return
+        return True
     entries, agents = found
     request = _request(job, entries)
     rehearse(request.cells, agents)
     if job.dry_run:
         _show_plan(request, console)
-        return
-    store = GameStore.open(job.folder / CELLS)
-    write_atomically(job.folder / TABLE, request.to_json().encode())
-    missing = store.missing(request.cells)
-    if missing:
-        with console.progress("games", sum(cell.stop - cell.start for cell in missing)) as advance:
-            run(store, missing, agents, advance)
-    show_table(job.folder, console)
+        return True
+    store = open_table(job.folder, request)
+    whole = fill(store, store.survey(), agents, job.engine, console, "games", "episodes")
+    if whole or store.survey().stored:
+        show_table(job.folder, console)
+    return whole
 
 
 def _request(job: TableJob, entries: "Sequence[Entry]") -> "TableRequest":
@@ -130,7 +130,7 @@ def _entries(job: TableJob, console: "Console") -> "tuple[list[Entry], Agents] |
         network, facts = loaded
         entry = Entry(rom_name(game), weights_digest(network), _note(facts))
         entries.append(entry)
-        networks[f"agent:{entry.game}", entry.digest] = network
+        networks[f"agent:{entry.game}", entry.digest] = network.to(job.device)
     where = f"in {job.agents}" if job.agents else "in the package"
     how = f"saplab train-agent {absent[0]} --out {job.agents or 'runs/agents'}/{absent[0]}" if absent else ""
     if not entries:
@@ -139,7 +139,7 @@ def _entries(job: TableJob, console: "Console") -> "tuple[list[Entry], Agents] |
         return None
     if absent:
         console.say(f"left out, as no agent is {where}: {', '.join(absent)} (to train one: {how})")
-    return entries, Agents(networks)
+    return entries, Agents(networks, job.device)
 
 
 def _leave_out(job: TableJob, console: "Console", reason: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from saplab.arcade.claims import claims_of
+from saplab.arcade.folder import is_table, read_table
 from saplab.arcade.plan import STRENGTHS, TableRequest
 from saplab.arcade.reference import PAPER_CHANGES, PUBLISHED
 from saplab.arcade.scores import score_difference
@@ -19,7 +20,7 @@ from saplab.report.study import tally
 from saplab.runs import BrokenCellError
 from saplab.studies.study import Claim
 
-TABLE, CELLS = "table1.json", "games"
+__all__ = ["TableReport", "is_table", "judge", "write_table"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,6 @@ class TableReport:
         return tally(self.judged)
 
 
-def is_table(root: Path | str) -> bool:
-    """Tell whether a run folder holds Table 1."""
-    return (Path(root) / TABLE).is_file()
-
-
 def write_table(root: Path | str, title: str = "") -> TableReport:
     """Write ``report.html`` and ``table1.csv`` of a table into its run folder, finished or not.
 
@@ -59,8 +55,8 @@ def write_table(root: Path | str, title: str = "") -> TableReport:
         OSError: if a file cannot be written.
     """
     root = Path(root)
-    request = TableRequest.from_json((root / TABLE).read_text(encoding="utf-8"))
-    store, lines = GameStore(root / CELLS), request.lines
+    request, store = read_table(root)
+    lines = request.lines
     found = tuple(row for of_game in lines.values() for row in rows(store, of_game))
     judged = tuple((game, judge(claim, store, ls)) for game, ls in lines.items() for claim in claims_of(game, ls))
     made = list(_made(store, request))

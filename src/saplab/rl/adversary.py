@@ -56,7 +56,7 @@ class Adversary:
 
     def _greedy_actions(self, stacks: Tensor, numbers: Tensor) -> Tensor:
         if self.samples == 0:
-            return torch.zeros(len(stacks), dtype=torch.int64)
+            return torch.zeros(len(stacks), dtype=torch.int64, device=stacks.device)
         key = noise.stream_key(self.seed, "attack")
         return mean_values(self.network, stacks, self.samples, key, numbers).argmax(1)
 
@@ -82,5 +82,5 @@ class NewestFrame(nn.Module):
         drawing = current()
         if drawing is None:
             raise ValueError("a network of the newest frame can only run inside an attack, which tells its examples")
-        rows = torch.searchsorted(self._numbers, drawing.streams[:, 2].contiguous())
+        rows = torch.searchsorted(self._numbers, drawing.streams[:, 2].to(self._numbers.device).contiguous())
         return self.network(torch.cat((self._older[rows], frames), 1))  # type: ignore[no-any-return]

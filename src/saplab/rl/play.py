@@ -59,7 +59,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Moment:
-    """One step of all games that are still played, for whoever watches.
+    """One step of all games that are still played, for whoever watches; tensors are on the player's device.
 
     Args:
         episodes: (N,) their numbers.
@@ -105,16 +105,17 @@ def play(
         raise ValueError(f"`episodes` must be at most {BATCH} at a time, got {len(numbers)}")
     going = [_Seat(rules, number, seed) for number in numbers]
     done: list[Episode] = []
+    device = player.device
     memory: Tensor | None = None  # what the player saw last, where an adversary's older frames stay as they are
     while going:
-        stacks = torch.from_numpy(np.concatenate([seat.stacks for seat in going])).float().div_(255)
+        stacks = torch.from_numpy(np.concatenate([seat.stacks for seat in going])).to(device).float().div_(255)
         given = stacks if memory is None else torch.cat((memory[:, 1:], stacks[:, -1:]), 1)
         observations = torch.tensor([seat.number * STEPS + seat.steps for seat in going])
         seen = adversary.perturb(given, observations) if adversary else given
         values = player.values(seen, observations)
         if values.shape[1] != going[0].actions:
             raise ValueError(f"the agent has {values.shape[1]} actions, but {rules.game} has {going[0].actions}")
-        actions = [seat.choose(row) for seat, row in zip(going, values.numpy(), strict=True)]
+        actions = [seat.choose(row) for seat, row in zip(going, values.cpu().numpy(), strict=True)]
         if watch is not None:
             points = tuple(seat.score for seat in going)
             watch(Moment(tuple(seat.number for seat in going), stacks, seen, values, np.array(actions), points))
@@ -123,7 +124,7 @@ def play(
         ended = np.array([seat.receive() for seat in going])
         done += [Episode(seat.number, seat.score, seat.steps) for seat, end in zip(going, ended, strict=True) if end]
         going = [seat for seat, end in zip(going, ended, strict=True) if not end]
-        memory = seen[torch.from_numpy(~ended)] if adversary and adversary.newest else None
+        memory = seen[torch.from_numpy(~ended).to(device)] if adversary and adversary.newest else None
     return sorted(done, key=lambda episode: episode.number)
 
 

@@ -25,6 +25,11 @@ class Player:
     passes: int = 1
     seed: int = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Give the device of the network."""
+        return next((tensor.device for tensor in self.network.parameters()), torch.device("cpu"))
+
     def values(self, stacks: Tensor, numbers: Tensor) -> Tensor:
         """Give the mean values (N, actions) of stacks, whose numbers (N,) decide the draws."""
         return mean_values(self.network, stacks, self.passes, noise.stream_key(self.seed), numbers)

@@ -65,7 +65,7 @@ class Clip:
 
     def _drawn(self, moment: Moment, row: int) -> "Image.Image":
         image_of, draw_on = _pillow()
-        seen, added = moment.seen[row, -1], moment.seen[row, -1] - moment.stacks[row, -1]
+        seen, shown = moment.seen[row, -1].cpu(), moment.stacks[row, -1].cpu()
         width = 2 * _SIDE + _BARS + 4 * _MARGIN
         picture: Image.Image = image_of.new("RGB", (width, _HEADER + _SIDE + 3 * _MARGIN), "white")
         draw = draw_on.Draw(picture)
@@ -73,13 +73,13 @@ class Clip:
         state = f"step {len(self.frames)}, {moment.scores[row]:g} points, action {action}"
         draw.text((_MARGIN, 4), f"{self._title}: {state}", _INK)
         labels = ("what the agent sees", f"perturbation, {self._gain} times" if self._gain else "no perturbation")
-        panels = (seen.numpy() * 255, 128 + added.numpy() * 255 * self._gain)
+        panels = (seen.numpy() * 255, 128 + (seen - shown).numpy() * 255 * self._gain)
         for column, (label, pixels) in enumerate(zip(labels, panels, strict=True)):
             left = _MARGIN + column * (_SIDE + _MARGIN)
             draw.text((left, _HEADER - 14), label, _INK)
             picture.paste(_enlarged(pixels), (left, _HEADER))
         draw.text((2 * _SIDE + 3 * _MARGIN, _HEADER - 14), "value of each action", _INK)
-        self._draw_values(draw, moment.values[row].numpy(), int(moment.actions[row]))
+        self._draw_values(draw, moment.values[row].cpu().numpy(), int(moment.actions[row]))
         return picture
 
     def _draw_values(self, draw: "ImageDraw.ImageDraw", values: NDArray[np.float32], action: int) -> None:

@@ -15,12 +15,9 @@ from typing import Any, Final
 
 import torch
 
-from saplab.runs.cellfile import CellResult
-from saplab.runs.engine import Computed, Group, Outcome, Queue, Tick, Trouble, Try, trouble_of
-from saplab.runs.local import Inputs, compute
+from saplab.runs.engine import Computed, Group, Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
 from saplab.runs.machine import usable_cores
 from saplab.runs.parcel import Parcel, pack, unpack
-from saplab.runs.work import work_of
 
 _WAIT_SECONDS: Final = 1.0
 _KNOCK_SECONDS: Final = 10.0
@@ -55,7 +52,7 @@ class RayCluster:
     threads: int = 1
     device: str | None = None
 
-    def __call__(self, todo: Sequence[Group], inputs: Inputs, tick: Tick) -> Generator[Outcome]:
+    def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
         """Compute the groups, in the order in which they become ready; see `Engine`."""
         ray = import_ray()
         ours = not ray.is_initialized()
@@ -65,7 +62,7 @@ class RayCluster:
             submit = partial(_submit, task, parcel, self.threads, device)
             for outcome in drive(Queue(todo), submit, _Room(ray, self.threads, device, most), cancel=not ours):
                 if isinstance(outcome, Computed):
-                    tick(work_of(outcome.group))
+                    tick(inputs.work(outcome.group))
                 yield outcome
 
     def __str__(self) -> str:
@@ -172,7 +169,7 @@ def _ready(ray: Any, references: list[Any]) -> list[Any]:
     return ready  # type: ignore[no-any-return]
 
 
-def _fetch(ray: Any, references: list[Any]) -> list[list[CellResult] | Trouble]:
+def _fetch(ray: Any, references: list[Any]) -> list[Sequence[Any] | Trouble]:
     """Get the results of tasks, all at once if none of them failed."""
     try:
         return ray.get(references)  # type: ignore[no-any-return]
@@ -213,17 +210,17 @@ def _submit(task: Any, parcel: Any, threads: int, device: str, group: Group) -> 
     return task.remote(group, parcel, threads, device)
 
 
-_loaded: dict[str, Inputs] = {}  # in a worker process: the parcel that it computes with
+_loaded: dict[str, Workload] = {}  # in a worker process: the parcel that it computes with
 
 
-def _compute(group: Group, parcel: Parcel, threads: int, device: str) -> list[CellResult] | Trouble:
+def _compute(group: Group, parcel: Parcel, threads: int, device: str) -> Sequence[Any] | Trouble:
     """Compute a group in a worker process."""
     try:
         torch.set_num_threads(threads)
         if parcel.digest not in _loaded:
             _loaded.clear()
             _loaded[parcel.digest] = unpack(parcel, device)
-        return compute(group, _loaded[parcel.digest])
+        return _loaded[parcel.digest].compute(group, lambda n: None)
     except Exception as error:  # Ray would wrap it
         return trouble_of(error)
 

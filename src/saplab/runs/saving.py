@@ -3,13 +3,19 @@
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Protocol, Self
 
 from saplab.runs.engine import Computed
-from saplab.runs.store import Store
 
 _THREADS: Final = 4
 _WAITING: Final = 16  # cells that may wait for the disk, before the engine has to
+
+
+class Results(Protocol):
+    """Where results are saved, by several threads at a time."""
+
+    def save(self, cell: Any, result: Any) -> None:
+        """Write the result of a cell, whole or not at all."""
 
 
 class Saver:
@@ -19,7 +25,7 @@ class Saver:
         OSError: of a save, at the next one or when the context is left.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Results) -> None:
         self._store = store
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="saplab-save")
         self._waiting: deque[Future[None]] = deque()

@@ -1,35 +1,15 @@
 """A run folder: ``request.json`` and one atomic file a cell, so that a killed run goes on where it stopped."""
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from saplab.files import is_temporary, remove_leftovers, write_atomically
+from saplab.files import is_temporary, write_atomically
 from saplab.runs.cellfile import DTYPES, SUFFIX, BrokenCellError, CellResult, decode, encode, join
-from saplab.runs.index import Index, Stamp, stamp_of
+from saplab.runs.cellfiles import CellFiles, Format, Survey
 from saplab.runs.request import Request
 from saplab.studies import Cell
 
 __all__ = ["DTYPES", "BrokenCellError", "CellResult", "Store", "Survey", "join"]
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What is in a run folder.
-
-    Args:
-        stored: when each whole cell was written, in nanoseconds, by its digest.
-        missing: cells that still have to be computed, in the request's order.
-        damaged: files of cells that are damaged or hold something else, one line each.
-        foreign: files among the cells that belong to none, likewise.
-    """
-
-    stored: Mapping[str, int]
-    missing: tuple[Cell, ...]
-    damaged: tuple[str, ...]
-    foreign: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,14 +43,13 @@ class Store:
         if wanted := store._changed(request, extend):
             write_atomically(root / "request.json", wanted.to_json().encode())
             store = cls(root, wanted)
-        remove_leftovers(root)
-        remove_leftovers(root / "cells")
+        store._files.make()
         return store
 
     def _changed(self, request: Request, extend: bool) -> Request | None:
         """Give the request that takes the place of the folder's own; None where that stays."""
         own = self.request
-        if next(self._files(), None) is None:
+        if next(self._files.names(), None) is None:
             return request if own.difference(request) else None
         if difference := own.conflict(request) if extend else own.difference(request):
             raise ValueError(f"{self.root} holds another request ({difference}); choose another --out")
@@ -94,69 +73,27 @@ class Store:
 
     def path(self, cell: Cell) -> Path:
         """Give the file of `cell`, whether it is there or not."""
-        return self.root / "cells" / f"{cell.digest}.safetensors"
+        return self._files.path(cell)
 
     def save(self, cell: Cell, result: CellResult) -> None:
-        """Write `result` as the file of `cell`, whole or not at all; several threads may save at a time.
-
-        Raises:
-            ValueError: if the result has other strengths or another number of examples than the cell.
-            OSError: if it cannot be written; for a full disk with advice.
-        """
-        path = self.path(cell)
-        content = encode(cell, result)
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, content)
-        self._index.add([(cell.digest, stamp_of(path.stat()))])
+        """Write `result` as the file of `cell`; see `CellFiles.save`."""
+        self._files.save(cell, result)
 
     def load(self, cell: Cell) -> CellResult:
-        """Read the result of `cell`, checked against its checksum.
-
-        A damaged file is marked by a new time of change, so that the next run looks at it and computes it again.
-
-        Raises:
-            FileNotFoundError: if the cell has no file.
-            BrokenCellError: if the file is damaged or holds something else.
-        """
-        path = self.path(cell)
-        try:
-            return decode(path, cell)
-        except BrokenCellError:
-            with suppress(OSError):
-                os.utime(path)
-            raise
+        """Read the result of `cell`, checked against its checksum; see `CellFiles.load`."""
+        return self._files.load(cell)
 
     def has(self, cell: Cell) -> bool:
         """Read the file of `cell`, and say whether it is there, whole and the cell's own."""
-        try:
-            self.load(cell)
-        except (FileNotFoundError, BrokenCellError):
-            return False
-        return True
+        return self._files.has(cell)
 
-    def survey(self) -> Survey:
+    def survey(self) -> Survey[Cell]:
         """Look at all files: read those that are new or changed since they were found whole, trust the others."""
-        known, own = self._index.read(), self.request.by_digest
-        stored: dict[str, int] = {}
-        damaged, foreign, new = [], [], []
-        for name, stamp in self._files():
-            digest = name.removesuffix(SUFFIX)
-            if digest not in own or not name.endswith(SUFFIX):
-                foreign.append(f"{self.root / 'cells' / name} does not belong to this run")
-            elif known.get(digest) == stamp:
-                stored[digest] = stamp[1]
-            elif problem := self._problem(own[digest]):
-                damaged.append(problem)
-            else:
-                stored[digest] = stamp[1]
-                new.append((digest, stamp))
-        self._index.add(new)
-        missing = tuple(cell for digest, cell in own.items() if digest not in stored)
-        return Survey(stored, missing, tuple(damaged), tuple(foreign))
+        return self._files.survey()
 
     def missing(self) -> tuple[Cell, ...]:
         """Give the cells of the request that still have to be computed, in order."""
-        return self.survey().missing
+        return self._files.missing()
 
     def problems(self) -> list[str]:
         """Describe the files among the cells that are damaged or do not belong to the request, one line each."""
@@ -164,25 +101,8 @@ class Store:
         return sorted((*found.damaged, *found.foreign))
 
     @property
-    def _index(self) -> Index:
-        return Index(self.root / "index.txt")
-
-    def _files(self) -> Iterator[tuple[str, Stamp]]:
-        """Give name and stamp of each file among the cells, but for those that are being written."""
-        folder = self.root / "cells"
-        if not folder.is_dir():
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not is_temporary(Path(entry.name)) and entry.is_file():
-                    yield entry.name, stamp_of(entry.stat())
-
-    def _problem(self, cell: Cell) -> str:
-        try:
-            self.load(cell)
-        except (BrokenCellError, FileNotFoundError) as error:
-            return str(error)
-        return ""
+    def _files(self) -> CellFiles[Cell, CellResult]:
+        return CellFiles(self.root, "cells", Format(SUFFIX, encode, decode), self.request.by_digest)
 
 
 def _refuse_foreign(root: Path) -> None:

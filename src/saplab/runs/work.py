@@ -1,4 +1,4 @@
-"""What is computed together, and what it costs."""
+"""Which cells of images are computed together, and what it costs."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -7,9 +7,10 @@ from typing import Any
 
 from saplab.attacks import eps_of
 from saplab.attacks.attack import Cost
-from saplab.runs.engine import Group
 from saplab.studies import Cell
 from saplab.studies.adversaries import attack_of
+
+Group = tuple[Cell, ...]
 
 
 def groups(cells: Iterable[Cell]) -> list[Group]:

@@ -14,11 +14,8 @@ from typing import Any, Final
 
 import torch
 
-from saplab.runs.cellfile import CellResult
-from saplab.runs.engine import TRIES, Computed, Group, Outcome, Queue, Tick, Trouble, Try, trouble_of
-from saplab.runs.local import Inputs, compute
+from saplab.runs.engine import TRIES, Computed, Group, Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
 from saplab.runs.parcel import pack, unpack
-from saplab.runs.work import work_of
 
 _READY: Final = "ready"
 _spawn = get_context("spawn")
@@ -39,7 +36,7 @@ class Workers:
     count: int
     threads: int
 
-    def __call__(self, todo: Sequence[Group], inputs: Inputs, tick: Tick) -> Generator[Outcome]:
+    def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
         """Compute the groups, the first that is ready first; see `Engine`."""
         crew = _Crew(Queue(todo), pickle.dumps(pack(inputs), protocol=5), self.threads, _places(inputs.device))
         try:
@@ -48,7 +45,7 @@ class Workers:
             while crew.busy:
                 for outcome in crew.listen():
                     if isinstance(outcome, Computed):
-                        tick(work_of(outcome.group))
+                        tick(inputs.work(outcome.group))
                     yield outcome
         finally:
             crew.end()
@@ -209,8 +206,8 @@ def _end_with_driver() -> None:
         os._exit(1)
 
 
-def _compute(group: Group, inputs: Inputs) -> list[CellResult] | Trouble:
+def _compute(group: Group, inputs: Workload) -> Sequence[Any] | Trouble:
     try:
-        return compute(group, inputs)
+        return inputs.compute(group, lambda n: None)
     except Exception as error:
         return trouble_of(error)
