@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,10 @@ from saplab.attacks.ball import check_labels
 from saplab.defenses.defended import draws_weights
 from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import logits
+from saplab.defenses.sharing import Run, shared_out
 from saplab.pruning.operator import BackwardRule
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (M, C), the rows (M,) of the batch -> what to differentiate
-
-Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # rows (M,) of the batch and their streams (M, 3) -> (M, ...) each
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ class Batch:
 
     def _run(self, samples: int, run: Run) -> Iterator[tuple[Tensor, ...]]:
         everyone = torch.arange(len(self.images), device=self.images.device)
+        in_threads = partial(shared_out, self.adversary, run)
         for count, streams in self._stacks(samples):
-            results = as_memory_allows(run, everyone.repeat(count), streams)
+            results = as_memory_allows(in_threads, everyone.repeat(count), streams)
             yield tuple(t.unflatten(0, (count, -1)) for t in results)
 
 

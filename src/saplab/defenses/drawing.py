@@ -118,6 +118,11 @@ def checkpoints() -> int:
     return found
 
 
+def inside_checkpoint() -> bool:
+    """Tell whether an activation checkpoint around the caller is running its function, for the first or second time."""
+    return _tape.get() is not None or checkpoints() > 0
+
+
 class Tape:
     """The draws of the passes that a checkpointed function begins, in order, for its second run."""
 

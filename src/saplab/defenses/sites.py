@@ -173,6 +173,11 @@ def announce_modules(model: nn.Module) -> None:
             module.register_forward_hook(_leave, always_call=True)
 
 
+def is_announcement(hook: Any) -> bool:
+    """Tell whether a forward hook is one of `announce_modules`."""
+    return hook is _leave or (isinstance(hook, partial) and hook.func is _enter)
+
+
 def _path(function: str) -> str:
     if not module_path.stack:
         return function
