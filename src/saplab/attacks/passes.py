@@ -82,16 +82,20 @@ def as_memory_allows(run: Run, rows: Tensor, streams: Tensor) -> tuple[Tensor, .
     """Run rows at once, or, where memory runs out, one half after the other: the draws are the same.
 
     Raises:
-        torch.OutOfMemoryError: a single row is too much.
+        RuntimeError: a single row is too much, or there is another reason.
     """
     try:
         return run(rows, streams)
-    except torch.OutOfMemoryError:
-        if len(rows) < 2:
+    except RuntimeError as error:
+        if len(rows) < 2 or not _memory_ran_out(error):
             raise
     half = len(rows) // 2
     parts = [as_memory_allows(run, rows[s], streams[s]) for s in (slice(half), slice(half, None))]
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def _memory_ran_out(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def cut(passes: tuple[Tensor, ...], start: int, marks: Iterable[int]) -> Iterator[tuple[Tensor, ...]]:

@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _hooks
-from torch.utils import _python_dispatch
 
 from saplab.defenses.defended import Defended
 from saplab.defenses.drawing import inside_checkpoint
@@ -44,10 +43,10 @@ def _nobody_looks_on() -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_function_stack()
-        or _python_dispatch._len_torch_dispatch_stack()
+        or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        or torch.autograd._profiler_enabled()
+        or torch._C._autograd._profiler_enabled()
         or inside_checkpoint()
         or _hooks._has_any_global_hook()
     )
