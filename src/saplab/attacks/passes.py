@@ -52,7 +52,7 @@ class Batch:
 
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
             x = self.images[rows].requires_grad_()
-            with torch.enable_grad(), drawing(streams, self.rule):
+            with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True):
                 z = self._logits(x)
                 value = objective(z, rows)
                 (gradient,) = torch.autograd.grad(value.sum(), x)
