@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from saplab.defenses.drawing import NOT_REPEATABLE, Drawing, checkpoints
 from saplab.defenses.weights import WeightDefense
-from saplab.pruning.normalised import Normalised, is_batch_norm, normalised
+from saplab.pruning.normalised import Normalised, normalised
 
 MOST_DEFENSES: Final = 16  # per network: a site's number in the noise is call · MOST_DEFENSES + position
 
@@ -249,8 +249,8 @@ class SiteMode(TorchFunctionMode):
         kind = _classify(func, args, kwargs)
         if kind is None:
             result = func(*args, **kwargs)
-            if self.run.drawing.inputs_only and is_batch_norm(func, args, kwargs):
-                self.run.norm = normalised(args, result)
+            if func is F.batch_norm and self.run.drawing.inputs_only:
+                self.run.norm = normalised(args, kwargs, result)
             return result
         function, in_place = kind
         if func in _RECTIFIERS and not in_place:

@@ -4,11 +4,11 @@ Batch-norm in evaluation multiplies each channel by weight / sqrt(variance + eps
 input. Where nobody asks for the gradients of its weights, that is all there is to it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from saplab.pruning.gradient import scale_bfloat16_gradient_by_channel, scale_gradient_by_channel
@@ -38,10 +38,12 @@ class Normalised:
         return h is self.after and h._version == self.version and not h._backward_hooks
 
 
-def normalised(args: tuple[Any, ...], after: Tensor) -> Normalised | None:
-    """Describe a call of `batch_norm`, by its arguments in order; None where there is no shorter way back."""
-    before, _, variance, weight, _, training, _, eps = args
-    if training or torch.compiler.is_compiling() or not (after.is_cpu and after.requires_grad and after.dim() == 4):
+def normalised(args: tuple[Any, ...], kwargs: Mapping[str, Any], after: Tensor) -> Normalised | None:
+    """Describe a call of `batch_norm`, as PyTorch tells of it; None where there is no shorter way back."""
+    if len(args) != 3 or args[2] is None or kwargs.get("training") or torch.compiler.is_compiling():
+        return None
+    before, variance, weight, eps = args[0], args[2], kwargs.get("weight"), kwargs.get("eps", 1e-5)
+    if not (after.is_cpu and after.requires_grad and after.dim() == 4):
         return None
     if after.dtype not in _KERNELS or before.dtype != after.dtype:
         return None
@@ -80,8 +82,3 @@ def _gradient(grad: Tensor, h: Tensor, out: Tensor, scale: Tensor) -> Tensor:
     maps = [as_array(t.permute(0, 2, 3, 1).flatten(1, 2)) for t in (grad, h, out, result)]
     over_rows(lambda start, stop: kernel(*(t[start:stop] for t in maps), channels), len(h), h[:1].numel())
     return result
-
-
-def is_batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Tell whether a call is `batch_norm` as its modules call it, all eight arguments in order."""
-    return func is F.batch_norm and len(args) == 8 and not kwargs and args[2] is not None
