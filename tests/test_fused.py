@@ -93,10 +93,11 @@ def test_the_way_past_batch_norm_leads_to_the_same_gradient(between, rule):
     torch.testing.assert_close(short, long, rtol=1e-5, atol=1e-6 * float(long.abs().max()))
 
 
-def test_the_way_past_batch_norm_in_bfloat16():
+@pytest.mark.parametrize("rule", ["mask", "identity"])
+def test_the_way_past_batch_norm_in_bfloat16(rule):
     net = saplab.defend(Net(), saplab.SAP(100)).bfloat16()
     x = torch.randn(5, 3, 8, 8, generator=GENERATOR).bfloat16().contiguous(memory_format=torch.channels_last)
-    short, long = (gradient(net, x, inputs_only, "mask").float() for inputs_only in (True, False))
+    short, long = (gradient(net, x, inputs_only, rule).float() for inputs_only in (True, False))
     torch.testing.assert_close(short, long, rtol=3 * 2**-8, atol=2**-7 * float(long.abs().max()))
 
 

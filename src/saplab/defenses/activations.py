@@ -61,8 +61,8 @@ class SAP:
     ) -> Tensor:
         """Do as `apply` to relu(h) in one go, and with the batch-norm before it where `h` is the output of `norm`."""
         draws, streams, where = self._checked_draws(h, name), drawing.rows(len(h), name), f"site {name!r}"
-        if norm is not None and drawing.rule == "mask":
-            return prune_normalised(norm, streams, draws, site, where)
+        if norm is not None and drawing.rule != "probability":
+            return prune_normalised(norm, streams, draws, site, where, drawing.rule)
         return prune(h, streams, draws, site, drawing.rule, where, rectify=True)
 
     def _checked_draws(self, h: Tensor, name: str) -> int:

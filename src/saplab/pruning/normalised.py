@@ -11,11 +11,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from saplab.pruning.gradient import scale_bfloat16_gradient_by_channel, scale_gradient_by_channel
-from saplab.pruning.operator import as_array, prune
+from saplab.pruning.gradient import (
+    pass_bfloat16_gradient_by_channel,
+    pass_gradient_by_channel,
+    scale_bfloat16_gradient_by_channel,
+    scale_gradient_by_channel,
+)
+from saplab.pruning.operator import BackwardRule, as_array, prune
 from saplab.pruning.threads import over_rows
 
 _KERNELS: Final = {torch.float32: scale_gradient_by_channel, torch.bfloat16: scale_bfloat16_gradient_by_channel}
+_IDENTITY_KERNELS: Final = {torch.float32: pass_gradient_by_channel, torch.bfloat16: pass_bfloat16_gradient_by_channel}
 
 
 @dataclass(frozen=True)
@@ -54,31 +60,31 @@ def normalised(args: tuple[Any, ...], kwargs: Mapping[str, Any], after: Tensor) 
         return Normalised(before, after, scale if weight is None else scale * weight, after._version)
 
 
-def prune_normalised(norm: Normalised, streams: Tensor, draws: int, site: int, name: str) -> Tensor:
-    """Prune relu(norm.after), as `prune` does; its gradient, by the rule ``mask``, goes to norm.before at once."""
-    maps = norm.before, norm.after.detach(), norm.scale
-    return _PruneNormalised.apply(*maps, streams, draws, site, name)  # type: ignore[no-any-return, no-untyped-call]
+def prune_normalised(norm: Normalised, streams: Tensor, draws: int, site: int, name: str, rule: BackwardRule) -> Tensor:
+    """Prune relu(norm.after), as `prune` does; its gradient, by ``mask`` or ``identity``, goes to norm.before."""
+    arguments = norm.before, norm.after.detach(), norm.scale, streams, draws, site, name, rule
+    return _PruneNormalised.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _PruneNormalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, before: Tensor, after: Tensor, scale: Tensor, *where: Any) -> Tensor:
-        streams, draws, site, name = where
-        out = prune(after, streams, draws, site, "mask", name, rectify=True)
-        ctx.save_for_backward(after, out, scale)
+        streams, draws, site, name, rule = where
+        out = prune(after, streams, draws, site, rule, name, rectify=True)
+        ctx.save_for_backward(scale, after, *([out] if rule == "mask" else []))
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _gradient(grad, *ctx.saved_tensors), *[None] * 6
+        return _gradient(grad, *ctx.saved_tensors), *[None] * 7
 
 
-def _gradient(grad: Tensor, h: Tensor, out: Tensor, scale: Tensor) -> Tensor:
-    """Give grad * out / h * scale, of maps whose channels lie innermost, over threads."""
+def _gradient(grad: Tensor, scale: Tensor, h: Tensor, *out: Tensor) -> Tensor:
+    """Give grad * out / h * scale, or grad * [h > 0] * scale, of maps whose channels lie innermost, over threads."""
     result = torch.empty_like(h)
-    kernel, channels = _KERNELS[h.dtype], scale.numpy()
+    kernel, channels = (_KERNELS if out else _IDENTITY_KERNELS)[h.dtype], scale.numpy()
     grad = grad.to(h.dtype).contiguous(memory_format=torch.channels_last)
-    maps = [as_array(t.permute(0, 2, 3, 1).flatten(1, 2)) for t in (grad, h, out, result)]
+    maps = [as_array(t.permute(0, 2, 3, 1).flatten(1, 2)) for t in (grad, h, *out, result)]
     over_rows(lambda start, stop: kernel(*(t[start:stop] for t in maps), channels), len(h), h[:1].numel())
     return result
