@@ -99,6 +99,13 @@ def test_later_fields_do_not_change_what_runs_are_called() -> None:
     }
 
 
+def test_only_runs_through_pruning_changed_with_its_kernel(data: Records) -> None:
+    numerics = [
+        describe(replace(TINY, defenses=d), data, None, 0)["numerics"] for d in ((), (Dropout(0.5),), (SAP(50),))
+    ]
+    assert numerics == [1, 1, 2]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_decides_the_weights_is_described(name: str, data: Records) -> None:
     assert describe(VARIANTS[name], data, None, 0) != describe(TINY, data, None, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,10 @@ from saplab.attacks.ball import check_labels
 from saplab.defenses.defended import draws_weights
 from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import logits
+from saplab.defenses.sharing import Run, shared_out
 from saplab.pruning.operator import BackwardRule
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (M, C), the rows (M,) of the batch -> what to differentiate
-
-Run = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # rows (M,) of the batch and their streams (M, 3) -> (M, ...) each
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Batch:
 
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
             x = self.images[rows].requires_grad_()
-            with torch.enable_grad(), drawing(streams, self.rule):
+            with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True):
                 z = self._logits(x)
                 value = objective(z, rows)
                 (gradient,) = torch.autograd.grad(value.sum(), x)
@@ -72,8 +72,9 @@ class Batch:
 
     def _run(self, samples: int, run: Run) -> Iterator[tuple[Tensor, ...]]:
         everyone = torch.arange(len(self.images), device=self.images.device)
+        in_threads = partial(shared_out, self.adversary, run)
         for count, streams in self._stacks(samples):
-            results = as_memory_allows(run, everyone.repeat(count), streams)
+            results = as_memory_allows(in_threads, everyone.repeat(count), streams)
             yield tuple(t.unflatten(0, (count, -1)) for t in results)
 
 
@@ -81,16 +82,20 @@ def as_memory_allows(run: Run, rows: Tensor, streams: Tensor) -> tuple[Tensor, .
     """Run rows at once, or, where memory runs out, one half after the other: the draws are the same.
 
     Raises:
-        torch.OutOfMemoryError: a single row is too much.
+        RuntimeError: a single row is too much, or there is another reason.
     """
     try:
         return run(rows, streams)
-    except torch.OutOfMemoryError:
-        if len(rows) < 2:
+    except RuntimeError as error:
+        if len(rows) < 2 or not _memory_ran_out(error):
             raise
     half = len(rows) // 2
     parts = [as_memory_allows(run, rows[s], streams[s]) for s in (slice(half), slice(half, None))]
     return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+
+
+def _memory_ran_out(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def cut(passes: tuple[Tensor, ...], start: int, marks: Iterable[int]) -> Iterator[tuple[Tensor, ...]]:

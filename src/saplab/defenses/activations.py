@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saplab.defenses.drawing import Drawing, moved
 from saplab.defenses.settings import Setting, check_setting, setting_at
+from saplab.pruning.normalised import Normalised, prune_normalised
 from saplab.pruning.operator import prune
 from saplab.variates import normals, uniforms
 
@@ -52,12 +53,25 @@ class SAP:
         Raises:
             ValueError: the site is too small to get a single draw.
         """
+        draws = self._checked_draws(h, name)
+        return prune(h, drawing.rows(len(h), name), draws, site, drawing.rule, f"site {name!r}")
+
+    def rectify_and_apply(
+        self, h: Tensor, drawing: Drawing, site: int, name: str, norm: Normalised | None = None
+    ) -> Tensor:
+        """Do as `apply` to relu(h) in one go, and with the batch-norm before it where `h` is the output of `norm`."""
+        draws, streams, where = self._checked_draws(h, name), drawing.rows(len(h), name), f"site {name!r}"
+        if norm is not None and drawing.rule != "probability":
+            return prune_normalised(norm, streams, draws, site, where, drawing.rule)
+        return prune(h, streams, draws, site, drawing.rule, where, rectify=True)
+
+    def _checked_draws(self, h: Tensor, name: str) -> int:
         activations = h[:1].numel()
         draws = self.draws(activations, name)
         if draws < 1 and len(h) > 0:
             percent = setting_at(self.percent, name)
             raise ValueError(f"percent={percent:g} gives no draw at site {name!r} of {activations} activations")
-        return prune(h, drawing.rows(h.shape[0], name), max(draws, 1), site, drawing.rule, f"site {name!r}")
+        return max(draws, 1)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,13 @@ class Drawing:
         streams: (N, 3) int64, one row per example of the batch; or (1, 3) of a fresh pass.
         rule: how SAP's gradient is taken.
         fresh: whether the batch's rows are to be numbered from 0, however many they are.
+        inputs_only: whether nobody asks for the gradients of parameters.
     """
 
     streams: Tensor
     rule: BackwardRule = "mask"
     fresh: bool = False
+    inputs_only: bool = False
 
     def rows(self, count: int, name: str) -> Tensor:
         """Give streams for `count` maps at the site `name`: one each, or k each where a network splits examples."""
@@ -94,14 +96,16 @@ def current() -> Drawing | None:
 
 
 @contextmanager
-def drawing(streams: Tensor, rule: BackwardRule = "mask") -> Iterator[None]:
+def drawing(streams: Tensor, rule: BackwardRule = "mask", inputs_only: bool = False) -> Iterator[None]:
     """Fix the draws of every defended network called inside: `streams` (N, 3), one row per example of the batch.
+
+    With `inputs_only`, parameters get no gradients where gradients by the input have a shorter way without them.
 
     Raises:
         ValueError: an unknown `rule`.
     """
     check_rule(rule)
-    token = _current.set(Drawing(streams, rule=rule))
+    token = _current.set(Drawing(streams, rule, inputs_only=inputs_only))
     try:
         yield
     finally:
@@ -116,6 +120,11 @@ def checkpoints() -> int:
         found += code.co_name == "checkpoint" and code.co_filename == torch.utils.checkpoint.__file__
         frame = frame.f_back  # type: ignore[assignment]
     return found
+
+
+def inside_checkpoint() -> bool:
+    """Tell whether an activation checkpoint around the caller is running its function, for the first or second time."""
+    return _tape.get() is not None or checkpoints() > 0
 
 
 class Tape:

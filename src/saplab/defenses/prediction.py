@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from saplab import noise
 from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import drawing
+from saplab.defenses.sharing import shared_out
 from saplab.pruning.finite import check_finite
 
 BATCH = 512  # images of one forward pass
@@ -92,9 +93,13 @@ def _average(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Give the fields of a `Prediction`, on the CPU."""
     total, votes, half, single = (torch.empty(0),) * 4
+
+    def run(some: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad(), drawing(streams):
+            return (logits(model, some).float().softmax(1),)
+
     for pass_ in range(passes):
-        with drawing(noise.streams(key, pass_, examples)):
-            probs = logits(model, images).float().softmax(1)
+        (probs,) = shared_out(model, run, images, noise.streams(key, pass_, examples))
         vote = torch.nn.functional.one_hot(probs.argmax(1), probs.shape[1]).int()
         total, votes = (probs, vote) if pass_ == 0 else (total + probs, votes + vote)
         if pass_ == 0:

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from saplab.defenses.drawing import NOT_REPEATABLE, Drawing, checkpoints
 from saplab.defenses.weights import WeightDefense
+from saplab.pruning.normalised import Normalised, normalised
 
 MOST_DEFENSES: Final = 16  # per network: a site's number in the noise is call · MOST_DEFENSES + position
 
@@ -55,6 +56,7 @@ _OUT_OF_PLACE: Final[dict[Any, str]] = {
     torch.celu: "celu",
     torch.rrelu: "rrelu",
 }  # fmt: skip
+_RECTIFIERS: Final = (F.relu, torch.relu, Tensor.relu)
 _INPLACE_POSITION: Final[dict[Any, int]] = {
     f: list(signature(f).parameters).index("inplace")
     for f in _OUT_OF_PLACE
@@ -173,6 +175,11 @@ def announce_modules(model: nn.Module) -> None:
             module.register_forward_hook(_leave, always_call=True)
 
 
+def is_announcement(hook: Any) -> bool:
+    """Tell whether a forward hook is one of `announce_modules`."""
+    return hook is _leave or (isinstance(hook, partial) and hook.func is _enter)
+
+
 def _path(function: str) -> str:
     if not module_path.stack:
         return function
@@ -194,6 +201,7 @@ class Pass:
         paths: how often each name was met before numbering.
         defended: how many sites a defence acted on.
         checkpoints: the activation checkpoints around it that will repeat its draws; None where none can come back.
+        norm: the last batch-norm, where gradients have a way past it.
     """
 
     plan: Plan
@@ -204,6 +212,7 @@ class Pass:
     paths: dict[str, int] = field(default_factory=dict)
     defended: int = 0
     checkpoints: int | None = None
+    norm: Normalised | None = None
 
     def call(self, path: str) -> tuple[int, str]:
         """Note a call, and give its number and its site's name."""
@@ -239,8 +248,13 @@ class SiteMode(TorchFunctionMode):
             args, kwargs = self._with_weights(args), {name: self._weight(value) for name, value in kwargs.items()}
         kind = _classify(func, args, kwargs)
         if kind is None:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if func is F.batch_norm and self.run.drawing.inputs_only:
+                self.run.norm = normalised(args, kwargs, result)
+            return result
         function, in_place = kind
+        if func in _RECTIFIERS and not in_place:
+            return self._serve(function, args[0] if args else kwargs["input"], rectify=True)
         if not in_place:
             return self._serve(function, func(*args, **kwargs))
         x = args[0] if args else kwargs.pop("input")
@@ -261,16 +275,31 @@ class SiteMode(TorchFunctionMode):
             return type(value)(map(self._weight, value))
         return value
 
-    def _serve(self, function: str, h: Tensor) -> Tensor:
+    def _serve(self, function: str, h: Tensor, rectify: bool = False) -> Tensor:
+        """Give the defended maps of h, or of relu(h), which a defence of maps on the CPU may take in the same pass."""
         index, name = self.run.call(_path(function))
         self.run.check_checkpoint()
         defenses = self.run.plan.at_site(name)
         self.run.defended += bool(defenses)
         if self.run.record is not None and (defenses or not self.run.plan.activations):
             self.run.record.append(_site(index, name, function, h, defenses))
+        if rectify:
+            h, defenses = self._rectified(h, index, name, defenses)
         for position, defense in defenses:
             h = defense.apply(h, self.run.drawing, index * MOST_DEFENSES + position, name)
         return h
+
+    def _rectified(
+        self, h: Tensor, index: int, name: str, defenses: list[tuple[int, ActivationDefense]]
+    ) -> tuple[Tensor, list[tuple[int, ActivationDefense]]]:
+        """Give relu(h), and the defences that are left: the first may have been done in the same pass over memory."""
+        norm, self.run.norm = self.run.norm, None
+        if not (h.is_cpu and defenses and hasattr(defenses[0][1], "rectify_and_apply")):
+            return torch.relu(h), defenses
+        position, first = defenses[0]
+        norm = norm if norm is not None and norm.is_the_origin_of(h) else None
+        site = index * MOST_DEFENSES + position
+        return first.rectify_and_apply(h, self.run.drawing, site, name, norm), defenses[1:]  # type: ignore[attr-defined]
 
 
 def _classify(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[str, bool] | None:

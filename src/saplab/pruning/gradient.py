@@ -24,3 +24,46 @@ def scale_bfloat16_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
     for i in range(x.shape[0]):
         kept = widen(out[i])
         result[i] = narrow(select(kept != _F0, widen(grad[i]) * (kept / widen(x[i])), _F0))
+
+
+@vector_kernel
+def scale_gradient_by_channel(grad: Any, x: Any, out: Any, result: Any, scale: Any) -> None:
+    """Write grad * m * scale, all (N, H·W, C) float32 of pruned maps, scale (C,)."""
+    full_width()
+    for n in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            for k in range(x.shape[2]):
+                m = select(out[n, i, k] != _F0, out[n, i, k] / x[n, i, k], _F0)
+                result[n, i, k] = grad[n, i, k] * m * scale[k]
+
+
+@vector_kernel
+def scale_bfloat16_gradient_by_channel(grad: Any, x: Any, out: Any, result: Any, scale: Any) -> None:
+    """Do as `scale_gradient_by_channel` with the bits of bfloat16 numbers, as uint16."""
+    full_width()
+    for n in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            for k in range(x.shape[2]):
+                kept = widen(out[n, i, k])
+                m = select(kept != _F0, kept / widen(x[n, i, k]), _F0)
+                result[n, i, k] = narrow(widen(grad[n, i, k]) * m * scale[k])
+
+
+@vector_kernel
+def pass_gradient_by_channel(grad: Any, x: Any, result: Any, scale: Any) -> None:
+    """Write grad * scale where x > 0, else 0, all (N, H·W, C) float32, scale (C,)."""
+    full_width()
+    for n in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            for k in range(x.shape[2]):
+                result[n, i, k] = select(x[n, i, k] > _F0, grad[n, i, k] * scale[k], _F0)
+
+
+@vector_kernel
+def pass_bfloat16_gradient_by_channel(grad: Any, x: Any, result: Any, scale: Any) -> None:
+    """Do as `pass_gradient_by_channel` with the bits of bfloat16 numbers, as uint16."""
+    full_width()
+    for n in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            for k in range(x.shape[2]):
+                result[n, i, k] = narrow(select(widen(x[n, i, k]) > _F0, widen(grad[n, i, k]) * scale[k], _F0))

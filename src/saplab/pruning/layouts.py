@@ -25,38 +25,39 @@ def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float,
 
 
 @scalar_kernel
-def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
-    """Do as `prune_rows` with float32 maps (N, H·W, C)."""
+def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
+    """Do as `prune_rows` with float32 maps (N, H·W, C), raised to `floor`: 0 rectifies, -infinity changes nothing."""
     full_width()
     size = x.shape[1] * x.shape[2]
     scratch, proposals = scratch_for(size)
     row, pruned = np.empty(size, np.float32), np.zeros(size, np.float32)
     for n in range(x.shape[0]):
-        _gather(x[n], row)
+        _gather(x[n], row, floor)
         bad[n] = not prune_any_row(row, pruned, draws, streams[n], site, scratch, proposals)
         _scatter(pruned, out[n])
 
 
 @scalar_kernel
-def prune_bfloat16_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
-    """Do as `prune_rows` with the bits of bfloat16 maps, as uint16, (N, H·W, C)."""
+def prune_bfloat16_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
+    """Do as `prune_channels_last` with the bits of bfloat16 maps, as uint16, (N, H·W, C)."""
     full_width()
     size = x.shape[1] * x.shape[2]
     scratch, proposals = scratch_for(size)
     row, pruned = np.empty(size, np.float32), np.zeros(size, np.float32)
     for n in range(x.shape[0]):
-        _gather_bfloat16(x[n], row)
+        _gather_bfloat16(x[n], row, floor)
         bad[n] = not prune_any_row(row, pruned, draws, streams[n], site, scratch, proposals)
         _scatter_bfloat16(pruned, out[n])
 
 
 @vector_kernel
-def _gather(x: Any, row: Any) -> None:
-    """Write the map `x` (H·W, C) as a row (C·H·W,)."""
+def _gather(x: Any, row: Any, floor: Any) -> None:
+    """Write the map `x` (H·W, C) as a row (C·H·W,), raised to `floor` where it is below; NaN stays."""
     full_width()
     for k in range(x.shape[1]):
         for i in range(x.shape[0]):
-            row[k * x.shape[0] + i] = x[i, k]
+            value = x[i, k]
+            row[k * x.shape[0] + i] = floor if value < floor else value
 
 
 @vector_kernel
@@ -69,11 +70,12 @@ def _scatter(row: Any, x: Any) -> None:
 
 
 @vector_kernel
-def _gather_bfloat16(x: Any, row: Any) -> None:
+def _gather_bfloat16(x: Any, row: Any, floor: Any) -> None:
     full_width()
     for k in range(x.shape[1]):
         for i in range(x.shape[0]):
-            row[k * x.shape[0] + i] = widen(x[i, k])
+            value = widen(x[i, k])
+            row[k * x.shape[0] + i] = floor if value < floor else value
 
 
 @vector_kernel

@@ -28,8 +28,9 @@ _CHANNELS_LAST_KERNELS = {torch.float32: prune_channels_last, torch.bfloat16: pr
 
 
 def prune(
-    h: Tensor, streams: Tensor, draws: int, site: int = 0, rule: BackwardRule = "mask", name: str = "activations"
-) -> Tensor:
+    h: Tensor, streams: Tensor, draws: int, site: int = 0, rule: BackwardRule = "mask", name: str = "activations",
+    rectify: bool = False,
+) -> Tensor:  # fmt: skip
     """Apply Stochastic Activation Pruning to each row of `h`.
 
     Args:
@@ -39,6 +40,7 @@ def prune(
         site: number of the site within the pass, part of the noise's coordinates.
         rule: how the gradient is taken.
         name: what to call these activations in an error.
+        rectify: prune relu(h) instead, in the same pass over memory; the gradient is that of both.
 
     Returns:
         Tensor like `h`: 0, or h / (1 - (1 - p)^r). Draws and scale are computed in float32 or better.
@@ -56,31 +58,34 @@ def prune(
         raise ValueError(f"`draws` must be >= 1, got {draws}")
     if streams.shape != (h.shape[0], 3):
         raise ValueError(f"`streams` must have shape ({len(h)}, 3), got {tuple(streams.shape)}")
-    return torch.ops.saplab.prune(h, streams, draws, site, rule, name)  # type: ignore[no-any-return]
+    return torch.ops.saplab.prune(h, streams, draws, site, rule, name, rectify)  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("saplab::prune", mutates_args=(), device_types="cpu")
-def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
+def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False) -> Tensor:
     keys = streams.contiguous()
 
-    def prune_maps(maps: Tensor, kernels: Mapping[torch.dtype, Any] = _KERNELS) -> Tensor:
-        return _prune_maps(maps, keys, draws, site, name, kernels[maps.dtype])
+    def prune_maps(maps: Tensor, kernels: Mapping[torch.dtype, Any] = _KERNELS, *more: np.float32) -> Tensor:
+        return _prune_maps(maps, keys, draws, site, name, kernels[maps.dtype], *more)
 
     if h.numel() and h.dtype in _CHANNELS_LAST_KERNELS and _dense_format(h) == torch.channels_last:
-        kept = prune_maps(h.detach().permute(0, 2, 3, 1).flatten(1, 2), _CHANNELS_LAST_KERNELS)
+        maps, floor = h.detach().permute(0, 2, 3, 1).flatten(1, 2), np.float32(0.0 if rectify else -np.inf)
+        kept = prune_maps(maps, _CHANNELS_LAST_KERNELS, floor)
         return kept.view(len(h), *h.shape[2:], h.shape[1]).permute(0, 3, 1, 2)
-    return _pruned(h, draws, (torch.bfloat16,), prune_maps)
+    return _pruned(h.detach().relu() if rectify else h, draws, (torch.bfloat16,), prune_maps)
 
 
 @_prune.register_kernel("cuda")
-def _prune_on_gpu(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
+def _prune_on_gpu(
+    h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False
+) -> Tensor:
     kernels = gpu_kernels("saplab.pruning.gpu")
     keys = streams.to(h.device, non_blocking=True).contiguous()
 
     def prune_rows(rows: Tensor) -> Tensor:
         return kernels.prune_rows(rows, keys, draws, site, note(keys, name))  # type: ignore[no-any-return]
 
-    return _pruned(h, draws, (torch.bfloat16, torch.float16), prune_rows)
+    return _pruned(h.detach().relu() if rectify else h, draws, (torch.bfloat16, torch.float16), prune_rows)
 
 
 def _pruned(h: Tensor, draws: int, halves: tuple[torch.dtype, ...], prune_rows: Callable[[Tensor], Tensor]) -> Tensor:
@@ -103,19 +108,21 @@ def _as_kernels_take_it(x: Tensor, halves: tuple[torch.dtype, ...]) -> Tensor:
     return (x if x.dtype in halves else x.float()).contiguous()
 
 
-def _array(t: Tensor) -> np.ndarray[Any, Any]:
+def as_array(t: Tensor) -> np.ndarray[Any, Any]:
     """View float32 as it is, and bfloat16, which NumPy does not know, by its bits."""
     return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
 
 
-def _prune_maps(rows: Tensor, streams: Tensor, draws: int, site: int, name: str, kernel: Any) -> Tensor:
+def _prune_maps(
+    rows: Tensor, streams: Tensor, draws: int, site: int, name: str, kernel: Any, *more: np.float32
+) -> Tensor:
     """Prune contiguous maps (N, a), or (N, H·W, C), by a kernel for their dtype and layout."""
     kept = torch.empty_like(rows)
     bad = np.zeros(len(rows), np.bool_)
-    x, out, keys = _array(rows), _array(kept), streams.numpy()
+    x, out, keys = as_array(rows), as_array(kept), streams.numpy()
 
     def work(start: int, stop: int) -> None:
-        kernel(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop])
+        kernel(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop], *more)
 
     over_rows(work, len(x), x[0].size)
     if bad.any():
@@ -140,7 +147,7 @@ def _inclusion(p: Tensor, draws: int) -> Tensor:
 
 
 @_prune.register_fake
-def _(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str) -> Tensor:
+def _(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False) -> Tensor:
     return torch.empty_like(h)
 
 
@@ -172,7 +179,7 @@ def _scale_gradient(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
     """Scale over threads, of tensors that lie in memory in one and the same dense order."""
     result = torch.empty_like(grad)
     kernel = _GRADIENT_KERNELS[h.dtype]
-    arrays = [_array(t.as_strided((t.numel(),), (1,))) for t in (grad, h, out, result)]
+    arrays = [as_array(t.as_strided((t.numel(),), (1,))) for t in (grad, h, out, result)]
     size = h.numel() // len(h)
     over_rows(lambda start, stop: kernel(*(t[start * size : stop * size] for t in arrays)), len(h), size)
     return result
@@ -209,18 +216,25 @@ def _probability_gradient(grad: Tensor, h: Tensor, out: Tensor, draws: int) -> T
 
 
 def _setup_prune(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    h, _, ctx.draws, _, ctx.rule, _ = inputs
+    h, _, ctx.draws, _, ctx.rule, _, ctx.rectify = inputs
     if ctx.rule != "identity":
         ctx.save_for_backward(h, output)
+    elif ctx.rectify:
+        ctx.save_for_backward(h)
 
 
 def _backward_prune(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    if ctx.rule == "identity":
-        return grad, None, None, None, None, None
-    h, out = ctx.saved_tensors
+    return _gradient(ctx, grad), None, None, None, None, None, None
+
+
+def _gradient(ctx: Any, grad: Tensor) -> Tensor:
+    """Give the gradient by h. What was rectified away was not kept, so the mask alone needs nothing more."""
     if ctx.rule == "mask":
-        return torch.ops.saplab.mask_gradient(grad, h, out), None, None, None, None, None
-    return _probability_gradient(grad, h, out, ctx.draws), None, None, None, None, None
+        return torch.ops.saplab.mask_gradient(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]
+    if ctx.rule == "probability":
+        h, out = ctx.saved_tensors
+        grad = _probability_gradient(grad, h.relu() if ctx.rectify else h, out, ctx.draws)
+    return torch.ops.aten.threshold_backward(grad, ctx.saved_tensors[0], 0) if ctx.rectify else grad
 
 
 def _setup_mask(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

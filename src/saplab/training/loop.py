@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from saplab.data.dataset import Records, digest
+from saplab.defenses.activations import SAP
+from saplab.defenses.weights import StochasticWeightPruning
 from saplab.files import remove_leftovers, write_atomically
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES
@@ -30,6 +32,7 @@ from saplab.training.totals import Totals
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.jsonl"
 NUMERICS = 1  # raise it when the same request would give other weights
+PRUNING_NUMERICS = 2  # the same, of requests that train through pruning, whose kernel may come to draw otherwise
 _MOMENTUM = "momentum."
 _READ_EVERY = 20  # steps between two looks at a CUDA device's loss, each of which waits for it
 
@@ -114,7 +117,9 @@ def train(
 def describe(recipe: Recipe, data: Records, test: Records | None, seed: int) -> dict[str, Any]:
     """Give everything that decides a run's weights, as JSON's own types."""
     digests = {"data": digest(data.images, data.labels), "test": digest(test.images, test.labels) if test else None}
-    return {"numerics": NUMERICS, "recipe": recipe.described(), "seed": seed, **digests}
+    prunes = any(isinstance(defense, SAP | StochasticWeightPruning) for defense in recipe.defenses)
+    numerics = PRUNING_NUMERICS if prunes else NUMERICS
+    return {"numerics": numerics, "recipe": recipe.described(), "seed": seed, **digests}
 
 
 def class_count(data: Records) -> int:

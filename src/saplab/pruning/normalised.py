@@ -1,0 +1,90 @@
+"""Pruning after batch-norm and ReLU, with one gradient for all three: grad * m * scale, in one pass over memory.
+
+Batch-norm in evaluation multiplies each channel by weight / sqrt(variance + eps), and so does its gradient by the
+input. Where nobody asks for the gradients of its weights, that is all there is to it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from saplab.pruning.gradient import (
+    pass_bfloat16_gradient_by_channel,
+    pass_gradient_by_channel,
+    scale_bfloat16_gradient_by_channel,
+    scale_gradient_by_channel,
+)
+from saplab.pruning.operator import BackwardRule, as_array, prune
+from saplab.pruning.threads import over_rows
+
+_KERNELS: Final = {torch.float32: scale_gradient_by_channel, torch.bfloat16: scale_bfloat16_gradient_by_channel}
+_IDENTITY_KERNELS: Final = {torch.float32: pass_gradient_by_channel, torch.bfloat16: pass_bfloat16_gradient_by_channel}
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """What a batch-norm in evaluation mode gave.
+
+    Args:
+        before, after: its input and output, (N, C, H, W), channels innermost in memory.
+        scale: (C,) float32, the derivative of one by the other.
+        version: of `after`, which tells whether it was changed in place since.
+    """
+
+    before: Tensor
+    after: Tensor
+    scale: Tensor
+    version: int
+
+    def is_the_origin_of(self, h: Tensor) -> bool:
+        """Tell whether `h` is this output, as it was."""
+        return h is self.after and h._version == self.version and not h._backward_hooks
+
+
+def normalised(args: tuple[Any, ...], kwargs: Mapping[str, Any], after: Tensor) -> Normalised | None:
+    """Describe a call of `batch_norm`, as PyTorch tells of it; None where there is no shorter way back."""
+    if len(args) != 3 or args[2] is None or kwargs.get("training") or torch.compiler.is_compiling():
+        return None
+    before, variance, weight, eps = args[0], args[2], kwargs.get("weight"), kwargs.get("eps", 1e-5)
+    if not (after.is_cpu and after.requires_grad and after.dim() == 4):
+        return None
+    if after.dtype not in _KERNELS or before.dtype != after.dtype:
+        return None
+    if after.is_contiguous() or not after.is_contiguous(memory_format=torch.channels_last):
+        return None  # a layout for which there is no kernel
+    with torch.no_grad():
+        scale = (variance.float() + eps).rsqrt()
+        return Normalised(before, after, scale if weight is None else scale * weight, after._version)
+
+
+def prune_normalised(norm: Normalised, streams: Tensor, draws: int, site: int, name: str, rule: BackwardRule) -> Tensor:
+    """Prune relu(norm.after), as `prune` does; its gradient, by ``mask`` or ``identity``, goes to norm.before."""
+    arguments = norm.before, norm.after.detach(), norm.scale, streams, draws, site, name, rule
+    return _PruneNormalised.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _PruneNormalised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, before: Tensor, after: Tensor, scale: Tensor, *where: Any) -> Tensor:
+        streams, draws, site, name, rule = where
+        out = prune(after, streams, draws, site, rule, name, rectify=True)
+        ctx.save_for_backward(scale, after, *([out] if rule == "mask" else []))
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _gradient(grad, *ctx.saved_tensors), *[None] * 7
+
+
+def _gradient(grad: Tensor, scale: Tensor, h: Tensor, *out: Tensor) -> Tensor:
+    """Give grad * out / h * scale, or grad * [h > 0] * scale, of maps whose channels lie innermost, over threads."""
+    result = torch.empty_like(h)
+    kernel, channels = (_KERNELS if out else _IDENTITY_KERNELS)[h.dtype], scale.numpy()
+    grad = grad.to(h.dtype).contiguous(memory_format=torch.channels_last)
+    maps = [as_array(t.permute(0, 2, 3, 1).flatten(1, 2)) for t in (grad, h, *out, result)]
+    over_rows(lambda start, stop: kernel(*(t[start:stop] for t in maps), channels), len(h), h[:1].numel())
+    return result
