@@ -88,6 +88,7 @@ if __name__ == "__main__":
     from saplab.cli.errors import end_on_interrupt, guarded, leave
 
     root, pause, *words = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
     end_on_interrupt()
     request, inputs = make_run(Path(root) / "trap", "", pause=float(pause))
     store = Store.open(Path(root) / "run", request)

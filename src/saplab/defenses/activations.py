@@ -54,13 +54,13 @@ class SAP:
             ValueError: the site is too small to get a single draw.
         """
         draws = self._checked_draws(h, name)
-        return prune(h, drawing.rows(len(h), name), draws, site, drawing.rule, f"site {name!r}")
+        return prune(h, drawing.rows(h.shape[0], name), draws, site, drawing.rule, f"site {name!r}")
 
     def rectify_and_apply(
         self, h: Tensor, drawing: Drawing, site: int, name: str, norm: Normalised | None = None
     ) -> Tensor:
         """Do as `apply` to relu(h) in one go, and with the batch-norm before it where `h` is the output of `norm`."""
-        draws, streams, where = self._checked_draws(h, name), drawing.rows(len(h), name), f"site {name!r}"
+        draws, streams, where = self._checked_draws(h, name), drawing.rows(h.shape[0], name), f"site {name!r}"
         if norm is not None and drawing.rule != "probability":
             return prune_normalised(norm, streams, draws, site, where, drawing.rule)
         return prune(h, streams, draws, site, drawing.rule, where, rectify=True)
