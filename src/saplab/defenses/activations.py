@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saplab.defenses.drawing import Drawing, moved
+from saplab.defenses.layout import stored_as
 from saplab.defenses.settings import Setting, check_setting, setting_at
 from saplab.pruning.normalised import Normalised, prune_normalised
 from saplab.pruning.operator import prune
@@ -101,9 +102,9 @@ class Dropout:
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Drop entries of the maps `h` (N, ...)."""
         rate = setting_at(self.rate, name) or 0.0
-        u = uniforms(moved(drawing.rows(h.shape[0], name), h.device), h[:1].numel(), site).view(h.shape)
-        kept = torch.empty_like(h).copy_(u >= rate)  # stored as the maps are: mixed layouts multiply slowly
-        return _scaled(h, kept.mul_(torch.ones(()) / (1.0 - rate)), drawing)
+        u = uniforms(moved(drawing.rows(h.shape[0], name), h.device), h[:1].numel(), site)
+        factor = u.ge_(rate).mul_(torch.ones(()) / (1.0 - rate))
+        return _scaled(h, stored_as(factor, h), drawing)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class RandomNoisyActivations:
 
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Add noise to the maps `h` (N, ...)."""
-        return h + (setting_at(self.std, name) or 0.0) * _normals_like(h, drawing, site, name)
+        return h + _normals_like(h, drawing, site, name).mul_(setting_at(self.std, name) or 0.0)
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,14 @@ class RandomlyScaledActivations:
 
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Scale the maps `h` (N, ...)."""
-        factor = 1.0 + (setting_at(self.std, name) or 0.0) * _normals_like(h, drawing, site, name)
+        factor = _normals_like(h, drawing, site, name).mul_(setting_at(self.std, name) or 0.0).add_(1.0)
         return _scaled(h, factor, drawing)
 
 
 def _normals_like(h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
-    return normals(moved(drawing.rows(h.shape[0], name), h.device), h[:1].numel(), site).view(h.shape).to(h.dtype)
+    """Draw normal numbers in the maps' shape, type and layout, which nobody else holds."""
+    drawn = normals(moved(drawing.rows(h.shape[0], name), h.device), h[:1].numel(), site)
+    return stored_as(drawn, h).to(h.dtype)
 
 
 def _scaled(h: Tensor, factor: Tensor, drawing: Drawing) -> Tensor:

@@ -50,6 +50,14 @@ def prune_bfloat16_channels_last(x: Any, out: Any, streams: Any, site: int, draw
         _scatter_bfloat16(pruned, out[n])
 
 
+@scalar_kernel
+def scatter_rows(rows: Any, maps: Any) -> None:
+    """Write float32 rows (N, C·H·W) as maps (N, H·W, C)."""
+    full_width()
+    for n in range(rows.shape[0]):
+        _scatter(rows[n], maps[n])
+
+
 @vector_kernel
 def _gather(x: Any, row: Any, floor: Any) -> None:
     """Write the map `x` (H·W, C) as a row (C·H·W,), raised to `floor` where it is below; NaN stays."""
