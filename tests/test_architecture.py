@@ -15,6 +15,7 @@ FLOORS = {
     "triton_noise": 1,
     "variates_gpu": 1,
     "variates": 1,
+    "noising": 1,
     "pruning": 1,
     "models": 1,
     "data": 1,
@@ -33,7 +34,7 @@ FLOORS = {
     "__init__": 9,
 }
 # floor 1's kernels, each may use those before it
-LOWEST = ("devices", "noise", "vector", "triton_noise", "pruning", "variates_gpu", "variates")
+LOWEST = ("devices", "noise", "vector", "triton_noise", "pruning", "variates_gpu", "variates", "noising")
 SAME_FLOOR = {(above, below) for k, above in enumerate(LOWEST) for below in LOWEST[:k]} | {
     ("training", "attacks"),
     ("arcade", "runs"),

@@ -13,7 +13,6 @@ from saplab.noise import row_counter
 from saplab.pruning.threads import over_rows
 from saplab.vector import (
     BLOCK,
-    LANES,
     bits_of_float,
     fill_words,
     float_from_bits,
@@ -52,13 +51,14 @@ def _log(x: Any) -> Any:
 
 
 @vector_kernel
-def _normal_block(bits: Any, out: Any) -> None:
-    """Turn BLOCK words into BLOCK standard normals (Box & Muller 1958): radius from one half, angle from the other."""
+def normal_block(bits: Any, out: Any) -> None:
+    """Turn words into as many standard normals (Box & Muller 1958): radius from one half, angle from the other."""
     full_width()
-    for i in range(BLOCK // 2):
+    half = bits.shape[0] // 2
+    for i in range(half):
         u = (np.float32(bits[i]) + _HALF) * _TWO_M32
         radius = np.float32(math.sqrt(-_TWO * _log(u)))
-        turn = np.float32(np.int32(bits[2 * LANES + i] >> np.uint32(1))) * np.float32(2.0**-31)
+        turn = np.float32(np.int32(bits[half + i] >> np.uint32(1))) * np.float32(2.0**-31)
         quarter = np.float32(np.int32(turn * np.float32(4.0) + _HALF))
         a = (turn - quarter * np.float32(0.25)) * _TAU
         t = a * a
@@ -69,13 +69,14 @@ def _normal_block(bits: Any, out: Any) -> None:
         flip = (quarter == _TWO) | (quarter == np.float32(3.0))
         sign = select(flip, -_F1, _F1)
         out[i] = radius * sign * x
-        out[2 * LANES + i] = radius * sign * y
+        out[half + i] = radius * sign * y
 
 
 @vector_kernel
-def _uniform_block(bits: Any, out: Any) -> None:
+def uniform_block(bits: Any, out: Any) -> None:
+    """Turn words into as many uniform numbers in [0, 1)."""
     full_width()
-    for i in range(BLOCK):
+    for i in range(bits.shape[0]):
         out[i] = np.float32(bits[i] >> np.uint32(8)) * np.float32(2.0**-24)
 
 
@@ -89,9 +90,9 @@ def _fill_rows(out: Any, streams: Any, site: int, normal: bool) -> None:
         for lo in range(0, out.shape[1], BLOCK):
             fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
             if normal:
-                _normal_block(bits, values)
+                normal_block(bits, values)
             else:
-                _uniform_block(bits, values)
+                uniform_block(bits, values)
             hi = min(lo + BLOCK, out.shape[1])
             out[n, lo:hi] = values[: hi - lo]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from saplab.studies import Network
 
-NUMERICS: Final = 2  # raise it when the same cell would give other scores
+NUMERICS: Final = 3  # raise it when the same cell would give other scores
 NO_ATTACK: Final[Mapping[str, Any]] = {"name": "none"}
 
 

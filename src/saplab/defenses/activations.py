@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from saplab.defenses.drawing import Drawing, moved
-from saplab.defenses.layout import stored_as
 from saplab.defenses.settings import Setting, check_setting, setting_at
+from saplab.noising import can_noise, noised
 from saplab.pruning.normalised import Normalised, prune_normalised
 from saplab.pruning.operator import prune
 from saplab.variates import normals, uniforms
@@ -102,9 +102,11 @@ class Dropout:
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Drop entries of the maps `h` (N, ...)."""
         rate = setting_at(self.rate, name) or 0.0
+        if can_noise(h):
+            return noised(h, drawing.rows(h.shape[0], name), site, "dropout", rate, drawing.rule != "identity")
         u = uniforms(moved(drawing.rows(h.shape[0], name), h.device), h[:1].numel(), site)
         factor = u.ge_(rate).mul_(torch.ones(()) / (1.0 - rate))
-        return _scaled(h, stored_as(factor, h), drawing)
+        return _scaled(h, factor.view(h.shape), drawing)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,10 @@ class RandomNoisyActivations:
 
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Add noise to the maps `h` (N, ...)."""
-        return h + _normals_like(h, drawing, site, name).mul_(setting_at(self.std, name) or 0.0)
+        std = setting_at(self.std, name) or 0.0
+        if can_noise(h):
+            return noised(h, drawing.rows(h.shape[0], name), site, "add", std)
+        return h + _normals_like(h, drawing, site, name).mul_(std)
 
 
 @dataclass(frozen=True)
@@ -162,14 +167,17 @@ class RandomlyScaledActivations:
 
     def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
         """Scale the maps `h` (N, ...)."""
-        factor = _normals_like(h, drawing, site, name).mul_(setting_at(self.std, name) or 0.0).add_(1.0)
+        std = setting_at(self.std, name) or 0.0
+        if can_noise(h):
+            return noised(h, drawing.rows(h.shape[0], name), site, "scale", std, drawing.rule != "identity")
+        factor = _normals_like(h, drawing, site, name).mul_(std).add_(1.0)
         return _scaled(h, factor, drawing)
 
 
 def _normals_like(h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
-    """Draw normal numbers in the maps' shape, type and layout, which nobody else holds."""
+    """Draw normal numbers in the maps' shape and type, which nobody else holds."""
     drawn = normals(moved(drawing.rows(h.shape[0], name), h.device), h[:1].numel(), site)
-    return stored_as(drawn, h).to(h.dtype)
+    return drawn.view(h.shape).to(h.dtype)
 
 
 def _scaled(h: Tensor, factor: Tensor, drawing: Drawing) -> Tensor:

@@ -34,7 +34,7 @@ def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float,
     for n in range(x.shape[0]):
         _gather(x[n], row, floor)
         bad[n] = not prune_any_row(row, pruned, draws, streams[n], site, scratch, proposals)
-        _scatter(pruned, out[n])
+        scatter(pruned, out[n])
 
 
 @scalar_kernel
@@ -50,14 +50,6 @@ def prune_bfloat16_channels_last(x: Any, out: Any, streams: Any, site: int, draw
         _scatter_bfloat16(pruned, out[n])
 
 
-@scalar_kernel
-def scatter_rows(rows: Any, maps: Any) -> None:
-    """Write float32 rows (N, C·H·W) as maps (N, H·W, C)."""
-    full_width()
-    for n in range(rows.shape[0]):
-        _scatter(rows[n], maps[n])
-
-
 @vector_kernel
 def _gather(x: Any, row: Any, floor: Any) -> None:
     """Write the map `x` (H·W, C) as a row (C·H·W,), raised to `floor` where it is below; NaN stays."""
@@ -69,7 +61,7 @@ def _gather(x: Any, row: Any, floor: Any) -> None:
 
 
 @vector_kernel
-def _scatter(row: Any, x: Any) -> None:
+def scatter(row: Any, x: Any) -> None:
     """Write a row (C·H·W,) as the map `x` (H·W, C)."""
     full_width()
     for i in range(x.shape[0]):

@@ -35,7 +35,7 @@ def choices(preset: str) -> dict[str, Choice]:
         **{f"{base}-dropout-{rate:g}": Choice("dropout", preset, rate=rate) for rate in FIG_2_RATES},
         f"{base}-adversarial": Choice("adversarial", preset),
         f"{base}-{robust}": Choice(robust, preset),
-        f"{base}-sap-100": Choice("dense", preset, defense="sap:100", epochs=16 if preset == "small" else None),
+        f"{base}-sap-100": Choice("dense", preset, defense="sap:100", epochs=10 if preset == "small" else None),
     }
 
 
