@@ -61,9 +61,9 @@ def test_every_figure_of_the_paper_is_there():
     names = list(figures(PRESETS["small"]))
     assert names[:14] == ["fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "fig3", "fig4",
                           *(f"fig5{letter}" for letter in "abcdef")]  # fmt: skip
-    assert names[14:] == ["fig6", "erratum", "architectures", "r-sweep"]
+    assert names[14:] == ["fig6", "erratum", "architectures", "r-sweep", "r-sites"]
     assert choose(["fig6", "fig6", "paper"], "smoke")[0][0].name == "fig6"
-    assert len(choose(["all"], "smoke")[0]) == 18
+    assert len(choose(["all"], "smoke")[0]) == 19
 
 
 def test_figures_share_the_cells_that_they_have_in_common(planned):
@@ -126,6 +126,9 @@ def test_the_study_of_the_documentation_is_one(tmp_path):
         ('relation = "higher"', 'relation = "better"', "`relation` must be one of higher"),
         ('label = "plain"', "", "missing 1 required positional argument: 'label'"),
         ("[[figure.line]]", "[figure.line]", "is no study"),
+        ('label = "plain"', 'label = "plain"\nat = 0', "`at` must be > 0 and finite, got 0"),
+        ('title = "Of my own"', 'against = "size"', "`against` needs lines that say where they are"),
+        ('defense = "sap:200"', 'defense = "sap:200"\nat = 2', "lines of one `series` must differ in `at`"),
         (MINE, "", "figures with different names"),
     ],
 )
@@ -265,3 +268,23 @@ def test_the_results_are_written_as_markdown(tmp_path):
     assert "| a\\|b | " in text
     assert text.count("; paper 80.0") == 2
     assert store.root == tmp_path
+
+
+def test_a_second_chart_shows_accuracy_against_what_the_lines_differ_in(tmp_path):
+    curves = tuple(replace(make_curve(label, seed=k), figure="f") for k, label in enumerate(("plain", "a", "b", "c")))
+    places = {"a": (1, "x"), "b": (10, "x"), "c": (10, "y")}
+    lines = (Line("plain"), *(Line(label, at=at, series=series) for label, (at, series) in places.items()))
+    figure = Figure("f", "A figure", lines, against="size")
+    fill(tmp_path, Request("Title", curves))
+    (tmp_path / "study.json").write_text(to_json((figure,)))
+    report = write_study(tmp_path)
+    drawing = (tmp_path / "figures" / "f-against.svg").read_text(encoding="utf-8")
+    assert all(f">{text}</text>" in drawing for text in ("size", "x", "y", "accuracy (%)"))
+    assert "![A figure](figures/f-against.svg)" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="chart-f-against"' in page
+    chart = json.loads(page.partition("const charts = ")[2].partition(";\n")[0])["chart-f-against"]
+    row = next(row for row in report.summary.rows if row.curve == "b" and row.strength == 4)
+    point = next(p for p in chart["data"]["values"] if (p["value"], p["series"], p["strength"]) == (10, "x", 4))
+    assert point["percent"] == 100 * row.averaged.estimate
+    assert {(p["value"], p["series"]) for p in chart["data"]["values"]} == set(places.values())

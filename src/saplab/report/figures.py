@@ -1,4 +1,4 @@
-"""The report's further charts: reliability diagrams, accuracy against Monte Carlo samples, and the game."""
+"""The report's further charts: reliability diagrams, accuracy against a setting, and the game."""
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 # Altair's encode() has no types.
 
@@ -62,11 +62,13 @@ def _share_axis(field: str, title: str) -> Any:
     )
 
 
-def convergence_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -> alt.LayerChart:
-    """Draw accuracy (%) against the adversary's Monte Carlo samples, a line and a 95 % band for each strength λ.
+def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = PAPER) -> alt.TopLevelMixin:
+    """Draw accuracy (%) against a setting, a line and a 95 % band for each strength λ, a panel for each series.
 
     Args:
-        records: one for each number of samples and strength: ``samples``, ``strength``, ``percent``, ``from``, ``to``.
+        records: one for each value of the setting and strength: ``value`` (> 0), ``strength``, ``percent``, ``from``,
+            ``to``, and ``series`` where there are several.
+        what: title of the setting's axis, which is logarithmic.
         theme: its colours.
 
     Raises:
@@ -74,22 +76,34 @@ def convergence_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -
     """
     if not records:
         raise ValueError("`records` must hold at least one point, got none")
-    budgets = sorted({record["samples"] for record in records})
+    values = sorted({record["value"] for record in records})
     strengths = sorted({record["strength"] for record in records})
-    axis = alt.Axis(values=budgets, format="d")
-    scale = alt.Scale(type="log", domain=[budgets[0], budgets[-1]], nice=False)
+    axis = alt.Axis(values=values, format="~d", labelOverlap=True)
+    scale = alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
     colours = alt.Scale(domain=strengths, range=[theme.curves[k % len(theme.curves)] for k in range(len(strengths))])
-    base = alt.Chart(alt.Data(values=list(records))).encode(
-        x=alt.X("samples:Q", title="passes averaged for the gradient (Monte Carlo samples)", axis=axis, scale=scale),
+    base = alt.Chart().encode(
+        x=alt.X("value:Q", title=what, axis=axis, scale=scale),
         color=alt.Color("strength:N", scale=colours, legend=alt.Legend(title="λ", orient="right", symbolOpacity=1)),
     )
     percent = alt.Scale(domain=[0, 100])
     band = base.mark_area(opacity=0.16).encode(y=alt.Y("from:Q", title="accuracy (%)", scale=percent), y2="to:Q")
     names = ("percent", "from", "to")
-    tips = ["samples:Q", "strength:N", *(alt.Tooltip(f"{name}:Q", format=".1f") for name in names)]
+    tips = [
+        alt.Tooltip("value:Q", title=what),
+        "strength:N",
+        *(alt.Tooltip(f"{name}:Q", format=".1f") for name in names),
+    ]
     line = base.mark_line(strokeWidth=2, point=True).encode(y=alt.Y("percent:Q", scale=percent), tooltip=tips)
-    chart = alt.layer(band, line).properties(width="container" if theme is PAGE else 520, height=260)
-    return configured(chart, theme)
+    data = alt.Data(values=list(records))
+    layers = alt.layer(band, line)
+    series = list(dict.fromkeys(record.get("series", "") for record in records))
+    if len(series) == 1:
+        single = layers.properties(width="container" if theme is PAGE else 520, height=260, data=data)
+        return configured(single, theme)
+    header = alt.Header(title=None, labelColor=theme.ink, labelFontSize=13)
+    column = alt.Column("series:N", header=header, sort=series)
+    panels = layers.properties(width=300, height=260).facet(column=column, data=data)
+    return configured(panels, theme)
 
 
 def game_chart(game: Game, theme: Theme = PAPER) -> alt.VConcatChart:

@@ -46,7 +46,7 @@ class Findings:
     Args:
         verdict: is the robustness real?
         calibration: for the curves without random noise, in their order.
-        convergence: points for `figures.convergence_chart`; none where no Monte Carlo budgets were compared.
+        convergence: points for `figures.against_chart`; none where no Monte Carlo budgets were compared.
         games: the minimax game at each strength at which every defender met every adversary.
     """
 
@@ -177,7 +177,7 @@ def _convergence(curves: Sequence[Curve], finished: Mapping[str, CellResult]) ->
 
 def _point(samples: int, strength: float, accuracy: Interval) -> dict[str, Any]:
     percents = (round(100 * share, 4) for share in (accuracy.estimate, accuracy.low, accuracy.high))
-    return {"samples": samples, "strength": strength, **dict(zip(("percent", "from", "to"), percents, strict=True))}
+    return {"value": samples, "strength": strength, **dict(zip(("percent", "from", "to"), percents, strict=True))}
 
 
 def _games(curves: Sequence[Curve], finished: Mapping[str, CellResult]) -> dict[float, Game]:

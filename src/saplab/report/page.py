@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from saplab.files import write_atomically
 from saplab.report.charts import PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
-from saplab.report.figures import convergence_chart, game_chart, reliability_chart
+from saplab.report.figures import against_chart, game_chart, reliability_chart
 from saplab.report.findings import Findings, find, reliability_records
 from saplab.report.pictures import examples
 from saplab.report.rows import Row, Summary, strength_text, summarise, to_csv, to_parquet
@@ -22,6 +22,7 @@ from saplab.studies import Cell, Curve, Network
 
 # The page's curve colours on a dark ground: the same hues as `charts.PAPER`, lightened to at least 4.5:1.
 DARK = Theme("#e6e9ec", "#3a4047", "#16191d", ("#58a6e0", "#ff8f4d", "#2fc294", "#e08fc2", "#d9b832", "#b3bac2"))
+MONTE_CARLO = "passes averaged for the gradient (Monte Carlo samples)"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _charts(summary: Summary, findings: Findings | None, theme: Theme, title: st
     if diagrams := reliability_records(findings.calibration):
         charts["reliability"] = reliability_chart(diagrams, theme)
     if findings.convergence:
-        charts["convergence"] = convergence_chart(findings.convergence, theme)
+        charts["convergence"] = against_chart(findings.convergence, MONTE_CARLO, theme)
     if (strength := telling_strength(findings)) is not None:
         charts["game"] = game_chart(findings.games[strength], theme)
     return charts

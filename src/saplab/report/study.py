@@ -1,7 +1,7 @@
 """The report of a study: every figure beside the paper's numbers, and each claim judged, on one offline page."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import altair as alt
 from saplab.files import write_atomically
 from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches, to_bytes
 from saplab.report.claims import Judged, Outcome, judge
-from saplab.report.figures import reliability_chart
+from saplab.report.figures import against_chart, reliability_chart
 from saplab.report.findings import calibration_rows, reliability_records, whole
 from saplab.report.markdown import study_text
 from saplab.report.page import DARK, machine, table, template, vega
@@ -83,12 +83,14 @@ def write_study(root: Path | str, title: str = "") -> StudyReport:
 
 @dataclass(frozen=True)
 class _Section:
-    """A figure with its rows, and its reliability diagrams where it is about calibration."""
+    """A figure with its rows, its reliability diagrams where it is about calibration, and what it shows `against`."""
 
     name: str
     title: str
     rows: tuple[Row, ...]
     diagrams: tuple[dict[str, Any], ...]
+    points: tuple[dict[str, Any], ...]
+    against: str
 
     def charts(self, theme: Any) -> dict[str, alt.TopLevelMixin]:
         """Give the section's charts by the name of their files."""
@@ -96,6 +98,8 @@ class _Section:
             return {}
         title = "" if theme is PAGE else self.title
         found: dict[str, alt.TopLevelMixin] = {self.name: accuracy_chart(self.rows, theme, title)}
+        if self.points:
+            found[f"{self.name}-against"] = against_chart(self.points, self.against, theme)
         if self.diagrams:
             found[f"{self.name}-reliability"] = reliability_chart(self.diagrams, theme)
         return found
@@ -109,6 +113,7 @@ class _Section:
             "rows": self.rows,
             "drawing": drawing,
             "swatches": swatches(self.rows) if self.rows else [],
+            "against": self.against if self.points else "",
             "reliability": bool(self.diagrams),
             "table": table(self.rows),
             "strengths": sorted({row.strength for row in self.rows}),
@@ -122,7 +127,17 @@ def _section(store: Store, figure: Figure, summary: Summary) -> _Section:
         finished = _finished(store, figure)
         found = [row for curve, result in finished.values() for row in calibration_rows(curve, result)]
         diagrams = tuple(reliability_records(found))
-    return _Section(figure.name, figure.title, rows, diagrams)
+    return _Section(figure.name, figure.title, rows, diagrams, tuple(_points(figure, rows)), figure.against)
+
+
+def _points(figure: Figure, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """Give the points of the chart of accuracy against what the figure's lines differ in."""
+    lines = {line.label: line for line in figure.lines if figure.against and line.at is not None}
+    for row in rows:
+        if row.curve in lines:
+            line, shown = lines[row.curve], row.averaged
+            percent = {"percent": 100 * shown.estimate, "from": 100 * shown.low, "to": 100 * shown.high}
+            yield {"value": line.at, "strength": row.strength, "series": line.series, **percent}
 
 
 def _finished(store: Store, figure: Figure) -> dict[str, tuple[Any, CellResult]]:
@@ -170,9 +185,7 @@ def _render(
     store: Store, summary: Summary, sections: Sequence[_Section], judged: Sequence[tuple[str, Judged]], title: str
 ) -> str:
     charts: Mapping[str, Any] = {
-        (f"chart-{name}" if name == section.name else f"reliability-{section.name}"): chart.to_dict()
-        for section in sections
-        for name, chart in section.charts(PAGE).items()
+        f"chart-{name}": chart.to_dict() for section in sections for name, chart in section.charts(PAGE).items()
     }
     return template("study.html").render(
         title=title,

@@ -154,7 +154,9 @@ def _of_baselines() -> tuple[Figure, ...]:
 
 
 def _of_samples(preset: Preset) -> Figure:
-    budgets = tuple(Line(f"SAP-100, {n:,} MC", defense="sap:100", attack=f"fgsm:samples={n}") for n in preset.budgets)
+    budgets = tuple(
+        Line(f"SAP-100, {n:,} MC", defense="sap:100", attack=f"fgsm:samples={n}", at=n) for n in preset.budgets
+    )
     most, fewest = budgets[-1].label, budgets[0].label
     return Figure(
         "fig6",
@@ -167,6 +169,7 @@ def _of_samples(preset: Preset) -> Figure:
             Claim("Images made on the dense model lower SAP-100's accuracy.", "SAP-100 vs. dense", fewest, "lower",
                   (1, 2, 4)),
         ),
+        against="Monte Carlo samples of the adversary",
     )  # fmt: skip
 
 
@@ -206,19 +209,41 @@ def _beyond(preset: Preset, outside: str) -> tuple[Figure, ...]:
         Claim("Under BPDA with many steps, SAP-100 keeps no more than the dense network under PGD.",
               "PGD-20, identity", "dense, PGD-20", "alike", (8,)),
     )  # fmt: skip
-    sweep = tuple(
-        line
-        for percent in (25, 50, 75, 100, 150, 200, 400, 800)
-        for line in (
-            Line(f"SAP-{percent}, mask", defense=f"sap:{percent}"),
-            Line(f"SAP-{percent}, identity", defense=f"sap:{percent}", attack="fgsm:backward=identity"),
-        )
-    )
     return (
         Figure("erratum", "SAP against adversaries that came after the paper", (*dense, *sap), claims, (0, 1, 2, 4, 8)),
         _architectures(outside),
-        Figure("r-sweep", "Accuracy against the percentage of samples drawn", (_DENSE, *sweep), (), (0, 1, 2, 4, 8)),
+        _of_percentages(),
+        _of_stages(),
     )  # fmt: skip
+
+
+_RULES: Final = {"mask": "fgsm", "identity": "fgsm:backward=identity"}
+
+
+def _of_percentages() -> Figure:
+    lines = (
+        Line(f"SAP-{percent}, {rule}", defense=f"sap:{percent}", attack=attack, at=percent, series=f"{rule} backward")
+        for percent in (25, 50, 75, 100, 150, 200, 400, 800)
+        for rule, attack in _RULES.items()
+    )
+    title, against = "Accuracy against the percentage of samples drawn", "samples drawn, in % of the activations"
+    return Figure("r-sweep", title, (_DENSE, *lines), (), (0, 1, 2, 4, 8), against)
+
+
+def _of_stages() -> Figure:
+    lines = (
+        Line(f"{where}, {rule}", defense=f"sap:{sites}100", attack=attack)
+        for where, sites in (*((f"stage {k} alone", f"stage{k}.*=") for k in (1, 2, 3)), ("all sites", ""))
+        for rule, attack in _RULES.items()
+    )
+    claims = (
+        Claim("Pruning the first stage alone costs clean accuracy as pruning all sites does.", "stage 1 alone, mask",
+              "all sites, mask", "alike", (0,)),
+        Claim("Pruning the first stage alone gains against its own adversary as pruning all sites does.",
+              "stage 1 alone, mask", "all sites, mask", "alike", (1, 2, 4)),
+    )  # fmt: skip
+    title = "Where SAP-100 prunes: one stage of the network, or all sites"
+    return Figure("r-sites", title, (_DENSE, *lines), claims, (0, 1, 2, 4, 8))
 
 
 def figures(preset: Preset, outside: str = "") -> dict[str, Figure]:

@@ -1,6 +1,7 @@
 """A study: figures of curves, with what the paper says of them, as data that a file can hold as well."""
 
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -21,6 +22,11 @@ class Line:
         attack: one attack with its settings, as on the command line; what it leaves open, the preset decides.
         adversary: ``self``; ``dense``: the same network without its defence; or a model whose gradient is used.
         paper: the paper's accuracies in %, by λ, where its text states them.
+        at: its place on the axis of the figure's `against`; None for none.
+        series: of which lines it is one point there.
+
+    Raises:
+        ValueError: `at` is not above 0.
     """
 
     label: str
@@ -29,6 +35,12 @@ class Line:
     attack: str = "fgsm"
     adversary: str = "self"
     paper: Mapping[float, float] = field(default_factory=dict)
+    at: float | None = None
+    series: str = ""
+
+    def __post_init__(self) -> None:
+        if self.at is not None and not 0 < self.at < math.inf:
+            raise ValueError(f"`at` must be > 0 and finite, got {self.at}")
 
 
 def split_model(model: str) -> tuple[str, str | None]:
@@ -74,9 +86,11 @@ class Figure:
         lines: with labels of their own.
         claims: about these lines.
         strengths: λ in pixel steps; None for the preset's.
+        against: of what a second chart shows accuracy, a curve for each λ, at the lines' `at`; "" for no such chart.
 
     Raises:
-        ValueError: no line, a label twice, or a claim about a line that is not there.
+        ValueError: no line, a label twice, a claim about a line that is not there, `against` without places, or two
+            lines of a series in one place.
     """
 
     name: str
@@ -84,14 +98,23 @@ class Figure:
     lines: tuple[Line, ...]
     claims: tuple[Claim, ...] = ()
     strengths: tuple[float, ...] | None = None
+    against: str = ""
 
     def __post_init__(self) -> None:
+        self._check_places()
         labels = [line.label for line in self.lines]
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(f"{self.name}: `lines` must hold lines with different labels, got {labels}")
         for claim in self.claims:
             if missing := {claim.first, claim.second} - set(labels):
                 raise ValueError(f"{self.name}: a claim speaks of {sorted(missing)[0]!r}, but the lines are {labels}")
+
+    def _check_places(self) -> None:
+        places = [(line.series, line.at) for line in self.lines if line.at is not None]
+        if self.against and not places:
+            raise ValueError(f"{self.name}: `against` needs lines that say where they are, by `at`")
+        if len(set(places)) < len(places):
+            raise ValueError(f"{self.name}: lines of one `series` must differ in `at`, got {places}")
 
 
 @dataclass(frozen=True)
@@ -140,7 +163,7 @@ def from_json(text: str) -> tuple[Figure, ...]:
         return tuple(
             Figure(entry["name"], entry["title"], tuple(_made(Line, line) for line in entry["lines"]),
                    tuple(_made(Claim, claim) for claim in entry["claims"]),
-                   None if entry["strengths"] is None else tuple(entry["strengths"]))
+                   None if entry["strengths"] is None else tuple(entry["strengths"]), entry.get("against", ""))
             for entry in json.loads(text)
         )  # fmt: skip
     except (KeyError, TypeError) as error:
@@ -150,8 +173,8 @@ def from_json(text: str) -> tuple[Figure, ...]:
 def read_study(path: str | Path) -> tuple[Figure, ...]:
     """Read a study of one's own from a TOML file.
 
-    ``[[figure]]`` with ``name``, ``title``, optionally ``strengths``; in it ``[[figure.line]]`` with the fields of
-    `Line`, and ``[[figure.claim]]`` with those of `Claim`.
+    ``[[figure]]`` with ``name``, ``title``, optionally ``strengths`` and ``against``; in it ``[[figure.line]]`` with
+    the fields of `Line`, and ``[[figure.claim]]`` with those of `Claim`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -170,11 +193,12 @@ def read_study(path: str | Path) -> tuple[Figure, ...]:
 
 
 def _figure(entry: Mapping[str, Any]) -> Figure:
-    _only(entry, {"name", "title", "strengths", "line", "claim"})
+    _only(entry, {"name", "title", "strengths", "against", "line", "claim"})
     lines = tuple(_made(Line, line) for line in _tables(entry, "line"))
     claims = tuple(_made(Claim, claim) for claim in _tables(entry, "claim"))
     strengths = tuple(map(float, entry["strengths"])) if "strengths" in entry else None
-    return Figure(str(entry["name"]), str(entry.get("title", entry["name"])), lines, claims, strengths)
+    title, against = str(entry.get("title", entry["name"])), str(entry.get("against", ""))
+    return Figure(str(entry["name"]), title, lines, claims, strengths, against)
 
 
 def _made(kind: type[Any], entry: Mapping[str, Any]) -> Any:
