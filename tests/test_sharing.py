@@ -2,6 +2,7 @@
 
 import _thread
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saplab
+from saplab.attacks import memory, passes
+from saplab.attacks.memory import kept_bytes
 from saplab.attacks.passes import as_memory_allows
 from saplab.defenses import sharing
 from saplab.models.zoo import load_model
@@ -217,3 +220,45 @@ def test_ctrl_c_interrupts_and_the_next_pass_is_whole(sap):
                 estimate(sap)
         timer.join()
         assert torch.equal(estimate(sap).gradient, expected)
+
+
+def test_a_row_keeps_what_its_way_back_needs():
+    model = nn.Sequential(nn.Linear(10, 100), nn.Sigmoid(), nn.Linear(100, 2))
+    x = torch.rand(1, 10, requires_grad=True)
+    assert kept_bytes(model, lambda: model(x)) == 4 * (10 + 100)  # the input and the sigmoid's output
+
+
+def test_large_batches_are_cut_to_the_memory_of_their_way_back(network, monkeypatch):
+    whole = estimate(network).gradient
+    sizes = []
+    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(
+        memory, "BUDGET", int(2.5 * kept_bytes(network, lambda: network(IMAGES[:1].clone().requires_grad_())))
+    )
+    monkeypatch.setattr(passes, "as_memory_allows", lambda run, *rows: (sizes.append(len(rows[0])), run(*rows))[1])
+    torch.testing.assert_close(estimate(network).gradient, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+    assert set(sizes[:-1]) == {2}
+    assert sum(sizes) % len(IMAGES) == 0
+
+
+def test_trying_and_measuring_a_row_leave_the_global_generator_alone(monkeypatch):
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return (x + torch.rand_like(x)).flatten(1)[:, :10]
+
+    monkeypatch.setattr(memory, "SMALL", 0)
+    model = Noisy().eval()
+    gradients = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        estimate(model)
+        gradients.append(torch.rand(3))
+    assert torch.equal(*gradients)
+
+
+def test_networks_in_training_and_small_batches_are_not_measured():
+    def never():
+        raise AssertionError
+
+    assert memory.rows_at_once(nn.ReLU().train(), torch.rand(1, 3, 2000, 2000), 1, never) == sys.maxsize
+    assert memory.rows_at_once(nn.ReLU().eval(), torch.rand(6, 3, 32, 32), 100, never) == sys.maxsize

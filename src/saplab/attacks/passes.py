@@ -1,5 +1,6 @@
 """Passes of an adversary over a batch of images: several stacked where the batch is small, forward or both ways."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from saplab import noise
 from saplab.attacks.ball import check_labels
+from saplab.attacks.memory import rows_at_once
 from saplab.defenses.defended import draws_weights
 from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import logits
@@ -58,7 +60,11 @@ class Batch:
                 (gradient,) = torch.autograd.grad(value.sum(), x)
             return z.detach(), value.detach(), gradient
 
-        return self._run(samples, run)
+        first = torch.zeros(1, dtype=torch.int64, device=self.images.device)
+        streams = noise.streams(self.key, self.first_sample, self.examples[:1])
+        rows = max(len(self.images), min(self.batch_size, samples * len(self.images)))
+        most = rows_at_once(self.adversary, self.images, rows, lambda: run(first, streams))
+        return self._run(samples, run, most)
 
     def passes(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
         """Yield logits (k, N, C) and objective (k, N) of k passes at a time: the very passes of the gradient."""
@@ -70,11 +76,13 @@ class Batch:
 
         return self._run(samples, run)
 
-    def _run(self, samples: int, run: Run) -> Iterator[tuple[Tensor, ...]]:
+    def _run(self, samples: int, run: Run, most: int = sys.maxsize) -> Iterator[tuple[Tensor, ...]]:
+        """Run stacks of passes, `most` rows at once."""
         everyone = torch.arange(len(self.images), device=self.images.device)
         in_threads = partial(shared_out, self.adversary, run)
         for count, streams in self._stacks(samples):
-            results = as_memory_allows(in_threads, everyone.repeat(count), streams)
+            parts = zip(everyone.repeat(count).split(most), streams.split(most), strict=True)
+            results = joined(as_memory_allows(in_threads, *part) for part in parts)
             yield tuple(t.unflatten(0, (count, -1)) for t in results)
 
 
@@ -90,8 +98,13 @@ def as_memory_allows(run: Run, rows: Tensor, streams: Tensor) -> tuple[Tensor, .
         if len(rows) < 2 or not _memory_ran_out(error):
             raise
     half = len(rows) // 2
-    parts = [as_memory_allows(run, rows[s], streams[s]) for s in (slice(half), slice(half, None))]
-    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return joined(as_memory_allows(run, rows[s], streams[s]) for s in (slice(half), slice(half, None)))
+
+
+def joined(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Join the tensors of several parts along their rows."""
+    columns = list(zip(*parts, strict=True))
+    return tuple(tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in columns)
 
 
 def _memory_ran_out(error: RuntimeError) -> bool:

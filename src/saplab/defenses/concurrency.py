@@ -75,13 +75,13 @@ def _is_plain(module: nn.Module) -> bool:
 def _leaves_no_trace(modules: Sequence[nn.Module], run: Callable[..., Any], columns: Sequence[Tensor]) -> bool:
     before = [_state(module) for module in modules]
     generator = torch.default_generator.get_state()
-    try:
-        run(*(t[:1] for t in columns))
-    except Exception:
-        return False  # whoever runs all rows will tell
-    return bool(torch.equal(generator, torch.default_generator.get_state())) and all(
-        _same(old, _state(module)) for old, module in zip(before, modules, strict=True)
-    )
+    with torch.random.fork_rng(devices=[]):
+        try:
+            run(*(t[:1] for t in columns))
+        except Exception:
+            return False  # whoever runs all rows will tell
+        drawn = not torch.equal(generator, torch.default_generator.get_state())
+    return not drawn and all(_same(old, _state(module)) for old, module in zip(before, modules, strict=True))
 
 
 def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
