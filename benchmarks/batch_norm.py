@@ -1,9 +1,9 @@
-"""What the authors' attack, whose gradient ran with batch-norm in training mode, leaves beside an attack on the network.
+"""What the authors' attack, its gradient with batch-norm in training mode, leaves beside an attack on the network.
 
 python benchmarks/batch_norm.py [--images 1000] [--batch 100] [--samples 20] [--passes 20]
 
-Prints a table of accuracies under FGSM: by the gradient of the network as it predicts, and by that of a copy in training
-mode, which normalises by the batch's own statistics. Needs nothing but the package.
+Prints a table of accuracies under FGSM: by the gradient of the network as it predicts, and by that of a copy in
+training mode, which normalises by the batch's own statistics. Needs nothing but the package.
 """
 
 import argparse

@@ -145,7 +145,7 @@ class StochasticWeightPruning:
         draws = int(percent * weight.numel() / 100)
         if draws < 1:
             raise ValueError(f"percent={percent:g} gives no draw for weight {name!r} of {weight.numel()} entries")
-        return prune(weight.reshape(1, -1), stream, draws, site, rule, f"weight {name!r}").view(weight.shape)
+        return prune(weight.unsqueeze(0), stream, draws, site, rule, f"weight {name!r}").squeeze(0)
 
 
 def _normals_like(weight: Tensor, stream: Tensor, site: int) -> Tensor:

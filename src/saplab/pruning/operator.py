@@ -24,6 +24,7 @@ from saplab.pruning.threads import over_rows
 BackwardRule = Literal["mask", "probability", "identity"]
 RULES: Final = get_args(BackwardRule)
 _KERNELS = {torch.float32: prune_rows, torch.bfloat16: prune_bfloat16_rows}
+_ONE_THREADS = 1 << 18  # activations that one thread copies while others would wake up
 _CHANNELS_LAST_KERNELS = {torch.float32: prune_channels_last, torch.bfloat16: prune_bfloat16_channels_last}
 
 
@@ -92,12 +93,24 @@ def _pruned(h: Tensor, draws: int, halves: tuple[torch.dtype, ...], prune_rows: 
     """Prune by a kernel for contiguous rows (N, a) of float32 and of the types `halves`."""
     if h.numel() == 0:
         return torch.empty_like(h)
-    x = h.detach().reshape(len(h), -1)
+    x = _contiguous(h.detach()).view(len(h), -1)
     kept = prune_rows(_as_kernels_take_it(x, halves))
     if h.dtype == torch.float64:
         kept = _rescale(x, kept != 0, draws)
     out = kept.view(h.shape)
-    return out if out.dtype == h.dtype and out.stride() == h.stride() else torch.empty_like(h).copy_(out)
+    return out if out.dtype == h.dtype and out.stride() == h.stride() else _copied(out, torch.empty_like(h))
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    return x if x.is_contiguous() else _copied(x, torch.empty(x.shape, dtype=x.dtype, device=x.device))
+
+
+def _copied(source: Tensor, to: Tensor) -> Tensor:
+    """Copy to a tensor that may lie otherwise in memory; what is small, in the calling thread: others wake too late."""
+    if source.is_cpu and source.numel() <= _ONE_THREADS and source.dtype == to.dtype == torch.float32:
+        np.copyto(to.numpy(), source.numpy())
+        return to
+    return to.copy_(source)
 
 
 def _as_kernels_take_it(x: Tensor, halves: tuple[torch.dtype, ...]) -> Tensor:
