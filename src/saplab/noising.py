@@ -73,8 +73,8 @@ def _noise(bits: Any, values: Any, law: int, amount: Any) -> None:
 
 
 @vector_kernel
-def _apply(x: Any, values: Any, out: Any, factor: Any, law: int) -> None:
-    """Apply noise to a run of activations; keep the factors where there is room for them."""
+def _apply(x: Any, values: Any, out: Any, law: int) -> None:
+    """Apply noise to a run of activations."""
     full_width()
     if law == _ADD:
         for i in range(x.shape[0]):
@@ -82,13 +82,11 @@ def _apply(x: Any, values: Any, out: Any, factor: Any, law: int) -> None:
         return
     for i in range(x.shape[0]):
         out[i] = _write(_read(x[i]) * values[i], x[i])
-    for i in range(factor.shape[0]):
-        factor[i] = _write(values[i], x[i])
 
 
 @scalar_kernel
-def _noise_rows(x: Any, out: Any, factors: Any, streams: Any, site: int, law: int, amount: Any) -> None:
-    """Apply noise to rows (N, a) that are contiguous; `factors` is like `x`, or (N, 0)."""
+def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any) -> None:
+    """Apply noise to rows (N, a) that are contiguous."""
     full_width()
     bits, values = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32)
     for n in range(x.shape[0]):
@@ -97,14 +95,12 @@ def _noise_rows(x: Any, out: Any, factors: Any, streams: Any, site: int, law: in
             hi = min(lo + BLOCK, x.shape[1])
             fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
             _noise(bits, values, law, amount)
-            _apply(x[n, lo:hi], values, out[n, lo:hi], factors[n, lo:hi], law)
+            _apply(x[n, lo:hi], values, out[n, lo:hi], law)
 
 
 @scalar_kernel
-def _noise_channels_last(
-    x: Any, out: Any, factors: Any, channels: int, streams: Any, site: int, law: int, amount: Any
-) -> None:
-    """Apply noise to maps (N, H·W·C); `factors` is like `x`, or (N, 0).
+def _noise_channels_last(x: Any, out: Any, channels: int, streams: Any, site: int, law: int, amount: Any) -> None:
+    """Apply noise to maps (N, H·W·C).
 
     A map's noise is drawn in the order (C, H, W), and turned while it lies in the cache. Drawing it in the order
     (H, W, C) at once, by the counters of a position in all channels, took twice as long.
@@ -119,7 +115,7 @@ def _noise_channels_last(
             fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
             _noise(bits, row[lo : lo + BLOCK], law, amount)
         scatter(row[:size], values.reshape(places, channels))
-        _apply(x[n], values, out[n], factors[n], law)
+        _apply(x[n], values, out[n], law)
 
 
 def can_noise(h: Tensor) -> bool:
@@ -147,51 +143,47 @@ def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, throu
     Returns:
         Tensor like `h`.
     """
-    keep = through and law != "add" and torch.is_grad_enabled() and h.requires_grad
-    return torch.ops.saplab.noised(h, streams, site, _CODES[law], amount, keep)[0]  # type: ignore[no-any-return]
+    return torch.ops.saplab.noised(h, streams, site, _CODES[law], amount, through)  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("saplab::noised", mutates_args=(), device_types="cpu")
-def _noised(h: Tensor, streams: Tensor, site: int, law: int, amount: float, keep: bool) -> tuple[Tensor, Tensor]:
+def _noised(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
     x = h.detach()
     innermost = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     x = x if innermost else x.contiguous()
     out = torch.empty_like(x)
-    factors = torch.empty_like(x) if keep else x.new_empty(0)
     if h.numel() == 0:
-        return out, factors
-    maps, results, room = (as_array(_rows(t, innermost)) for t in (x, out, factors if keep else x))
-    room = room if keep else room[:, :0]
+        return out
+    maps, results = (as_array((t.permute(0, 2, 3, 1) if innermost else t).flatten(1)) for t in (x, out))
     keys, level = streams.contiguous().numpy(), np.float32(amount)
 
     def work(start: int, stop: int) -> None:
         part = slice(start, stop)
         if innermost:
-            _noise_channels_last(maps[part], results[part], room[part], x.shape[1], keys[part], site, law, level)
+            _noise_channels_last(maps[part], results[part], x.shape[1], keys[part], site, law, level)
         else:
-            _noise_rows(maps[part], results[part], room[part], keys[part], site, law, level)
+            _noise_rows(maps[part], results[part], keys[part], site, law, level)
 
     over_rows(work, len(x), x[0].numel())
-    return out if out.stride() == torch.empty_like(h).stride() else torch.empty_like(h).copy_(out), factors
-
-
-def _rows(x: Tensor, innermost: bool) -> Tensor:
-    return (x.permute(0, 2, 3, 1) if innermost else x).flatten(1)
+    return out if out.stride() == torch.empty_like(h).stride() else torch.empty_like(h).copy_(out)
 
 
 @_noised.register_fake
-def _(h: Tensor, streams: Tensor, site: int, law: int, amount: float, keep: bool) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(h), torch.empty_like(h) if keep else h.new_empty(0)
+def _(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
+    return torch.empty_like(h)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *_, ctx.keep = inputs
-    if ctx.keep:
-        ctx.save_for_backward(output[1])
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, streams, *ctx.drawn = inputs
+    ctx.save_for_backward(streams)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return grad * ctx.saved_tensors[0] if ctx.keep else grad, None, None, None, None, None
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Multiply by the same factors, drawn once more: that is faster than keeping them."""
+    _, law, _, through = ctx.drawn
+    if through and law != _ADD:
+        grad = torch.ops.saplab.noised(grad, *ctx.saved_tensors, *ctx.drawn)
+    return grad, None, None, None, None, None
 
 
 _noised.register_autograd(_backward, setup_context=_setup)
