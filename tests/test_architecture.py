@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "saplab"
 FLOORS = {
     "files": 0,
+    "allocator": 0,
     "devices": 1,
     "noise": 1,
     "vector": 1,

@@ -137,6 +137,7 @@ def test_the_loop_averages():
     images, labels = torch.rand(2, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2])
     one = passes.gradient_pass(net, images, labels)
     torch.testing.assert_close(gradient_by_loop(net, images, labels, 3), one)
+    torch.testing.assert_close(passes.attack_pass(net.eval(), images, labels), one)
 
 
 def test_sample_images_repeat():
@@ -223,7 +224,8 @@ def test_the_least_time_is_memory_s_or_arithmetic_s():
 def test_a_run_has_every_contender(results):
     names = {section: [record.name for record in results.section(section)] for section in SECTIONS}
     assert names["sampler"] == [sampling.OURS, sampling.BERNOULLI, sampling.MULTINOMIAL, sampling.SEARCH, sampling.COPY]
-    assert names["pass"] == 2 * [passes.DENSE, *DEFENSES, passes.BY_HAND]
+    every = [passes.DENSE, *DEFENSES]
+    assert names["pass"] == 2 * [*every, passes.BY_HAND] + every
     assert names["gradients"] == [gradients.OURS, gradients.ALONE, gradients.LOOP, gradients.LOOP]
     assert names["memory"] == [passes.DENSE, "sap:100", passes.BY_HAND]
     assert names["roofline"] == list(NEEDS)
@@ -289,7 +291,7 @@ def test_numbers_have_three_digits():
 
 def test_markdown_has_every_table(results):
     text = to_markdown(results)
-    assert text.count("\n### ") == len(tables(results)) == 1 + 2 + 1 + 1 + 1 + 2
+    assert text.count("\n### ") == len(tables(results)) == 1 + 3 + 1 + 1 + 1 + 2
     assert "| torch.multinomial + scatter |" in text
     assert "Left out: " in text
     assert results.machine["processor"] in text

@@ -1,6 +1,5 @@
 """Where training computes: two processes that share each batch, as torchrun starts them; compiled; glibc's memory."""
 
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -87,27 +86,6 @@ def test_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         assert place.total(values) is values
     with pytest.raises(ValueError, match="`device` is 'cuda:99', but PyTorch sees"), joined("cuda:99"):
         pass
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
-def test_freed_memory_is_kept() -> None:
-    """In a process of its own: 100 MB that come and go cost their pages once, not each time."""
-    script = """
-import resource
-import numpy as np
-from saplab.training.place import keep_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
-        np.ones(100_000_000, np.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-before, done = faults(), keep_freed_memory()
-faults()
-print(done, faults() < before / 10)
-"""
-    assert subprocess.check_output([sys.executable, "-c", script], text=True).split() == ["True", "True"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Sections ``pass`` and ``memory``: a forward and a gradient pass under each defence, against the dense network's."""
+"""Sections ``pass`` and ``memory``: forward, gradient and attack passes against the dense network's."""
 
 import contextlib
 import json
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from saplab.attacks import MonteCarlo
 from saplab.bench.handwritten import multinomial_network
 from saplab.bench.measure import Say, Spread, Work, time_in_turn
 from saplab.bench.plan import DEFENSES, Plan
@@ -23,7 +24,7 @@ from saplab.studies.specs import parse_defenses
 
 MODEL: Final = "preact-resnet20-dense"
 DENSE, BY_HAND = "dense", "SAP-100 by torch.multinomial"
-FORWARD, GRADIENT = "forward", "gradient"
+FORWARD, GRADIENT, ATTACK = "forward", "gradient", "an attack's gradient"
 
 
 def network(name: str, device: str = "cpu") -> nn.Module:
@@ -56,6 +57,12 @@ def gradient_pass(model: nn.Module, images: Tensor, labels: Tensor, precision: s
     return torch.autograd.grad(F.cross_entropy(logits.float(), labels, reduction="sum"), x)[0]
 
 
+def attack_pass(model: nn.Module, images: Tensor, labels: Tensor, precision: str = "float32") -> Tensor:
+    """Give the same gradient as saplab's attacks take it: by the images alone, each thread with its share of them."""
+    with _autocast(images, precision):
+        return MonteCarlo().gradient(model, images, labels)
+
+
 def _autocast(images: Tensor, precision: str) -> contextlib.AbstractContextManager[object]:
     if precision == "float32":
         return contextlib.nullcontext()
@@ -63,24 +70,25 @@ def _autocast(images: Tensor, precision: str) -> contextlib.AbstractContextManag
 
 
 def measure_passes(plan: Plan, say: Say) -> Part:
-    """Time both passes of all networks in turn; seconds, and ratios to the dense network's pass in the same round."""
+    """Time passes of all networks in turn; seconds, and ratios to the dense network's pass in the same round."""
     records: list[Record] = []
     for k, precision in enumerate(plan.precisions):
-        names = (DENSE, *DEFENSES, BY_HAND) if k == 0 else (DENSE, "sap:100")
-        for kind in (FORWARD, GRADIENT):
+        names = (DENSE, *DEFENSES) if k == 0 else (DENSE, "sap:100")
+        for kind in (FORWARD, GRADIENT, ATTACK):
             say(f"pass: {kind}, {precision}")
-            records += _time_passes(plan, kind, precision, names)
+            by_hand = (BY_HAND,) if k == 0 and kind != ATTACK else ()
+            records += _time_passes(plan, kind, precision, (*names, *by_hand))
     return Part(tuple(records))
 
 
 def _time_passes(plan: Plan, kind: str, precision: str, names: Sequence[str]) -> list[Record]:
     images, labels = sample_images(plan.images, plan.device)
-    works: dict[str, Work] = {
-        name: partial(forward_pass, model, images, precision)
-        if kind == FORWARD
-        else partial(gradient_pass, model, images, labels, precision)
-        for name, model in ((name, network(name, plan.device)) for name in names)
-    }
+    run = {
+        FORWARD: lambda model: forward_pass(model, images, precision),
+        GRADIENT: lambda model: gradient_pass(model, images, labels, precision),
+        ATTACK: lambda model: attack_pass(model, images, labels, precision),
+    }[kind]
+    works: dict[str, Work] = {name: partial(run, network(name, plan.device)) for name in names}
     rounds = {name: plan.slow_rounds if name == BY_HAND else plan.pass_rounds for name in names}
     times = time_in_turn(works, rounds, plan.device)
     case = f"{kind}, {precision}, {plan.images} images"

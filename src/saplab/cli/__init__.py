@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from saplab.allocator import keep_freed_memory
 from saplab.cli import bench, demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
 from saplab.cli.errors import end_on_interrupt, guarded, leave
 
@@ -43,6 +44,7 @@ for _verb in (demo, evaluate, reproduce, sites, train, zoo, train_agent, play, r
 def main() -> None:
     """Run the command line and exit: 0, 2 for a user's mistake, 130 on Ctrl-C."""
     end_on_interrupt()
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without λ shows ?

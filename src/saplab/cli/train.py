@@ -140,11 +140,9 @@ def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
 def run(job: Job, place: "Place") -> "tuple[nn.Module, Result]":
     """Train, or read what was trained, and measure the network's accuracy."""
     from saplab.training.loop import train as train_network
-    from saplab.training.place import keep_freed_memory
     from saplab.training.progress import Silent, TensorBoard
 
     recipe = recipe_of(job.choice)
-    keep_freed_memory()
     try:
         with watch() as progress:
             told = progress if place.is_first else Silent()

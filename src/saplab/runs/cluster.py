@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 
+from saplab.allocator import keep_freed_memory
 from saplab.runs.engine import Computed, Group, Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
 from saplab.runs.machine import usable_cores
 from saplab.runs.parcel import Parcel, pack, unpack
@@ -218,6 +219,7 @@ def _compute(group: Group, parcel: Parcel, threads: int, device: str) -> Sequenc
     try:
         torch.set_num_threads(threads)
         if parcel.digest not in _loaded:
+            keep_freed_memory()
             _loaded.clear()
             _loaded[parcel.digest] = unpack(parcel, device)
         return _loaded[parcel.digest].compute(group, lambda n: None)

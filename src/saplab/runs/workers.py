@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from saplab.allocator import keep_freed_memory
 from saplab.runs.engine import TRIES, Computed, Group, Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
 from saplab.runs.parcel import pack, unpack
 
@@ -187,6 +188,7 @@ def _without_interrupts() -> Iterator[None]:
 def _serve(pipe: Connection, threads: int, device: str) -> None:
     """Be a worker: compute the groups that come, until the driver ends this process or itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     threading.Thread(target=_end_with_driver, daemon=True).start()
     torch.set_num_threads(threads)
     try:

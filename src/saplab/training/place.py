@@ -1,8 +1,6 @@
 """Where a run computes: a device, and one or more processes that share each batch."""
 
-import ctypes
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from saplab.training.batches import Share
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -68,21 +64,6 @@ class Place:
     def compile(self, network: Any) -> Any:
         """Compile a network, if that is wanted."""
         return torch.compile(network) if self.compiled else network
-
-
-def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, for this process: every step of training needs the same memory again.
-
-    Given back to the system, it comes back as zeroed pages, about 35,000 of them a step. Other C libraries are left
-    as they are.
-
-    Returns:
-        whether it was done.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 @contextmanager
