@@ -102,12 +102,8 @@ def _compute_and_show(job: "Job", console: "Console") -> None:
 
     from saplab.cli.running import compute
     from saplab.report import to_records, write_study
-    from saplab.runs.record import failures
 
-    store = compute(job, console)
-    failed = next(failures(store.root), None) is not None
-    if failed and not store.survey().stored:
-        raise typer.Exit(1)
+    store, complete = compute(job, console)
     report = write_study(store.root)
     if console.json:
         claims = [{"figure": figure, **asdict(found)} for figure, found in report.judged]
@@ -116,7 +112,7 @@ def _compute_and_show(job: "Job", console: "Console") -> None:
         console.emit_json({"out": str(store.root), "claims": claims, "rows": rows, "files": files})
     console.show_claims(report)
     console.say(f"\nReport: {store.root / 'report.html'}")
-    if failed:
+    if not complete:
         raise typer.Exit(1)
 
 

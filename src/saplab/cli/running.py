@@ -88,12 +88,8 @@ def compute_and_report(job: Job, console: Console, fail_below: float | None = No
         typer.Exit: with code 1 where it does.
     """
     from saplab.report import to_records, write_report
-    from saplab.runs.record import failures
 
-    store = compute(job, console)
-    failed = next(failures(store.root), None) is not None
-    if failed and not store.survey().stored:
-        raise typer.Exit(1)
+    store, complete = compute(job, console)
     report = write_report(store.root)
     if console.json:
         files = [str(path) for path in report.files]
@@ -103,12 +99,16 @@ def compute_and_report(job: Job, console: Console, fail_below: float | None = No
     if report.findings:
         console.show_verdict(report.findings.verdict)
     console.say(f"\nReport: {store.root / 'report.html'}")
-    if failed or (fail_below is not None and report.findings and report.findings.verdict.fails(fail_below)):
+    if not complete or (fail_below is not None and report.findings and report.findings.verdict.fails(fail_below)):
         raise typer.Exit(1)
 
 
-def compute(job: Job, console: Console) -> "Store":
-    """Compute the job's missing cells, with a progress bar; say what failed, which `record.failures` gives as well."""
+def compute(job: Job, console: Console) -> "tuple[Store, bool]":
+    """Compute the job's missing cells, with a progress bar; say what failed, and give whether nothing did.
+
+    Raises:
+        typer.Exit: with code 1 where there is no cell at all to show.
+    """
     from saplab.files import write_atomically
     from saplab.runs import Store
     from saplab.runs.images import rehearse
@@ -121,8 +121,10 @@ def compute(job: Job, console: Console) -> "Store":
     found = store.survey()
     for problem in found.foreign:
         console.say(problem)
-    fill(store, found, inputs, job.engine, console)
-    return store
+    complete = fill(store, found, inputs, job.engine, console)
+    if not complete and not store.survey().stored:
+        raise typer.Exit(1)
+    return store, complete
 
 
 def fill(
