@@ -19,6 +19,8 @@ NAMES = (
     " table1), all, or a .toml file."
 )
 
+_MOST_NAMES = 6  # in a title
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to an application."""
@@ -85,7 +87,8 @@ def reproduce(
     curves = study(chosen, amount, whole, digests)
     networks = {(split_model(spec)[0], digests[spec]): model for spec, model in models.items()}
     folder = out or Path("runs") / f"{preset}-{'-'.join(Path(name).stem for name in names)}"
-    title = f"{', '.join(names)}: {preset}"
+    listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} to {names[-1]} ({len(names)})"
+    title = f"{listed}: {preset}"
     job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen), who)
     show_plan(job, console) if dry_run else _compute_and_show(job, console)
     if not finished:
