@@ -20,7 +20,7 @@ def reliability_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -
     Args:
         records: one for each curve, strength and bin that holds an image: ``curve``, ``strength``, ``low``, ``high``
             (the bin's edges), ``confidence``, ``accuracy`` (means in it), ``images`` and ``share`` of all images.
-        theme: its colours; on the page's a menu chooses the curve, elsewhere the first is drawn.
+        theme: its colours; on the page's a menu chooses the curve, elsewhere each has a row of panels.
 
     Raises:
         ValueError: for no records.
@@ -49,10 +49,13 @@ def reliability_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -
     layers = alt.layer(bars, points, diagonal, counts).properties(width=_PANEL, height=_PANEL)
     header = alt.Header(title=None, labelExpr="'λ = ' + datum.value", labelColor=theme.ink, labelFontSize=12)
     data = alt.Data(values=list(records))
+    if theme is not PAGE:
+        rows = alt.Row("curve:N", sort=labels, header=alt.Header(title=None, labelColor=theme.ink, labelFontSize=12))
+        return configured(layers.facet(row=rows, column=alt.Column("strength:O", header=header), data=data), theme)
     chart = layers.facet(alt.Facet("strength:O", header=header), columns=4, data=data)
     chart = chart.transform_filter("datum.curve == diagram")
-    menu: dict[str, Any] = {"bind": alt.binding_select(options=labels, name="Curve: ")} if theme is PAGE else {}
-    return configured(chart.add_params(alt.param(name="diagram", value=labels[0], **menu)), theme)
+    menu = alt.param(name="diagram", value=labels[0], bind=alt.binding_select(options=labels, name="Curve: "))
+    return configured(chart.add_params(menu), theme)
 
 
 def _share_axis(field: str, title: str) -> Any:
