@@ -264,8 +264,10 @@ def test_a_card_says_what_was_measured():
     card = write_card(facts, find_recipe("small"), history, rules, "saplab train-agent Bowling", "a machine")
     for text in ("| this agent | 40.0 ±24.8 | 3 |", "| random play | 25.0 ±12.4 | 3 |", "68.1", "1,000 agent steps",
                  "| 1,000 | 0.10 | – | 0 | 31.0 ±12.7 |", "`saplab train-agent Bowling`", "- batch: 64",
-                 "sticky actions 0.25"):  # fmt: skip
+                 "sticky actions 0.25", "the weights after 1,000 steps, which scored most"):  # fmt: skip
         assert text in card
+    last = write_card(facts, find_recipe("paper"), history, rules, "saplab train-agent Bowling", "a machine")
+    assert "the weights after the last step; no evaluation decided anything" in last
 
 
 def moment(episodes=(0,)):

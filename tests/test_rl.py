@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saplab.models.qnetwork import QNetwork, new_network
 from saplab.rl import loop
-from saplab.rl.checkpoint import load_checkpoint, put_back, tensors_of
+from saplab.rl.checkpoint import best_record, load_checkpoint, put_back, tensors_of
 from saplab.rl.ddqn import Learner, epsilon_greedy, td_targets
 from saplab.rl.loop import CHECKPOINT, Diverged, train_agent
 from saplab.rl.recipes import RECIPES, RMSProp, find_recipe
@@ -243,6 +243,28 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
     assert torch.equal(weights(again), finished)
 
 
+def test_the_weights_that_scored_most_are_kept_if_asked_for(tmp_path):
+    points = {400: [1.0, 2.0], 800: [5.0, 0.0], 1_200: [3.0, 1.0]}
+    seen = {}
+
+    def score(network, step):
+        seen[step] = weights(network)
+        return points[step]
+
+    recipe = replace(SHORT, score_every=400, keep_best=True)
+    network = CatchNetwork()
+    train_agent(replace(recipe, steps=800), Catch(4), network, tmp_path, score=score)
+    assert torch.equal(weights(network), seen[800])
+    again = CatchNetwork()
+    history = train_agent(recipe, Catch(4), again, tmp_path, score=score)
+    assert torch.equal(weights(again), seen[800])
+    assert not torch.equal(seen[1_200], seen[800])
+    assert best_record(history).step == 800
+    last = CatchNetwork()
+    train_agent(replace(recipe, keep_best=False), Catch(4), last, tmp_path / "last", score=score)
+    assert torch.equal(weights(last), seen[1_200])
+
+
 def test_weights_targets_and_optimiser_come_back_as_they_were(tmp_path):
     recipe = replace(SHORT, steps=800)
     network = CatchNetwork()
@@ -338,7 +360,7 @@ def test_the_papers_recipe_is_appendix_a():
     assert paper.rate(0) == paper.rate(10**8) == 2.5e-4
 
 
-@pytest.mark.parametrize(("preset", "transitions"), [("paper", 8), ("gpu", 8), ("small", 4)])
+@pytest.mark.parametrize(("preset", "transitions"), [("paper", 8), ("gpu", 8), ("small", 16)])
 def test_recipes_learn_from_so_many_transitions_a_step(preset, transitions):
     recipe = find_recipe(preset)
     assert recipe.batch / recipe.update_every == transitions

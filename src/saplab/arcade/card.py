@@ -6,7 +6,7 @@ from dataclasses import fields
 from saplab.arcade.reference import PUBLISHED
 from saplab.arcade.scores import mean_score
 from saplab.rl.agents import Facts
-from saplab.rl.checkpoint import AgentRecord
+from saplab.rl.checkpoint import AgentRecord, best_record
 from saplab.rl.play import Rules
 from saplab.rl.recipes import AgentRecipe
 
@@ -30,7 +30,7 @@ def write_card(
     return f"""# {facts.game}: an agent by Double DQN
 
 Points in full games, mean with 95 % interval (Student's, over games; ε = {rules.epsilon:g}, up to 30 no-ops, {sticky},
-unclipped rewards), of the weights after the last step, in float16; no evaluation decided anything:
+unclipped rewards), of {_kept(recipe, history)}, in float16:
 
 | | points | games |
 |---|---:|---:|
@@ -55,6 +55,16 @@ unclipped rewards), of the weights after the last step, in float16; no evaluatio
 
 Another machine or number of threads rounds otherwise and ends with other weights.
 """
+
+
+def _kept(recipe: AgentRecipe, history: Sequence[AgentRecord]) -> str:
+    best = best_record(history) if recipe.keep_best else None
+    if best is None:
+        return "the weights after the last step; no evaluation decided anything"
+    return (
+        f"the weights after {best.step:,} steps, which scored most in the evaluations of {recipe.score_episodes} other"
+        f" games every {recipe.score_every:,} steps"
+    )
 
 
 def _rows(facts: Facts) -> str:

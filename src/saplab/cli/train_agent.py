@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 def train_agent(
     game: Annotated[str, typer.Argument(help=GAME)],
-    preset: Annotated[str, typer.Option(help="paper, small (one or two CPU cores), gpu or smoke.")] = "small",
+    preset: Annotated[str, typer.Option(help="paper, small (one CPU core), gpu or smoke.")] = "small",
     out: Annotated[Path | None, typer.Option(help="Folder for the run; by default runs/agents/GAME-PRESET.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights, the games, random actions and samples.")] = 0,
     steps: Annotated[
@@ -37,7 +37,9 @@ def train_agent(
     reward_scale: Annotated[
         float, typer.Option(help="Points that count as a reward of 1, where rewards are clipped (Bowling: 10).")
     ] = 1.0,
-    n_step: Annotated[int, typer.Option(help="Rewards summed before a return bootstraps; the paper's are 1.")] = 1,
+    n_step: Annotated[
+        int | None, typer.Option(help="Rewards summed before a return bootstraps, instead of the preset's.")
+    ] = None,
     sticky: Annotated[float, typer.Option(help="Chance that the emulator repeats the previous action.")] = 0.0,
     episodes: Annotated[int, typer.Option(help="Full games for the final score, and for that of random play.")] = 30,
     threads: Annotated[int | None, typer.Option(help="PyTorch's and the emulators' threads.")] = None,
@@ -67,8 +69,8 @@ def train_agent(
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
     threads = threads or usable_cores()
     torch.set_num_threads(threads)
-    recipe = replace(find_recipe(preset), reward_scale=reward_scale, n_step=n_step)
-    recipe = recipe if steps is None else replace(recipe, steps=steps)
+    asked = {name: value for name, value in (("steps", steps), ("n_step", n_step)) if value is not None}
+    recipe = replace(find_recipe(preset), reward_scale=reward_scale, **asked)
     rom, console = rom_name(game), Console(as_json)
     folder = out or Path("runs/agents") / f"{rom}-{preset}"
     games = Games(rom, recipe.games, sticky, threads=threads)

@@ -4,7 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from types import MappingProxyType
+from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from saplab.files import write_atomically
 from saplab.rl.ddqn import Learner
+
+BEST: Final = "best."  # before the names of the tensors of the weights that scored most
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,20 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
     return parameter.detach().clone().copy_(value)
 
 
+def best_record(history: Sequence[AgentRecord]) -> AgentRecord | None:
+    """Give the record whose evaluation has the highest mean, the last of equals; None where nothing was evaluated."""
+    return max((r for r in reversed(history) if r.evaluation), key=lambda r: fmean(r.evaluation), default=None)
+
+
 def save_checkpoint(
-    path: Path, request: Mapping[str, Any], learner: Learner, history: Sequence[AgentRecord]
+    path: Path, request: Mapping[str, Any], learner: Learner, history: Sequence[AgentRecord],
+    best: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Write a run's tensors, with its request and its history in the file's header.
+
+    Args:
+        path, request, learner, history: of the run.
+        best: state_dict of the network as it was at `best_record`.
 
     Raises:
         OSError: the file could not be written; the one before is still there.
@@ -80,7 +94,8 @@ def save_checkpoint(
         "request": json.dumps(request, sort_keys=True),
         "history": json.dumps([asdict(record) for record in history]),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors_of(learner).items()}
+    tensors = tensors_of(learner) | {f"{BEST}{name}": tensor for name, tensor in best.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, header))
 
 

@@ -15,11 +15,12 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from saplab.files import remove_leftovers, write_atomically
 from saplab.models.qnetwork import QNetwork
 from saplab.rl.atari import Step
-from saplab.rl.checkpoint import AgentRecord, load_checkpoint, put_back, save_checkpoint
+from saplab.rl.checkpoint import BEST, AgentRecord, best_record, load_checkpoint, put_back, save_checkpoint
 from saplab.rl.ddqn import Learner, epsilon_greedy
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.replay import Replay
@@ -107,7 +108,8 @@ def train_agent(
         out: folder for ``checkpoint.safetensors`` and ``history.jsonl``.
         seed: of the games, the random actions and the samples; 0..2^63-1.
         task: what is played, for the checkpoint: another task's is refused.
-        score: plays evaluation games with the network after so many steps, and gives their points.
+        score: plays evaluation games with the network after so many steps, and gives their points; where the recipe
+            keeps the best, `network` ends with the weights that scored most, and the checkpoint goes on from the last.
         progress: told of every step and record.
 
     Returns:
@@ -129,6 +131,8 @@ def train_agent(
         run.advance(learn=run.step >= recipe.warmup)
         if run.step % recipe.record_every == 0 or run.step == recipe.steps:
             run.record(score)
+    if recipe.keep_best and run.best:
+        network.load_state_dict(run.best)
     return run.history
 
 
@@ -142,6 +146,7 @@ class _Run:
         self.recipe, self.games, self.out, self.seed, self.progress = recipe, games, out, seed, progress
         self.request = request_of(recipe, task, seed)
         self.learner = Learner(network, recipe)
+        self.best: dict[str, Tensor] = {}
         self.history = self._restored()
         self.step = self.history[-1].step if self.history else 0
         seeds = self._draws(_GAMES, self.step).integers(2**31, size=games.count)
@@ -176,7 +181,9 @@ class _Run:
             _mean(part.scores), points,
         )  # fmt: skip
         self.history.append(record)
-        save_checkpoint(self.out / CHECKPOINT, self.request, self.learner, self.history)
+        if recipe.keep_best and best_record(self.history) is record:
+            self.best = {name: tensor.clone() for name, tensor in self.learner.network.state_dict().items()}
+        save_checkpoint(self.out / CHECKPOINT, self.request, self.learner, self.history, self.best)
         write_history(self.out / HISTORY, self.history)
         self.progress.on_record(record)
         self.stretch = _Stretch()
@@ -222,6 +229,7 @@ class _Run:
             return []
         tensors, history = load_checkpoint(path, self.request)
         put_back(self.learner, tensors)
+        self.best = {name.removeprefix(BEST): tensor for name, tensor in tensors.items() if name.startswith(BEST)}
         write_history(self.out / HISTORY, history)
         return history
 

@@ -31,9 +31,13 @@ class RMSProp:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam, with the constant that Hessel et al. 2018 ("Rainbow") take for Atari."""
+    """Adam with the usual small constant.
 
-    eps: float = 1.5e-4
+    The 1.5e-4 of Hessel et al. 2018 ("Rainbow"), whose loss is another, is larger than most gradients of the Huber loss
+    where rewards are rare, and all but stops the learning there.
+    """
+
+    eps: float = 1e-8
 
     def build(self, parameters: Iterator[Tensor], lr: float) -> torch.optim.Optimizer:
         """Make PyTorch's optimiser."""
@@ -64,6 +68,7 @@ class AgentRecipe:
         precision: of the network's arithmetic but for its last layer; the weights are always float32.
         record_every: steps between two records and checkpoints; a multiple of `update_every`.
         score_every, score_episodes: steps between two evaluations during training, and the games of each.
+        keep_best: end with the weights that scored most in an evaluation, as Hessel et al. 2018 do, not the last.
     """
 
     preset: str
@@ -87,6 +92,7 @@ class AgentRecipe:
     record_every: int = 50_000
     score_every: int = 1_000_000
     score_episodes: int = 10
+    keep_best: bool = False
 
     def __post_init__(self) -> None:
         if self.reward_scale <= 0:
@@ -126,22 +132,24 @@ _PAPER = AgentRecipe(
 )
 _SMALL = AgentRecipe(
     "small",
-    steps=400_000,
-    games=16,
-    update_every=16,
+    steps=120_000,
+    games=4,
+    update_every=4,
     batch=64,
-    replay=400_000,
-    warmup=10_000,
+    replay=120_000,
+    warmup=5_000,
     target_every=2_000,
     optimizer=Adam(),
-    lr=2e-4,
+    lr=1.5e-4,
     lr_end=0.05,
+    n_step=10,
     epsilon_end=0.05,
-    epsilon_steps=60_000,
+    epsilon_steps=20_000,
     clip=10.0,
     precision="bfloat16",
-    record_every=20_000,
-    score_every=200_000,
+    record_every=10_000,
+    score_every=10_000,
+    keep_best=True,
 )
 _GPU = replace(
     _SMALL,
@@ -154,6 +162,7 @@ _GPU = replace(
     warmup=128 * 400,
     target_every=128 * 80,
     lr=5e-4,
+    n_step=3,
     epsilon_end=0.02,
     epsilon_steps=1_000_000,
     record_every=128 * 2_000,
