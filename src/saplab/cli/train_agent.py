@@ -69,8 +69,12 @@ def train_agent(
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
     threads = threads or usable_cores()
     torch.set_num_threads(threads)
-    asked = {name: value for name, value in (("steps", steps), ("n_step", n_step)) if value is not None}
-    recipe = replace(find_recipe(preset), reward_scale=reward_scale, **asked)
+    recipe = replace(find_recipe(preset), reward_scale=reward_scale)
+    recipe = replace(
+        recipe,
+        steps=recipe.steps if steps is None else steps,
+        n_step=recipe.n_step if n_step is None else n_step,
+    )
     rom, console = rom_name(game), Console(as_json)
     folder = out or Path("runs/agents") / f"{rom}-{preset}"
     games = Games(rom, recipe.games, sticky, threads=threads)
