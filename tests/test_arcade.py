@@ -21,7 +21,7 @@ from saplab.attacks import FGSM, RandomNoise
 from saplab.cli import app
 from saplab.models.qnetwork import new_network
 from saplab.rl import play as play_module
-from saplab.rl.agents import Facts, shipped
+from saplab.rl.agents import Facts
 from saplab.rl.checkpoint import AgentRecord
 from saplab.rl.play import Moment, Rules
 from saplab.rl.recipes import find_recipe
@@ -374,7 +374,6 @@ def test_mistakes_are_told_in_one_line(words, message):
 
 
 @needs_ale
-@pytest.mark.skipif("asterix" not in shipped(), reason="no agent for Asterix ships yet")
 def test_an_attack_lowers_the_score_of_a_shipped_agent():
     from saplab.models.zoo import weights_digest
     from saplab.rl.agents import load_agent

@@ -56,7 +56,8 @@ def play(
     address: AddressOption = None,
     baseline: Annotated[bool, typer.Option(help="Let the agent play without defence as well.")] = True,
     video: Annotated[
-        Path | None, typer.Option(help="Write a .gif of the last strength's first game, for the last defence.")
+        Path | None,
+        typer.Option(help="Write a .gif of the last strength's first game (300 steps at most), for the last defence."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of finished games, which runs may share.")] = Path("runs/play"),
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
