@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import nn
 
 from saplab.arcade.cell import NUMERICS, GameCell
@@ -17,8 +16,8 @@ from saplab.rl.atari import FRAME_SKIP
 from saplab.rl.play import Moment, Rules, Watch, play
 from saplab.rl.player import Player
 from saplab.runs.engine import Tick
-from saplab.runs.images import PRECISIONS
 from saplab.runs.machine import made
+from saplab.runs.precision import computing_in
 from saplab.studies import Network
 from saplab.studies.adversaries import Attack, attack_of
 from saplab.studies.specs import parse_defenses
@@ -80,8 +79,6 @@ def compute(
         ValueError: see `saplab.defend`, the attacks and `saplab.rl.play.play`.
     """
     begin = time.perf_counter()
-    if cell.precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {cell.precision!r}")
     player = Player(agents.network(cell.defender), cell.passes, cell.seed)
     rules = Rules(cell.game, cell.sticky, cell.epsilon, cell.max_frames)
     going = cell.stop - cell.start
@@ -92,8 +89,7 @@ def compute(
         going = len(moment.episodes)
         watch(moment)
 
-    dtype = PRECISIONS[cell.precision]
-    with torch.autocast(torch.device(agents.device).type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+    with computing_in(cell.precision, agents.device):
         episodes = play(player, rules, range(cell.start, cell.stop), cell.seed, adversary_of(cell, agents), on_step)
     tick(going)
     scores, steps = tuple(e.score for e in episodes), tuple(e.steps for e in episodes)

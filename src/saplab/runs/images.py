@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Final, Self
@@ -21,13 +20,13 @@ from saplab.runs.cellfile import DTYPES, PICTURED, CellResult
 from saplab.runs.engine import Tick
 from saplab.runs.machine import made
 from saplab.runs.parcel import shared
+from saplab.runs.precision import computing_in
 from saplab.runs.work import Group, crafting_cost, groups, passes_of, work_of
 from saplab.studies import Cell, Network
 from saplab.studies.adversaries import attack_of
 from saplab.studies.cell import NUMERICS
 from saplab.studies.specs import parse_defenses
 
-PRECISIONS: Final = {"float32": None, "bfloat16": torch.bfloat16}
 _CLEAN_BYTES: Final = 1 << 28  # of predictions of untouched images that are kept
 
 
@@ -114,7 +113,7 @@ def compute(group: Group, inputs: Inputs, tick: Tick = lambda n: None) -> list[C
     begin = time.perf_counter()
     shard = _shard(group[0], inputs)
     results: dict[str, CellResult] = {}
-    with _precision(group[0].precision, inputs.device):
+    with computing_in(group[0].precision, inputs.device):
         for cells, craft, work in _crafts(group, inputs, shard):
             predictions, pictures = _predictions(cells, craft, inputs, shard, work, tick)
             results.update({name: _result(found, craft, shard, pictures) for name, found in predictions.items()})
@@ -231,18 +230,9 @@ def rehearse(cells: Iterable[Cell], inputs: Inputs) -> None:
         noise.stream_key(seed)
         if passes < 1:
             raise ValueError(f"`passes` must be >= 1, got {passes}")
-        with _precision(precision, inputs.device):
+        with computing_in(precision, inputs.device):
             pass
     for network in {network for cell in cells for network in (cell.defender, cell.adversary)}:
         with torch.no_grad():
             classes = logits(inputs.network(network), images[:1].to(inputs.device)).shape[1]
         check_labels(labels, classes)
-
-
-@contextmanager
-def _precision(name: str, device: str) -> Iterator[None]:
-    if name not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {name!r}")
-    dtype = PRECISIONS[name]
-    with torch.autocast(torch.device(device).type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        yield

@@ -1,0 +1,36 @@
+"""The precision that cells are computed in."""
+
+import weakref
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from saplab.runs.precision import PRECISIONS, computing_in
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_products_are_computed_in_it_and_not_beyond(name: str) -> None:
+    x = torch.ones(2, 2)
+    with computing_in(name, "cpu"):
+        inside = (x @ x).dtype
+    assert inside == (PRECISIONS[name] or torch.float32)
+    assert (x @ x).dtype == torch.float32
+
+
+def test_an_attacks_images_are_not_kept_until_the_end() -> None:
+    weight = torch.ones(1, 1, 2, 2)
+    with computing_in("bfloat16", "cpu"):
+        images = torch.ones(1, 1, 4, 4).requires_grad_()
+        torch.autograd.grad(F.conv2d(images, weight).sum(), images)
+        kept = weakref.ref(images)
+        del images
+        assert kept() is None
+
+
+def test_a_name_that_is_none() -> None:
+    with (
+        pytest.raises(ValueError, match="`precision` must be one of float32, bfloat16, got 'float16'"),
+        computing_in("float16", "cpu"),
+    ):
+        pass
