@@ -135,6 +135,35 @@ def test_the_page_shows_changes_blanks_and_what_is_missing(tmp_path):
         assert text in page
     assert "<script" not in page
     assert (tmp_path / "table1.csv").read_text().splitlines()[1].startswith("assault,original,0.0,6,100.0,")
+    assert page.count("<svg") == 1
+    assert "var(--curve-1)" in page
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"points.svg", "points.pdf"}
+    assert all(path.is_file() for path in report.files)
+
+
+def test_the_results_for_a_repository_say_what_the_page_says(tmp_path):
+    stored(tmp_path, {(False, 0.0): 100.0, (True, 0.0): 50.0, (False, 1.0): 0.0, (True, 1.0): 40.0, (False, 2.0): 10.0})
+    write_table(tmp_path)
+    lines = (tmp_path / "results.md").read_text(encoding="utf-8").splitlines()
+    starts = [" | ".join(line.split(" | ")[:3]) for line in lines]
+    assert "| SAP-100 costs points where nobody attacks. | Assault | **holds**" in starts
+    assert "| original | 100.0 [99.1, 100.9] | 0.0 [-0.9, 0.9] | 10.0 [9.1, 10.9] |" in lines
+    (clean,) = (line for line in lines if line.startswith("| 0 |"))
+    assert clean.startswith("| 0 | -50.0 [-50.")
+    assert clean.endswith("]; paper -12.2 |")
+    assert "| 1 | blank; paper +10.4 |" in lines
+    assert "![Mean points against strength](figures/points.svg)" in lines
+    assert "A note." in lines
+
+
+def test_a_table_of_which_nothing_is_played_has_no_drawing(tmp_path):
+    stored(tmp_path, {})
+    write_table(tmp_path)
+    assert not (tmp_path / "figures").exists()
+    assert "<svg" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    results = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "figures/" not in results
+    assert "Not played." in results
 
 
 def test_the_progress_of_a_table_is_told_from_its_folder(tmp_path):

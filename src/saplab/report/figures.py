@@ -1,4 +1,4 @@
-"""The report's further charts: reliability diagrams, accuracy against a setting, and the game."""
+"""The report's further charts: reliability diagrams, accuracy against a setting, the game, and points in games."""
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 # Altair's encode() has no types.
 
@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from saplab.measures.game import Game
-from saplab.report.charts import PAGE, PAPER, Theme, configured
+from saplab.report.charts import PAGE, PAPER, SHAPES, Theme, configured
 
 _PANEL = 150
 
@@ -107,6 +107,43 @@ def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = P
     column = alt.Column("series:N", header=header, sort=series)
     panels = layers.properties(width=300, height=260).facet(column=column, data=data)
     return configured(panels, theme)
+
+
+def points_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -> alt.FacetChart:
+    """Draw mean points against strength λ with 95 % intervals, a panel with a scale of its own for each game.
+
+    Args:
+        records: one for each game, agent and strength: ``game``, ``agent``, ``strength``, ``points``, and
+            ``points_low`` and ``points_high``, None where one game says nothing of the spread.
+        theme: its colours.
+
+    Raises:
+        ValueError: for no records.
+    """
+    if not records:
+        raise ValueError("`records` must hold at least one row, got none")
+    games, agents = (list(dict.fromkeys(record[name] for record in records)) for name in ("game", "agent"))
+    legend = alt.Legend(title=None, orient="bottom", columns=2, labelLimit=320, symbolOpacity=1)
+    colours = alt.Scale(domain=agents, range=[theme.curves[k % len(theme.curves)] for k in range(len(agents))])
+    shapes = alt.Scale(domain=agents, range=[SHAPES[k % len(SHAPES)] for k in range(len(agents))])
+    strengths = sorted({record["strength"] for record in records})
+    axis = alt.Axis(values=strengths, labelExpr="toString(datum.value)")
+    scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False, padding=6)
+    base = alt.Chart().encode(
+        x=alt.X("strength:Q", title="strength λ", axis=axis, scale=scale),
+        color=alt.Color("agent:N", scale=colours, legend=legend),
+    )
+    points = alt.Y("points:Q", title="points", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
+    bars = base.mark_rule(strokeWidth=1.6, opacity=0.6).encode(y=alt.Y("points_low:Q"), y2="points_high:Q")
+    lines = base.mark_line(strokeWidth=2).encode(y=points)
+    dots = base.mark_point(filled=True, size=60, opacity=1)
+    dots = dots.encode(y=points, shape=alt.Shape("agent:N", scale=shapes, legend=legend))
+    header = alt.Header(title=None, labelColor=theme.ink, labelFontSize=13, labelFontWeight="bold")
+    layers = alt.layer(bars, lines, dots).properties(width=_PANEL + 60, height=_PANEL)
+    panels = layers.facet(
+        alt.Facet("game:N", sort=games, header=header), columns=3, data=alt.Data(values=list(records))
+    )
+    return configured(panels.resolve_scale(y="independent").resolve_axis(x="independent"), theme)
 
 
 def game_chart(game: Game, theme: Theme = PAPER) -> alt.VConcatChart:

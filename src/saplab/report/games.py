@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from saplab.arcade.claims import claims_of
 from saplab.arcade.folder import is_table, read_table
@@ -11,10 +11,12 @@ from saplab.arcade.plan import STRENGTHS, TableRequest
 from saplab.arcade.reference import PAPER_CHANGES, PUBLISHED
 from saplab.arcade.scores import score_difference
 from saplab.arcade.store import GameStore
-from saplab.arcade.table import Line, Row, rows, scores_of, to_csv
+from saplab.arcade.table import Line, Row, rows, scores_of, to_csv, to_records
 from saplab.files import write_atomically
-from saplab.report.charts import PAPER
+from saplab.report.charts import PAGE, PAPER, Theme, to_bytes
 from saplab.report.claims import Judged, together
+from saplab.report.figures import points_chart
+from saplab.report.markdown import table_text
 from saplab.report.page import DARK, machine, template
 from saplab.report.study import tally
 from saplab.runs import BrokenCellError
@@ -47,12 +49,15 @@ class TableReport:
 
 
 def write_table(root: Path | str, title: str = "") -> TableReport:
-    """Write ``report.html`` and ``table1.csv`` of a table into its run folder, finished or not.
+    """Write a table's report into its run folder, finished or not.
+
+    That is ``report.html``; ``results.md``, the same for a repository; ``table1.csv``; and, once there are points to
+    draw, ``figures/points.svg`` and ``figures/points.pdf``.
 
     Raises:
         FileNotFoundError: if `root` is no run folder of a table.
         ValueError: if the folder's ``table1.json`` cannot be read.
-        OSError: if a file cannot be written.
+        OSError: if a file cannot be written; those before it are whole.
     """
     root = Path(root)
     request, store = read_table(root)
@@ -60,16 +65,48 @@ def write_table(root: Path | str, title: str = "") -> TableReport:
     found = tuple(row for of_game in lines.values() for row in rows(store, of_game))
     judged = tuple((game, judge(claim, store, ls)) for game, ls in lines.items() for claim in claims_of(game, ls))
     made = list(_made(store, request))
-    files = (root / "report.html", root / "table1.csv")
-    report = TableReport(files, found, judged, len(made), len(request.cells))
-    page = template("games.html").render(
-        title=title or request.title, request=request, report=report, strengths=STRENGTHS, main=_main(found, lines),
-        sections=[_section(entry, lines[entry.game], found) for entry in request.entries], machine=machine(made),
+    title = title or request.title
+    drawings = {f"figures/points.{kind}": _drawing(found, PAPER, kind) for kind in ("svg", "pdf") if found}
+    names = ("report.html", "results.md", "table1.csv", *drawings)
+    report = TableReport(tuple(root / name for name in names), found, judged, len(made), len(request.cells))
+    contents = {"report.html": _page(request, report, machine(made), title).encode(),
+                "results.md": _markdown(request, report, machine(made), title).encode(),
+                "table1.csv": to_csv(found).encode(), **drawings}  # fmt: skip
+    if drawings:
+        (root / "figures").mkdir(exist_ok=True)
+    for name, content in contents.items():
+        write_atomically(root / name, content)
+    return report
+
+
+def _drawing(found: Sequence[Row], theme: Theme, kind: Literal["svg", "pdf"]) -> bytes:
+    records = [{**record, "game": _name(record["game"])} for record in to_records(found)]
+    return to_bytes(points_chart(records, theme), kind)
+
+
+def _page(request: TableRequest, report: TableReport, facts: Mapping[str, str], title: str) -> str:
+    lines, found = request.lines, report.rows
+    return template("games.html").render(
+        title=title, request=request, report=report, strengths=STRENGTHS, main=_main(found, lines),
+        sections=[_section(entry, lines[entry.game], found) for entry in request.entries], machine=facts, name=_name,
+        drawing=_drawing(found, PAGE, "svg").decode() if found else "",
         paper={} if request.sticky else PAPER_CHANGES, themes={"light": PAPER, "dark": DARK},
     )  # fmt: skip
-    write_atomically(files[0], page.encode())
-    write_atomically(files[1], to_csv(found).encode())
-    return report
+
+
+def _markdown(request: TableRequest, report: TableReport, facts: Mapping[str, str], title: str) -> str:
+    changes = [row for of_game in _main(report.rows, request.lines).values() for row in of_game.values()]
+    judged = [(_name(game), one) for game, one in report.judged]
+    sections = [
+        (_name(entry.game), entry.note, [row for row in report.rows if row.game == entry.game])
+        for entry in request.entries
+    ]
+    return table_text(title, request.command, report.tally, judged, changes, sections, facts)
+
+
+def _name(game: str) -> str:
+    """Give a game's name as the paper writes it."""
+    return game.title().replace("_", "")
 
 
 def judge(claim: Claim, store: GameStore, lines: Sequence[Line]) -> Judged:
