@@ -148,6 +148,19 @@ def test_a_choice_has_its_own_folder_and_command() -> None:
     assert through.command(seed=3, threads=None) == (
         "saplab train dense --preset small --defense sap:100 --epochs 20 --data cifar10:DIR --seed 3"
     )
+    low = Choice("adversarial", "paper", precision="bfloat16")
+    assert low.folder() == "adversarial-paper-bfloat16"
+    assert low.command(processes=2, threads=1) == (
+        "torchrun --nproc-per-node 2 -m saplab train adversarial --preset paper --precision bfloat16 --data cifar10:DIR"
+        " --threads 1"
+    )
+
+
+def test_a_precision_takes_the_place_of_the_presets() -> None:
+    assert cli.recipe_of(Choice("dense", "paper")).precision == "float32"
+    assert cli.recipe_of(Choice("dense", "paper", precision="bfloat16")).precision == "bfloat16"
+    with pytest.raises(ValueError, match="`precision` must be one of float32, bfloat16, got 'half'"):
+        cli.recipe_of(Choice("dense", "paper", precision="half"))
 
 
 # Card and plots

@@ -45,9 +45,9 @@ class Job:
     threads: int | None = None
     tensorboard: bool = False
 
-    def command(self) -> str:
-        """Give the command that makes the same network."""
-        return self.choice.command(self.source, seed=self.seed or None, threads=self.threads)
+    def command(self, processes: int) -> str:
+        """Give the command that makes the same network, by so many processes."""
+        return self.choice.command(self.source, processes, seed=self.seed or None, threads=self.threads)
 
 
 def train(
@@ -64,6 +64,7 @@ def train(
     defense: Annotated[str, typer.Option(help="Train through it, such as sap:100; fresh draws in every pass.")] = "",
     epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images in a step, instead of the preset's.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16, instead of the preset's.")] = None,
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
@@ -83,7 +84,7 @@ def train(
     from saplab.training.choice import Choice
     from saplab.training.place import joined
 
-    choice = Choice(recipe, preset, network, rate, defense, epochs, batch, validation)
+    choice = Choice(recipe, preset, network, rate, defense, epochs, batch, validation, precision)
     recipe_of(choice)  # before any file is read
     job = _job(choice, data, test, image_size)
     folder = out or Path("runs/train") / job.choice.folder()
@@ -103,13 +104,15 @@ def recipe_of(choice: "Choice") -> "Recipe":
     from saplab.defenses import Dropout
     from saplab.models.zoo import ARCHITECTURES
     from saplab.studies.specs import parse_defenses
-    from saplab.training.recipes import find_recipe
+    from saplab.training.recipes import PRECISIONS, find_recipe
 
     recipe = find_recipe(choice.recipe, choice.preset)
     if choice.network not in (None, *ARCHITECTURES):
         raise ValueError(f"`network` must be one of {', '.join(ARCHITECTURES)}, got {choice.network!r}")
     if choice.rate is not None and choice.recipe != "dropout":
         raise ValueError(f"`rate` belongs to the recipe 'dropout', got it for {choice.recipe!r}")
+    if choice.precision not in (None, *PRECISIONS):
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {choice.precision!r}")
     own = recipe.defenses if choice.rate is None else (Dropout(choice.rate),)
     changes: dict[str, Any] = {
         "network": choice.network,
@@ -117,6 +120,7 @@ def recipe_of(choice: "Choice") -> "Recipe":
         "epochs": choice.epochs,
         "batch": choice.batch,
         "held_out": choice.validation,
+        "precision": choice.precision,
     }
     return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 
@@ -162,7 +166,9 @@ def _result(model: "nn.Module", history: "list[EpochRecord]", job: Job, recipe: 
     assert test is not None  # _job holds some out where there are no test images
     score = Score(count_correct(model, test), len(test))
     measured = clean(score, "test" if job.test is not None else "held out")
-    return Result(recipe, job.seed, history, job.command(), _machine(job, place), (measured,), job.tested_on)
+    return Result(
+        recipe, job.seed, history, job.command(place.share.world), _machine(job, place), (measured,), job.tested_on
+    )
 
 
 def _machine(job: Job, place: "Place") -> str:

@@ -10,7 +10,7 @@ only shows that the parts fit together. Sources:
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from saplab.defenses.activations import Dropout
 from saplab.defenses.sites import ActivationDefense
@@ -19,6 +19,8 @@ from saplab.training.objectives import CrossEntropy, Objective, PreviousEpoch, P
 from saplab.training.schedules import Steps, WarmupLinear, halved
 
 Defense = ActivationDefense | WeightDefense
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Recipe:
     network: str = "preact-resnet20"
     pad: int = 4
     flip: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     images: int | None = None
     objective: Objective = field(default_factory=CrossEntropy)
     defenses: tuple[Defense, ...] = ()
