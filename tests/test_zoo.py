@@ -109,7 +109,8 @@ def test_training_the_zoo_makes_its_files_and_goes_on(
     make_small_cifar10(tmp_path, monkeypatch)
     monkeypatch.setattr(zoo, "STEPS", 2)
     name, out = "preact-resnet20-dropout-0.2", tmp_path / "runs"
-    arguments = f"--train --preset smoke --only {name} --data cifar10:{tmp_path} --out {out}".split()
+    changed = "--preset smoke --precision float32"
+    arguments = f"--train {changed} --only {name} --data cifar10:{tmp_path} --out {out}".split()
     code, _, stderr = command(*arguments, "--threads", "1")
     assert code == 0
     assert "epoch 2/2" in stderr
@@ -117,7 +118,9 @@ def test_training_the_zoo_makes_its_files_and_goes_on(
     assert [(row.attack, row.strength, row.images) for row in facts.measured] == [
         ("none", 0.0, 20), ("PGD-20", 2.0, 10), ("PGD-20", 8.0, 10)
     ]  # fmt: skip
-    assert facts.command == "saplab train dropout --preset smoke --rate 0.2 --data cifar10:DIR --threads 1"
+    assert facts.command == (
+        "saplab train dropout --preset smoke --rate 0.2 --precision float32 --data cifar10:DIR --threads 1"
+    )
     assert facts.command in (out / "zoo" / f"{name}.md").read_text()
     load_model("preact-resnet20", out / "zoo" / f"{name}.safetensors")
     code, _, stderr = command(*arguments, "--threads", "1")
@@ -130,6 +133,7 @@ def test_zoo_refuses() -> None:
         (("--check", "--train"), "`check` and `train` exclude each other"),
         (("--only", "vgg"), "`only` must be one of .*preact-resnet20-dense.*, got 'vgg'"),
         (("--train", "--only", "vgg"), "`only` must be one of .*resnet20-dense.* for preset 'small', got 'vgg'"),
+        (("--train", "--precision", "half"), "`precision` must be one of float32, bfloat16, got 'half'"),
         (("--train", "--data", "sample"), "`data` must be 'cifar10:DIR', got 'sample'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saplab.cli.epochs import tell
-from saplab.cli.train import Job, run
+from saplab.cli.train import Job, recipe_of, run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from saplab.data.dataset import Records
     from saplab.models.packaged import Measured, Packaged
+    from saplab.training.choice import Choice
 
 _DIFFERS = 1
 _WIDTH = 150  # of the table, where no terminal says its own
@@ -35,6 +36,7 @@ def zoo(
     preset: Annotated[str, typer.Option(help="For --train: paper, small or smoke.")] = "small",
     out: Annotated[Path, typer.Option(help="For --train: a folder for the runs, one each.")] = Path("runs/train"),
     into: Annotated[Path | None, typer.Option(help="For --train: where the files go; by default OUT/zoo.")] = None,
+    precision: Annotated[str | None, typer.Option(help="For --train: instead of the preset's, as in train.")] = None,
     full: Annotated[bool, typer.Option("--full", help="For --train: attack all test images, not the sample.")] = False,
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
     device: Annotated[str, typer.Option(help="For --train: auto, cpu, cuda or cuda:N.")] = "auto",
@@ -47,7 +49,7 @@ def zoo(
     if check and train:
         raise ValueError("`check` and `train` exclude each other")
     if train:
-        _train(only, data, preset, out, into or out / "zoo", full, threads, device)
+        _train(_choices(preset, only, precision), data, out, into or out / "zoo", full, threads, device)
         return
     facts = _chosen(only)
     if check:
@@ -142,21 +144,30 @@ def _test_images(data: str) -> "Records":
     return load_records(data, "test")
 
 
+def _choices(preset: str, only: str | None, precision: str | None) -> "Mapping[str, Choice]":
+    """Say how each network is trained; see `saplab.cli.train.recipe_of` for what is refused."""
+    from saplab.training.zoo import choose
+
+    choices = {name: replace(choice, precision=precision) for name, choice in choose(preset, only).items()}
+    for choice in choices.values():
+        recipe_of(choice)  # before any file is read
+    return choices
+
+
 def _train(
-    only: str | None, data: str, preset: str, out: Path, into: Path, full: bool, threads: int | None, device: str
+    choices: "Mapping[str, Choice]", data: str, out: Path, into: Path, full: bool, threads: int | None, device: str
 ) -> None:
     """Train each network, or go on where it stopped, or read what is finished; then measure it and write its files."""
     from saplab.data.load import load_records
     from saplab.training.card import export
     from saplab.training.place import joined
-    from saplab.training.zoo import choose, measure
+    from saplab.training.zoo import measure
 
-    choices = choose(preset, only)
     test = _test_images(data)
     images = load_records(data)
     with joined(device) as place:
         for name, choice in choices.items():
-            tell(f"{name}: {choice.command()}")
+            tell(f"{name}: {choice.command(processes=place.share.world)}")
             model, result = run(Job(choice, images, test, out / name, threads=threads), place)
             if place.is_first:
                 into.mkdir(parents=True, exist_ok=True)
