@@ -143,6 +143,7 @@ def points_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -> alt
     panels = layers.facet(
         alt.Facet("game:N", sort=games, header=header), columns=3, data=alt.Data(values=list(records))
     )
+    panels = panels.properties(bounds="flush", spacing={"row": 90, "column": 80})
     return configured(panels.resolve_scale(y="independent").resolve_axis(x="independent"), theme)
 
 
