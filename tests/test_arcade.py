@@ -353,7 +353,8 @@ def test_train_agent_writes_an_agent_that_play_takes(tmp_path):
     found = json.loads(result.stdout.splitlines()[-1])
     assert (found["game"], found["steps"], len(found["scores"])) == ("assault", 1_024, 2)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "agent.json", "card.md", "checkpoint.safetensors", "history.jsonl", "model.safetensors"
+        "agent.json", "card.md", "checkpoint.safetensors", "history.jsonl", "history.png", "history.svg",
+        "model.safetensors",
     }  # fmt: skip
     played = invoke("play", "Assault", "--agent", tmp_path / "model.safetensors", "--lambda", "0", "--episodes", 2,
                     "--seeds", 1, "--out", tmp_path / "games", "--json")  # fmt: skip

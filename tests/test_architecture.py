@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "saplab"
 FLOORS = {
     "files": 0,
     "allocator": 0,
+    "scalars": 1,
     "devices": 1,
     "noise": 1,
     "vector": 1,

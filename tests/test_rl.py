@@ -1,7 +1,9 @@
 """Double DQN: its targets, its replay buffer, its loop on a toy game, and its checkpoints."""
 
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 
 from saplab.models.qnetwork import QNetwork, new_network
 from saplab.rl import loop
-from saplab.rl.checkpoint import best_record, load_checkpoint, put_back, tensors_of
+from saplab.rl.checkpoint import AgentRecord, best_record, load_checkpoint, put_back, tensors_of
 from saplab.rl.ddqn import Learner, epsilon_greedy, td_targets
 from saplab.rl.loop import CHECKPOINT, Diverged, train_agent
+from saplab.rl.plot import history_chart, save_plots
+from saplab.rl.progress import Silent, TensorBoard
 from saplab.rl.recipes import RECIPES, RMSProp, find_recipe
 from saplab.rl.replay import Batch, Replay
 
@@ -222,7 +226,7 @@ def test_the_same_seed_is_the_same_run(tmp_path):
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
-    class Stop(loop.Silent):
+    class Stop(Silent):
         def on_step(self, step):
             if step == 1_000:
                 raise KeyboardInterrupt
@@ -385,3 +389,52 @@ def test_recipes_that_cannot_work_are_refused():
         find_recipe("big")
     with pytest.raises(ValueError, match="`reward_scale` must be > 0, got 0"):
         replace(RECIPE, reward_scale=0)
+
+
+# What is told and drawn of a run
+
+
+RECORDS = [
+    AgentRecord(400, 1.0, 400.0, 0.5, 1e-3, None, 0, None),
+    AgentRecord(800, 1.0, 400.0, 0.1, 1e-3, 0.25, 3, 12.0, (10.0, 20.0)),
+]
+
+
+def test_tensorboard_is_told_of_every_record(tmp_path, monkeypatch):
+    told = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            told.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            told.append((name, value, step))
+
+        def flush(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    board = TensorBoard(tmp_path, Silent())
+    board.on_start(SHORT, RECORDS[:1])
+    board.on_step(800)
+    board.on_record(RECORDS[0])
+    assert told[0] == (str(tmp_path), 401)
+    assert {name for name, *_ in told[1:]} == {"seconds", "steps_per_second", "epsilon", "lr", "games"}
+    board.on_record(RECORDS[1])
+    assert ("evaluation", 15.0, 800) in told
+    assert ("loss", 0.25, 800) in told
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="`tensorboard` needs the package of that name"):
+        TensorBoard(tmp_path, Silent())
+
+
+def test_the_plot_shows_each_evaluated_game_and_the_means(tmp_path):
+    save_plots(RECORDS, tmp_path, "catch")
+    drawn = (tmp_path / "history.svg").read_text()
+    assert "agent steps" in drawn
+    assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+    dots, lines = history_chart(RECORDS).to_dict()["layer"]
+    values = [sorted(row["points"] for row in layer["data"]["values"]) for layer in (dots, lines)]
+    assert values == [[10.0, 20.0], [12.0, 15.0]]
+    with pytest.raises(ValueError, match="`history` must hold a record with a game that ended"):
+        history_chart(RECORDS[:1])

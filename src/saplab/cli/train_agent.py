@@ -44,11 +44,12 @@ def train_agent(
     episodes: Annotated[int, typer.Option(help="Full games for the final score, and for that of random play.")] = 30,
     threads: Annotated[int | None, typer.Option(help="PyTorch's and the emulators' threads.")] = None,
     device: Annotated[str, typer.Option(help="Where the network learns: cpu, cuda, …")] = "cpu",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
     """Train an agent for an Atari game by Double DQN.
 
-    Writes model.safetensors, agent.json, card.md and history.jsonl.
+    Writes model.safetensors, agent.json, card.md, and history.jsonl with its plot.
 
     Killed and started again, the same command goes on from its last checkpoint.
     """
@@ -62,6 +63,8 @@ def train_agent(
     from saplab.rl.atari import Games, rom_name
     from saplab.rl.loop import train_agent as run
     from saplab.rl.play import Rules
+    from saplab.rl.plot import save_plots
+    from saplab.rl.progress import TensorBoard
     from saplab.rl.recipes import find_recipe
     from saplab.runs.machine import usable_cores
 
@@ -85,8 +88,10 @@ def train_agent(
         return _points(learned, rules, recipe.score_episodes, _TRAINING_SEED + step)
 
     with console.progress(f"{rom}, steps", recipe.steps) as advance:
-        task = f"{rom}, sticky {sticky:g}"
-        history = run(recipe, games, network, folder, seed, task=task, score=score, progress=_Watch(advance))
+        task, watch = f"{rom}, sticky {sticky:g}", _Watch(advance)
+        told = TensorBoard(folder / "tensorboard", watch) if tensorboard else watch
+        history = run(recipe, games, network, folder, seed, task=task, score=score, progress=told)
+    save_plots(history, folder, f"{rom}, {preset}")
     facts = _export(
         network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{threads} threads, {device}"
     )

@@ -22,6 +22,7 @@ from saplab.models.qnetwork import QNetwork
 from saplab.rl.atari import Step
 from saplab.rl.checkpoint import BEST, AgentRecord, best_record, load_checkpoint, put_back, save_checkpoint
 from saplab.rl.ddqn import Learner, epsilon_greedy
+from saplab.rl.progress import Progress, Silent
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.replay import Replay
 
@@ -51,32 +52,6 @@ class GameSet(Protocol):
 
     def receive(self) -> Step:
         """Wait for the step."""
-
-
-class Progress(Protocol):
-    """What the loop tells whoever watches it."""
-
-    def on_start(self, recipe: AgentRecipe, history: Sequence[AgentRecord]) -> None:
-        """Take note of the records that a checkpoint already holds."""
-
-    def on_step(self, step: int) -> None:
-        """Take note of the steps done."""
-
-    def on_record(self, record: AgentRecord) -> None:
-        """Take note of a record; its checkpoint is on the disk."""
-
-
-class Silent:
-    """A progress that nobody watches."""
-
-    def on_start(self, recipe: AgentRecipe, history: Sequence[AgentRecord]) -> None:
-        """Do nothing."""
-
-    def on_step(self, step: int) -> None:
-        """Do nothing."""
-
-    def on_record(self, record: AgentRecord) -> None:
-        """Do nothing."""
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """What the training loop tells whoever watches it."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from saplab.scalars import Scalars
 from saplab.training.checkpoint import EpochRecord
 from saplab.training.recipes import Recipe
 
@@ -45,17 +46,11 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, other: Progress) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ValueError("`tensorboard` needs the package of that name: pip install tensorboard") from None
-        self._open: Any = SummaryWriter
-        self._folder, self._other = folder, other
-        self._writer: Any = None
+        self._scalars, self._other = Scalars(folder), other
 
     def on_start(self, history: list[EpochRecord], recipe: Recipe, steps: int) -> None:
         """Begin after the epochs that a checkpoint already holds."""
-        self._writer = self._open(str(self._folder), purge_step=len(history) + 1)
+        self._scalars.begin(len(history) + 1)
         self._other.on_start(history, recipe, steps)
 
     def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
@@ -64,8 +59,5 @@ class TensorBoard:
 
     def on_epoch(self, record: EpochRecord) -> None:
         """Write every number of the epoch."""
-        for name, value in vars(record).items():
-            if name != "epoch" and value is not None:
-                self._writer.add_scalar(name, value, record.epoch)
-        self._writer.flush()
+        self._scalars.write(record.epoch, {name: value for name, value in vars(record).items() if name != "epoch"})
         self._other.on_epoch(record)
