@@ -11,6 +11,7 @@ FLOORS = {
     "files": 0,
     "allocator": 0,
     "scalars": 1,
+    "plots": 1,
     "devices": 1,
     "noise": 1,
     "vector": 1,

@@ -35,11 +35,12 @@ class Choice:
 
     def command(self, data: str = "cifar10:DIR", processes: int = 1, **others: int | str | None) -> str:
         """Give the command that trains so; `others` are options that do not belong to the recipe."""
-        alone = ("saplab",)
-        program = alone if processes == 1 else ("torchrun", "--nproc-per-node", str(processes), "-m", *alone)
+        launcher = ("torchrun", "--nproc-per-node", str(processes), "-m") if processes > 1 else ()
         options = {"--preset": self.preset, **self.options(), "--data": data}
         options |= {f"--{name.replace('_', '-')}": str(value) for name, value in others.items() if value is not None}
-        return shlex.join([*program, "train", self.recipe, *(text for pair in options.items() for text in pair)])
+        return shlex.join(
+            [*launcher, "saplab", "train", self.recipe, *(text for pair in options.items() for text in pair)]
+        )
 
     def folder(self) -> str:
         """Give a folder's name for the run: one for each choice."""

@@ -2,14 +2,13 @@
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 # Altair's encode() has no types.
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 
-from saplab.files import write_atomically
+from saplab.plots import save_plot
 from saplab.training.checkpoint import EpochRecord
 
 _LABELS = {  # Okabe & Ito's colour-blind-safe palette, darkened
@@ -46,12 +45,7 @@ def save_plots(history: Sequence[EpochRecord], out: Path, title: str = "") -> No
     Raises:
         OSError: a file could not be written.
     """
-    chart = history_chart(history, title)
-    text, picture = io.StringIO(), io.BytesIO()
-    chart.save(text, format="svg")
-    chart.save(picture, format="png", ppi=150)
-    write_atomically(out / "history.svg", text.getvalue().encode())
-    write_atomically(out / "history.png", picture.getvalue())
+    save_plot(history_chart(history, title), out)
 
 
 def _row(record: EpochRecord, field: str) -> dict[str, Any]:
