@@ -12,7 +12,6 @@ With TRITON_INTERPRET=1 and `--device cpu --small` the script tries itself out w
 """
 
 import argparse
-import contextlib
 import os
 import statistics
 import time
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 import saplab
 from saplab.defenses.drawing import drawing
 from saplab.noise import stream_key, streams
+from saplab.precision import computing_in
 from saplab.pruning import operator
 
 try:
@@ -153,8 +153,7 @@ def gradient_pass(network: nn.Module, images: Tensor, labels: Tensor, precision:
     """Give the gradient of the summed cross-entropy by the images, with a fresh pass's draws."""
     number[0] += 1
     x = images.detach().requires_grad_()
-    low = torch.autocast(images.device.type, torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
-    with low, drawing(streams(stream_key(0), number[0], torch.arange(len(x)))):
+    with computing_in(precision, images.device), drawing(streams(stream_key(0), number[0], torch.arange(len(x)))):
         loss = F.cross_entropy(network(x).float(), labels, reduction="sum")
     return torch.autograd.grad(loss, x)[0]
 

@@ -11,13 +11,13 @@ from saplab.arcade.cell import NUMERICS, GameCell
 from saplab.arcade.store import GameResult
 from saplab.attacks import RandomNoise, Square, eps_of
 from saplab.defenses import defend
+from saplab.precision import computing_in
 from saplab.rl.adversary import Adversary
 from saplab.rl.atari import FRAME_SKIP
 from saplab.rl.play import Moment, Rules, Watch, play
 from saplab.rl.player import Player
 from saplab.runs.engine import Tick
 from saplab.runs.machine import made
-from saplab.runs.precision import computing_in
 from saplab.studies import Network
 from saplab.studies.adversaries import Attack, attack_of
 from saplab.studies.specs import parse_defenses

@@ -1,6 +1,5 @@
 """Sections ``pass`` and ``memory``: forward, gradient and attack passes against the dense network's."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from saplab.bench.results import Part, Record
 from saplab.data.cifar10 import load_cifar10
 from saplab.defenses import defend
 from saplab.models.zoo import load_model
+from saplab.precision import computing_in
 from saplab.studies.specs import parse_defenses
 
 MODEL: Final = "preact-resnet20-dense"
@@ -44,7 +44,7 @@ def sample_images(count: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
 
 def forward_pass(model: nn.Module, images: Tensor, precision: str = "float32") -> Tensor:
     """Give the logits (N, C) of a fresh pass."""
-    with torch.no_grad(), _autocast(images, precision):
+    with torch.no_grad(), computing_in(precision, images.device):
         logits: Tensor = model(images)
     return logits
 
@@ -52,21 +52,15 @@ def forward_pass(model: nn.Module, images: Tensor, precision: str = "float32") -
 def gradient_pass(model: nn.Module, images: Tensor, labels: Tensor, precision: str = "float32") -> Tensor:
     """Give the gradient of the summed cross-entropy of a fresh pass by the images."""
     x = images.detach().requires_grad_()
-    with _autocast(images, precision):
+    with computing_in(precision, images.device):
         logits = model(x)
     return torch.autograd.grad(F.cross_entropy(logits.float(), labels, reduction="sum"), x)[0]
 
 
 def attack_pass(model: nn.Module, images: Tensor, labels: Tensor, precision: str = "float32") -> Tensor:
     """Give the same gradient as saplab's attacks take it: by the images alone, each thread with its share of them."""
-    with _autocast(images, precision):
+    with computing_in(precision, images.device):
         return MonteCarlo().gradient(model, images, labels)
-
-
-def _autocast(images: Tensor, precision: str) -> contextlib.AbstractContextManager[object]:
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(images.device.type, getattr(torch, precision))
 
 
 def measure_passes(plan: Plan, say: Say) -> Part:

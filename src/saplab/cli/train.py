@@ -103,8 +103,9 @@ def recipe_of(choice: "Choice") -> "Recipe":
     """
     from saplab.defenses import Dropout
     from saplab.models.zoo import ARCHITECTURES
+    from saplab.precision import PRECISIONS
     from saplab.studies.specs import parse_defenses
-    from saplab.training.recipes import PRECISIONS, find_recipe
+    from saplab.training.recipes import find_recipe
 
     recipe = find_recipe(choice.recipe, choice.preset)
     if choice.network not in (None, *ARCHITECTURES):

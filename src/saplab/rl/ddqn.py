@@ -1,8 +1,6 @@
 """Double DQN (van Hasselt, Guez & Silver 2016, "Deep reinforcement learning with double Q-learning")."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saplab.models.qnetwork import QNetwork
+from saplab.precision import computing_in
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.replay import Batch
 
@@ -54,14 +53,14 @@ class Learner:
     @torch.no_grad()
     def values(self, stacks: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Give the values (N, actions) of stacks (N, 4, H, W)."""
-        with self._precision():
+        with computing_in(self._recipe.precision, self._device):
             values = self.network.of_bytes(self._on_device(torch.from_numpy(stacks)))
         return values.float().cpu().numpy()
 
     def update(self, batch: Batch, lr: float) -> float:
         """Take one step of gradient descent on the Huber loss of the temporal differences; give the mean loss."""
         next_stacks = self._on_device(batch.next_stacks)
-        with self._precision():  # one context, which casts the network's weights once for both of its passes
+        with computing_in(self._recipe.precision, self._device, keep_casts=True):  # for the network's two passes
             values = self.network.of_bytes(self._on_device(batch.stacks))
             with torch.no_grad():
                 next_values = self.network.of_bytes(next_stacks), self.target.of_bytes(next_stacks)
@@ -82,8 +81,3 @@ class Learner:
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
-
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.precision == "bfloat16"):
-            yield

@@ -7,10 +7,12 @@ that the parts fit together.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor
+
+from saplab.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class AgentRecipe:
     epsilon_end: float = 0.1
     epsilon_steps: int = 1_000_000
     clip: float | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     record_every: int = 50_000
     score_every: int = 1_000_000
     score_episodes: int = 10

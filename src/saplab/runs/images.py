@@ -16,11 +16,11 @@ from saplab.attacks.ball import check_labels, check_request, project
 from saplab.data.dataset import Dataset
 from saplab.defenses import defend, predict_with_votes
 from saplab.defenses.prediction import Prediction, logits
+from saplab.precision import computing_in
 from saplab.runs.cellfile import DTYPES, PICTURED, CellResult
 from saplab.runs.engine import Tick
 from saplab.runs.machine import made
 from saplab.runs.parcel import shared
-from saplab.runs.precision import computing_in
 from saplab.runs.work import Group, crafting_cost, groups, passes_of, work_of
 from saplab.studies import Cell, Network
 from saplab.studies.adversaries import attack_of

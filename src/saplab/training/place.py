@@ -31,12 +31,6 @@ class Place:
         """Tell whether this process is the one that writes files."""
         return self.share.rank == 0
 
-    @contextmanager
-    def precision(self, name: str) -> Iterator[None]:
-        """Compute in ``bfloat16`` where that is the name, else in float32."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=name == "bfloat16"):
-            yield
-
     def average_gradients(self, model: nn.Module) -> None:
         """Average each parameter's gradient over the processes: one message for all of them together."""
         if self.share.world == 1:

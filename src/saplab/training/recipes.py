@@ -10,17 +10,16 @@ only shows that the parts fit together. Sources:
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any
 
 from saplab.defenses.activations import Dropout
 from saplab.defenses.sites import ActivationDefense
 from saplab.defenses.weights import WeightDefense
+from saplab.precision import Precision
 from saplab.training.objectives import CrossEntropy, Objective, PreviousEpoch, Projected, Trades
 from saplab.training.schedules import Steps, WarmupLinear, halved
 
 Defense = ActivationDefense | WeightDefense
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
 @dataclass(frozen=True)

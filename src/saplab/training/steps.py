@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from saplab import noise
 from saplab.defenses.defended import defend
 from saplab.defenses.drawing import drawing
+from saplab.precision import computing_in
 from saplab.training.objectives import PASSES, START
 from saplab.training.place import Place
 from saplab.training.recipes import Recipe
@@ -98,7 +99,8 @@ class BatchStep:
 
     def _logits(self, network: Any, images: Tensor, pass_: int) -> Tensor:
         networks = self.networks
-        with networks.place.precision(networks.recipe.precision), networks.draws(self._streams(pass_, len(images))):
+        precision = computing_in(networks.recipe.precision, networks.place.device)
+        with precision, networks.draws(self._streams(pass_, len(images))):
             logits: Tensor = network(images)
         return logits.float()
 

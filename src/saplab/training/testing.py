@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from saplab.data.dataset import Records
+from saplab.precision import computing_in
 from saplab.training.augment import held_out_positions
 from saplab.training.batches import network_input
 from saplab.training.objectives import INNER, Projected
@@ -38,7 +39,7 @@ def count_correct(
     mine = records.chosen(slice(place.share.rank, None, place.share.world))
     correct = torch.zeros((), dtype=torch.int64, device=place.device)
     for images, labels, _ in _batches(mine, batch, place):
-        with place.precision(precision):
+        with computing_in(precision, place.device):
             logits = model(images)
         correct += (logits.argmax(dim=1) == labels).sum()
     return int(place.total(correct))
