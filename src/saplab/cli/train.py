@@ -175,12 +175,12 @@ def _result(model: "nn.Module", history: "list[EpochRecord]", job: Job, recipe: 
 def _machine(job: Job, place: "Place") -> str:
     import torch
 
-    from saplab.runs.machine import processor
+    from saplab.runs.machine import processor, threads_in_words
 
+    processes = f" in each of {place.share.world} processes" if place.share.world > 1 else ""
     if place.device.type == "cuda":
-        return f"{torch.cuda.get_device_name(place.device)}, {place.share.world} processes"
-    processes = f", {place.share.world} processes" if place.share.world > 1 else ""
-    return f"{processor()}, {job.threads or torch.get_num_threads()} threads{processes}"
+        return f"{torch.cuda.get_device_name(place.device)}{processes}"
+    return f"{processor()}, {threads_in_words(job.threads or torch.get_num_threads())}{processes}"
 
 
 def finish(model: "nn.Module", result: "Result", job: Job, as_json: bool) -> None:

@@ -66,7 +66,7 @@ def train_agent(
     from saplab.rl.plot import save_plots
     from saplab.rl.progress import TensorBoard
     from saplab.rl.recipes import find_recipe
-    from saplab.runs.machine import usable_cores
+    from saplab.runs.machine import threads_in_words, usable_cores
 
     if episodes < 2:
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
@@ -93,7 +93,7 @@ def train_agent(
         history = run(recipe, games, network, folder, seed, task=task, score=score, progress=told)
     save_plots(history, folder, f"{rom}, {preset}")
     facts = _export(
-        network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{threads} threads, {device}"
+        network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{threads_in_words(threads)}, {device}"
     )
     own, random = mean_score(facts.scores), mean_score(facts.random_scores)
     console.say(f"{folder}: {own} points over {episodes} games after {facts.steps:,} steps; random play {random}")
