@@ -28,6 +28,15 @@ def test_an_attacks_images_are_not_kept_until_the_end() -> None:
         assert kept() is None
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_weights_are_cast_once_only_where_casts_are_kept(keep: bool) -> None:
+    weight = torch.ones(2, 2, requires_grad=True)
+    with computing_in("bfloat16", "cpu", keep_casts=keep):
+        passes = [(torch.ones(2, 2) @ weight).grad_fn for _ in range(2)]
+    first, second = (node.next_functions[1][0] for node in passes if node is not None)
+    assert (first is second) == keep
+
+
 def test_a_name_that_is_none() -> None:
     with (
         pytest.raises(ValueError, match="`precision` must be one of float32, bfloat16, got 'float16'"),
