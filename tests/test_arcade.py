@@ -366,6 +366,8 @@ def test_train_agent_writes_an_agent_that_play_takes(tmp_path):
     [(("play", "Assault", "--adversary", "nobody"), "`adversary` must be self or dense, got 'nobody'"),
      (("play", "Assault", "--seeds", "0"), "`seeds` must be >= 1, got 0"),
      (("train-agent", "Assault", "--episodes", "1"), "`episodes` must be >= 2"),
+     (("train-agent", "Assault", "--threads", "0"), "`threads` must be >= 1, got 0"),
+     (("train-agent", "Assault", "--device", "cuda:99"), "`device` must be auto, cpu or a device that is there"),
      (("train-agent", "Assault", "--preset", "huge"), "`preset` must be one of paper, small, gpu, smoke")],
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(words, message):

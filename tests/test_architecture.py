@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "saplab"
 FLOORS = {
     "files": 0,
     "allocator": 0,
+    "wording": 0,
     "precision": 1,
     "scalars": 1,
     "plots": 1,

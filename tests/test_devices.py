@@ -13,7 +13,7 @@ from saplab.attacks import passes
 from saplab.attacks.losses import cross_entropy
 from saplab.attacks.passes import Batch
 from saplab.defenses.drawing import drawing, fresh
-from saplab.devices import gpu_kernels
+from saplab.devices import find_device, gpu_kernels
 from saplab.models.initialise import initialise
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.pruning.finite import NotFiniteError
@@ -199,3 +199,14 @@ def test_replicas_on_several_gpus() -> None:
     defended = nn.DataParallel(saplab.defend(Parts().cuda(), saplab.SAP(100)))
     x = images(8, torch.device("cuda"))[:1].repeat(8, 1, 1, 1)
     assert len(defended(x).unique(dim=0)) == 8
+
+
+def test_a_device_by_name() -> None:
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["meta", "tpu", "cuda:99", "mps:7", "CPU", "", "cpu:1:2"])
+def test_a_device_that_cannot_be_used(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^`device` must be auto, cpu or a device that is there, got '{name}': ."):
+        find_device(name)

@@ -91,7 +91,7 @@ def test_a_finished_run_is_not_computed_again(workplace: Path, reference: Path) 
     done = saplab(workplace, "--batch-size", "10", "--out", "reference")
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in (reference / "cells").iterdir()} == before
-    assert "8 of 8 cells are there already" in done.stdout
+    assert "8 of 8 cells already there" in done.stdout
 
 
 def test_other_batches_give_the_same_numbers_up_to_rounding(workplace: Path, reference: Path) -> None:

@@ -223,7 +223,7 @@ def test_an_unfinished_study_says_so(tmp_path):
     (tmp_path / "study.json").write_text(to_json((figure, Figure("g", "Nothing yet", lines))))
     report = write_study(tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert report.tally == "Of 1 claims, 1 were not computed."
+    assert report.tally == "Of 1 claim, 1 was not computed."
     assert "1 of 4 cells are stored" in page
     assert "Not computed yet." in page
 

@@ -70,7 +70,7 @@ def test_measured_again_as_stored_or_not(monkeypatch: pytest.MonkeyPatch, ten_im
     code, _, stderr = command("--check", "--only", DENSE)
     assert code == 1
     assert f"right, stored {found.correct - 1}: DIFFERS\n" in stderr
-    assert "1 numbers of 1 networks measured again, 1 of them differ" in stderr
+    assert "1 number of 1 network measured again, 0 as stored" in stderr
 
 
 def test_what_rounding_may_move() -> None:

@@ -1,4 +1,4 @@
-"""What depends on where tensors lie: kernels for GPUs, and the device that they are launched on."""
+"""Where tensors lie: the device that a name means, kernels for GPUs, and the device that they are launched on."""
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
@@ -7,6 +7,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def find_device(name: str) -> torch.device:
+    """Give the device that a name means, having computed on it once; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ValueError: there is none of that name, or it cannot be used.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` must be auto, cpu or a device that is there, got {name!r}: {reason}") from None
+    return torch.device(name)
 
 
 def gpu_kernels(module: str) -> ModuleType:

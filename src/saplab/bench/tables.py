@@ -7,6 +7,7 @@ from typing import Any, Final
 from saplab.bench.measure import Spread
 from saplab.bench.results import Fit, Record, Results
 from saplab.report.markdown import rows_text
+from saplab.wording import counted
 
 BEGIN: Final = "<!-- measured: `saplab bench --markdown` writes what follows -->"
 END: Final = "<!-- end of what is measured -->"
@@ -43,16 +44,12 @@ def conditions(results: Results) -> str:
     load = made["load"]
     busy = "" if load["start"] is None else f", load average {load['start']} at the start and {load['end']} at the end"
     build = f"saplab {versions['saplab']}" + (f" ({made['commit']})" if made["commit"] else "")
-    counts = f"{_count(made['cores'], 'core')}, {_count(made['threads'], 'thread')}"
+    counts = f"{counted(made['cores'], 'core')}, {counted(made['threads'], 'thread')}"
     return (
         f"{where}, {counts}, {made['vectors']}; {build}, Python"
         f" {versions['python']}, PyTorch {versions['torch']}, Numba {versions['numba']}; {made['time']}"
         f", {made['seconds']:.0f} s{busy}. Medians of interleaved rounds, with quartiles in brackets."
     )
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def number(value: float) -> str:

@@ -77,7 +77,7 @@ def evaluate(
     """
     from saplab.attacks import MonteCarlo
     from saplab.cli.console import Console
-    from saplab.cli.running import Job, compute_and_report, engine_of, show_plan
+    from saplab.cli.running import Job, compute_and_report, engine_of, prepare, show_plan
     from saplab.data.load import load_data
     from saplab.models.zoo import load_model, weights_digest
     from saplab.studies import Cell, Network
@@ -108,28 +108,6 @@ def evaluate(
         show_plan(job, console)
     if not dry_run:
         compute_and_report(job, console, fail_below)
-
-
-def prepare(device: str, threads: int | None) -> str:
-    """Set PyTorch's threads, and give the device to compute on.
-
-    Raises:
-        ValueError: fewer than one thread, or a device that is not there.
-    """
-    import torch
-
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"`threads` must be >= 1, got {threads}")
-        torch.set_num_threads(threads)
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"`device` must be auto, cpu or a device that is there, got {device!r}: {reason}") from None
-    return device
 
 
 def count_of(dataset: "Dataset", limit: int | None) -> int:

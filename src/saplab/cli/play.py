@@ -76,8 +76,7 @@ def play(
     from saplab.arcade.table import rows, to_records
     from saplab.attacks import MonteCarlo
     from saplab.cli.console import Console
-    from saplab.cli.evaluate import prepare
-    from saplab.cli.running import engine_of, fill
+    from saplab.cli.running import engine_of, fill, prepare
     from saplab.models.zoo import weights_digest
     from saplab.rl.agents import load_agent
     from saplab.rl.atari import rom_name
@@ -97,14 +96,8 @@ def play(
         rom, plain, plain, NO_ATTACK, 0.0, 0, episodes, passes=passes, newest=newest_frame, sticky=sticky,
         epsilon=epsilon, max_frames=max_frames, precision=precision,
     )  # fmt: skip
-    defenses = [replace(plain, defense=text, sites=sites) for text in defense or []]
-    originals = [_line(first, plain, one, strengths, seeds) for one in attackers]
-    lines = [
-        _line(first, defended, one, strengths, seeds, against)
-        for defended in defenses
-        for one, against in zip(attackers, originals, strict=True)
-    ]
-    lines = _distinct([*originals, *lines] if baseline or not lines else lines)
+    defended = [replace(plain, defense=text, sites=sites) for text in defense or []]
+    lines = _planned(first, defended, attackers, strengths, seeds, baseline)
     agents = Agents({(plain.model, plain.digest): network.to(place)}, place)
     store = game_store(out, [cell for one in lines for cell in one.all_cells])
     rehearse(store.wanted.values(), agents)
@@ -118,6 +111,20 @@ def play(
         console.emit_json({"game": rom, "digest": plain.digest, "out": str(out), "rows": to_records(found)})
     if not finished:
         raise typer.Exit(1)
+
+
+def _planned(
+    first: "GameCell", defended: "Sequence[Network]", attackers: "Sequence[Adversary]", strengths: Sequence[float],
+    seeds: int, baseline: bool,
+) -> "list[Line]":  # fmt: skip
+    """Plan the lines of every attacker: of the agent without defence, and of each defended one compared with it."""
+    plain = [_line(first, first.defender, one, strengths, seeds) for one in attackers]
+    lines = [
+        _line(first, agent, one, strengths, seeds, against)
+        for agent in defended
+        for one, against in zip(attackers, plain, strict=True)
+    ]
+    return _distinct([*plain, *lines] if baseline or not lines else lines)
 
 
 def _line(

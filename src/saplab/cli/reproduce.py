@@ -60,8 +60,8 @@ def reproduce(
     Killed and started again, the same command goes on where it stopped. Figures share the cells they have in common.
     """
     from saplab.cli.console import Console
-    from saplab.cli.evaluate import count_of, prepare
-    from saplab.cli.running import Job, engine_of, show_plan
+    from saplab.cli.evaluate import count_of
+    from saplab.cli.running import Job, engine_of, prepare, show_plan
     from saplab.cli.table1 import TableJob, reproduce_tables
     from saplab.data.load import load_data
     from saplab.models.zoo import weights_digest

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saplab.cli.console import Console
+from saplab.wording import counted
 
 ENGINES = ("local", "ray")
 EngineOption = Annotated[str, typer.Option(help="local (this machine) or ray (pip install 'saplab[cluster]').")]
@@ -150,8 +151,8 @@ def fill(
     for problem in found.damaged:
         console.say(f"{problem}; computing it again")
     if found.stored:
-        every = len(found.stored) + len(found.missing)
-        console.say(f"{store.root}: {len(found.stored)} of {every} cells are there already")
+        every = counted(len(found.stored) + len(found.missing), "cell")
+        console.say(f"{store.root}: {len(found.stored)} of {every} already there")
     if not found.missing:
         return True
     with console.progress(unit, sum(map(inputs.work, inputs.groups(found.missing)))) as advance:
@@ -168,6 +169,23 @@ def _tell_failures(failed: "Sequence[Failed]", root: Path, console: Console, ran
         console.say(
             f"{len(failed)} groups of cells failed; saplab runs {root} lists them, and the same command retries"
         )
+
+
+def prepare(device: str, threads: int | None) -> str:
+    """Set PyTorch's threads, and give the device to compute on.
+
+    Raises:
+        ValueError: fewer than one thread, or a device that is not there.
+    """
+    import torch
+
+    from saplab.devices import find_device
+
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"`threads` must be >= 1, got {threads}")
+        torch.set_num_threads(threads)
+    return str(find_device(device))
 
 
 def engine_of(
@@ -220,7 +238,8 @@ def show_plan(job: Job, console: Console) -> None:
     costs = [cost_of(group) for group in todo]
     forward, backward = sum(cost.forward for cost in costs), sum(cost.backward for cost in costs)
     rate = _passes_per_second(job)
-    console.say(f"{len(request.curves)} curves, {len(request.cells)} cells in {len(todo)} groups that share images:")
+    curves, cells = counted(len(request.curves), "curve"), counted(len(request.cells), "cell")
+    console.say(f"{curves}, {cells} in {counted(len(todo), 'group')} of shared images:")
     for curve in request.curves:
         console.say(f"  {curve.label}")
     console.say(f"at most {forward:,} forward and {backward:,} backward passes of one image through the network")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saplab.wording import counted
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -177,9 +179,9 @@ def _note(facts: "Facts") -> str:
 def _show_plan(request: "TableRequest", console: "Console") -> None:
     for game, lines in request.lines.items():
         console.say(f"{game}: " + "; ".join(one.label for one in lines))
-    games = sum(cell.stop - cell.start for cell in request.cells)
+    games = counted(sum(cell.stop - cell.start for cell in request.cells), "game")
     longest = request.effort.max_frames // 4
-    console.say(f"{len(request.cells)} cells, {games:,} games of at most {longest:,} actions each")
+    console.say(f"{counted(len(request.cells), 'cell')}, {games} of at most {longest:,} actions each")
 
 
 def show_table(folder: Path, console: "Console", title: str = "") -> None:

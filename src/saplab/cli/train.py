@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saplab.cli.epochs import tell, watch
+from saplab.wording import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,12 +176,12 @@ def _result(model: "nn.Module", history: "list[EpochRecord]", job: Job, recipe: 
 def _machine(job: Job, place: "Place") -> str:
     import torch
 
-    from saplab.runs.machine import processor, threads_in_words
+    from saplab.runs.machine import processor
 
     processes = f" in each of {place.share.world} processes" if place.share.world > 1 else ""
     if place.device.type == "cuda":
         return f"{torch.cuda.get_device_name(place.device)}{processes}"
-    return f"{processor()}, {threads_in_words(job.threads or torch.get_num_threads())}{processes}"
+    return f"{processor()}, {counted(job.threads or torch.get_num_threads(), 'thread')}{processes}"
 
 
 def finish(model: "nn.Module", result: "Result", job: Job, as_json: bool) -> None:

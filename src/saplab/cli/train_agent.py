@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.wording import counted
+
 if TYPE_CHECKING:
     from saplab.cli.console import Advance
     from saplab.models.qnetwork import QNetwork
@@ -55,10 +57,9 @@ def train_agent(
     """
     from dataclasses import replace
 
-    import torch
-
     from saplab.arcade.scores import mean_score
     from saplab.cli.console import Console
+    from saplab.cli.running import prepare
     from saplab.models.qnetwork import new_network
     from saplab.rl.atari import Games, rom_name
     from saplab.rl.loop import train_agent as run
@@ -66,12 +67,12 @@ def train_agent(
     from saplab.rl.plot import save_plots
     from saplab.rl.progress import TensorBoard
     from saplab.rl.recipes import find_recipe
-    from saplab.runs.machine import threads_in_words, usable_cores
+    from saplab.runs.machine import usable_cores
 
     if episodes < 2:
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
-    threads = threads or usable_cores()
-    torch.set_num_threads(threads)
+    threads = usable_cores() if threads is None else threads
+    place = prepare(device, threads)
     recipe = replace(find_recipe(preset), reward_scale=reward_scale)
     recipe = replace(
         recipe,
@@ -81,7 +82,7 @@ def train_agent(
     rom, console = rom_name(game), Console(as_json)
     folder = out or Path("runs/agents") / f"{rom}-{preset}"
     games = Games(rom, recipe.games, sticky, threads=threads)
-    network = new_network(games.actions, seed).to(_device(device))
+    network = new_network(games.actions, seed).to(place)
 
     def score(learned: "QNetwork", step: int) -> list[float]:
         rules = Rules(rom, sticky, max_frames=_FIVE_MINUTES)
@@ -93,7 +94,7 @@ def train_agent(
         history = run(recipe, games, network, folder, seed, task=task, score=score, progress=told)
     save_plots(history, folder, f"{rom}, {preset}")
     facts = _export(
-        network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{threads_in_words(threads)}, {device}"
+        network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{counted(threads, 'thread')}, {place}"
     )
     own, random = mean_score(facts.scores), mean_score(facts.random_scores)
     console.say(f"{folder}: {own} points over {episodes} games after {facts.steps:,} steps; random play {random}")
@@ -125,16 +126,6 @@ def _export(
     command, machine = shlex.join(["saplab", *sys.argv[1:]]), f"{processor()}, {machine}; PyTorch {torch.__version__}"
     write_agent(folder, content, facts, write_card(facts, recipe, history, rules, command, machine))
     return facts
-
-
-def _device(name: str) -> str:
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return name
 
 
 def _points(network: "QNetwork", rules: "Rules", episodes: int, seed: int) -> list[float]:

@@ -11,6 +11,7 @@ import typer
 
 from saplab.cli.epochs import tell
 from saplab.cli.train import Job, recipe_of, run
+from saplab.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -116,7 +117,8 @@ def _check(facts: "Mapping[str, Packaged]", data: str, threads: int | None, as_j
     if as_json:
         typer.echo(json.dumps(results))
     differing = sum(not row["ok"] for row in results)
-    tell(f"{len(results)} numbers of {len(facts)} networks measured again, {differing} of them differ")
+    numbers, networks = counted(len(results), "number"), counted(len(facts), "network")
+    tell(f"{numbers} of {networks} measured again, {len(results) - differing} as stored")
     if differing:
         raise typer.Exit(_DIFFERS)
 

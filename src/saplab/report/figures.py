@@ -11,11 +11,12 @@ from saplab.measures.game import Game
 from saplab.report.charts import PAGE, PAPER, SHAPES, Theme, configured
 
 _PANEL = 150
+_LOW = 0.22  # a bar below has its number above it
 
 
 def reliability_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -> alt.FacetChart:
     """Draw accuracy against confidence, a panel for each strength λ; bars fainter where they hold few images,
-    whose number stands in them.
+    whose number stands in them, or above the lowest.
 
     Args:
         records: one for each curve, strength and bin that holds an image: ``curve``, ``strength``, ``low``, ``high``
@@ -33,7 +34,7 @@ def reliability_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -
         x2="high:Q",
         y2=alt.Y2Datum(0),
         y=_share_axis("accuracy:Q", "accuracy"),
-        opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 0.3], range=[0.25, 1], clamp=True), legend=None),
+        opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 0.3], range=[0.2, 0.6], clamp=True), legend=None),
         tooltip=[
             alt.Tooltip("images:Q"),
             *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("low", "high", "confidence", "accuracy")),
@@ -43,9 +44,11 @@ def reliability_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -
     points = points.encode(x=_share_axis("confidence:Q", "confidence"), y="accuracy:Q")
     ends: dict[str, Any] = {"x": alt.datum(0), "y": alt.datum(0), "x2": alt.X2Datum(1), "y2": alt.Y2Datum(1)}
     diagonal = alt.Chart().mark_rule(color=theme.ink, strokeDash=[4, 4]).encode(**ends)
-    counts = base.transform_calculate(middle="(datum.low + datum.high) / 2")
-    counts = counts.mark_text(angle=270, align="left", dx=3, fontSize=9, color=theme.ink)
-    counts = counts.encode(x="middle:Q", y=alt.datum(0), text="images:Q")
+    counts = base.transform_calculate(
+        middle="(datum.low + datum.high) / 2", foot=f"datum.accuracy < {_LOW} ? datum.accuracy : 0"
+    )
+    counts = counts.mark_text(angle=270, align="left", dx=5, fontSize=9, color=theme.ink)
+    counts = counts.encode(x="middle:Q", y=alt.Y("foot:Q", title="accuracy"), text="images:Q")
     layers = alt.layer(bars, points, diagonal, counts).properties(width=_PANEL, height=_PANEL)
     header = alt.Header(title=None, labelExpr="'λ = ' + datum.value", labelColor=theme.ink, labelFontSize=12)
     data = alt.Data(values=list(records))

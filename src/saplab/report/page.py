@@ -19,6 +19,7 @@ from saplab.report.pictures import examples
 from saplab.report.rows import Row, Summary, strength_text, summarise, to_csv, to_parquet
 from saplab.runs import Store
 from saplab.studies import Cell, Curve, Network
+from saplab.wording import counted
 
 # The page's curve colours on a dark ground: the same hues as `charts.PAPER`, lightened to at least 4.5:1.
 DARK = Theme("#e6e9ec", "#3a4047", "#16191d", ("#58a6e0", "#ff8f4d", "#2fc294", "#e08fc2", "#d9b832", "#b3bac2"))
@@ -196,7 +197,7 @@ def machine(made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     names = dict.fromkeys(name for entry in made for name in entry if name not in ("seconds", "time"))
     facts = {name: _values([entry[name] for entry in made if name in entry]) for name in names}
     span = " to ".join(dict.fromkeys((times[0], times[-1]))) if times else "unknown"
-    return {**facts, "computing time": f"{seconds:,.0f} s in {len(made)} cells", "finished": span}
+    return {**facts, "computing time": f"{seconds:,.0f} s in {counted(len(made), 'cell')}", "finished": span}
 
 
 def _values(values: Sequence[Any]) -> str:

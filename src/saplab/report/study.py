@@ -20,6 +20,7 @@ from saplab.report.rows import Row, Summary, summarise, to_csv, to_parquet
 from saplab.runs import CellResult, Store
 from saplab.studies import Curve
 from saplab.studies.study import Figure, from_json
+from saplab.wording import counted
 
 STUDY = "study.json"
 _CALIBRATED = "fig4"
@@ -156,14 +157,14 @@ def _judged(store: Store, figure: Figure) -> list[Judged]:
 def tally(judged: Sequence[tuple[str, Judged]]) -> str:
     """Count the outcomes of claims in a sentence."""
     counts = Counter(found.outcome for _, found in judged)
-    words: dict[Outcome, str] = {
-        "holds": "hold",
-        "does not hold": "do not",
-        "unclear": "stay unclear",
-        "not computed": "were not computed",
+    words: dict[Outcome, tuple[str, str]] = {
+        "holds": ("holds", "hold"),
+        "does not hold": ("does not", "do not"),
+        "unclear": ("stays unclear", "stay unclear"),
+        "not computed": ("was not computed", "were not computed"),
     }
-    parts = [f"{counts[outcome]} {word}" for outcome, word in words.items() if counts[outcome]]
-    return f"Of {len(judged)} claims, {', '.join(parts)}."
+    parts = [f"{counts[it]} {verbs[counts[it] > 1]}" for it, verbs in words.items() if counts[it]]
+    return f"Of {counted(len(judged), 'claim')}, {', '.join(parts)}."
 
 
 def _firsts(curves: Sequence[Curve]) -> list[Curve]:

@@ -52,11 +52,6 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(allowed, _cgroup_quota())))
 
 
-def threads_in_words(count: int) -> str:
-    """Say how many threads: "1 thread", "2 threads"."""
-    return f"{count} thread{'' if count == 1 else 's'}"
-
-
 def usable_memory() -> int | None:
     """Give the bytes of memory that this process may use, a container's limit included; None where unknown."""
     if not hasattr(os, "sysconf"):

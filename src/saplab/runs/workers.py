@@ -17,6 +17,7 @@ import torch
 from saplab.allocator import keep_freed_memory
 from saplab.runs.engine import TRIES, Computed, Group, Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
 from saplab.runs.parcel import pack, unpack
+from saplab.wording import counted
 
 _READY: Final = "ready"
 _spawn = get_context("spawn")
@@ -52,7 +53,7 @@ class Workers:
             crew.end()
 
     def __str__(self) -> str:
-        return f"{self.count} worker processes, {self.threads} threads each"
+        return f"{counted(self.count, 'worker process', 'worker processes')}, {counted(self.threads, 'thread')} each"
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saplab.devices import find_device
 from saplab.training.batches import Share
 
 
@@ -102,16 +103,11 @@ def joined(device: str = "auto", compiled: bool = False) -> Iterator[Place]:
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-    except RuntimeError:
-        raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local_rank or 0}"
+    device = find_device(name)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cpu":
-        return device
-    number = device.index if device.index is not None else local_rank or 0
-    if number >= torch.cuda.device_count():
-        raise ValueError(f"`device` is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
