@@ -28,11 +28,11 @@ def test_packaged_weights_are_checked(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_packaged_network_reaches_its_accuracy_on_the_sample() -> None:
-    """910 of 1,000: measured once; the closest two logits of any image differ by 0.005, so rounding moves none."""
+    """917 of 1,000: measured once; the closest two logits of any image differ by 0.24, so rounding moves none."""
     images, labels = load_cifar10("sample")
     with torch.no_grad():
         predicted = load_model("preact-resnet20-dense")(images).argmax(dim=1)
-    assert int((predicted == labels).sum()) == 910
+    assert int((predicted == labels).sum()) == 917
 
 
 def test_packaged_networks_have_cards() -> None:
