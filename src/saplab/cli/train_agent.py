@@ -45,7 +45,9 @@ def train_agent(
     sticky: Annotated[float, typer.Option(help="Chance that the emulator repeats the previous action.")] = 0.0,
     episodes: Annotated[int, typer.Option(help="Full games for the final score, and for that of random play.")] = 30,
     threads: Annotated[int | None, typer.Option(help="PyTorch's and the emulators' threads.")] = None,
-    device: Annotated[str, typer.Option(help="Where the network learns: cpu, cuda, …")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where the network learns: cpu, cuda, …; auto takes a GPU where there is one.")
+    ] = "cpu",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
 ) -> None:
