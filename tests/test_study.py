@@ -1,6 +1,7 @@
 """Studies: figures as data and in files, their cells, and claims judged by stored numbers."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from saplab.cli import app
 from saplab.cli.errors import guarded
 from saplab.cli.reproduce import choose
 from saplab.report import is_study, write_study
+from saplab.report.charts import to_bytes
 from saplab.report.claims import judge
+from saplab.report.figures import against_chart
 from saplab.runs import Request, Store
 from saplab.studies import Cell, Network
 from saplab.studies.figures import figures
@@ -61,9 +64,9 @@ def test_every_figure_of_the_paper_is_there():
     names = list(figures(PRESETS["small"]))
     assert names[:14] == ["fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "fig3", "fig4",
                           *(f"fig5{letter}" for letter in "abcdef")]  # fmt: skip
-    assert names[14:] == ["fig6", "erratum", "architectures", "r-sweep", "r-sites"]
+    assert names[14:] == ["fig6", "erratum", "erratum-adv", "architectures", "r-sweep", "r-sites"]
     assert choose(["fig6", "fig6", "paper"], "smoke")[0][0].name == "fig6"
-    assert len(choose(["all"], "smoke")[0]) == 19
+    assert len(choose(["all"], "smoke")[0]) == 20
 
 
 def test_figures_share_the_cells_that_they_have_in_common(planned):
@@ -288,3 +291,15 @@ def test_a_second_chart_shows_accuracy_against_what_the_lines_differ_in(tmp_path
     point = next(p for p in chart["data"]["values"] if (p["value"], p["series"], p["strength"]) == (10, "x", 4))
     assert point["percent"] == 100 * row.averaged.estimate
     assert {(p["value"], p["series"]) for p in chart["data"]["values"]} == set(places.values())
+
+
+def test_each_strength_of_a_second_chart_is_told_apart_by_colour_and_shape():
+    strengths = (0, 1, 2, 4, 8, 16, 32, 64)
+    records = [
+        {"value": value, "strength": strength, "percent": 50.0, "from": 40.0, "to": 60.0}
+        for value in (1, 100)
+        for strength in strengths
+    ]
+    drawing = to_bytes(against_chart(records, "size"), "svg").decode()
+    symbols = re.findall(r'role-legend-symbol[^>]*><path[^>]* d="([^"]+)" fill="([^"]+)"', drawing)
+    assert len(symbols) == len(set(symbols)) == len(strengths)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from saplab.studies.study import Figure, Preset
 
 NAMES = (
-    "Figures (fig1a … fig6), table1, table1-beyond, erratum, architectures, r-sweep, r-sites, paper (figures and"
-    " table1), all, or a .toml file."
+    "Figures (fig1a … fig6), table1, table1-beyond, erratum, erratum-adv, architectures, r-sweep, r-sites, paper"
+    " (figures and table1), all, or a .toml file."
 )
 
 _MOST_NAMES = 6  # in a title

@@ -86,10 +86,12 @@ def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = P
     strengths = sorted({record["strength"] for record in records})
     axis = alt.Axis(values=values, format="~d", labelOverlap=True)
     scale = alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
+    legend = alt.Legend(title="λ", orient="right", symbolOpacity=1)
     colours = alt.Scale(domain=strengths, range=[theme.curves[k % len(theme.curves)] for k in range(len(strengths))])
+    shapes = alt.Scale(domain=strengths, range=[SHAPES[k % len(SHAPES)] for k in range(len(strengths))])
     base = alt.Chart().encode(
         x=alt.X("value:Q", title=what, axis=axis, scale=scale),
-        color=alt.Color("strength:N", scale=colours, legend=alt.Legend(title="λ", orient="right", symbolOpacity=1)),
+        color=alt.Color("strength:N", scale=colours, legend=legend),
     )
     percent = alt.Scale(domain=[0, 100])
     band = base.mark_area(opacity=0.16).encode(y=alt.Y("from:Q", title="accuracy (%)", scale=percent), y2="to:Q")
@@ -99,9 +101,12 @@ def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = P
         "strength:N",
         *(alt.Tooltip(f"{name}:Q", format=".1f") for name in names),
     ]
-    line = base.mark_line(strokeWidth=2, point=True).encode(y=alt.Y("percent:Q", scale=percent), tooltip=tips)
+    accuracy = alt.Y("percent:Q", scale=percent)
+    line = base.mark_line(strokeWidth=2).encode(y=accuracy)
+    points = base.mark_point(filled=True, size=60, opacity=1)
+    points = points.encode(y=accuracy, shape=alt.Shape("strength:N", scale=shapes, legend=legend), tooltip=tips)
     data = alt.Data(values=list(records))
-    layers = alt.layer(band, line)
+    layers = alt.layer(band, line, points)
     series = list(dict.fromkeys(record.get("series", "") for record in records))
     if len(series) == 1:
         single = layers.properties(width="container" if theme is PAGE else 520, height=260, data=data)

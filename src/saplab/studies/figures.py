@@ -191,9 +191,9 @@ def _architectures(outside: str) -> Figure:
     return Figure("architectures", title, (_DENSE, _SAP, *lines), claims, (0, 1, 2, 4, 8))
 
 
-def _beyond(preset: Preset, outside: str) -> tuple[Figure, ...]:
+def _of_erratum(preset: Preset) -> Figure:
     pgd = f"pgd:steps=20,samples={preset.a_step}"
-    sap = [
+    sap = (
         Line("MC-FGSM, mask", defense="sap:100"),
         Line("MC-FGSM, identity", defense="sap:100", attack="fgsm:backward=identity"),
         Line("FGSM from dense", defense="sap:100", adversary="dense"),
@@ -201,7 +201,7 @@ def _beyond(preset: Preset, outside: str) -> tuple[Figure, ...]:
         Line("PGD-20, identity", defense="sap:100", attack=f"{pgd},backward=identity"),
         Line("PGD-20 from dense", defense="sap:100", attack="pgd:steps=20", adversary="dense"),
         Line("APGD-20, identity", defense="sap:100", attack=f"a{pgd},backward=identity"),
-    ]
+    )
     dense = (Line("dense, FGSM"), Line("dense, PGD-20", attack="pgd:steps=20"))
     claims = (
         Claim("BPDA (identity backward) takes the gain away (Dhillon & Carlini 2020).", "MC-FGSM, identity",
@@ -209,12 +209,29 @@ def _beyond(preset: Preset, outside: str) -> tuple[Figure, ...]:
         Claim("Under BPDA with many steps, SAP-100 keeps no more than the dense network under PGD.",
               "PGD-20, identity", "dense, PGD-20", "alike", (8,)),
     )  # fmt: skip
-    return (
-        Figure("erratum", "SAP against adversaries that came after the paper", (*dense, *sap), claims, (0, 1, 2, 4, 8)),
-        _architectures(outside),
-        _of_percentages(),
-        _of_stages(),
+    title = "SAP against adversaries that came after the paper"
+    return Figure("erratum", title, (*dense, *sap), claims, (0, 1, 2, 4, 8))
+
+
+def _of_erratum_after_training(preset: Preset) -> Figure:
+    """Ask of Fig. 3's best network what the erratum asks of SAP alone."""
+    pgd = f"pgd:steps=20,samples={preset.a_step}"
+    plain = (Line("ADV, FGSM", ADVERSARIAL), Line("ADV, PGD-20", ADVERSARIAL, attack="pgd:steps=20"))
+    both = (
+        Line("MC-FGSM, mask", ADVERSARIAL, "sap:100"),
+        Line("MC-FGSM, identity", ADVERSARIAL, "sap:100", "fgsm:backward=identity"),
+        Line("PGD-20, mask", ADVERSARIAL, "sap:100", pgd),
+        Line("PGD-20, identity", ADVERSARIAL, "sap:100", f"{pgd},backward=identity"),
+        Line("PGD-20 from ADV", ADVERSARIAL, "sap:100", "pgd:steps=20", "dense"),
+    )
+    claims = (
+        Claim("BPDA (identity backward) leaves ADV+SAP-100 less than the mask's gradient does.", "MC-FGSM, identity",
+              "MC-FGSM, mask", "lower", (1, 2, 4, 8)),
+        Claim("Under BPDA with many steps, ADV+SAP-100 keeps no more than ADV under PGD.", "PGD-20, identity",
+              "ADV, PGD-20", "alike", (4, 8)),
     )  # fmt: skip
+    title = "Adversarial training and SAP against adversaries that came after the paper"
+    return Figure("erratum-adv", title, (*plain, *both), claims, (0, 1, 2, 4, 8, 16))
 
 
 _RULES: Final = {"mask": "fgsm", "identity": "fgsm:backward=identity"}
@@ -261,7 +278,11 @@ def figures(preset: Preset, outside: str = "") -> dict[str, Figure]:
         *_of_training(),
         *_of_baselines(),
         _of_samples(preset),
-        *_beyond(preset, outside),
+        _of_erratum(preset),
+        _of_erratum_after_training(preset),
+        _architectures(outside),
+        _of_percentages(),
+        _of_stages(),
     )
     return {figure.name: _within(figure, preset) for figure in found}
 
