@@ -122,16 +122,17 @@ def _legend(theme: Theme) -> alt.Legend | None:
 
 
 def _colours(labels: Sequence[str], theme: Theme) -> alt.Color:
-    scale = alt.Scale(domain=list(labels), range=_repeated(theme.curves, labels))
+    scale = alt.Scale(domain=list(labels), range=repeated(theme.curves, labels))
     return alt.Color("curve:N", scale=scale, legend=_legend(theme))
 
 
 def _shapes(labels: Sequence[str], legend: alt.Legend | None) -> alt.Shape:
-    scale = alt.Scale(domain=list(labels), range=_repeated(SHAPES, labels))
+    scale = alt.Scale(domain=list(labels), range=repeated(SHAPES, labels))
     return alt.Shape("curve:N", scale=scale, legend=legend)
 
 
-def _repeated(values: Sequence[str], labels: Sequence[str]) -> list[str]:
+def repeated(values: Sequence[str], labels: Sequence[Any]) -> list[str]:
+    """Give each label one of the values, in turn."""
     return list(islice(cycle(values), len(labels)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from saplab.measures.game import Game
-from saplab.report.charts import PAGE, PAPER, SHAPES, Theme, configured
+from saplab.report.charts import PAGE, PAPER, SHAPES, Theme, configured, repeated
 
 _PANEL = 150
 _LOW = 0.22  # a bar below has its number above it
@@ -68,6 +68,12 @@ def _share_axis(field: str, title: str) -> Any:
     )
 
 
+def _told_apart(values: Sequence[float | str], theme: Theme) -> tuple[alt.Scale, alt.Scale]:
+    """Give scales of colours and of shapes, whose pairs differ also where the colours come round again."""
+    colours = alt.Scale(domain=list(values), range=repeated(theme.curves, values))
+    return colours, alt.Scale(domain=list(values), range=repeated(SHAPES, values))
+
+
 def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = PAPER) -> alt.TopLevelMixin:
     """Draw accuracy (%) against a setting, a line and a 95 % band for each strength λ, a panel for each series.
 
@@ -87,8 +93,7 @@ def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = P
     axis = alt.Axis(values=values, format="~d", labelOverlap=True)
     scale = alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
     legend = alt.Legend(title="λ", orient="right", symbolOpacity=1)
-    colours = alt.Scale(domain=strengths, range=[theme.curves[k % len(theme.curves)] for k in range(len(strengths))])
-    shapes = alt.Scale(domain=strengths, range=[SHAPES[k % len(SHAPES)] for k in range(len(strengths))])
+    colours, shapes = _told_apart(strengths, theme)
     base = alt.Chart().encode(
         x=alt.X("value:Q", title=what, axis=axis, scale=scale),
         color=alt.Color("strength:N", scale=colours, legend=legend),
@@ -132,8 +137,7 @@ def points_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -> alt
         raise ValueError("`records` must hold at least one row, got none")
     games, agents = (list(dict.fromkeys(record[name] for record in records)) for name in ("game", "agent"))
     legend = alt.Legend(title=None, orient="bottom", columns=2, labelLimit=320, symbolOpacity=1)
-    colours = alt.Scale(domain=agents, range=[theme.curves[k % len(theme.curves)] for k in range(len(agents))])
-    shapes = alt.Scale(domain=agents, range=[SHAPES[k % len(SHAPES)] for k in range(len(agents))])
+    colours, shapes = _told_apart(agents, theme)
     strengths = sorted({record["strength"] for record in records})
     axis = alt.Axis(values=strengths, labelExpr="toString(datum.value)")
     scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False, padding=6)
