@@ -122,18 +122,16 @@ def _legend(theme: Theme) -> alt.Legend | None:
 
 
 def _colours(labels: Sequence[str], theme: Theme) -> alt.Color:
-    scale = alt.Scale(domain=list(labels), range=repeated(theme.curves, labels))
-    return alt.Color("curve:N", scale=scale, legend=_legend(theme))
+    return alt.Color("curve:N", scale=in_turn(theme.curves, labels), legend=_legend(theme))
 
 
 def _shapes(labels: Sequence[str], legend: alt.Legend | None) -> alt.Shape:
-    scale = alt.Scale(domain=list(labels), range=repeated(SHAPES, labels))
-    return alt.Shape("curve:N", scale=scale, legend=legend)
+    return alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=legend)
 
 
-def repeated(values: Sequence[str], labels: Sequence[Any]) -> list[str]:
-    """Give each label one of the values, in turn."""
-    return list(islice(cycle(values), len(labels)))
+def in_turn(values: Sequence[str], labels: Sequence[Any]) -> alt.Scale:
+    """Give the scale on which each label has one of the values, in turn: one of `SHAPES`, or of a theme's colours."""
+    return alt.Scale(domain=list(labels), range=list(islice(cycle(values), len(labels))))
 
 
 def _intervals(base: alt.Chart, rows: Sequence[Row], overlapping: int) -> alt.Chart:

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from saplab.measures.game import Game
-from saplab.report.charts import PAGE, PAPER, SHAPES, Theme, configured, repeated
+from saplab.report.charts import PAGE, PAPER, SHAPES, Theme, configured, in_turn
 
 _PANEL = 150
 _LOW = 0.22  # a bar below has its number above it
@@ -68,12 +68,6 @@ def _share_axis(field: str, title: str) -> Any:
     )
 
 
-def _told_apart(values: Sequence[float | str], theme: Theme) -> tuple[alt.Scale, alt.Scale]:
-    """Give scales of colours and of shapes, whose pairs differ also where the colours come round again."""
-    colours = alt.Scale(domain=list(values), range=repeated(theme.curves, values))
-    return colours, alt.Scale(domain=list(values), range=repeated(SHAPES, values))
-
-
 def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = PAPER) -> alt.TopLevelMixin:
     """Draw accuracy (%) against a setting, a line and a 95 % band for each strength λ, a panel for each series.
 
@@ -93,10 +87,9 @@ def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = P
     axis = alt.Axis(values=values, format="~d", labelOverlap=True)
     scale = alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
     legend = alt.Legend(title="λ", orient="right", symbolOpacity=1)
-    colours, shapes = _told_apart(strengths, theme)
     base = alt.Chart().encode(
         x=alt.X("value:Q", title=what, axis=axis, scale=scale),
-        color=alt.Color("strength:N", scale=colours, legend=legend),
+        color=alt.Color("strength:N", scale=in_turn(theme.curves, strengths), legend=legend),
     )
     percent = alt.Scale(domain=[0, 100])
     band = base.mark_area(opacity=0.16).encode(y=alt.Y("from:Q", title="accuracy (%)", scale=percent), y2="to:Q")
@@ -109,7 +102,8 @@ def against_chart(records: Sequence[dict[str, Any]], what: str, theme: Theme = P
     accuracy = alt.Y("percent:Q", scale=percent)
     line = base.mark_line(strokeWidth=2).encode(y=accuracy)
     points = base.mark_point(filled=True, size=60, opacity=1)
-    points = points.encode(y=accuracy, shape=alt.Shape("strength:N", scale=shapes, legend=legend), tooltip=tips)
+    shape = alt.Shape("strength:N", scale=in_turn(SHAPES, strengths), legend=legend)
+    points = points.encode(y=accuracy, shape=shape, tooltip=tips)
     data = alt.Data(values=list(records))
     layers = alt.layer(band, line, points)
     series = list(dict.fromkeys(record.get("series", "") for record in records))
@@ -137,19 +131,18 @@ def points_chart(records: Sequence[dict[str, Any]], theme: Theme = PAPER) -> alt
         raise ValueError("`records` must hold at least one row, got none")
     games, agents = (list(dict.fromkeys(record[name] for record in records)) for name in ("game", "agent"))
     legend = alt.Legend(title=None, orient="bottom", columns=2, labelLimit=320, symbolOpacity=1)
-    colours, shapes = _told_apart(agents, theme)
     strengths = sorted({record["strength"] for record in records})
     axis = alt.Axis(values=strengths, labelExpr="toString(datum.value)")
     scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False, padding=6)
     base = alt.Chart().encode(
         x=alt.X("strength:Q", title="strength λ", axis=axis, scale=scale),
-        color=alt.Color("agent:N", scale=colours, legend=legend),
+        color=alt.Color("agent:N", scale=in_turn(theme.curves, agents), legend=legend),
     )
     points = alt.Y("points:Q", title="points", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
     bars = base.mark_rule(strokeWidth=1.6, opacity=0.6).encode(y=alt.Y("points_low:Q"), y2="points_high:Q")
     lines = base.mark_line(strokeWidth=2).encode(y=points)
     dots = base.mark_point(filled=True, size=60, opacity=1)
-    dots = dots.encode(y=points, shape=alt.Shape("agent:N", scale=shapes, legend=legend))
+    dots = dots.encode(y=points, shape=alt.Shape("agent:N", scale=in_turn(SHAPES, agents), legend=legend))
     header = alt.Header(title=None, labelColor=theme.ink, labelFontSize=13, labelFontWeight="bold")
     layers = alt.layer(bars, lines, dots).properties(width=_PANEL + 60, height=_PANEL)
     panels = layers.facet(
