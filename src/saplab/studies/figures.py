@@ -192,17 +192,6 @@ def _architectures(outside: str) -> Figure:
 
 
 def _of_erratum(preset: Preset) -> Figure:
-    pgd = f"pgd:steps=20,samples={preset.a_step}"
-    sap = (
-        Line("MC-FGSM, mask", defense="sap:100"),
-        Line("MC-FGSM, identity", defense="sap:100", attack="fgsm:backward=identity"),
-        Line("FGSM from dense", defense="sap:100", adversary="dense"),
-        Line("PGD-20, mask", defense="sap:100", attack=pgd),
-        Line("PGD-20, identity", defense="sap:100", attack=f"{pgd},backward=identity"),
-        Line("PGD-20 from dense", defense="sap:100", attack="pgd:steps=20", adversary="dense"),
-        Line("APGD-20, identity", defense="sap:100", attack=f"a{pgd},backward=identity"),
-    )
-    dense = (Line("dense, FGSM"), Line("dense, PGD-20", attack="pgd:steps=20"))
     claims = (
         Claim("BPDA (identity backward) takes the gain away (Dhillon & Carlini 2020).", "MC-FGSM, identity",
               "MC-FGSM, mask", "lower", (1, 2, 4, 8)),
@@ -210,20 +199,11 @@ def _of_erratum(preset: Preset) -> Figure:
               "PGD-20, identity", "dense, PGD-20", "alike", (8,)),
     )  # fmt: skip
     title = "SAP against adversaries that came after the paper"
-    return Figure("erratum", title, (*dense, *sap), claims, (0, 1, 2, 4, 8))
+    return Figure("erratum", title, _after_the_paper("dense", _DENSE.model, preset), claims, (0, 1, 2, 4, 8))
 
 
 def _of_erratum_after_training(preset: Preset) -> Figure:
     """Ask of Fig. 3's best network what the erratum asks of SAP alone."""
-    pgd = f"pgd:steps=20,samples={preset.a_step}"
-    plain = (Line("ADV, FGSM", ADVERSARIAL), Line("ADV, PGD-20", ADVERSARIAL, attack="pgd:steps=20"))
-    both = (
-        Line("MC-FGSM, mask", ADVERSARIAL, "sap:100"),
-        Line("MC-FGSM, identity", ADVERSARIAL, "sap:100", "fgsm:backward=identity"),
-        Line("PGD-20, mask", ADVERSARIAL, "sap:100", pgd),
-        Line("PGD-20, identity", ADVERSARIAL, "sap:100", f"{pgd},backward=identity"),
-        Line("PGD-20 from ADV", ADVERSARIAL, "sap:100", "pgd:steps=20", "dense"),
-    )
     claims = (
         Claim("BPDA (identity backward) leaves ADV+SAP-100 less than the mask's gradient does.", "MC-FGSM, identity",
               "MC-FGSM, mask", "lower", (1, 2, 4, 8)),
@@ -231,7 +211,25 @@ def _of_erratum_after_training(preset: Preset) -> Figure:
               "ADV, PGD-20", "alike", (4, 8)),
     )  # fmt: skip
     title = "Adversarial training and SAP against adversaries that came after the paper"
-    return Figure("erratum-adv", title, (*plain, *both), claims, (0, 1, 2, 4, 8, 16))
+    return Figure("erratum-adv", title, _after_the_paper("ADV", ADVERSARIAL, preset), claims, (0, 1, 2, 4, 8, 16))
+
+
+def _after_the_paper(name: str, model: str, preset: Preset) -> tuple[Line, ...]:
+    """Give a network's lines without SAP, and with SAP-100 under the paper's adversary and later ones."""
+    pgd = f"pgd:steps=20,samples={preset.a_step}"
+    alone = {"FGSM": "fgsm", "PGD-20": "pgd:steps=20"}
+    aware = {
+        "MC-FGSM, mask": "fgsm",
+        "MC-FGSM, identity": "fgsm:backward=identity",
+        "PGD-20, mask": pgd,
+        "PGD-20, identity": f"{pgd},backward=identity",
+        "APGD-20, identity": f"a{pgd},backward=identity",
+    }
+    return (
+        *(Line(f"{name}, {attack}", model, attack=text) for attack, text in alone.items()),
+        *(Line(label, model, "sap:100", text) for label, text in aware.items()),
+        *(Line(f"{attack} from {name}", model, "sap:100", text, "dense") for attack, text in alone.items()),
+    )
 
 
 _RULES: Final = {"mask": "fgsm", "identity": "fgsm:backward=identity"}
