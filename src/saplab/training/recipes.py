@@ -158,7 +158,7 @@ def _small(recipe: Recipe, epochs: int, **changes: Any) -> Recipe:
 _ROBUST: dict[str, Any] = {"batch": 128, "weight_decay": 2e-4}  # a network this small underfits adversarial images
 _SMALL = (
     _DENSE_SMALL,
-    _small(_DROPOUT, 8),
+    _small(_DROPOUT, 24),
     _small(_ADVERSARIAL, 30, held_out=500, check=Projected(lam=4, step=4, steps=1, start=False)),
     _small(_FAST, 30, schedule=WarmupLinear(0.2, 10), **_ROBUST),
     _small(_PGD, 15, schedule=WarmupLinear(0.2, 5), **_ROBUST),
