@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision_operators import declare_torchvision_operators
 
 import saplab
-from saplab.runs.machine import processor, versions
+from saplab.system.machine import processor, versions
 
 NETWORKS = (
     "torchvision:resnet18", "torchvision:resnet50", "torchvision:vgg11", "torchvision:densenet121",

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import saplab
-from saplab.measures.intervals import wilson
-from saplab.studies.figures import ADV_FGSM
-from saplab.studies.paper import DENSE_FGSM, SAP_100_FGSM
+from saplab.metrics.intervals import wilson
+from saplab.paper.figures import ADV_FGSM
+from saplab.paper.numbers import DENSE_FGSM, SAP_100_FGSM
 
 STRENGTHS = (0, 1, 2, 4, 8, 16)
 NETWORKS = (

@@ -32,18 +32,18 @@ import torch
 from measure import machine, print_machine, save
 
 from saplab.data.load import load_data
+from saplab.evaluation.plan import curve
 from saplab.models.zoo import load_model, weights_digest
 from saplab.runs import CellResult, Request, Store
-from saplab.runs.cluster import RayCluster, drive, import_ray
-from saplab.runs.engine import Computed, Engine, Queue
+from saplab.runs.cell import Cell, Network
+from saplab.runs.engines.base import Computed, Engine, Queue
+from saplab.runs.engines.in_process import InProcess, run
+from saplab.runs.engines.processes import Workers
+from saplab.runs.engines.ray import RayCluster, drive, import_ray
+from saplab.runs.groups import Group, groups
 from saplab.runs.images import Inputs
-from saplab.runs.local import InProcess, run
 from saplab.runs.progress import progress_of
 from saplab.runs.saving import Saver
-from saplab.runs.work import Group, groups
-from saplab.runs.workers import Workers
-from saplab.studies import Cell, Network
-from saplab.studies.plan import curve
 
 PER_CURVE = 40  # cells
 PASSES = 20  # for a prediction, and for a gradient

@@ -29,9 +29,9 @@ from torch.nn import functional as F
 
 import saplab
 from saplab.defenses.drawing import drawing
-from saplab.noise import stream_key, streams
-from saplab.precision import computing_in
 from saplab.pruning import operator
+from saplab.rng.streams import pass_streams, stream_key
+from saplab.system.precision import computing_in
 
 try:
     from saplab.pruning.gpu import Tiling, prune_rows, tiling
@@ -99,7 +99,7 @@ def on_all(prune: Callable[[Tensor], object], sets: list[Tensor]) -> None:
 
 def kernels_for(x: Tensor, cut: Tiling | None = None, seed: int = 0) -> Callable[[Tensor], Tensor]:
     """Give the function that prunes maps like `x` by the kernels alone, a draw an activation."""
-    keys = streams(stream_key(seed), 0, torch.arange(len(x))).to(x.device)
+    keys = pass_streams(stream_key(seed), 0, torch.arange(len(x))).to(x.device)
     bad = torch.zeros(2, dtype=torch.int32, device=x.device)
     return lambda t: prune_rows(t, keys, t.shape[1], 0, bad, cut)
 
@@ -108,7 +108,7 @@ def time_sampler(rows: int, a: int, dtype: str, rounds: int, device: torch.devic
     """Time pruning and copying maps; microseconds of one set, and gigabytes read and written in a second."""
     sets = maps(rows, a, DTYPES[dtype], device)
     out = torch.empty_like(sets[0])
-    keys = streams(stream_key(0), 0, torch.arange(rows)).to(device)
+    keys = pass_streams(stream_key(0), 0, torch.arange(rows)).to(device)
     works: dict[str, Work] = {
         OURS: captured(partial(on_all, kernels_for(sets[0]), sets), device),
         COPY: captured(partial(on_all, out.copy_, sets), device),
@@ -153,7 +153,7 @@ def gradient_pass(network: nn.Module, images: Tensor, labels: Tensor, precision:
     """Give the gradient of the summed cross-entropy by the images, with a fresh pass's draws."""
     number[0] += 1
     x = images.detach().requires_grad_()
-    with computing_in(precision, images.device), drawing(streams(stream_key(0), number[0], torch.arange(len(x)))):
+    with computing_in(precision, images.device), drawing(pass_streams(stream_key(0), number[0], torch.arange(len(x)))):
         loss = F.cross_entropy(network(x).float(), labels, reduction="sum")
     return torch.autograd.grad(loss, x)[0]
 
@@ -194,7 +194,7 @@ def compare_laws(a: int, n: int, device: torch.device) -> dict[str, float]:
     """Compare what CPU and GPU keep of n examples with one map: deviations in standard errors, and the scale."""
     h = torch.randn(a, generator=torch.Generator().manual_seed(1)).relu()
     x = h.expand(n, -1).contiguous()
-    keys = streams(stream_key(0), 0, torch.arange(n))
+    keys = pass_streams(stream_key(0), 0, torch.arange(n))
     here, there = operator.prune(x, keys, a), kernels_for(x.to(device), seed=1)(x.to(device)).cpu()
     kept, other = here != 0, there != 0
     share = (kept.double().mean(0) + other.double().mean(0)) / 2

@@ -1,4 +1,4 @@
-"""The words and numbers around what the scripts of this folder measure; timing itself is `saplab.bench.measure`."""
+"""The words and numbers around what the scripts of this folder measure; timing itself is `suite.measure`."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suite.measure import Times, Work
 
-from saplab.bench.measure import Times, Work
-from saplab.runs.machine import processor, usable_cores, versions
+from saplab.system.machine import processor, usable_cores, versions
 
 __all__ = ["Times", "Work", "machine", "print_machine", "save"]
 

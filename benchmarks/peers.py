@@ -24,7 +24,7 @@ from torch import Tensor
 
 import saplab
 from saplab.defenses import predict_with_votes
-from saplab.measures import Interval, correct, mean_interval, paired_difference, pass_shares
+from saplab.metrics import Interval, correct, mean_interval, paired_difference, pass_shares
 from saplab.pruning.operator import RULES, BackwardRule
 
 Outcome = TypeVar("Outcome")
@@ -57,7 +57,7 @@ class AttackResult:
         right: (N,) share of the rounds whose adversarial image the averaged prediction got right.
         single: (N,) the same of single passes.
         rounds: how many.
-        seconds: of a round, see `saplab.bench.measure.Spread`, and of the processor.
+        seconds: of a round, see `suite.measure.Spread`, and of the processor.
         gradient, plain: examples through the network for each image, with and without a gradient.
     """
 

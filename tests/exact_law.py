@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from saplab.noise import stream_key, streams
+from saplab.rng.streams import pass_streams, stream_key
 
 LEVEL = 1e-4  # a chi-square test fails below this p-value
 FEWEST = 5.0  # expected count below which cells are pooled
@@ -16,7 +16,7 @@ FEWEST = 5.0  # expected count below which cells are pooled
 
 def rows(n: int, pass_: int = 0, seed: int = 0) -> torch.Tensor:
     """Give the streams of examples 0, 1, ..., n - 1."""
-    return streams(stream_key(seed), pass_, torch.arange(n))
+    return pass_streams(stream_key(seed), pass_, torch.arange(n))
 
 
 def kept_set_law(weights: Sequence[int], draws: int) -> NDArray[np.float64]:

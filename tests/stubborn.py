@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from saplab.data.dataset import Dataset
+from saplab.evaluation.plan import curve
 from saplab.models.initialise import initialise
 from saplab.models.zoo import weights_digest
 from saplab.runs import Request, Store
+from saplab.runs.cell import Cell, Network
+from saplab.runs.engines.in_process import InProcess, run
 from saplab.runs.images import Inputs
-from saplab.runs.local import InProcess, run
-from saplab.studies import Cell, Network
-from saplab.studies.plan import curve
 
 MARKED = range(20, 25)  # examples
 PER_CELL, EXAMPLES = 5, 40
@@ -74,11 +74,11 @@ def make_run(folder, defense="sap:100", **settings):
 def engine_of(words):
     """Give an engine by name: ``workers 2``, ``ray`` or ``ray ADDRESS``."""
     if words[0] == "workers":
-        from saplab.runs.workers import Workers
+        from saplab.runs.engines.processes import Workers
 
         return Workers(int(words[1]), 1)
     if words[0] == "ray":
-        from saplab.runs.cluster import RayCluster
+        from saplab.runs.engines.ray import RayCluster
 
         return RayCluster(*words[1:])
     return InProcess()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from saplab.runs import CellResult, Request, Store
-from saplab.studies import Cell, Curve, Network
+from saplab.runs.cell import Cell, Curve, Network
 
 DENSE = Network("preact-resnet20-dense", "a" * 64)
 SAP = Network("preact-resnet20-dense", "a" * 64, "sap:100")
@@ -78,3 +78,31 @@ def fill(root, request=None, cells=None):
     for cell in store.request.cells[:cells]:
         store.save(cell, make_result(cell, slopes[cell.digest]))
     return store
+
+
+MINE = """
+[[figure]]
+name = "mine"
+title = "Of my own"
+strengths = [0, 4]
+[[figure.line]]
+label = "plain"
+model = "mine:small"
+paper = {0 = 90, 4 = 20.5}
+[[figure.line]]
+label = "pruned"
+model = "mine:small"
+defense = "sap:200"
+attack = "pgd:steps=2,backward=identity"
+[[figure.line]]
+label = "from the other"
+model = "mine:small"
+defense = "sap:200"
+adversary = "mine:small"
+[[figure.claim]]
+text = "Pruning helps."
+first = "pruned"
+second = "plain"
+relation = "higher"
+strengths = [4]
+"""

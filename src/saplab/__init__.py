@@ -31,11 +31,11 @@ _HOMES: dict[str, str] = {
     "PGD": "saplab.attacks",
     "RandomNoise": "saplab.attacks",
     "Square": "saplab.attacks",
-    "Evidence": "saplab.measures",
-    "accuracy": "saplab.measures",
-    "calibration": "saplab.measures",
-    "game_value": "saplab.measures",
-    "verdict": "saplab.measures",
+    "Evidence": "saplab.evaluation.evidence",
+    "accuracy": "saplab.metrics",
+    "calibration": "saplab.metrics",
+    "game_value": "saplab.metrics",
+    "verdict": "saplab.evaluation.verdict",
 }
 
 __all__ = ["__version__", *_HOMES]

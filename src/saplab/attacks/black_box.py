@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.attacks.attack import Attack, Cost
 from saplab.attacks.ball import project
 from saplab.attacks.estimate import Score, lost
@@ -17,6 +16,7 @@ from saplab.attacks.gradient import MonteCarlo
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import Search
 from saplab.defenses.defended import is_random
+from saplab.rng.streams import pass_streams, random_words, stream_key
 
 SQUARES: Final = 6  # kind of these random numbers
 HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in queries of 10,000 (section 5)
@@ -109,8 +109,8 @@ class Square(Attack):
 
 def _words(problem: Problem, turn: int, count: int) -> Tensor:
     """Draw 32-bit words (n, count), int64, that depend on the turn and on each example's number alone."""
-    rows = noise.streams(noise.stream_key(problem.seed, "noise"), turn, problem.examples)
-    words = noise.words(rows, count, kind=SQUARES).astype(np.int64)
+    rows = pass_streams(stream_key(problem.seed, "noise"), turn, problem.examples)
+    words = random_words(rows, count, kind=SQUARES).astype(np.int64)
     return torch.from_numpy(words).to(problem.images.device)
 
 

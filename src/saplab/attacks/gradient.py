@@ -8,7 +8,6 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.attacks.attack import Cost
 from saplab.attacks.estimate import Estimate, Score, Tally, joined
 from saplab.attacks.losses import LOSSES, TARGETED, LossName
@@ -16,6 +15,7 @@ from saplab.attacks.passes import Batch, Objective, cut
 from saplab.defenses.defended import is_random
 from saplab.defenses.prediction import BATCH, require_evaluation_mode
 from saplab.pruning.operator import RULES, BackwardRule
+from saplab.rng.streams import stream_key
 
 Average = Literal["loss", "logits", "probabilities"]
 _A_THREAD: Final = 128  # images of a forward and backward pass for each thread of a CPU
@@ -138,7 +138,7 @@ class MonteCarlo:
         require_evaluation_mode(adversary)
         batch_size = batch_size or (_A_THREAD * torch.get_num_threads() if images.device.type == "cpu" else BATCH)
         numbers = torch.arange(len(images)) if examples is None else examples
-        key, random = noise.stream_key(seed, "attack"), is_random(adversary)
+        key, random = stream_key(seed, "attack"), is_random(adversary)
         wanted = targets.split(batch_size) if targets is not None else repeat(None)
         columns = [t.split(batch_size) for t in (images.detach(), labels, numbers)]
         return [

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.attacks.attack import Attack, Cost
 from saplab.attacks.ball import check_request, project
 from saplab.attacks.gradient import MonteCarlo
+from saplab.rng.streams import pass_streams, random_words, stream_key
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RandomNoise(Attack):
         """
         check_request(images, labels, eps)
         numbers = torch.arange(len(images)) if examples is None else examples
-        signs = random_signs(images, noise.stream_key(seed, "noise"), numbers)
+        signs = random_signs(images, stream_key(seed, "noise"), numbers)
         return (project(images + e * signs, images, e) for e in eps)
 
     def cost(self, eps: Sequence[float]) -> Cost:
@@ -46,7 +46,7 @@ class RandomNoise(Attack):
 def random_signs(images: Tensor, key: int, examples: Tensor) -> Tensor:
     """Draw a tensor of -1 and +1 like `images` (N, ...), a function of the key and each example's number."""
     size = images[0].numel()
-    words = noise.words(noise.streams(key, 0, examples), -(-size // 32))
+    words = random_words(pass_streams(key, 0, examples), -(-size // 32))
     bits = np.unpackbits(words.view(np.uint8), axis=1)[:, :size]
     return torch.from_numpy(bits).view(images.shape).to(images) * 2 - 1
 

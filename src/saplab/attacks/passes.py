@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.attacks.ball import check_labels
 from saplab.attacks.memory import rows_at_once
 from saplab.defenses.defended import draws_weights
@@ -16,6 +15,7 @@ from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import logits
 from saplab.defenses.sharing import Run, shared_out
 from saplab.pruning.operator import BackwardRule
+from saplab.rng.streams import pass_streams
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (M, C), the rows (M,) of the batch -> what to differentiate
 
@@ -40,7 +40,7 @@ class Batch:
         most = 1 if draws_weights(self.adversary) else max(1, self.batch_size // len(self.images))
         for start in range(0, samples, most):
             passes = range(self.first_sample + start, self.first_sample + min(start + most, samples))
-            yield len(passes), torch.cat([noise.streams(self.key, p, self.examples) for p in passes])
+            yield len(passes), torch.cat([pass_streams(self.key, p, self.examples) for p in passes])
 
     def _logits(self, images: Tensor) -> Tensor:
         z = logits(self.adversary, images)
@@ -61,7 +61,7 @@ class Batch:
             return z.detach(), value.detach(), gradient
 
         first = torch.zeros(1, dtype=torch.int64, device=self.images.device)
-        streams = noise.streams(self.key, self.first_sample, self.examples[:1])
+        streams = pass_streams(self.key, self.first_sample, self.examples[:1])
         rows = max(len(self.images), min(self.batch_size, samples * len(self.images)))
         most = rows_at_once(self.adversary, self.images, rows, lambda: run(first, streams))
         return self._run(samples, run, most)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.attacks.ball import check_request, project
 from saplab.attacks.estimate import Estimate, Score
 from saplab.attacks.gradient import MonteCarlo
+from saplab.rng.streams import pass_streams, random_words, stream_key
 
 STARTS: Final = 5  # kind of these random numbers; a defence's have 0 to 4
 
@@ -44,7 +44,7 @@ class Problem:
             ValueError: see `saplab.attacks.attack.Attack.curve`.
         """
         check_request(images, labels, eps)
-        noise.stream_key(seed)
+        stream_key(seed)
         numbers = torch.arange(len(images)) if examples is None else examples
         return cls(adversary, images.detach(), labels, numbers, seed, gradient)
 
@@ -76,7 +76,7 @@ class Problem:
 
     def random_start(self, eps: float, number: int) -> Tensor:
         """Draw points uniform in the ball, then project them on the cube; other ones for each `number`."""
-        rows = noise.streams(noise.stream_key(self.seed, "noise"), number, self.examples)
-        words = noise.words(rows, self.images[0].numel(), kind=STARTS) >> np.uint32(8)
+        rows = pass_streams(stream_key(self.seed, "noise"), number, self.examples)
+        words = random_words(rows, self.images[0].numel(), kind=STARTS) >> np.uint32(8)
         u = torch.from_numpy(words.astype(np.float32)).view(self.images.shape).to(self.images) * 2.0**-24
         return project(self.images + eps * (2 * u - 1), self.images, eps)

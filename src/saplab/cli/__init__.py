@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from saplab.allocator import keep_freed_memory
-from saplab.cli import bench, demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
 from saplab.cli.errors import end_on_interrupt, guarded, leave
+from saplab.cli.verbs import demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
+from saplab.system.memory import keep_freed_memory
 
 app = typer.Typer(
     add_completion=False,
@@ -37,7 +37,7 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _verb in (demo, evaluate, reproduce, sites, train, zoo, train_agent, play, report, runs, bench, doctor):
+for _verb in (demo, evaluate, reproduce, sites, train, zoo, train_agent, play, report, runs, doctor):
     _verb.register(app)
 
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from rich.console import Console as Terminal
     from rich.progress import Progress
     from rich.table import Table
+    from suite.tables import Table as Layout
 
-    from saplab.bench.tables import Table as Layout
-    from saplab.measures.verdict import Verdict
-    from saplab.report import StudyReport, TableReport
-    from saplab.report.rows import Row
+    from saplab.evaluation.rows import Row
+    from saplab.evaluation.verdict import Verdict
+    from saplab.paper.report import StudyReport
+    from saplab.paper.table1_report import TableReport
 
 _LINE_SECONDS = 5.0
 _PIPE_WIDTH = 120  # columns
@@ -101,7 +102,7 @@ class Console:
 
     def show_verdict(self, verdict: "Verdict") -> None:
         """Print the verdict: what is left under the worst of all attacks, the checks, and the sentence."""
-        from saplab.report.rows import strength_text
+        from saplab.evaluation.rows import strength_text
 
         terminal = self._terminal()
         for left in verdict.robust:
@@ -132,7 +133,7 @@ def accuracy_table(rows: "Sequence[Row]") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    from saplab.report.rows import strength_text
+    from saplab.evaluation.rows import strength_text
 
     cells = {(row.curve, row.strength): row for row in rows if not row.across}
     curves = list(dict.fromkeys(curve for curve, _ in cells))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saplab.cli.console import Console
-from saplab.wording import counted
+from saplab.system.words import counted
 
 ENGINES = ("local", "ray")
 EngineOption = Annotated[str, typer.Option(help="local (this machine) or ray (pip install 'saplab[cluster]').")]
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from saplab.data.dataset import Dataset
     from saplab.runs import Request, Store
+    from saplab.runs.cell import Curve
     from saplab.runs.cellfiles import Survey
-    from saplab.runs.engine import Engine, Failed, Workload
+    from saplab.runs.engines.base import Engine, Failed, Workload
+    from saplab.runs.engines.in_process import RunStore
     from saplab.runs.images import Inputs
-    from saplab.runs.local import RunStore
-    from saplab.studies import Curve
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def compute_and_report(job: Job, console: Console, fail_below: float | None = No
     Raises:
         typer.Exit: with code 1 where it does.
     """
-    from saplab.report import to_records, write_report
+    from saplab.evaluation.report import write_report
+    from saplab.evaluation.rows import to_records
 
     store, complete = compute(job, console)
     report = write_report(store.root)
@@ -110,9 +111,9 @@ def compute(job: Job, console: Console) -> "tuple[Store, bool]":
     Raises:
         typer.Exit: with code 1 where there is no cell at all to show.
     """
-    from saplab.files import write_atomically
     from saplab.runs import Store
     from saplab.runs.images import rehearse
+    from saplab.system.files import write_atomically
 
     request, inputs = job.request, job.inputs
     rehearse(request.cells, inputs)
@@ -146,7 +147,7 @@ def fill(
     Returns:
         Whether all of them are there now.
     """
-    from saplab.runs.local import run
+    from saplab.runs.engines.in_process import run
 
     for problem in found.damaged:
         console.say(f"{problem}; computing it again")
@@ -179,7 +180,7 @@ def prepare(device: str, threads: int | None) -> str:
     """
     import torch
 
-    from saplab.devices import find_device
+    from saplab.system.device import find_device
 
     if threads is not None:
         if threads < 1:
@@ -203,8 +204,8 @@ def engine_of(
     Raises:
         ValueError: an unknown engine or device, no worker, an address for another engine, or Ray is not installed.
     """
-    from saplab.runs.local import InProcess
-    from saplab.runs.machine import usable_cores
+    from saplab.runs.engines.in_process import InProcess
+    from saplab.system.machine import usable_cores
 
     if name not in ENGINES:
         raise ValueError(f"`engine` must be one of {', '.join(ENGINES)}, got {name!r}")
@@ -216,21 +217,21 @@ def engine_of(
         raise ValueError(f"`device` of a Ray cluster's tasks must be auto, cpu or cuda, got {device!r}")
     share = max(1, usable_cores() // workers) if workers and address is None else 1
     if name == "ray":
-        from saplab.runs.cluster import RayCluster, import_ray
+        from saplab.runs.engines.ray import RayCluster, import_ray
 
         import_ray()
         return RayCluster(address, workers, threads or share, None if device == "auto" else device)
     if workers is None:
         return InProcess()
-    from saplab.runs.workers import Workers
+    from saplab.runs.engines.processes import Workers
 
     return Workers(workers, threads or share)
 
 
 def show_plan(job: Job, console: Console) -> None:
     """Say what a job would compute: curves, network passes, and the longest time that they may take here."""
+    from saplab.runs.groups import cost_of, groups
     from saplab.runs.images import rehearse
-    from saplab.runs.work import cost_of, groups
 
     request, inputs = job.request, job.inputs
     rehearse(request.cells, inputs)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from saplab.defenses.drawing import Drawing, moved
 from saplab.defenses.settings import Setting, check_setting, setting_at
-from saplab.noising import can_noise, noised
+from saplab.pruning.fused_noise import can_noise, noised
 from saplab.pruning.normalised import Normalised, prune_normalised
 from saplab.pruning.operator import prune
-from saplab.variates import normals, uniforms
+from saplab.rng.numbers import normals, uniforms
 
 
 def _finite_from_zero(value: float) -> bool:

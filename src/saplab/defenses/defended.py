@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from saplab import noise
 from saplab.defenses.drawing import Drawing, begin, check_rule, checkpoints, current, fresh
 from saplab.defenses.sites import (
     MOST_DEFENSES,
@@ -25,6 +24,7 @@ from saplab.defenses.sites import (
 from saplab.defenses.weights import DeterministicWeightPruning, WeightDefense, weight_names
 from saplab.pruning.finite import check_finite
 from saplab.pruning.operator import BackwardRule
+from saplab.rng.streams import derived_key, stream_key
 
 _counting: Final = threading.Lock()
 
@@ -75,7 +75,7 @@ class Defended(nn.Module):
                              " and attack with the network inside DataParallel")  # fmt: skip
         key = self._saplab_key
         if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
-            key = noise.derived_key(key, torch.distributed.get_rank())
+            key = derived_key(key, torch.distributed.get_rank())
         return fresh(key, self._next_pass(), self._saplab_rule)
 
     def _next_pass(self) -> int:
@@ -87,7 +87,7 @@ class Defended(nn.Module):
     def _replicate_for_data_parallel(self) -> Any:
         """Give the replica, which lives for one pass, draws of its own."""
         replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
-        replica._saplab_key = noise.derived_key(self._saplab_key, -1 - self._next_pass())
+        replica._saplab_key = derived_key(self._saplab_key, -1 - self._next_pass())
         replica._saplab_fixed = current() is not None
         return replica
 
@@ -191,7 +191,7 @@ def defend(
     _check(model, defenses)
     check_rule(backward)
     plan = _plan(model, defenses, _patterns(sites), _patterns(parameters))
-    return _dressed(model, plan, noise.stream_key(seed), backward)
+    return _dressed(model, plan, stream_key(seed), backward)
 
 
 def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -11,8 +11,8 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from saplab import noise
 from saplab.pruning.operator import RULES, BackwardRule
+from saplab.rng.streams import EXAMPLES, pass_streams
 
 NOT_REPEATABLE: Final = (
     "activation checkpointing would run a defended network a second time with other draws; call"
@@ -62,8 +62,8 @@ class Drawing:
         """
         if len(self.streams) > 1 and (self.streams[:, :2] != self.streams[:1, :2]).any():
             raise ValueError("weights are drawn once a pass, but this batch mixes passes")
-        row = self.streams[:1].clone() if len(self.streams) else noise.streams(0, 0, torch.zeros(1))
-        row[:, 2] = noise.EXAMPLES - 1
+        row = self.streams[:1].clone() if len(self.streams) else pass_streams(0, 0, torch.zeros(1))
+        row[:, 2] = EXAMPLES - 1
         return row
 
 
@@ -74,7 +74,7 @@ def moved(streams: Tensor, device: torch.device) -> Tensor:
 
 def fresh(key: int, pass_: int, rule: BackwardRule = "mask") -> Drawing:
     """Give the draws of a direct call."""
-    return Drawing(noise.streams(key, pass_, torch.zeros(1)), rule, fresh=True)
+    return Drawing(pass_streams(key, pass_, torch.zeros(1)), rule, fresh=True)
 
 
 def check_rule(rule: str) -> None:

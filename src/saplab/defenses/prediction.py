@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import drawing
 from saplab.defenses.sharing import shared_out
 from saplab.pruning.finite import check_finite
+from saplab.rng.streams import pass_streams, stream_key
 
 BATCH = 512  # images of one forward pass
 
@@ -77,7 +77,7 @@ def predict_with_votes(
         raise ValueError(f"`passes` must be >= 1, got {passes}")
     require_evaluation_mode(model)
     numbers = torch.arange(len(images)) if examples is None else examples
-    key = noise.stream_key(seed)
+    key = stream_key(seed)
     rounds = passes if is_random(model) else 1
     parts = [
         _average(model, batch, rounds, key, batch_numbers)
@@ -99,7 +99,7 @@ def _average(
             return (logits(model, some).float().softmax(1),)
 
     for pass_ in range(passes):
-        (probs,) = shared_out(model, run, images, noise.streams(key, pass_, examples))
+        (probs,) = shared_out(model, run, images, pass_streams(key, pass_, examples))
         vote = torch.nn.functional.one_hot(probs.argmax(1), probs.shape[1]).int()
         total, votes = (probs, vote) if pass_ == 0 else (total + probs, votes + vote)
         if pass_ == 0:

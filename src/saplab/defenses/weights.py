@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from saplab.defenses.drawing import moved
 from saplab.defenses.settings import Setting, check_setting, setting_at
 from saplab.pruning.operator import BackwardRule, prune
-from saplab.variates import normals
+from saplab.rng.numbers import normals
 
 _NOT_WEIGHTS: Final = (nn.Embedding, nn.EmbeddingBag)
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from saplab.noise import philox
-from saplab.vector import scalar_kernel
+from saplab.rng.simd import scalar_kernel
+from saplab.rng.streams import philox
 
 
 @njit(inline="always")

@@ -14,7 +14,7 @@ part v_j = min(r·p_j, CAP) and a remainder w_j = r·p_j - v_j; V and W are thei
 4. The B remainder draws are independent with law w/W. Only elements above CAP can receive them, and only for those
    without a light draw does it matter: their shares are drawn one after the other from conditional binomials.
 
-Element j is kept when it received a draw, light or not. Numbers come from `saplab.noise` streams of the example, so
+Element j is kept when it received a draw, light or not. Numbers come from `saplab.rng.streams` of the example, so
 rows, batches, threads and machines do not influence one another. A time is the logarithm of a uniform of 32 bits, and
 of 64 more where it is below 2^-16, so that rates far below 2^-32 are drawn with their own probability.
 """
@@ -25,10 +25,9 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from saplab.noise import row_counter
 from saplab.pruning.binomial import binomial, uniform64
 from saplab.pruning.poisson import poisson
-from saplab.vector import (
+from saplab.rng.simd import (
     BLOCK,
     bits_of_float,
     fill_words,
@@ -38,6 +37,7 @@ from saplab.vector import (
     select,
     vector_kernel,
 )
+from saplab.rng.streams import row_counter
 
 _CAP: Final = np.float32(8.0)
 _PIECE: Final = 8 * BLOCK  # elements of one vector loop: long enough to pay for its sums, short enough for the cache

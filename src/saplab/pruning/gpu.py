@@ -10,11 +10,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from saplab.devices import on_device_of
 from saplab.pruning.gpu_clocks import ring
 from saplab.pruning.gpu_draws import add, settle
 from saplab.pruning.gpu_gradient import scale_gradient
 from saplab.pruning.gpu_sums import GROUP, accumulate, measure, share
+from saplab.rng.gpu import on_device_of
 
 FEW: Final = 1200  # draws; from here on the series for the scale covers every share that matters
 MANY: Final = 32  # draws an activation; with more, heavy elements are set apart

@@ -24,7 +24,7 @@ from saplab.pruning.gpu_sums import (
     tile_rows,
     unit_of,
 )
-from saplab.triton_noise import any_of, exponential, exponential64, philox, place_in_blocks, stream, uniform64
+from saplab.rng.triton_words import any_of, exponential, exponential64, philox, place_in_blocks, stream, uniform64
 
 _CELL = tl.constexpr(2.0**-32)  # the part of the unit interval that has one word
 _LATE = tl.constexpr(20.0)  # clocks beyond are read with more bits than their word's

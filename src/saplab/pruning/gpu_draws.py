@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from saplab.pruning.gpu_sums import ADDED, GROUP, TOTALS, heavy_limit, row_mass, scale_of, scaled, tile_rows, unit_of
-from saplab.triton_noise import any_of, exponential, philox, poisson, stream, uniform64
+from saplab.rng.triton_words import any_of, exponential, philox, poisson, stream, uniform64
 
 _TURNS = tl.constexpr(1 << 22)  # first counter, of a row's totals, for the turns of circles
 _BELOW_ONE = tl.constexpr(1.0 - 2.0**-53)

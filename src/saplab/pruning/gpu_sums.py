@@ -6,7 +6,7 @@ A tile holds R rows; what belongs to a row has the shape (R, 1). A row is cut in
 import triton
 import triton.language as tl
 
-from saplab.triton_noise import binomial, stream
+from saplab.rng.triton_words import binomial, stream
 
 GROUP = tl.constexpr(16)  # activations from one running sum to the next
 

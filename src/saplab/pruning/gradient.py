@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from saplab.vector import full_width, narrow, select, vector_kernel, widen
+from saplab.rng.simd import full_width, narrow, select, vector_kernel, widen
 
 _F0 = np.float32(0.0)
 

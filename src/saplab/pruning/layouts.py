@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from saplab.pruning.cpu import prune_any_row, scratch_for
-from saplab.vector import full_width, narrow, narrow_row, scalar_kernel, vector_kernel, widen, widen_row
+from saplab.rng.simd import full_width, narrow, narrow_row, scalar_kernel, vector_kernel, widen, widen_row
 
 
 @scalar_kernel

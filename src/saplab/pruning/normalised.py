@@ -18,7 +18,7 @@ from saplab.pruning.gradient import (
     scale_gradient_by_channel,
 )
 from saplab.pruning.operator import BackwardRule, as_array, prune
-from saplab.pruning.threads import over_rows
+from saplab.rng.threads import over_rows
 
 _KERNELS: Final = {torch.float32: scale_gradient_by_channel, torch.bfloat16: scale_bfloat16_gradient_by_channel}
 _IDENTITY_KERNELS: Final = {torch.float32: pass_gradient_by_channel, torch.bfloat16: pass_bfloat16_gradient_by_channel}

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.devices import gpu_kernels
 from saplab.pruning.cpu import prune_rows
 from saplab.pruning.finite import not_finite, note
 from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
 from saplab.pruning.layouts import prune_bfloat16_channels_last, prune_bfloat16_rows, prune_channels_last
-from saplab.pruning.threads import over_rows
+from saplab.rng.gpu import gpu_kernels
+from saplab.rng.threads import over_rows
 
 BackwardRule = Literal["mask", "probability", "identity"]
 RULES: Final = get_args(BackwardRule)
@@ -36,7 +36,7 @@ def prune(
 
     Args:
         h: activations (N, ...), any floating dtype and memory format; each example is one map of a = C·H·W.
-        streams: (N, 3) int64, see `saplab.noise.streams`; on the CPU, or on the device of `h`.
+        streams: (N, 3) int64, see `saplab.rng.streams.pass_streams`; on the CPU, or on the device of `h`.
         draws: r, categorical draws with replacement per example.
         site: number of the site within the pass, part of the noise's coordinates.
         rule: how the gradient is taken.

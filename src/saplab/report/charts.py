@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import altair as alt
 
-from saplab.report.rows import Row, to_records
+from saplab.evaluation.rows import Row, to_records
 
 SHAPES = (  # SVG paths in a box from -1 to 1, for the chart and for the page's legend
     "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from saplab.measures.game import Game
+from saplab.metrics.minimax import Game
 from saplab.report.charts import PAGE, PAPER, SHAPES, Theme, configured, in_turn
 
 _PANEL = 150

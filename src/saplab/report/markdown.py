@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from saplab.arcade import table as games
-from saplab.arcade.scores import Score
-from saplab.report.claims import Judged
-from saplab.report.rows import Row, strength_text
+from saplab.evaluation.rows import Row, strength_text
+from saplab.metrics.scores import Score
+from saplab.paper import game_table as games
+from saplab.paper.claims import Judged
 
 _BLANK = "blank"
 

@@ -6,9 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.defenses.drawing import current
 from saplab.rl.player import mean_values
+from saplab.rng.streams import stream_key
 
 
 class Attack(Protocol):
@@ -57,7 +57,7 @@ class Adversary:
     def _greedy_actions(self, stacks: Tensor, numbers: Tensor) -> Tensor:
         if self.samples == 0:
             return torch.zeros(len(stacks), dtype=torch.int64, device=stacks.device)
-        key = noise.stream_key(self.seed, "attack")
+        key = stream_key(self.seed, "attack")
         return mean_values(self.network, stacks, self.samples, key, numbers).argmax(1)
 
 

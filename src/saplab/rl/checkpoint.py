@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from saplab.files import write_atomically
 from saplab.rl.ddqn import Learner
+from saplab.system.files import write_atomically
 
 BEST: Final = "best."  # before the names of the tensors of the weights that scored most
 

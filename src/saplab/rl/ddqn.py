@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saplab.models.qnetwork import QNetwork
-from saplab.precision import computing_in
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.replay import Batch
+from saplab.system.precision import computing_in
 
 
 def td_targets(returns: Tensor, discounts: Tensor, next_values: Tensor, next_target_values: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saplab.files import remove_leftovers, write_atomically
 from saplab.models.qnetwork import QNetwork
 from saplab.rl.atari import Step
 from saplab.rl.checkpoint import BEST, AgentRecord, best_record, load_checkpoint, put_back, save_checkpoint
@@ -25,6 +24,7 @@ from saplab.rl.ddqn import Learner, epsilon_greedy
 from saplab.rl.progress import Progress, Silent
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.replay import Replay
+from saplab.system.files import remove_leftovers, write_atomically
 
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.jsonl"
 NUMERICS: Final = 1  # raise it when the same request would give other weights

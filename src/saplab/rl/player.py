@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.defenses.defended import draws_weights, is_random
 from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import BATCH, logits
+from saplab.rng.streams import pass_streams, stream_key
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Player:
 
     def values(self, stacks: Tensor, numbers: Tensor) -> Tensor:
         """Give the mean values (N, actions) of stacks, whose numbers (N,) decide the draws."""
-        return mean_values(self.network, stacks, self.passes, noise.stream_key(self.seed), numbers)
+        return mean_values(self.network, stacks, self.passes, stream_key(self.seed), numbers)
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def mean_values(network: nn.Module, stacks: Tensor, passes: int, key: int, numbe
     total = torch.zeros(())
     for start in range(0, rounds, most):
         group = range(start, min(start + most, rounds))
-        with drawing(torch.cat([noise.streams(key, pass_, numbers) for pass_ in group])):
+        with drawing(torch.cat([pass_streams(key, pass_, numbers) for pass_ in group])):
             values = logits(network, stacks.repeat(len(group), 1, 1, 1)).float()
         total = total + values.unflatten(0, (len(group), -1)).sum(0)
     return total / rounds

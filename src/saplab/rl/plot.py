@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import altair as alt
 
-from saplab.plots import save_plot
+from saplab.learning.plot import save_plot
 from saplab.rl.checkpoint import AgentRecord
 
 _LABELS: Final = {  # Okabe & Ito's colour-blind-safe palette, darkened

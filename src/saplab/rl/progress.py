@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
+from saplab.learning.tensorboard import Scalars
 from saplab.rl.checkpoint import AgentRecord
 from saplab.rl.recipes import AgentRecipe
-from saplab.scalars import Scalars
 
 
 class Progress(Protocol):

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from saplab.precision import Precision
+from saplab.system.precision import Precision
 
 
 @dataclass(frozen=True)

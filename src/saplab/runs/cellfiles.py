@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from saplab.files import is_temporary, remove_leftovers, write_atomically
-from saplab.runs.cellfile import BrokenCellError
-from saplab.runs.engine import AnyCell
+from saplab.runs.engines.base import AnyCell
 from saplab.runs.index import Index, Stamp, stamp_of
+from saplab.runs.results import BrokenCellError
+from saplab.system.files import is_temporary, remove_leftovers, write_atomically
 
 C = TypeVar("C", bound=AnyCell)
 R = TypeVar("R")

@@ -10,22 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.attacks import FGSM, eps_of
 from saplab.attacks.ball import check_labels, check_request, project
+from saplab.attacks.batteries import attack_of
 from saplab.data.dataset import Dataset
 from saplab.defenses import defend, predict_with_votes
 from saplab.defenses.prediction import Prediction, logits
-from saplab.precision import computing_in
-from saplab.runs.cellfile import DTYPES, PICTURED, CellResult
-from saplab.runs.engine import Tick
-from saplab.runs.machine import made
-from saplab.runs.parcel import shared
-from saplab.runs.work import Group, crafting_cost, groups, passes_of, work_of
-from saplab.studies import Cell, Network
-from saplab.studies.adversaries import attack_of
-from saplab.studies.cell import NUMERICS
-from saplab.studies.specs import parse_defenses
+from saplab.defenses.specs import parse_defenses
+from saplab.rng.streams import stream_key
+from saplab.runs.cell import NUMERICS, Cell, Network
+from saplab.runs.engines.base import Tick
+from saplab.runs.engines.parcel import shared
+from saplab.runs.groups import Group, crafting_cost, groups, passes_of, work_of
+from saplab.runs.results import DTYPES, PICTURED, CellResult
+from saplab.system.machine import made
+from saplab.system.precision import computing_in
 
 _CLEAN_BYTES: Final = 1 << 28  # of predictions of untouched images that are kept
 
@@ -34,7 +33,7 @@ _CLEAN_BYTES: Final = 1 << 28  # of predictions of untouched images that are kep
 class Inputs:
     """What cells of images speak of by name: plain networks by (model, digest), and the data set.
 
-    It is a `saplab.runs.engine.Workload`; its unit of work is one pass of one image through a network.
+    It is a `saplab.runs.engines.base.Workload`; its unit of work is one pass of one image through a network.
 
     Args:
         models, data: the networks and the images.
@@ -227,7 +226,7 @@ def rehearse(cells: Iterable[Cell], inputs: Inputs) -> None:
     images, labels = inputs.data.images, inputs.data.labels
     check_request(images, labels, ())
     for seed, passes, precision in {(cell.seed, cell.passes, cell.precision) for cell in cells}:
-        noise.stream_key(seed)
+        stream_key(seed)
         if passes < 1:
             raise ValueError(f"`passes` must be >= 1, got {passes}")
         with computing_in(precision, inputs.device):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal
 
+from saplab.runs.cell import Cell, Curve
 from saplab.runs.cellfiles import C, Survey
+from saplab.runs.groups import groups, work_of
 from saplab.runs.record import failures, is_alive, last_run
 from saplab.runs.store import Store
-from saplab.runs.work import groups, work_of
-from saplab.studies import Cell, Curve
 
 State = Literal["finished", "running", "stopped"]
 

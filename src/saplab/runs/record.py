@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from saplab.files import write_atomically
-from saplab.runs.engine import Failed
+from saplab.runs.engines.base import Failed
+from saplab.system.files import write_atomically
 
 _RUN: Final = "run.json"
 _FAILURES: Final = "failures.jsonl"

@@ -7,8 +7,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from saplab.studies import Cell, Curve, Network
-from saplab.studies.cell import NUMERICS
+from saplab.runs.cell import NUMERICS, Cell, Curve, Network
 
 _FORMAT = 4
 

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from saplab.runs.engine import Computed
+from saplab.runs.engines.base import Computed
 
 _THREADS: Final = 4
 _WAITING: Final = 16  # cells that may wait for the disk, before the engine has to

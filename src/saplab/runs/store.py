@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from saplab.files import is_temporary, write_atomically
-from saplab.runs.cellfile import DTYPES, SUFFIX, BrokenCellError, CellResult, decode, encode, join
+from saplab.runs.cell import Cell
 from saplab.runs.cellfiles import CellFiles, Format, Survey
 from saplab.runs.request import Request
-from saplab.studies import Cell
+from saplab.runs.results import DTYPES, SUFFIX, BrokenCellError, CellResult, decode, encode, join
+from saplab.system.files import is_temporary, write_atomically
 
 __all__ = ["DTYPES", "BrokenCellError", "CellResult", "Store", "Survey", "join"]
 

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from scipy.stats import binomtest
 from torch import nn
 
-from saplab.files import write_atomically
 from saplab.models.packaged import CLEAN, Measured, Packaged
+from saplab.system.files import write_atomically
 from saplab.training.checkpoint import EpochRecord
 from saplab.training.recipes import Recipe
 

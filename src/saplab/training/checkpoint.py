@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from saplab.files import write_atomically
+from saplab.system.files import write_atomically
 
 
 @dataclass(frozen=True)

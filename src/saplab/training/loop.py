@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from saplab.data.dataset import Records, digest
 from saplab.defenses.activations import SAP
 from saplab.defenses.weights import StochasticWeightPruning
-from saplab.files import remove_leftovers, write_atomically
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES
+from saplab.system.files import remove_leftovers, write_atomically
 from saplab.training.batches import Batch, OnDevice, OnHost, network_input
 from saplab.training.checkpoint import EpochRecord, load_checkpoint, save_checkpoint
 from saplab.training.objectives import PreviousEpoch

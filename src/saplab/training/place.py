@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saplab.devices import find_device
+from saplab.system.device import find_device
 from saplab.training.batches import Share
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from saplab.plots import save_plot
+from saplab.learning.plot import save_plot
 from saplab.training.checkpoint import EpochRecord
 
 _LABELS = {  # Okabe & Ito's colour-blind-safe palette, darkened

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
-from saplab.scalars import Scalars
+from saplab.learning.tensorboard import Scalars
 from saplab.training.checkpoint import EpochRecord
 from saplab.training.recipes import Recipe
 

@@ -15,7 +15,7 @@ from typing import Any
 from saplab.defenses.activations import Dropout
 from saplab.defenses.sites import ActivationDefense
 from saplab.defenses.weights import WeightDefense
-from saplab.precision import Precision
+from saplab.system.precision import Precision
 from saplab.training.objectives import CrossEntropy, Objective, PreviousEpoch, Projected, Trades
 from saplab.training.schedules import Steps, WarmupLinear, halved
 

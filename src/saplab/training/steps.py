@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from saplab import noise
 from saplab.defenses.defended import defend
 from saplab.defenses.drawing import drawing
-from saplab.precision import computing_in
+from saplab.rng.numbers import normals, uniforms
+from saplab.rng.streams import pass_streams, stream_key
+from saplab.system.precision import computing_in
 from saplab.training.objectives import PASSES, START
 from saplab.training.place import Place
 from saplab.training.recipes import Recipe
-from saplab.variates import normals, uniforms
 
 
 class Networks:
@@ -29,7 +29,7 @@ class Networks:
 
     def __init__(self, recipe: Recipe, model: nn.Module, seed: int, place: Place) -> None:
         self.recipe, self.model, self.place = recipe, model, place
-        self.key = noise.stream_key(seed, "training")
+        self.key = stream_key(seed, "training")
         self.dressed = _dress(recipe, model)
         self.trained = place.compile(self.dressed)
         self._previous: nn.Module | None = None
@@ -105,4 +105,4 @@ class BatchStep:
         return logits.float()
 
     def _streams(self, pass_: int, count: int) -> Tensor:
-        return noise.streams(self.networks.key, self.number * PASSES + pass_, self.examples[:count])
+        return pass_streams(self.networks.key, self.number * PASSES + pass_, self.examples[:count])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from saplab.data.dataset import Records
-from saplab.precision import computing_in
+from saplab.system.precision import computing_in
 from saplab.training.augment import held_out_positions
 from saplab.training.batches import network_input
 from saplab.training.objectives import INNER, Projected

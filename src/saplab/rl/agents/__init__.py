@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from saplab.files import write_atomically
 from saplab.models.qnetwork import QNetwork, new_network
 from saplab.models.zoo import put_weights
 from saplab.rl.atari import rom_name
 from saplab.rl.formats import AGENT_FILES, read_agent
+from saplab.system.files import write_atomically
 
 MODEL, FACTS, CARD = "model.safetensors", "agent.json", "card.md"
 

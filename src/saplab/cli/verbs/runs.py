@@ -1,0 +1,111 @@
+"""``saplab runs``: how far runs are, how long they still take, and what failed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saplab.cli.verbs.table1 import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from saplab.runs.progress import Progress
+
+_MOST_LINES = 20  # of curves, failures or problems
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("runs")(runs)
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or one that holds several.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+) -> None:
+    """Show how far runs are.
+
+    Stored cells, time left, what failed, and damaged files; a run may be going on meanwhile.
+    """
+    from saplab.cli.console import Console
+
+    console = Console(json=as_json)
+    found = [_progress(root) for root in _folders(folder)]
+    for progress in found:
+        console.say("\n".join(_lines(progress)))
+    if as_json:
+        console.emit_json({"runs": [_record(progress) for progress in found]})
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Give the run folders: this one, or those in it; with the tables inside them."""
+    if _is_run(folder) or not folder.is_dir():
+        return [folder, *_tables(folder)]
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [root for path in inside for root in (path, *_tables(path)) if _is_run(root)] or [folder]
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Give the folders of tables that lie beside figures, in the figures' own."""
+    return [folder / name for name in TABLES if _is_run(folder / name)]
+
+
+def _is_run(folder: Path) -> bool:
+    from saplab.paper.table1_folder import is_table
+
+    return is_table(folder) or (folder / "request.json").is_file()
+
+
+def _progress(folder: Path) -> "Progress":
+    from saplab.paper.table1_folder import is_table, table_progress
+    from saplab.runs import Store
+    from saplab.runs.progress import progress_of
+
+    return table_progress(folder) if is_table(folder) else progress_of(Store.read(folder))
+
+
+def _lines(progress: "Progress") -> "Iterator[str]":
+    yield f"{progress.root}: {progress.title}"
+    if progress.command:
+        yield f"  {progress.command}"
+    share = 100 * progress.stored / progress.total
+    where = f" ({progress.engine})" if progress.engine and progress.state != "finished" else ""
+    yield f"  {progress.state}{where}, {progress.stored:,} of {progress.total:,} cells ({share:.1f} %){_left(progress)}"
+    open_curves = [curve for curve in progress.curves if curve.stored < curve.total]
+    yield from _some(f"  {curve.stored}/{curve.total}  {curve.label}" for curve in open_curves)
+    yield from _some(
+        f"  failed: {one.label}, {progress.ranges} {one.start}..{one.stop}, {one.tries} tries: {one.reason}"
+        for one in progress.failures
+    )
+    yield from _some(f"  problem: {problem}" for problem in progress.problems)
+
+
+def _left(progress: "Progress") -> str:
+    if progress.seconds_left is None:
+        return ", time left unknown"
+    return f", about {duration(progress.seconds_left)} left" if progress.seconds_left > 0 else ""
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _some(lines: "Iterable[str]") -> "Iterator[str]":
+    """Give the first lines, and the number of the others."""
+    every = list(lines)
+    yield from every[:_MOST_LINES]
+    if len(every) > _MOST_LINES:
+        yield f"  and {len(every) - _MOST_LINES:,} more"
+
+
+def _record(progress: "Progress") -> dict[str, object]:
+    return {
+        **vars(progress),
+        "root": str(progress.root),
+        "curves": [vars(curve) for curve in progress.curves],
+        "failures": [vars(failure) for failure in progress.failures],
+    }

@@ -1,0 +1,212 @@
+"""``saplab train``: train a network by one of the recipes."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saplab.cli.epochs import tell, watch
+from saplab.system.words import counted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from saplab.data.dataset import Records
+    from saplab.training.card import Result
+    from saplab.training.checkpoint import EpochRecord
+    from saplab.training.choice import Choice
+    from saplab.training.place import Place
+    from saplab.training.recipes import Recipe
+
+CIFAR10 = "cifar10:DIR"  # in a command for others, who have it elsewhere
+TEST_IMAGES = "CIFAR-10's test images that every copy of the set holds bit by bit"
+_GIVEN_IMAGES = "the test images given"
+_HELD_OUT_IMAGES = "the training images that were held out, chosen at random by a fixed rule"
+_SHARE_HELD_OUT = 10  # one image of so many, where no test images are given
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("train")(train)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run: what, on which images, where, and what its command says beside the recipe."""
+
+    choice: "Choice"
+    data: "Records"
+    test: "Records | None"
+    out: Path
+    source: str = CIFAR10
+    tested_on: str = TEST_IMAGES
+    seed: int = 0
+    threads: int | None = None
+    tensorboard: bool = False
+
+    def command(self, processes: int) -> str:
+        """Give the command that makes the same network, by so many processes."""
+        return self.choice.command(self.source, processes, seed=self.seed or None, threads=self.threads)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="dense, dropout, adversarial, fast, pgd or trades; see --list.")] = "",
+    data: Annotated[str, typer.Option(help="cifar10:DIR, an .npz file, or a folder of pictures by class.")] = "",
+    test: Annotated[str, typer.Option(help="Test images, like --data; cifar10:DIR has its own.")] = "",
+    validation: Annotated[int | None, typer.Option(help="Hold so many training images out, and test on them.")] = None,
+    image_size: Annotated[int, typer.Option(help="Pixels a side that a folder's pictures are brought to.")] = 32,
+    preset: Annotated[str, typer.Option(help="paper, small (two CPU cores, an hour or two) or smoke.")] = "small",
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; by default one of runs/train.")] = None,
+    seed: Annotated[int, typer.Option(help="Of first weights, shuffles, crops, flips, starts and draws.")] = 0,
+    network: Annotated[str | None, typer.Option(help="resnet20 or preact-resnet20 (default).")] = None,
+    rate: Annotated[float | None, typer.Option(help="Of dropout; the recipe's own is 0.1.")] = None,
+    defense: Annotated[str, typer.Option(help="Train through it, such as sap:100; fresh draws in every pass.")] = "",
+    epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images in a step, instead of the preset's.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16, instead of the preset's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Print the recipes, and train nothing.")] = False,
+) -> None:
+    """Train a network by a recipe.
+
+    Killed and started again, the same command goes on where it stopped. Under torchrun, processes share each batch.
+    """
+    if listed:
+        _list_recipes()
+        return
+    if not recipe or not data:
+        raise ValueError("`recipe` and `data` must be given: saplab train RECIPE --data cifar10:DIR, or --list")
+    from saplab.training.choice import Choice
+    from saplab.training.place import joined
+
+    choice = Choice(recipe, preset, network, rate, defense, epochs, batch, validation, precision)
+    recipe_of(choice)  # before any file is read
+    job = _job(choice, data, test, image_size)
+    folder = out or Path("runs/train") / job.choice.folder()
+    job = replace(job, out=folder, seed=seed, threads=threads, tensorboard=tensorboard)
+    with joined(device, compiled) as place:
+        model, result = run(job, place)
+        if place.is_first:
+            finish(model, result, job, as_json)
+
+
+def recipe_of(choice: "Choice") -> "Recipe":
+    """Find the recipe, and change what was chosen otherwise.
+
+    Raises:
+        ValueError: an unknown name, or a choice that the recipe has no place for.
+    """
+    from saplab.defenses import Dropout
+    from saplab.defenses.specs import parse_defenses
+    from saplab.models.zoo import ARCHITECTURES
+    from saplab.system.precision import PRECISIONS
+    from saplab.training.recipes import find_recipe
+
+    recipe = find_recipe(choice.recipe, choice.preset)
+    if choice.network not in (None, *ARCHITECTURES):
+        raise ValueError(f"`network` must be one of {', '.join(ARCHITECTURES)}, got {choice.network!r}")
+    if choice.rate is not None and choice.recipe != "dropout":
+        raise ValueError(f"`rate` belongs to the recipe 'dropout', got it for {choice.recipe!r}")
+    if choice.precision not in (None, *PRECISIONS):
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {choice.precision!r}")
+    own = recipe.defenses if choice.rate is None else (Dropout(choice.rate),)
+    changes: dict[str, Any] = {
+        "network": choice.network,
+        "defenses": (*own, *parse_defenses(choice.defense)),
+        "epochs": choice.epochs,
+        "batch": choice.batch,
+        "held_out": choice.validation,
+        "precision": choice.precision,
+    }
+    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
+    """Load the images to train on and those to test on; without the latter, hold some of the former out."""
+    from saplab.data.images import Cut
+    from saplab.data.load import load_records
+
+    cut, is_cifar = Cut(image_size, image_size), data.startswith("cifar10:")
+    source = CIFAR10 if is_cifar else Path(data).name
+    images = load_records(data, cut=cut)
+    if test or is_cifar:
+        tested = load_records(test or data, "test", cut)
+        return Job(choice, images, tested, Path(), source, _GIVEN_IMAGES if test else TEST_IMAGES)
+    if not recipe_of(choice).held_out:
+        choice = replace(choice, validation=max(1, len(images) // _SHARE_HELD_OUT))
+    return Job(choice, images, None, Path(), source, _HELD_OUT_IMAGES)
+
+
+def run(job: Job, place: "Place") -> "tuple[nn.Module, Result]":
+    """Train, or read what was trained, and measure the network's accuracy."""
+    from saplab.training.loop import train as train_network
+    from saplab.training.progress import Silent, TensorBoard
+
+    recipe = recipe_of(job.choice)
+    try:
+        with watch() as progress:
+            told = progress if place.is_first else Silent()
+            told = TensorBoard(job.out / "tensorboard", told) if job.tensorboard and place.is_first else told
+            model, history = train_network(recipe, job.data, job.test, job.out, job.seed, job.threads, told, place)
+    except KeyboardInterrupt:
+        tell(f"stopped; {job.out} keeps every finished epoch, and the same command goes on from there")
+        raise
+    return model.cpu(), _result(model, history, job, recipe, place)
+
+
+def _result(model: "nn.Module", history: "list[EpochRecord]", job: Job, recipe: "Recipe", place: "Place") -> "Result":
+    from saplab.training.card import Result, Score, clean
+    from saplab.training.testing import count_correct, hold_out
+
+    test = job.test or hold_out(job.data.chosen(slice(recipe.images)), recipe.held_out)[1]
+    assert test is not None  # _job holds some out where there are no test images
+    score = Score(count_correct(model, test), len(test))
+    measured = clean(score, "test" if job.test is not None else "held out")
+    return Result(
+        recipe, job.seed, history, job.command(place.share.world), _machine(job, place), (measured,), job.tested_on
+    )
+
+
+def _machine(job: Job, place: "Place") -> str:
+    import torch
+
+    from saplab.system.machine import processor
+
+    processes = f" in each of {place.share.world} processes" if place.share.world > 1 else ""
+    if place.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(place.device)}{processes}"
+    return f"{processor()}, {counted(job.threads or torch.get_num_threads(), 'thread')}{processes}"
+
+
+def finish(model: "nn.Module", result: "Result", job: Job, as_json: bool) -> None:
+    """Write weights, facts, card and plots, and say how good the network is."""
+    from saplab.models.zoo import weights_digest
+    from saplab.training.card import Score, export
+    from saplab.training.plot import save_plots
+
+    export(model, result, job.out)
+    save_plots(result.history, job.out, job.choice.folder())
+    score = Score(result.measured[0].correct, result.measured[0].images)
+    if as_json:
+        low, high = score.interval()
+        shown = {"out": str(job.out), "correct": score.correct, "images": score.images, "accuracy": score.accuracy}
+        typer.echo(json.dumps({**shown, "interval": [low, high], "digest": weights_digest(model)}))
+    else:
+        typer.echo(f"{job.out}: {score}")
+
+
+def _list_recipes() -> None:
+    """Print each recipe with its presets, a field a line."""
+    from saplab.training.recipes import RECIPES
+
+    for (name, preset), recipe in RECIPES.items():
+        typer.echo(f"{name} --preset {preset}")
+        for field, value in recipe.described().items():
+            if field not in ("name", "preset"):
+                typer.echo(f"  {field}: {json.dumps(value)}")

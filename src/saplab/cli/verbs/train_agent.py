@@ -1,0 +1,162 @@
+"""``saplab train-agent``: train an agent for an Atari game by Double DQN."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saplab.system.words import counted
+
+if TYPE_CHECKING:
+    from saplab.cli.console import Advance
+    from saplab.models.qnetwork import QNetwork
+    from saplab.rl.agents import Facts
+    from saplab.rl.checkpoint import AgentRecord
+    from saplab.rl.play import Rules
+    from saplab.rl.recipes import AgentRecipe
+
+GAME = "A game's name: Assault, BankHeist, or any of the ROMs that ale-py holds."
+_FIVE_MINUTES = 18_000  # frames, after which a game that is scored during training is stopped
+_TRAINING_SEED = 1_000_000  # of the games that are scored during training, apart from those of the final score
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command("train-agent")(train_agent)
+
+
+def train_agent(
+    game: Annotated[str, typer.Argument(help=GAME)],
+    preset: Annotated[str, typer.Option(help="paper, small (one CPU core), gpu or smoke.")] = "small",
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; by default runs/agents/GAME-PRESET.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first weights, the games, random actions and samples.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Agent steps, instead of the preset's; may be changed to end a run elsewhere.")
+    ] = None,
+    reward_scale: Annotated[
+        float, typer.Option(help="Points that count as a reward of 1, where rewards are clipped (Bowling: 10).")
+    ] = 1.0,
+    n_step: Annotated[
+        int | None, typer.Option(help="Rewards summed before a return bootstraps, instead of the preset's.")
+    ] = None,
+    sticky: Annotated[float, typer.Option(help="Chance that the emulator repeats the previous action.")] = 0.0,
+    episodes: Annotated[int, typer.Option(help="Full games for the final score, and for that of random play.")] = 30,
+    threads: Annotated[int | None, typer.Option(help="PyTorch's and the emulators' threads.")] = None,
+    device: Annotated[
+        str, typer.Option(help="Where the network learns: cpu, cuda, …; auto takes a GPU where there is one.")
+    ] = "cpu",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+) -> None:
+    """Train an agent for an Atari game by Double DQN.
+
+    Writes model.safetensors, agent.json, card.md, and history.jsonl with its plot.
+
+    Killed and started again, the same command goes on from its last checkpoint.
+    """
+    from dataclasses import replace
+
+    from saplab.cli.console import Console
+    from saplab.cli.running import prepare
+    from saplab.metrics.scores import mean_score
+    from saplab.models.qnetwork import new_network
+    from saplab.rl.atari import Games, rom_name
+    from saplab.rl.loop import train_agent as run
+    from saplab.rl.play import Rules
+    from saplab.rl.plot import save_plots
+    from saplab.rl.progress import TensorBoard
+    from saplab.rl.recipes import find_recipe
+    from saplab.system.machine import usable_cores
+
+    if episodes < 2:
+        raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
+    threads = usable_cores() if threads is None else threads
+    place = prepare(device, threads)
+    recipe = replace(find_recipe(preset), reward_scale=reward_scale)
+    recipe = replace(
+        recipe,
+        steps=recipe.steps if steps is None else steps,
+        n_step=recipe.n_step if n_step is None else n_step,
+    )
+    rom, console = rom_name(game), Console(as_json)
+    folder = out or Path("runs/agents") / f"{rom}-{preset}"
+    games = Games(rom, recipe.games, sticky, threads=threads)
+    network = new_network(games.actions, seed).to(place)
+
+    def score(learned: "QNetwork", step: int) -> list[float]:
+        rules = Rules(rom, sticky, max_frames=_FIVE_MINUTES)
+        return _points(learned, rules, recipe.score_episodes, _TRAINING_SEED + step)
+
+    with console.progress(f"{rom}, steps", recipe.steps) as advance:
+        task, watch = f"{rom}, sticky {sticky:g}", _Watch(advance)
+        told = TensorBoard(folder / "tensorboard", watch) if tensorboard else watch
+        history = run(recipe, games, network, folder, seed, task=task, score=score, progress=told)
+    save_plots(history, folder, f"{rom}, {preset}")
+    facts = _export(
+        network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{counted(threads, 'thread')}, {place}"
+    )
+    own, random = mean_score(facts.scores), mean_score(facts.random_scores)
+    console.say(f"{folder}: {own} points over {episodes} games after {facts.steps:,} steps; random play {random}")
+    if as_json:
+        console.emit_json({"out": str(folder), **vars(facts)})
+
+
+def _export(
+    network: "QNetwork", recipe: "AgentRecipe", history: "Sequence[AgentRecord]", rules: "Rules", folder: Path,
+    episodes: int, seed: int, machine: str,
+) -> "Facts":  # fmt: skip
+    """Write the agent's files, with the scores of what is in them and of random play."""
+    import hashlib
+    from dataclasses import replace
+
+    import torch
+
+    from saplab.rl.agents import Facts, pack, unpack, write_agent
+    from saplab.rl.card import write_card
+    from saplab.system.machine import processor
+
+    content = pack(network)
+    scores = _points(unpack(content), rules, episodes, seed=0)
+    random = _points(network, replace(rules, epsilon=1.0), episodes, seed=0)
+    facts = Facts(
+        rules.game, recipe.preset, history[-1].step, seed, hashlib.sha256(content).hexdigest(), tuple(scores),
+        tuple(random),
+    )  # fmt: skip
+    command, machine = shlex.join(["saplab", *sys.argv[1:]]), f"{processor()}, {machine}; PyTorch {torch.__version__}"
+    write_agent(folder, content, facts, write_card(facts, recipe, history, rules, command, machine))
+    return facts
+
+
+def _points(network: "QNetwork", rules: "Rules", episodes: int, seed: int) -> list[float]:
+    """Play full games with the network where it is, and give their points."""
+    import copy
+
+    from saplab.rl.play import play
+    from saplab.rl.player import Player
+
+    player = Player(copy.deepcopy(network).cpu().eval())
+    return [episode.score for episode in play(player, rules, range(episodes), seed)]
+
+
+class _Watch:
+    """Shows the steps and the latest record on a console's progress."""
+
+    def __init__(self, advance: "Advance") -> None:
+        self._advance, self._done = advance, 0
+
+    def on_start(self, recipe: "AgentRecipe", history: "Sequence[AgentRecord]") -> None:
+        self.on_step(history[-1].step if history else 0)
+
+    def on_step(self, step: int) -> None:
+        if step > self._done:
+            self._advance(step - self._done)
+            self._done = step
+
+    def on_record(self, record: "AgentRecord") -> None:
+        shown = {"points": record.score} if record.score is not None else {}
+        if record.evaluation:
+            shown["evaluation"] = sum(record.evaluation) / len(record.evaluation)
+        self._advance(0, **{"steps/s": round(record.steps_per_second)}, ε=record.epsilon, **shown)

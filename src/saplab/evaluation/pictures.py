@@ -1,0 +1,105 @@
+"""What the attacked images look like: each with its perturbation and its prediction, from stored cells."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saplab.report.png import data_uri
+from saplab.runs import BrokenCellError, CellResult, Store
+from saplab.runs.cell import Curve
+
+MOST_CURVES: Final = 6
+_GREY: Final = 128
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image at one strength.
+
+    Args:
+        image, change: addresses for ``<img>``; `change` is the perturbation, grey where there is none and stretched so
+            that λ steps are black or full colour; "" at λ = 0.
+        predicted: name of the likeliest class.
+        confidence: its probability.
+        right: whether it is the image's own.
+    """
+
+    image: str
+    change: str
+    predicted: str
+    confidence: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of the data set under every curve's attack.
+
+    Args:
+        number: its position in the data set.
+        label: name of its class.
+        rows: (curve's label, its pictures by strength).
+    """
+
+    number: int
+    label: str
+    rows: tuple[tuple[str, Mapping[float, Picture]], ...]
+
+    @property
+    def strengths(self) -> list[float]:
+        """Give every strength at which some curve has a picture, in order."""
+        return sorted({strength for _, pictures in self.rows for strength in pictures})
+
+
+def examples(store: Store, curves: Iterable[Curve]) -> tuple[Example, ...]:
+    """Gather the kept images of the first curves that have any, at most `MOST_CURVES`, each cell once."""
+    found: dict[str, tuple[Curve, CellResult]] = {}
+    for curve in curves:
+        cell = curve.cells[0]
+        if cell.digest in found:
+            continue
+        try:
+            result = store.load(cell)
+        except (FileNotFoundError, BrokenCellError):
+            continue
+        if result.pictures.shape[1]:
+            found[cell.digest] = curve, result
+        if len(found) == MOST_CURVES:
+            break
+    first = next((result for _, result in found.values()), None)
+    count = first.pictures.shape[1] if first else 0
+    return tuple(_example(k, list(found.values()), store.request.classes) for k in range(count))
+
+
+def _example(k: int, found: Sequence[tuple[Curve, CellResult]], classes: Sequence[str]) -> Example:
+    result = found[0][1]
+    rows = tuple((curve.label, dict(_pictures(k, curve, result, classes))) for curve, result in found)
+    return Example(int(result.examples[k]), _name(int(result.labels[k]), classes), rows)
+
+
+def _pictures(k: int, curve: Curve, result: CellResult, classes: Sequence[str]) -> Iterable[tuple[float, Picture]]:
+    strengths = curve.cells[0].strengths
+    clean = result.pictures[strengths.index(0.0), k] if 0.0 in strengths else None
+    for strength, pixels, probs in zip(strengths, result.pictures[:, k], result.probs[:, k], strict=True):
+        best = int(probs.argmax())
+        change = data_uri(stretched(pixels, clean, strength)) if strength > 0 and clean is not None else ""
+        right = best == int(result.labels[k])
+        yield strength, Picture(data_uri(pixels), change, _name(best, classes), float(probs[best]), right)
+
+
+def stretched(pixels: NDArray[np.uint8], clean: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+    """Show the perturbation of an image: grey where there is none, black and full colour where it is λ steps.
+
+    Args:
+        pixels, clean: uint8 (H, W, C), the image and what it was.
+        strength: λ > 0.
+    """
+    change = (pixels.astype(np.float64) - clean) * (_GREY - 1) / strength
+    return np.clip(_GREY + change, 0, 255).round().astype(np.uint8)
+
+
+def _name(number: int, classes: Sequence[str]) -> str:
+    return classes[number] if number < len(classes) else f"class {number}"

@@ -1,0 +1,1 @@
+"""What trainings of networks and of agents share."""

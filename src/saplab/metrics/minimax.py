@@ -1,0 +1,105 @@
+"""Defence as a zero-sum game: the value of a payoff table, and the mixtures that reach it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from saplab.metrics.equilibrium import Equilibrium, equilibrium, has_another
+from saplab.metrics.intervals import Interval
+from saplab.metrics.resampling import resamples
+
+
+@dataclass(frozen=True, eq=False)
+class Game:
+    """An equilibrium of the game that the defender wants high and the adversary low.
+
+    Args:
+        defenders, adversaries: labels of the rows and columns.
+        payoff: (D, A) mean payoffs.
+        value: payoff of the equilibrium.
+        defender: (D,) probabilities by which the defender should draw a row.
+        adversary: (A,) probabilities by which the adversary should draw a column.
+        several: whose equilibrium mixture is not the only one: ``defender``, ``adversary``, both or neither.
+        value_interval: 95 % percentile bootstrap over images; None where only a matrix was given.
+        defender_intervals, adversary_intervals: the same for each probability; empty where only a matrix was given.
+        degenerate: names of the intervals of width 0 ("value", or a label): no resample moved them, so that they say
+            how firm a choice is, not how exact.
+    """
+
+    defenders: tuple[str, ...]
+    adversaries: tuple[str, ...]
+    payoff: NDArray[np.float64]
+    value: float
+    defender: NDArray[np.float64]
+    adversary: NDArray[np.float64]
+    several: tuple[str, ...]
+    value_interval: Interval | None = None
+    defender_intervals: tuple[Interval, ...] = ()
+    adversary_intervals: tuple[Interval, ...] = ()
+    degenerate: tuple[str, ...] = ()
+
+
+def game_value(
+    payoff: ArrayLike,
+    defenders: Sequence[str] | None = None,
+    adversaries: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    replicates: int = 1000,
+) -> Game:
+    """Solve the defender's and the adversary's game for its minimax equilibrium, by linear programming.
+
+    Source: section 3 of the paper, eq. 3, with both players' choices limited to the table's; von Neumann 1928; as a
+    linear programme: Dantzig 1951. A mixed defence draws one of the defences anew for each prediction; the adversary
+    knows the mixture, not the draw, and plays one attack for all images.
+
+    Args:
+        payoff: accuracy of each defender under each adversary (D, A), or the score of each image (D, A, N).
+        defenders, adversaries: labels; ``defender 1``, ``adversary 1``, … by default.
+        seed: of the bootstrap over images.
+        replicates: of the bootstrap.
+
+    Raises:
+        ValueError: other shapes, no row or column, numbers that are not finite, labels that do not fit or that repeat.
+        RuntimeError: the solver found no equilibrium.
+
+    Example:
+        >>> game_value([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]).defender.round(3).tolist()
+        [0.333, 0.333, 0.333]
+    """
+    table = np.asarray(payoff, np.float64)
+    if table.ndim not in (2, 3) or table.size == 0:
+        raise ValueError(f"`payoff` must have the shape (D, A) or (D, A, N), got {table.shape}")
+    if not np.isfinite(table).all():
+        raise ValueError("`payoff` must be finite, got NaN or infinite entries")
+    rows = _labels(defenders, table.shape[0], "defender", "defenders")
+    columns = _labels(adversaries, table.shape[1], "adversary", "adversaries")
+    matrix = table if table.ndim == 2 else table.mean(axis=2)
+    value, x, y = found = equilibrium(matrix)
+    sides = (("defender", x, matrix), ("adversary", y, -matrix.T))
+    several = tuple(name for name, mixture, game in sides if has_another(mixture, game))
+    if table.ndim == 2:
+        return Game(rows, columns, matrix, value, x, y, several=several)
+    intervals = _bootstrapped(table, found, seed, replicates)
+    names = zip(("value", *rows, *columns), intervals, strict=True)
+    fixed = tuple(name for name, interval in names if interval.low == interval.high)
+    of_rows, of_columns = intervals[1 : 1 + len(rows)], intervals[1 + len(rows) :]
+    return Game(rows, columns, matrix, value, x, y, several, intervals[0], of_rows, of_columns, fixed)
+
+
+def _labels(given: Sequence[str] | None, count: int, kind: str, name: str) -> tuple[str, ...]:
+    labels = tuple(given) if given is not None else tuple(f"{kind} {k}" for k in range(1, count + 1))
+    if len(labels) != count or len(set(labels)) < count:
+        raise ValueError(f"`{name}` must be {count} different labels, got {labels}")
+    return labels
+
+
+def _bootstrapped(table: NDArray[np.float64], found: Equilibrium, seed: int, replicates: int) -> tuple[Interval, ...]:
+    """Give the intervals of value, row weights and column weights, in this order."""
+    images = table.shape[2]
+    drawn = np.array([np.hstack(equilibrium(table @ w / images, found)) for w in resamples(images, replicates, seed)])
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0, method="inverted_cdf")
+    ends = zip(np.hstack(found), low, high, strict=True)
+    return tuple(Interval(float(estimate), float(a), float(b), images) for estimate, a, b in ends)

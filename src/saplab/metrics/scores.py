@@ -1,0 +1,110 @@
+"""Scores of games with 95 % intervals whose sample is the games, and the paper's relative change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from saplab.metrics import Interval
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean score with the ends of its 95 % interval.
+
+    Args:
+        mean, low, high: points; the ends are None for a single game, which says nothing of the spread.
+        games: behind the mean.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    games: int
+
+    def __str__(self) -> str:
+        margin = "" if self.high is None else f" ±{self.high - self.mean:.1f}"
+        return f"{self.mean:.1f}{margin}"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A relative change in %, with the ends of its 95 % interval."""
+
+    percent: float
+    low: float
+    high: float
+
+
+def mean_score(scores: Sequence[float]) -> Score:
+    """Estimate the mean of the scores of independent games, with Student's interval.
+
+    Raises:
+        ValueError: no score, or one that is not finite.
+    """
+    values = _checked(scores, "scores")
+    if len(values) == 1:
+        return Score(float(values[0]), None, None, 1)
+    half = float(stdtrit(len(values) - 1, 0.975) * np.sqrt(_variance_of_mean(values)))
+    mean = float(values.mean())
+    return Score(mean, mean - half, mean + half, len(values))
+
+
+def relative_change(defended: Sequence[float], original: Sequence[float]) -> Change | None:
+    """Give 100 · (mean(defended) - mean(original)) / mean(original), the numbers of the paper's Table 1.
+
+    The interval is Fieller's (1954, "Some problems in interval estimation") for the ratio of two independent means,
+    with Welch's degrees of freedom.
+
+    Returns:
+        None, for a blank, where the original's mean cannot be told from zero at 95 %, so that the ratio has no
+        bounded interval, or is below it.
+
+    Raises:
+        ValueError: no score, or one that is not finite.
+    """
+    a, b = _checked(defended, "defended"), _checked(original, "original")
+    if min(len(a), len(b)) < 2 or b.mean() <= 0:
+        return None
+    va, vb = _variance_of_mean(a), _variance_of_mean(b)
+    t = _student(va, len(a), vb, len(b))
+    g = t**2 * vb / b.mean() ** 2
+    if g >= 1:
+        return None
+    ratio = a.mean() / b.mean()
+    half = t / b.mean() * np.sqrt((1 - g) * va + ratio**2 * vb)
+    low, high = (ratio - half) / (1 - g), (ratio + half) / (1 - g)
+    return Change(*(100 * (float(r) - 1) for r in (ratio, low, high)))
+
+
+def score_difference(first: Sequence[float], second: Sequence[float]) -> Interval | None:
+    """Give mean(first) - mean(second) in points, with Welch's interval; None where one of them has a single game.
+
+    Raises:
+        ValueError: no score, or one that is not finite.
+    """
+    a, b = _checked(first, "first"), _checked(second, "second")
+    if min(len(a), len(b)) < 2:
+        return None
+    va, vb = _variance_of_mean(a), _variance_of_mean(b)
+    half = _student(va, len(a), vb, len(b)) * float(np.sqrt(va + vb))
+    difference = float(a.mean() - b.mean())
+    return Interval(difference, difference - half, difference + half, len(a) + len(b))
+
+
+def _checked(scores: Sequence[float], name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"`{name}` must be finite numbers, at least one, got {scores!r}")
+    return values
+
+
+def _variance_of_mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    return float(values.var(ddof=1) / len(values))
+
+
+def _student(va: float, na: int, vb: float, nb: int) -> float:
+    """Give the 97.5 % quantile of Student's law with Welch's degrees of freedom."""
+    spread = va**2 / (na - 1) + vb**2 / (nb - 1)
+    return float(stdtrit((va + vb) ** 2 / spread, 0.975)) if spread > 0 else 0.0

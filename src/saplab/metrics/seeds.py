@@ -1,0 +1,70 @@
+"""Accuracy over several seeds of a defence: how much is chance of the images, how much of the draws."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+from saplab.metrics.intervals import Interval, mean_interval, wilson
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """The mean over S seeds and N images, with 95 % intervals for three questions.
+
+    Args:
+        images: what other images would give (Wilson, as `mean_interval`).
+        noise: what other seeds would give on these images (Student's t on the S means).
+        combined: what other seeds would give on other images.
+        deviation: standard deviation of one seed's mean.
+        seeds: S.
+    """
+
+    images: Interval
+    noise: Interval
+    combined: Interval
+    deviation: float
+    seeds: int
+
+
+def over_seeds(right: ArrayLike) -> OverSeeds:
+    """Estimate the mean of scores that depend on the image and on the defence's seed.
+
+    The combined interval takes images and seeds as crossed random effects (Cornfield & Tukey 1956): the variance of
+    the mean is (MS_images + MS_seeds - MS_error) / (S N), by Satterthwaite's degrees of freedom, in Wilson's formula.
+
+    Args:
+        right: one row a seed, the same images in each (S, N); numbers in [0, 1], such as `correct` gives.
+
+    Raises:
+        ValueError: fewer than two seeds or images, or scores outside [0, 1].
+    """
+    scores = np.asarray(right, dtype=np.float64)
+    if scores.ndim != 2 or min(scores.shape) < 2:
+        raise ValueError(f"`right` must have the shape (S, N) with at least 2 seeds and images, got {scores.shape}")
+    if not (scores.min() >= 0 and scores.max() <= 1):
+        raise ValueError(f"`right` must be in [0, 1], got {scores.min()} to {scores.max()}")
+    seeds, images = scores.shape
+    means = scores.mean(axis=1)
+    mean, deviation = float(means.mean()), float(means.std(ddof=1))
+    half = float(stdtrit(seeds - 1, 0.975)) * deviation / np.sqrt(seeds)
+    noise = Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0), images)
+    of_images = mean_interval(scores.mean(axis=0), passes=seeds)
+    return OverSeeds(of_images, noise, _combined(scores, mean), deviation, seeds)
+
+
+def _combined(scores: NDArray[np.float64], mean: float) -> Interval:
+    seeds, images = scores.shape
+    rows, columns = scores.mean(axis=1) - mean, scores.mean(axis=0) - mean
+    ms_seeds = images * np.sum(rows**2) / (seeds - 1)
+    ms_images = seeds * np.sum(columns**2) / (images - 1)
+    residuals = scores - mean - rows[:, None] - columns
+    ms_error = np.sum(residuals**2) / ((seeds - 1) * (images - 1))
+    total = max(ms_images + ms_seeds - ms_error, ms_images, ms_seeds)
+    if total == 0:
+        return mean_interval(scores.mean(axis=0))
+    freedom = total**2 / (ms_images**2 / (images - 1) + ms_seeds**2 / (seeds - 1))
+    trials = mean * (1 - mean) * seeds * images / total
+    low, high = wilson(mean, trials, float(stdtrit(freedom, 0.975)))
+    return Interval(mean, low, high, images)

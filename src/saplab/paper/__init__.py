@@ -1,0 +1,1 @@
+"""The paper's figures and Table 1 as data, and its claims judged."""

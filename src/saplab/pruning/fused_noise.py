@@ -1,0 +1,189 @@
+"""Noise drawn and applied to activation maps in one pass over memory, as a torch operator for the CPU.
+
+An entry of a map gets the number that `saplab.rng.numbers` gives its place in the order (C, H, W), however the map
+lies in memory.
+"""
+
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numba import types
+from numba.extending import overload
+from torch import Tensor
+
+from saplab.pruning.layouts import scatter
+from saplab.pruning.operator import as_array
+from saplab.rng.numbers import KIND, normal_block, uniform_block
+from saplab.rng.simd import BLOCK, fill_words, full_width, narrow, scalar_kernel, select, vector_kernel, widen
+from saplab.rng.streams import row_counter
+from saplab.rng.threads import over_rows
+
+Law = Literal["dropout", "add", "scale"]
+
+_DROPOUT, _ADD, _SCALE = 0, 1, 2
+_CODES: Final = {"dropout": _DROPOUT, "add": _ADD, "scale": _SCALE}
+_F0, _F1 = np.float32(0.0), np.float32(1.0)
+
+
+def _read(x: Any) -> Any:
+    """Read an activation as float32: bfloat16 comes as its bits."""
+
+
+def _write(value: Any, like: Any) -> Any:
+    """Give a float32 in the type of the activation `like`."""
+
+
+@overload(_read, inline="always")
+def _read_any(x: Any) -> Any:
+    def from_bits(x: Any) -> Any:
+        return widen(x)
+
+    def as_it_is(x: Any) -> Any:
+        return x
+
+    return from_bits if x == types.uint16 else as_it_is
+
+
+@overload(_write, inline="always")
+def _write_any(value: Any, like: Any) -> Any:
+    def as_bits(value: Any, like: Any) -> Any:
+        return narrow(value)
+
+    def as_it_is(value: Any, like: Any) -> Any:
+        return value
+
+    return as_bits if like == types.uint16 else as_it_is
+
+
+@vector_kernel
+def _noise(bits: Any, values: Any, law: int, amount: Any) -> None:
+    """Turn words into what is added to an activation, or what it is multiplied with."""
+    full_width()
+    if law == _DROPOUT:
+        uniform_block(bits, values)
+        kept = _F1 / (_F1 - amount)
+        for i in range(values.shape[0]):
+            values[i] = select(values[i] < amount, _F0, kept)
+        return
+    normal_block(bits, values)
+    mean = select(law == _SCALE, _F1, _F0)
+    for i in range(values.shape[0]):
+        values[i] = values[i] * amount + mean
+
+
+@vector_kernel
+def _apply(x: Any, values: Any, out: Any, law: int) -> None:
+    """Apply noise to a run of activations."""
+    full_width()
+    if law == _ADD:
+        for i in range(x.shape[0]):
+            out[i] = _write(_read(x[i]) + values[i], x[i])
+        return
+    for i in range(x.shape[0]):
+        out[i] = _write(_read(x[i]) * values[i], x[i])
+
+
+@scalar_kernel
+def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any) -> None:
+    """Apply noise to rows (N, a) that are contiguous."""
+    full_width()
+    bits, values = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32)
+    for n in range(x.shape[0]):
+        c1, c2, c3, k0, k1 = row_counter(streams[n], site, KIND)
+        for lo in range(0, x.shape[1], BLOCK):
+            hi = min(lo + BLOCK, x.shape[1])
+            fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
+            _noise(bits, values, law, amount)
+            _apply(x[n, lo:hi], values, out[n, lo:hi], law)
+
+
+@scalar_kernel
+def _noise_channels_last(x: Any, out: Any, channels: int, streams: Any, site: int, law: int, amount: Any) -> None:
+    """Apply noise to maps (N, H·W·C).
+
+    A map's noise is drawn in the order (C, H, W), and turned while it lies in the cache. Drawing it in the order
+    (H, W, C) at once, by the counters of a position in all channels, took twice as long.
+    """
+    full_width()
+    size, places = x.shape[1], x.shape[1] // channels
+    row, bits = np.empty(-(-size // BLOCK) * BLOCK, np.float32), np.empty(BLOCK, np.uint32)
+    values = np.empty(size, np.float32)
+    for n in range(x.shape[0]):
+        c1, c2, c3, k0, k1 = row_counter(streams[n], site, KIND)
+        for lo in range(0, size, BLOCK):
+            fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
+            _noise(bits, row[lo : lo + BLOCK], law, amount)
+        scatter(row[:size], values.reshape(places, channels))
+        _apply(x[n], values, out[n], law)
+
+
+def can_noise(h: Tensor) -> bool:
+    """Tell whether `noised` serves these maps: in float32 or bfloat16 on the CPU, not compiled or transformed."""
+    return (
+        not torch.compiler.is_compiling()
+        and h.is_cpu
+        and h.dtype in (torch.float32, torch.bfloat16)
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, through: bool = True) -> Tensor:
+    """Apply noise to the maps `h` (N, ...), for which `can_noise`.
+
+    Args:
+        h: activations, each example one map of a = C·H·W, in any memory format.
+        streams: (N, 3) int64, see `saplab.rng.streams.pass_streams`.
+        site: number of the site within the pass.
+        law: ``dropout``: h·[u >= amount] / (1 - amount), u uniform in [0, 1); ``add``: h + amount·z, z standard normal;
+            ``scale``: h·(1 + amount·z).
+        amount: rate, or standard deviation.
+        through: whether the gradient is multiplied with the factor, or passes as if nothing had been scaled.
+
+    Returns:
+        Tensor like `h`.
+    """
+    return torch.ops.saplab.noised(h, streams, site, _CODES[law], amount, through)  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("saplab::noised", mutates_args=(), device_types="cpu")
+def _noised(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
+    x = h.detach()
+    innermost = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    x = x if innermost else x.contiguous()
+    out = torch.empty_like(x)
+    if h.numel() == 0:
+        return out
+    maps, results = (as_array((t.permute(0, 2, 3, 1) if innermost else t).flatten(1)) for t in (x, out))
+    keys, level = streams.contiguous().numpy(), np.float32(amount)
+
+    def work(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        if innermost:
+            _noise_channels_last(maps[part], results[part], x.shape[1], keys[part], site, law, level)
+        else:
+            _noise_rows(maps[part], results[part], keys[part], site, law, level)
+
+    over_rows(work, len(x), x[0].numel())
+    return out if out.stride() == torch.empty_like(h).stride() else torch.empty_like(h).copy_(out)
+
+
+@_noised.register_fake
+def _(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
+    return torch.empty_like(h)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, streams, *ctx.drawn = inputs
+    ctx.save_for_backward(streams)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Multiply by the same factors, drawn once more: that is faster than keeping them."""
+    _, law, _, through = ctx.drawn
+    if through and law != _ADD:
+        grad = torch.ops.saplab.noised(grad, *ctx.saved_tensors, *ctx.drawn)
+    return grad, None, None, None, None, None
+
+
+_noised.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,125 @@
+"""Normal and uniform numbers of streams, as a torch operator: what defences other than pruning draw from."""
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from saplab.rng.gpu import gpu_kernels
+from saplab.rng.simd import (
+    BLOCK,
+    bits_of_float,
+    fill_words,
+    float_from_bits,
+    full_width,
+    scalar_kernel,
+    select,
+    vector_kernel,
+)
+from saplab.rng.streams import row_counter
+from saplab.rng.threads import over_rows
+
+KIND: Final = 4  # kinds 0 to 3 belong to pruning
+
+_HALF = np.float32(0.5)
+_F1 = np.float32(1.0)
+_TWO = np.float32(2.0)
+_TWO_M32 = np.float32(2.0**-32)
+_ROOT2 = np.float32(math.sqrt(2.0))
+_LN2 = np.float32(math.log(2.0))
+_L3, _L5, _L7, _L9 = (np.float32(2.0 / n) for n in (3, 5, 7, 9))
+_TAU = np.float32(2.0 * math.pi)
+_S3, _S5, _S7 = (np.float32((-1.0) ** ((n - 1) // 2) / math.factorial(n)) for n in (3, 5, 7))
+_K2, _K4, _K6, _K8 = (np.float32((-1.0) ** (n // 2) / math.factorial(n)) for n in (2, 4, 6, 8))
+
+
+@njit(inline="always")
+def _log(x: Any) -> Any:
+    """Compute log x of a normal float32 x > 0, in a form that vectorises."""
+    bits: Any = bits_of_float(x)
+    exponent = np.int32((bits >> np.int32(23)) - np.int32(127))
+    m: Any = float_from_bits(np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)))
+    high = m > _ROOT2
+    m = select(high, m * _HALF, m)
+    e = np.float32(exponent) + select(high, _F1, np.float32(0.0))
+    s = (m - _F1) / (m + _F1)
+    t = s * s
+    return e * _LN2 + s * (_TWO + t * (_L3 + t * (_L5 + t * (_L7 + t * _L9))))
+
+
+@vector_kernel
+def normal_block(bits: Any, out: Any) -> None:
+    """Turn words into as many standard normals (Box & Muller 1958): radius from one half, angle from the other."""
+    full_width()
+    half = bits.shape[0] // 2
+    for i in range(half):
+        u = (np.float32(bits[i]) + _HALF) * _TWO_M32
+        radius = np.float32(math.sqrt(-_TWO * _log(u)))
+        turn = np.float32(np.int32(bits[half + i] >> np.uint32(1))) * np.float32(2.0**-31)
+        quarter = np.float32(np.int32(turn * np.float32(4.0) + _HALF))
+        a = (turn - quarter * np.float32(0.25)) * _TAU
+        t = a * a
+        sin = a * (_F1 + t * (_S3 + t * (_S5 + t * _S7)))
+        cos = _F1 + t * (_K2 + t * (_K4 + t * (_K6 + t * _K8)))
+        odd = (quarter == _F1) | (quarter == np.float32(3.0))
+        x, y = select(odd, -sin, cos), select(odd, cos, sin)
+        flip = (quarter == _TWO) | (quarter == np.float32(3.0))
+        sign = select(flip, -_F1, _F1)
+        out[i] = radius * sign * x
+        out[half + i] = radius * sign * y
+
+
+@vector_kernel
+def uniform_block(bits: Any, out: Any) -> None:
+    """Turn words into as many uniform numbers in [0, 1)."""
+    full_width()
+    for i in range(bits.shape[0]):
+        out[i] = np.float32(bits[i] >> np.uint32(8)) * np.float32(2.0**-24)
+
+
+@scalar_kernel
+def _fill_rows(out: Any, streams: Any, site: int, normal: bool) -> None:
+    full_width()
+    bits = np.empty(BLOCK, np.uint32)
+    values = np.empty(BLOCK, np.float32)
+    for n in range(out.shape[0]):
+        c1, c2, c3, k0, k1 = row_counter(streams[n], site, KIND)
+        for lo in range(0, out.shape[1], BLOCK):
+            fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
+            if normal:
+                normal_block(bits, values)
+            else:
+                uniform_block(bits, values)
+            hi = min(lo + BLOCK, out.shape[1])
+            out[n, lo:hi] = values[: hi - lo]
+
+
+@torch.library.custom_op("saplab::variates", mutates_args=(), device_types="cpu")
+def _variates(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
+    out = torch.empty((len(streams), size), dtype=torch.float32)
+    values, rows = out.numpy(), streams.contiguous().numpy()
+    over_rows(lambda a, b: _fill_rows(values[a:b], rows[a:b], site, normal), len(streams), size)
+    return out
+
+
+@_variates.register_kernel("cuda")
+def _variates_on_gpu(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
+    return gpu_kernels("saplab.rng.numbers_gpu").variates(streams, size, site, normal)  # type: ignore[no-any-return]
+
+
+@_variates.register_fake
+def _(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
+    return streams.new_empty((streams.shape[0], size), dtype=torch.float32)
+
+
+def normals(streams: Tensor, size: int, site: int = 0) -> Tensor:
+    """Draw standard normal numbers, (N, size) float32, for streams (N, 3) on their device; see `saplab.rng.streams`."""
+    return torch.ops.saplab.rng.numbers(streams, size, site, True)  # type: ignore[no-any-return]
+
+
+def uniforms(streams: Tensor, size: int, site: int = 0) -> Tensor:
+    """Draw numbers uniform in [0, 1), multiples of 2^-24, (N, size) float32, for streams (N, 3) on their device."""
+    return torch.ops.saplab.rng.numbers(streams, size, site, False)  # type: ignore[no-any-return]

@@ -1,0 +1,124 @@
+"""What lets a Numba loop become vector code: intrinsics, compiler options, and words of noise a block at a time."""
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from saplab.rng.streams import philox
+
+BLOCK: Final = 128  # words that one run of LANES counters gives
+LANES: Final = BLOCK // 4
+
+_PACKAGE = Path(__file__).parents[1]
+_SHARED = tuple(path.read_bytes() for room in ("rng", "pruning") for path in sorted(_PACKAGE.glob(f"{room}/*.py")))
+_FAST = {"reassoc", "nsz", "contract"}
+
+
+def _kernel(**options: Any) -> Any:
+    """Make a decorator that compiles a function, which releases the interpreter's lock, and caches it on disk.
+
+    Numba's cache looks at the function's own file alone. A kernel changes as well with the functions it calls from
+    other files, so the contents of all files with kernels become part of the stamp.
+    """
+
+    def decorate(function: Any) -> Any:
+        kernel = njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+        own = Path(inspect.getfile(function)).read_bytes()
+        stamp = hashlib.sha256(b"".join((*_SHARED, own))).hexdigest()
+        kernel._cache._cache_file._source_stamp = stamp
+        return kernel
+
+    return decorate
+
+
+scalar_kernel: Any = _kernel()
+vector_kernel: Any = _kernel(fastmath=_FAST)  # for loops over BLOCK elements: sums may be reordered to vectorise
+
+
+@intrinsic
+def float_from_bits(typing_context: Any, bits: Any) -> Any:
+    """Read an int32's bits as a float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), codegen
+
+
+@intrinsic
+def select(typing_context: Any, condition: Any, yes: Any, no: Any) -> Any:
+    """Choose without a branch; Python's conditional expression becomes one, and keeps a loop from vectorising."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return types.float32(types.boolean, types.float32, types.float32), codegen
+
+
+@intrinsic
+def full_width(typing_context: Any) -> Any:
+    """Let LLVM use 512-bit vectors in this function where the CPU has them; by default it stops at 256."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.none(), codegen
+
+
+@intrinsic
+def bits_of_float(typing_context: Any, value: Any) -> Any:
+    """Read a float32's bits as an int32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.int32(types.float32), codegen
+
+
+@vector_kernel
+def fill_words(bits: Any, block: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:
+    """Write one block's words: those of LANES counters, first words first, so that the loop vectorises."""
+    full_width()
+    first = block * LANES
+    for i in range(LANES):
+        w0, w1, w2, w3 = philox(np.uint64(first + i), c1, c2, c3, k0, k1)
+        bits[i] = np.uint32(w0)
+        bits[LANES + i] = np.uint32(w1)
+        bits[2 * LANES + i] = np.uint32(w2)
+        bits[3 * LANES + i] = np.uint32(w3)
+
+
+@njit(inline="always")
+def widen(bits: Any) -> Any:
+    """Read the bits of a bfloat16 as float32."""
+    return float_from_bits(np.int32(np.uint32(bits) << np.uint32(16)))
+
+
+@njit(inline="always")
+def narrow(x: Any) -> Any:
+    """Give the bits of the bfloat16 nearest to a float32 that is no NaN, ties to even."""
+    bits = np.uint32(bits_of_float(x))
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@vector_kernel
+def widen_row(x: Any, out: Any) -> None:
+    """Read a row of bfloat16 bits (uint16) as float32."""
+    full_width()
+    for i in range(x.shape[0]):
+        out[i] = widen(x[i])
+
+
+@vector_kernel
+def narrow_row(x: Any, out: Any) -> None:
+    """Write a row of float32 as bfloat16 bits (uint16)."""
+    full_width()
+    for i in range(x.shape[0]):
+        out[i] = narrow(x[i])

@@ -1,0 +1,249 @@
+"""The engine of a Ray cluster: groups as tasks, networks and data through Ray's object store, results to the driver."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+
+from saplab.runs.engines.base import Computed, Group, Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
+from saplab.runs.engines.parcel import Parcel, pack, unpack
+from saplab.system.machine import usable_cores
+from saplab.system.memory import keep_freed_memory
+
+_WAIT_SECONDS: Final = 1.0
+_KNOCK_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 5.0  # between looks at the cluster's size
+_AT_ONCE: Final = 64  # results that are fetched together
+_AHEAD: Final = 2  # tasks submitted for each that can run, so that none waits for the driver
+
+Submit = Callable[[Group], Any]  # gives Ray's reference to the results
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """The engine of a Ray cluster.
+
+    Each group is a task that takes `threads` cores, and a GPU or a part of one where the network is on GPUs. A worker
+    process loads the networks once. No disk is shared: results come back to the driver, which saves them. Tasks whose
+    worker or node dies are tried again, and no more of them are submitted than the cluster can soon run.
+
+    Args:
+        address: of a cluster that is there (``auto``, ``HOST:6379``); None starts one on this machine for the run.
+        workers: groups that are computed at once; None for as many as there is room for.
+        threads: of PyTorch in a task.
+        device: ``cpu`` or ``cuda``; None takes GPUs where the cluster has some.
+
+    Raises:
+        ValueError: Ray is not installed, a network cannot be sent, no node has so many cores, or none has a GPU.
+        ConnectionError: no cluster answers at the address, or Ray does not start.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    threads: int = 1
+    device: str | None = None
+
+    def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
+        """Compute the groups, in the order in which they become ready; see `Engine`."""
+        ray = import_ray()
+        ours = not ray.is_initialized()
+        with self._connected(ray) as most:
+            parcel = ray.put(pack(inputs, _dumps))
+            task, device = self._task(ray)
+            submit = partial(_submit, task, parcel, self.threads, device)
+            for outcome in drive(Queue(todo), submit, _Room(ray, self.threads, device, most), cancel=not ours):
+                if isinstance(outcome, Computed):
+                    tick(inputs.work(outcome.group))
+                yield outcome
+
+    def __str__(self) -> str:
+        return f"Ray at {self.address}" if self.address else "Ray on this machine"
+
+    @contextmanager
+    def _connected(self, ray: Any) -> Iterator[int | None]:
+        """Connect to the cluster, or start one; give the most tasks to submit, where its cores do not limit them.
+
+        A connection that this process has already is used, and left as it was.
+        """
+        if ray.is_initialized():
+            yield self.workers
+            return
+        ray._private.worker._worker_logs_enabled = False  # else deaths, which are handled, are told on stdout
+        try:
+            self._connect(ray)
+            yield self.workers if self.address or not self.workers else _AHEAD * self.workers
+        finally:
+            ray.shutdown()
+            ray._private.worker._worker_logs_enabled = True
+
+    def _connect(self, ray: Any) -> None:
+        if self.address:
+            _knock(self.address)
+        cores = self.workers * self.threads if self.workers else max(usable_cores(), self.threads)
+        own: dict[str, Any] = {} if self.address else {"num_cpus": cores, "include_dashboard": False}
+        try:
+            ray.init(self.address or "local", log_to_driver=False, logging_level="ERROR", **own)
+        except Exception as error:  # Ray's own: other versions of it or of Python, a machine too busy to start it
+            raise ConnectionError(f"{self} cannot be used: {error}") from error
+
+    def _task(self, ray: Any) -> tuple[Any, str]:
+        """Give the task with what it needs, and the device that it computes on."""
+        gpus = ray.cluster_resources().get("GPU", 0)
+        device = self.device or ("cuda" if gpus else "cpu")
+        if device != "cpu" and not gpus:
+            raise ValueError(f"`device` {device} needs a cluster with GPUs, this one has none")
+        share = 1 / ceil(max(self.workers or 1, gpus) / gpus) if device != "cpu" else 0.0
+        needs = {"num_cpus": self.threads, "num_gpus": share}
+        return ray.remote(max_retries=0, max_calls=0, **needs)(_compute), device  # processes live on, on GPUs as well
+
+
+def _knock(address: str) -> None:
+    """Refuse an address at which nothing listens, where Ray would try for minutes.
+
+    Raises:
+        ConnectionError: if nothing does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # such as auto
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray cluster answers at {address}: {error}") from None
+
+
+def import_ray() -> Any:
+    """Give the module of Ray, which is an extra.
+
+    Raises:
+        ValueError: if it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here asks the internet
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` uploads the whole working folder
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("`engine` ray needs Ray: pip install 'saplab[cluster]'") from None
+    return ray
+
+
+def drive(queue: Queue, submit: Submit, room: Callable[[], int], cancel: bool) -> Generator[Outcome]:
+    """Keep the cluster busy with a queue, and give the outcomes.
+
+    Args:
+        queue: what to compute.
+        submit: starts a try's task.
+        room: how many tasks may be submitted and not yet ready.
+        cancel: whether to end the tasks that are left when the generator is closed. The end of a connection ends them
+            too, and Ray may crash where it is asked for both.
+    """
+    ray = import_ray()
+    pending: dict[Any, Try] = {}
+    try:
+        while queue or pending:
+            while len(pending) < room() and (attempt := queue.take()) is not None:
+                pending[submit(attempt.group)] = attempt
+            ready = _ready(ray, list(pending))
+            for reference, found in zip(ready, _fetch(ray, ready), strict=True):
+                if (outcome := queue.settle(pending.pop(reference), found)) is not None:
+                    yield outcome
+    finally:
+        for reference in pending if cancel else ():
+            ray.cancel(reference, force=True)
+
+
+def _ready(ray: Any, references: list[Any]) -> list[Any]:
+    """Wait until a task is ready, for a while, and give all that are, up to a bound."""
+    ready, _ = ray.wait(references, timeout=_WAIT_SECONDS, fetch_local=False)
+    if ready:
+        ready, _ = ray.wait(references, num_returns=min(len(references), _AT_ONCE), timeout=0, fetch_local=False)
+    return ready  # type: ignore[no-any-return]
+
+
+def _fetch(ray: Any, references: list[Any]) -> list[Sequence[Any] | Trouble]:
+    """Get the results of tasks, all at once if none of them failed."""
+    try:
+        return ray.get(references)  # type: ignore[no-any-return]
+    except ray.exceptions.RayError as error:
+        if len(references) > 1:
+            return [found for reference in references for found in _fetch(ray, [reference])]
+        reason = str(error).strip().partition("\n")[0]
+        return [Trouble(f"{type(error).__name__}: {reason}", str(error))]
+
+
+class _Room:
+    """How many tasks may be on their way: some more than can run. Nodes come and go, so it is asked now and then."""
+
+    def __init__(self, ray: Any, threads: int, device: str, most: int | None) -> None:
+        self._ray, self._threads, self._device, self._most = ray, threads, device, most
+        self._looked, self._slots = -_LOOK_SECONDS, 0
+        cores = max((cores for cores, _ in self._nodes()), default=0)
+        if 0 < cores < threads:
+            raise ValueError(f"`threads` must be at most {cores:g}, the cores of the largest node, got {threads}")
+
+    def __call__(self) -> int:
+        if self._most is not None:
+            return self._most
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._slots = sum(int(gpus if self._device != "cpu" else cores // self._threads)
+                              for cores, gpus in self._nodes())  # fmt: skip
+        return _AHEAD * max(1, self._slots)
+
+    def _nodes(self) -> Iterator[tuple[float, float]]:
+        """Give the cores and GPUs of each node that is alive."""
+        for node in self._ray.nodes():
+            if node["Alive"]:
+                yield node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)
+
+
+def _submit(task: Any, parcel: Any, threads: int, device: str, group: Group) -> Any:
+    return task.remote(group, parcel, threads, device)
+
+
+_loaded: dict[str, Workload] = {}  # in a worker process: the parcel that it computes with
+
+
+def _compute(group: Group, parcel: Parcel, threads: int, device: str) -> Sequence[Any] | Trouble:
+    """Compute a group in a worker process."""
+    try:
+        torch.set_num_threads(threads)
+        if parcel.digest not in _loaded:
+            keep_freed_memory()
+            _loaded.clear()
+            _loaded[parcel.digest] = unpack(parcel, device)
+        return _loaded[parcel.digest].compute(group, lambda n: None)
+    except Exception as error:  # Ray would wrap it
+        return trouble_of(error)
+
+
+def _dumps(value: Any) -> bytes:
+    """Pickle with the code of modules in the working folder, which other nodes do not have."""
+    pickler: Any = import_ray().cloudpickle
+    own = [module for module in list(sys.modules.values()) if _is_local(module)]
+    for module in own:
+        pickler.register_pickle_by_value(module)
+    try:
+        return pickler.dumps(value)  # type: ignore[no-any-return]
+    finally:
+        for module in own:
+            pickler.unregister_pickle_by_value(module)
+
+
+def _is_local(module: ModuleType) -> bool:
+    """Say whether a module's file is in the working folder, and neither of this package nor installed there."""
+    name, file = getattr(module, "__name__", ""), getattr(module, "__file__", None)
+    if not file or name.partition(".")[0] in ("saplab", "__main__"):
+        return False
+    path, prefix = Path(file).resolve(), Path(sys.prefix).resolve()
+    return path.is_relative_to(Path.cwd()) and not path.is_relative_to(prefix) and "site-packages" not in path.parts

@@ -1,0 +1,1 @@
+"""What every floor shares: files, words, precision, memory, and the machine."""

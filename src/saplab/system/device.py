@@ -1,0 +1,19 @@
+"""The device that a name means."""
+
+import torch
+
+
+def find_device(name: str) -> torch.device:
+    """Give the device that a name means, having computed on it once; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ValueError: there is none of that name, or it cannot be used.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"`device` must be auto, cpu or a device that is there, got {name!r}: {reason}") from None
+    return torch.device(name)

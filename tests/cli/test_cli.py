@@ -1,0 +1,353 @@
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from synthetic import fill
+
+from saplab.cli import app
+from saplab.cli.console import Console, _lines, accuracy_note, accuracy_table
+from saplab.cli.errors import explain, guarded
+from saplab.evaluation.rows import summarise
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("demo", "evaluate", "reproduce", "sites", "train", "zoo", "train-agent", "play", "report", "runs",
+         "bench", "doctor")  # fmt: skip
+PLAIN = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+
+
+def saplab(*words, **changes):
+    """Run the command as a user does."""
+    command = [sys.executable, "-m", "saplab", *map(str, words)]
+    env = {**PLAIN, **changes}
+    return subprocess.run(command, capture_output=True, encoding="utf-8", env=env, timeout=120, check=False)
+
+
+def python(code, **settings):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, **settings)
+
+
+# Help
+
+
+HEAVY = {"torch", "numpy", "scipy", "numba", "altair", "vl_convert", "jinja2", "safetensors", "rich", "ale_py",
+         "gymnasium", "PIL"}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["--version"], *([verb, "--help"] for verb in VERBS)])
+def test_help_imports_nothing_heavy(words):
+    code = f"""
+import sys
+sys.argv = ["saplab", *{words!r}]
+from saplab.cli import main
+try:
+    main()
+finally:
+    print(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)
+"""
+    done = python(code)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_help_names_every_verb():
+    done = saplab("--help")
+    assert all(re.search(rf"^  {verb} ", done.stdout, re.MULTILINE) for verb in VERBS)
+    assert saplab().stdout == done.stdout
+
+
+def test_version_is_the_projects():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert saplab("--version").stdout == f"saplab {project['version']}\n"
+
+
+# A user's mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--nonsense"], "No such option: --nonsense"),
+        (["repot"], "No such command 'repot'"),
+        (["report"], "Missing argument"),
+        (["report", "nowhere"], "nowhere: not a run folder, it has no request.json"),
+        (["doctor", "--jsn"], "No such option: --jsn"),
+    ],
+)
+def test_a_mistake_is_one_line_and_2(words, line, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "saplab", *words], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("saplab: error: ")
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_mistake_shows_its_traceback_on_request(tmp_path):
+    done = saplab("report", tmp_path / "nowhere", SAPLAB_DEBUG="1")
+    assert "Traceback" in done.stderr
+    assert "FileNotFoundError" in done.stderr
+
+
+def raising(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("`percent` must be > 0, got -5"), "`percent` must be > 0, got -5"),
+        (ValueError("two\n  lines"), "two lines"),
+        (ValueError(), "ValueError()"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a/b.npz"), "a/b.npz: No such file"),
+        (OSError(errno.ENOSPC, "no space left on the device", "x"), "x: no space left on the device"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_mistakes_are_explained(error, line, capsys):
+    assert guarded(raising(error)) == 2
+    assert capsys.readouterr().err == f"saplab: error: {line}\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), TypeError("bug"), KeyError("bug"), ZeroDivisionError()])
+def test_bugs_pass_through(error):
+    assert explain(error) == ""
+    with pytest.raises(type(error)):
+        guarded(raising(error))
+
+
+def test_an_interrupt_is_130(capsys):
+    assert guarded(raising(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "saplab: interrupted\n"
+
+
+@pytest.mark.parametrize(("result", "code"), [(None, 0), (0, 0), (1, 1), (130, 130)])
+def test_a_verbs_exit_code_is_the_processs(result, code):
+    assert guarded(lambda: result) == code
+
+
+# Ctrl-C and closed pipes
+
+
+STUBBORN = """
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+from saplab.cli import app, main
+
+@app.command("stubborn")
+def stubborn() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(time.sleep, 30) for _ in range(2)]
+        print("ready", flush=True)
+        futures[0].result()
+
+@app.command("polite")
+def polite() -> None:
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    finally:
+        print("closed", flush=True)
+
+main()
+"""
+
+
+TALKATIVE = """
+from saplab.cli import app, main
+from saplab.cli.console import Console
+
+@app.command("talk")
+def talk() -> None:
+    for _ in range(5000):
+        Console().say("λ = 8")
+
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("verb", "rest"), [("stubborn", ""), ("polite", "closed\n")])
+def test_ctrl_c_ends_within_two_seconds(verb, rest):
+    # A job that was started in the background ignores Ctrl-C.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", listening + STUBBORN, verb]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout.readline() == "ready\n"
+        begin = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        seconds = time.perf_counter() - begin
+    assert process.returncode == 130
+    assert seconds < 10  # two on a machine of its own; the test would go on for twenty
+    assert "Traceback" not in err
+    assert out == rest
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+@pytest.mark.parametrize("words", ["--help", "talk"])
+def test_a_closed_pipe_is_silent(words):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        command = [sys.executable, "-c", TALKATIVE, words]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, encoding="utf-8", check=False)
+    assert done.stderr == ""
+
+
+def test_a_terminal_without_greek_letters_is_no_error():
+    env = {**PLAIN, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", TALKATIVE, "talk"]
+    done = subprocess.run(command, capture_output=True, encoding="cp1252", env=env, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("? = 8")
+
+
+# Console
+
+
+def test_json_has_stdout_to_itself(capsys):
+    console = Console(json=True)
+    console.say("for people")
+    with console.progress("work", 2) as advance:
+        advance(2)
+    console.emit_json({"λ": [1, None]})
+    captured = capsys.readouterr()
+    assert captured.out == '{"λ": [1, null]}\n'
+    assert captured.err.startswith("for people\nwork: 0/2\n")
+
+
+def test_without_json_text_is_on_stdout(capsys):
+    Console().say("for people")
+    assert capsys.readouterr() == ("for people\n", "")
+
+
+def test_json_refuses_nan():
+    with pytest.raises(ValueError, match="JSON"):
+        Console(json=True).emit_json(float("nan"))
+
+
+def test_lines_come_now_and_then_and_at_the_end(capsys):
+    now = [0.0]
+    with _lines("images", 100, clock=lambda: now[0]) as advance:
+        for _ in range(10):
+            now[0] += 2
+            advance(10, loss=0.123456, epoch=3)
+    assert capsys.readouterr().err.splitlines() == [
+        "images: 0/100",
+        "images: 30/100, 6 s, about 14 s left  loss 0.1235  epoch 3",
+        "images: 60/100, 12 s, about 8 s left  loss 0.1235  epoch 3",
+        "images: 90/100, 18 s, about 2 s left  loss 0.1235  epoch 3",
+        "images: 100/100, took 20 s  loss 0.1235  epoch 3",
+    ]
+
+
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Console().progress("[images]", 3) as advance:
+        advance(3, loss=0.5)
+    assert "[images]" in capsys.readouterr().err
+
+
+def test_table_shows_every_row(tmp_path):
+    from rich.console import Console as Terminal
+
+    rows = summarise(fill(tmp_path)).rows
+    terminal = Terminal(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    terminal.print(accuracy_table(rows))
+    text = terminal.export_text()
+    terminal.file.close()
+    assert all(f"{100 * row.averaged.estimate:.1f} ±" in text for row in rows)
+    assert "paper 83.3" in text
+    assert "one pass" in text
+
+
+def test_the_note_explains_the_tables_words_and_no_others(tmp_path):
+    rows = summarise(fill(tmp_path)).rows
+    assert accuracy_note(rows).startswith("40 images; ±")
+    assert "one pass:" in accuracy_note(rows)
+    assert "paper:" in accuracy_note(rows)
+    dense = [row for row in rows if row.curve == "dense"]
+    assert "one pass:" not in accuracy_note(dense)
+    assert "paper:" not in accuracy_note(dense)
+
+
+# Verbs
+
+
+def run_here(*words):
+    return guarded(lambda: app(list(map(str, words)), standalone_mode=False))
+
+
+def test_report_prints_its_paths_and_rows(tmp_path, capsys):
+    store = fill(tmp_path / "run", cells=3)
+    assert run_here("report", store.root, "--json", "--title", "Mine") == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert Path(result["files"][0]).name == "report.html"
+    assert all(Path(path).is_file() for path in result["files"])
+    assert len(result["rows"]) == 12
+    assert "unfinished: 3 of 6 cells" in captured.err
+    assert "<h1>Mine</h1>" in (store.root / "report.html").read_text(encoding="utf-8")
+
+
+def test_doctor_finds_this_machine_in_order(capsys):
+    code = run_here("doctor", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (code, found["problems"]) == (0, [])
+    assert found["versions"]["python"] == sys.version.split()[0]
+    assert found["threads"]["usable cores"] >= 1
+    assert found["kernels"]["cpu"].startswith("numba")
+    assert found["kernels"]["cuda"].startswith("triton")
+
+
+def test_doctor_tries_the_kernel_of_a_gpu_that_is_there(monkeypatch):
+    from saplab.cli import doctor
+
+    tried = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(doctor, "_tried", lambda device: tried.append(device) or "works")
+    assert doctor._kernels()["cuda"].endswith(", works")
+    assert tried == ["cpu", "cuda"]
+
+
+def test_doctor_tells_what_is_broken_and_exits_1(monkeypatch, capsys):
+    from saplab.cli import doctor
+
+    def broken():
+        raise ImportError("no kernel")
+
+    monkeypatch.setattr(doctor, "_SECTIONS", {"kernels": broken, "memory": doctor._memory})
+    assert run_here("doctor") == 1
+    out = capsys.readouterr().out
+    assert "PROBLEM  kernels: ImportError: no kernel. Try" in out
+    assert "memory" in out
+
+
+# The project's own files
+
+
+def test_constraints_are_the_same_for_uv_and_pip():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == project["tool"]["uv"]["constraint-dependencies"]
+
+
+def test_every_direct_dependency_is_constrained():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"].values()
+    direct = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *chain(*extras)]
+    names = {re.split(r"[<>=\[]", item)[0] for item in direct}
+    constrained = {item.split("==")[0] for item in project["tool"]["uv"]["constraint-dependencies"]}
+    assert names == constrained

@@ -1,0 +1,252 @@
+import csv
+import html
+import io
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import HOSTILE, fill, make_curve, make_result
+
+from saplab.evaluation.report import DARK, write_report
+from saplab.evaluation.rows import summarise, to_csv, to_parquet, to_records
+from saplab.metrics import accuracy, single_pass_accuracy
+from saplab.report.charts import PAGE, PAPER, accuracy_chart, swatches, to_bytes
+from saplab.runs import Request
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A finished run of three curves with its report, rendered once."""
+    store = fill(tmp_path_factory.mktemp("runs") / "done")
+    return store, write_report(store.root).files
+
+
+@pytest.fixture(scope="session")
+def page(run):
+    return run[1][0].read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def rows(run):
+    return summarise(run[0]).rows
+
+
+# Rows
+
+
+def test_rows_are_the_accuracies_of_all_cells_together(run, rows):
+    store = run[0]
+    curve = store.request.curves[1]
+    results = [make_result(cell, 0.1) for cell in curve.cells]
+    labels = np.concatenate([result.labels for result in results])
+    for k, row in enumerate(row for row in rows if row.curve == curve.label):
+        assert row.strength == curve.cells[0].strengths[k]
+        assert row.averaged == accuracy(np.concatenate([result.probs[k] for result in results]), labels)
+        assert row.single == single_pass_accuracy(np.concatenate([result.votes[k] for result in results]), labels)
+        assert row.paper == curve.paper.get(row.strength)
+
+
+def test_rows_come_in_the_order_of_the_request(run, rows):
+    store = run[0]
+    expected = [(curve.label, lam) for curve in store.request.curves for lam in curve.cells[0].strengths]
+    assert [(row.curve, row.strength) for row in rows] == expected
+
+
+def test_csv_holds_the_rows_and_empty_fields_for_no_number(rows):
+    table = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert len(table) == len(rows)
+    assert float(table[0]["averaged_percent"]) == pytest.approx(100 * rows[0].averaged.estimate, abs=1e-4)
+    assert (table[0]["images"], table[0]["paper_percent"]) == ("40", "")
+    assert [line["paper_percent"] for line in table if line["curve"] == "SAP-100"][:4] == ["83.3", "78.5", "72.7", ""]
+
+
+def test_parquet_holds_the_same_with_types(rows):
+    from pyarrow import parquet
+
+    table = parquet.read_table(io.BytesIO(to_parquet(rows)))
+    assert table.to_pylist() == to_records(rows)
+    assert [str(table.schema.field(name).type) for name in ("curve", "strength", "images", "paper_percent")] == [
+        "string", "double", "int64", "double"]  # fmt: skip
+    assert to_parquet([rows[0]])[:4] == b"PAR1"  # a column of nothing but nulls keeps its type
+
+
+def test_records_are_json(rows):
+    assert json.loads(json.dumps(to_records(rows)))[0]["paper_percent"] is None
+
+
+def test_an_unfinished_run_counts_its_cells(tmp_path):
+    summary = summarise(fill(tmp_path, cells=3))
+    assert (summary.finished, summary.total) == (3, 6)
+    assert [(row.curve, row.averaged.n) for row in summary.rows[::6]] == [("dense", 40), ("SAP-100", 20)]
+
+
+def test_a_damaged_cell_is_left_out_and_named(tmp_path):
+    store = fill(tmp_path)
+    store.path(store.request.cells[0]).write_bytes(b"x")
+    summary = summarise(store)
+    assert (summary.finished, len(summary.problems)) == (5, 1)
+    assert summary.rows[0].averaged.n == 20
+
+
+def test_an_empty_run_is_an_error(tmp_path):
+    fill(tmp_path, cells=0)
+    with pytest.raises(ValueError, match="holds no finished cell yet"):
+        write_report(tmp_path)
+
+
+# Chart
+
+
+def test_chart_holds_every_number_and_the_papers(rows):
+    spec = accuracy_chart(rows).to_dict()
+    assert spec["data"]["values"] == to_records(rows)
+    assert len(spec["layer"]) == 5
+    assert spec["layer"][0]["encoding"]["x"]["axis"]["values"] == [0, 1, 2, 4, 8, 16]
+    assert spec["layer"][0]["encoding"]["x"]["scale"]["type"] == "symlog"
+    assert spec["layer"][1]["encoding"]["y"]["scale"]["domain"] == [0, 100]
+    shown = {tooltip["field"] for tooltip in spec["layer"][2]["encoding"]["tooltip"]}
+    assert {"curve", "strength", "images", "averaged_low", "single_pass_percent", "paper_percent"} <= shown
+
+
+def test_chart_without_the_papers_numbers_has_no_hollow_points(rows):
+    assert len(accuracy_chart([replace(row, paper=None) for row in rows]).to_dict()["layer"]) == 3
+
+
+def test_page_and_files_draw_the_same_chart(rows):
+    page, paper = (accuracy_chart(rows, theme).to_dict() for theme in (PAGE, PAPER))
+    marks = [[layer["mark"] for layer in spec["layer"]] for spec in (page, paper)]
+    assert marks[0] == marks[1]
+    assert page["params"] == paper["params"]
+
+
+def test_a_single_strength_has_bars_for_its_intervals(rows):
+    spec = accuracy_chart([row for row in rows if row.strength == 8]).to_dict()
+    assert spec["layer"][0]["mark"]["type"] == "rule"
+
+
+def test_fractions_and_large_strengths_are_labelled_as_they_are(rows):
+    many = [replace(rows[0], strength=strength) for strength in (0.0, 0.5, 16.0, 64.0)]
+    labels = re.findall(r">([\d.]+)</text>", to_bytes(accuracy_chart(many), "svg").decode())
+    assert {"0", "0.5", "16", "64"} <= set(labels)
+
+
+def test_chart_of_no_rows_is_an_error():
+    with pytest.raises(ValueError, match="at least one row"):
+        accuracy_chart([])
+
+
+def luminance(colour):
+    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [PAPER, DARK])
+def test_curves_stand_out_from_the_ground(theme):
+    """WCAG 2: 3:1 for graphics, 4.5:1 for text."""
+    assert min(contrast(colour, theme.background) for colour in theme.curves) >= 3
+    assert contrast(theme.ink, theme.background) >= 4.5
+
+
+def test_each_of_many_curves_looks_different(rows):
+    many = [replace(rows[0], curve=f"curve {k}") for k in range(30)]
+    assert len({(colour, shape) for _, colour, shape in swatches(many)}) == 30
+
+
+# Files
+
+
+def test_report_writes_page_numbers_and_charts(run):
+    store, paths = run
+    charts = [f"{name}.{kind}" for name in ("accuracy", "reliability") for kind in ("svg", "png", "pdf")]
+    assert paths == tuple(store.root / name for name in ["report.html", "accuracy.csv", "accuracy.parquet", *charts])
+    starts = (b"<!doctype html>", b"curve,strength", b"PAR1", *(b"<svg", b"\x89PNG", b"%PDF") * 2)
+    assert all(path.read_bytes().lstrip().startswith(start) for path, start in zip(paths, starts, strict=True))
+    assert not list(store.root.glob(".*"))
+
+
+def test_svg_needs_nothing_from_elsewhere(run):
+    links = re.findall(r"(?:href|src)=.([^\"']+)", run[1][3].read_text(encoding="utf-8"))
+    assert all(link.startswith("#") for link in links)
+
+
+def test_a_report_is_written_again_with_the_same_verdict(run):
+    store, paths = run
+    before = paths[0].read_bytes()
+    again = write_report(store.root)
+    assert (again.files, paths[0].read_bytes()) == (paths, before)
+    assert again.findings.verdict.sentence in html.unescape(before.decode())
+
+
+# Page
+
+
+def test_page_shows_every_number(page, rows):
+    text = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    for row in rows:
+        assert f"<b>{100 * row.averaged.estimate:.1f}</b>" in text
+        assert f"{100 * row.averaged.low:.1f} – {100 * row.averaged.high:.1f}" in text
+    assert text.count("paper 83.3") == 1
+    assert f"one pass {100 * rows[6].single.estimate:.1f}" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["saplab demo --out saplab-demo", "torch 2.13.0", "Averages 20 gradients", "preact-resnet20-dense, sap:100",
+     "the defender itself", "identity", "float32", "40 (positions 0 to 39)", "9 s in 6 cells"],
+)  # fmt: skip
+def test_page_says_what_was_run(page, words):
+    assert words in page
+
+
+def test_page_of_a_finished_run_has_no_notice(page):
+    assert 'class="notice"' not in page
+
+
+def test_page_of_an_unfinished_run_says_so(tmp_path):
+    write_report(fill(tmp_path, cells=3).root)
+    assert "3 of 6 cells are stored" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    curves = (make_curve(HOSTILE, claim=HOSTILE), make_curve("other", seed=1))
+    store = fill(tmp_path_factory.mktemp("runs") / "hostile", Request(HOSTILE, curves, HOSTILE))
+    return write_report(store.root).files
+
+
+def test_page_escapes_what_others_wrote(hostile):
+    text = hostile[0].read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+    assert "&lt;/script&gt;&lt;img" in text
+    assert "{{ 7 * 7 }}" in text
+    assert text.count("</script") == 2
+
+
+TAGS_THAT_LOAD = r"""<(?:script|img|iframe|link|source|object|embed)\b[^>]*\b(?:src|href|data)\s*=\s*(?!["']?data:)"""
+CODE_THAT_LOADS = (
+    r"""@import|url\(\s*["']?(?:https?:)?//""",
+    r"""\bimport\s*\(?\s*["'](?:https?:)?//""",
+    r"""\b(?:fetch|importScripts|WebSocket|EventSource)\s*\(\s*["'`](?:https?:)?//""",
+)
+
+
+def test_no_tag_of_the_page_loads_anything(page):
+    markup = re.sub(r"(<script[^>]*>).*?</script>", r"\1", page, flags=re.DOTALL)
+    assert re.search(TAGS_THAT_LOAD, markup) is None
+
+
+@pytest.mark.parametrize("pattern", CODE_THAT_LOADS)
+def test_no_code_of_the_page_loads_anything(page, pattern):
+    assert re.search(pattern, page) is None
+
+
+def test_page_forbids_itself_to_load_anything(page):
+    assert "default-src 'none'" in page

@@ -1,0 +1,428 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+import saplab
+from saplab.evaluation.evidence import Evidence
+from saplab.metrics import mean_interval, worst_case
+
+STRENGTHS = (1.0, 2.0, 4.0, 8.0)
+IMAGES = 1000
+
+
+def scores(accuracies, images=IMAGES):
+    """Images in order of difficulty: the first share of them is right."""
+    return (np.arange(images) + 0.5) / images < np.array(accuracies)[:, None]
+
+
+def evidence(attack, accuracies, *, adversary="own", backward="mask", samples=10, steps=None, images=IMAGES, **more):
+    steps = (20 if attack in ("pgd", "apgd") else 8 if attack == "iterative" else 1) if steps is None else steps
+    label = more.pop("label", " ".join(filter(None, [attack, adversary, backward, f"{samples}x{steps}"])))
+    strengths = more.pop("strengths", STRENGTHS[: len(accuracies)])
+    right = scores(accuracies, images).astype(float)
+    return Evidence(label, attack, adversary, backward, samples, steps, strengths, right, **more)
+
+
+def noise(accuracies=(0.85, 0.85, 0.84, 0.8), **more):
+    return evidence("noise", accuracies, adversary="none", backward="", samples=1, **more)
+
+
+def transfer(accuracies, attack="fgsm", **more):
+    return evidence(attack, accuracies, adversary="transfer", backward="", samples=1, **more)
+
+
+def square(accuracies, **more):
+    return evidence("square", accuracies, adversary="none", backward="", samples=1, steps=1000, **more)
+
+
+def plain(attack, accuracies, **more):
+    return evidence(attack, accuracies, backward="", samples=1, **more)
+
+
+def check(key, defended, dense=(), **settings):
+    return next(check for check in saplab.verdict(defended, dense, **settings).checks if check.key == key)
+
+
+def outcomes(verdict):
+    return {check.key: check.outcome for check in verdict.checks}
+
+
+def binomial_ends(right):
+    """Wilson's interval for the best of two candidates."""
+    return binomtest(right, IMAGES).proportion_ci(0.975, method="wilson")
+
+
+MASK = evidence("pgd", (0.7, 0.6, 0.5, 0.46))
+IDENTITY = evidence("pgd", (0.4, 0.2, 0.05, 0.031), backward="identity")
+CLEAN = [plain("fgsm", (0.4, 0.22, 0.1, 0.09)), plain("pgd", (0.2, 0.01, 0.0, 0.0)), square((0.5, 0.3, 0.1, 0.03)),
+         noise(), transfer((0.6, 0.4, 0.2, 0.15))]  # fmt: skip
+
+
+# The whole verdict
+
+
+def test_a_masked_gradient_is_flagged():
+    paper = evidence("iterative", (0.7, 0.6, 0.5, 0.46))
+    found = saplab.verdict([paper, evidence("iterative", (0.4, 0.2, 0.1, 0.031), backward="identity")])
+    assert found.masked is True
+    low, high = (100 * end for end in binomial_ends(31))
+    assert found.sentence == (
+        f"Robust accuracy at λ = 8 is at most 3.1 % [{low:.1f}, {high:.1f}]; the 46.0 % under the paper's adversary is "
+        "a masked gradient."
+    )
+    assert outcomes(found)["identity"] == "failed"
+    assert found.headline.attack == "iterative own identity 10x8"
+
+
+def test_an_undefended_network_is_cleared():
+    found = saplab.verdict(CLEAN)
+    assert found.masked is False
+    assert found.sentence.startswith("Robust accuracy at λ = 8 is at most 0.0 % [0.0, ")
+    assert found.sentence.endswith("]; 6 checks passed, none shows a masked gradient.")
+    assert outcomes(found) == {
+        "transfer": "passed", "one-step": "passed", "black-box": "passed", "noise": "passed", "steps": "not run",
+        "rises": "passed", "unbounded": "passed",
+    }  # fmt: skip
+
+
+def test_randomness_is_not_asked_of_an_undefended_network():
+    assert {"identity", "samples", "cosine", "norm"} & set(outcomes(saplab.verdict(CLEAN))) == set()
+    assert {"identity", "samples", "cosine", "norm"} <= set(outcomes(saplab.verdict([MASK])))
+
+
+def test_the_gap_is_shown_where_it_is_widest():
+    broken = evidence("pgd", (0.5, 0.1, 0.0, 0.0), backward="identity")
+    found = saplab.verdict([evidence("pgd", (0.7, 0.6, 0.2, 0.05)), broken])
+    assert found.sentence.endswith(
+        "; at λ = 2 the 60.0 % under PGD with mask backward is a masked gradient: PGD with identity backward leaves "
+        "10.0 %."
+    )
+
+
+@pytest.mark.parametrize(
+    ("defended", "end"),
+    [
+        ([evidence("fgsm", (0.7, 0.6))],
+         "; the paper's adversary alone cannot tell robustness from a masked gradient: run --attack adaptive."),
+        ([evidence("fgsm", (0.7, 0.6)), noise((0.8, 0.8))],
+         "; what was run cannot tell robustness from a masked gradient: run --attack adaptive."),
+        ([noise()], "; random noise looks for nothing: run --attack adaptive."),
+        ([plain("fgsm", (0.2, 0.1))], "; one step bounds it loosely: run --attack adaptive."),
+        ([plain("pgd", (0.2, 0.1))], "]."),
+        ([evidence("pgd", (0.5, 0.7))],
+         "; accuracy rises with λ, so the attack fails somewhere: run --attack adaptive."),
+        ([evidence("pgd", (0.5, 0.7)), transfer((0.9, 0.9))],
+         "; accuracy rises with λ, so the attack fails somewhere: run --attack adaptive."),
+        ([evidence("pgd", (0.6, 0.5), strengths=(8.0, 64.0))],
+         "; an unbounded attack does not reach chance, so it fails somewhere: run --attack adaptive."),
+        ([evidence("pgd", (0.6, 0.5), images=20), transfer((0.6, 0.5), images=20)],
+         "; 20 images are too few to tell whether a gradient is masked."),
+        ([evidence("pgd", (0.6, 0.5)), evidence("pgd", (0.6, 0.5), backward="identity")],
+         "; 2 checks passed, none shows a masked gradient."),
+    ],
+)  # fmt: skip
+def test_sentence_says_what_it_cannot_say(defended, end):
+    found = saplab.verdict(defended)
+    assert found.sentence.endswith(end)
+    assert found.sentence.startswith("Robust accuracy at λ = ")
+
+
+def test_sentence_without_an_attack():
+    found = saplab.verdict([noise((0.9,), strengths=(0.0,))])
+    assert found.sentence == "Accuracy without an attack is 90.0 % [88.0, 91.7]; no λ > 0 was run: --lambda 1,2,4,8."
+    assert found.masked is None
+
+
+def test_sentence_tells_of_what_still_helps_and_of_the_undefended_network():
+    defended = [evidence("pgd", (0.6, 0.5), backward=rule) for rule in ("mask", "identity")]
+    defended.append(evidence("pgd", (0.5, 0.4), samples=100))
+    found = saplab.verdict(defended, [plain("pgd", (0.1, 0.0))])
+    assert outcomes(found)["samples"] == "failed"
+    assert found.sentence.endswith(
+        "2 checks passed, none shows a masked gradient, but more Monte Carlo samples still help: it is lower yet; "
+        "the undefended network: 0.0 % [0.0, 0.4]."
+    )
+
+
+def test_chance_alone_seldom_flags_a_network():
+    """Attacks that leave the same accuracy, on 400 images anew 200 times: flagged at most 5 % and 4 standard errors."""
+    rng = np.random.default_rng(0)
+    alike = {"accuracies": (0.5, 0.5), "images": 400}
+    runs = [evidence("fgsm", **alike), evidence("pgd", **alike), evidence("pgd", backward="identity", **alike)]
+    runs += [noise(**alike), transfer(**alike), square(**alike)]
+    flagged = 0
+    for _ in range(200):
+        easy = rng.random(400)
+        drawn = [Evidence(**{**vars(run), "right": (rng.random((2, 400)) < easy).astype(float)}) for run in runs]
+        flagged += saplab.verdict(drawn).masked is True
+    assert flagged / 200 <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
+
+
+# Each check, in each outcome
+
+
+OWN = evidence("pgd", (0.6, 0.5))
+CASES = {
+    "transfer": ([transfer((0.5, 0.4))], [transfer((0.7, 0.6))]),
+    "one-step": ([evidence("fgsm", (0.5, 0.4), samples=100)], [evidence("fgsm", (0.7, 0.6), samples=100)]),
+    "identity": ([IDENTITY], [evidence("pgd", (0.6, 0.5), backward="identity")]),
+    "black-box": ([square((0.5, 0.4))], [square((0.6, 0.6))]),
+    "noise": ([noise((0.6, 0.4))], [noise((0.6, 0.6))]),
+    "samples": ([evidence("pgd", (0.5, 0.4), samples=100)], [evidence("pgd", (0.6, 0.5), samples=100)]),
+    "steps": ([evidence("pgd", (0.5, 0.4), steps=100)], [evidence("pgd", (0.6, 0.5), steps=100)]),
+    "rises": ([evidence("apgd", (0.5, 0.6))], [evidence("apgd", (0.5, 0.5))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_check_fails_where_what_should_be_weaker_is_stronger(key):
+    assert check(key, [OWN, *CASES[key][0]]).outcome == "failed"
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_check_passes_where_it_is_not(key):
+    found = check(key, [OWN, *CASES[key][1]])
+    assert (found.outcome, found.how) == ("passed", "")
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_check_is_unclear_on_few_images(key):
+    few = [Evidence(**{**vars(e), "right": e.right[:, ::50]}) for e in (OWN, *CASES[key][1])]
+    found = check(key, few)
+    assert (found.outcome, found.how) == ("unclear", "more images than 20: a larger --limit")
+
+
+@pytest.mark.parametrize("key", [key for key in CASES if key != "rises"])
+def test_check_is_not_run_without_a_challenger(key):
+    assert (check(key, [OWN]).outcome, check(key, [OWN]).evidence) == ("not run", "")
+
+
+def test_evidence_of_a_check_by_hand():
+    """One comparison at each of two λ, and one of neighbours: 3 intervals in all, 98.33 % each."""
+    found = check("transfer", [OWN, transfer((0.55, 0.5))])
+    difference = saplab.metrics.paired_difference(scores([0.6])[0], scores([0.55])[0], confidence=1 - 0.05 / 3)
+    ends = f"{100 * difference.low:.1f}, {100 * difference.high:.1f}"
+    assert found.evidence == (
+        f"λ = 1: pgd own mask 10x20 leaves 60.0 %, fgsm transfer 1x1 leaves 55.0 %; difference 5.0 points [{ends}]"
+    )
+
+
+def test_more_comparisons_need_clearer_evidence():
+    edge = [evidence("pgd", (0.5, 0.4)), transfer((0.489, 0.4))]
+    more = [noise((0.9, 0.9), label=f"noise {k}") for k in range(200)]
+    assert check("transfer", edge).outcome == "failed"
+    assert check("transfer", [*edge, *more]).outcome == "passed"
+
+
+@pytest.mark.parametrize(
+    ("key", "defended"),
+    [
+        ("transfer", [evidence("fgsm", (0.6,)), transfer((0.1,), "pgd")]),  # more steps than any rival
+        ("transfer", [evidence("iterative", (0.6,) * 4), transfer((0.1,), "iterative", steps=9, strengths=(8.0,))]),
+        ("identity", [evidence("pgd", (0.6,), samples=5), evidence("pgd", (0.1,), backward="identity")]),
+        ("identity", [evidence("pgd", (0.6,), steps=10), evidence("pgd", (0.1,), backward="identity")]),
+        ("black-box", [evidence("fgsm", (0.6,)), square((0.1,))]),
+        ("one-step", [evidence("pgd", (0.6,), samples=1), evidence("fgsm", (0.1,), samples=100)]),
+        ("one-step", [evidence("pgd", (0.6,)), evidence("fgsm", (0.1,), backward="identity")]),
+        ("samples", [evidence("pgd", (0.6,)), evidence("pgd", (0.1,), samples=100, loss="dlr")]),
+        ("steps", [evidence("pgd", (0.6,)), evidence("apgd", (0.1,), steps=100)]),
+    ],
+)
+def test_unequal_budgets_are_not_compared(key, defended):
+    assert check(key, defended).outcome == "not run"
+
+
+def test_the_paper_takes_fewer_steps_at_smaller_strengths():
+    """Section 4.5: ⌈λ/k⌉ steps; at λ = 1 it is one step, and no iterative rival to anything."""
+    iterative = evidence("iterative", (0.6, 0.6, 0.6, 0.6), steps=8)
+    assert [iterative.steps_at(strength) for strength in STRENGTHS] == [1, 2, 4, 8]
+    assert [OWN.steps_at(strength) for strength in STRENGTHS] == [20] * 4
+    assert check("black-box", [iterative, square((0.1,))]).outcome == "not run"
+    assert check("black-box", [iterative, square((0.7, 0.1))]).outcome == "failed"
+
+
+def test_a_rival_may_use_what_it_found_in_a_smaller_ball():
+    own = evidence("fgsm", (0.3, 0.5))
+    assert check("transfer", [own, transfer((0.6, 0.4))]).outcome == "passed"
+    found = check("noise", [own, noise((0.6, 0.2))])
+    assert found.evidence.startswith("λ = 2: fgsm own mask 10x1 at λ = 1 leaves 30.0 %, noise none 1x1 leaves 20.0 %")
+
+
+def test_convergence_is_judged_by_the_two_largest_budgets():
+    runs = [evidence("pgd", (left,), samples=n) for n, left in ((1, 0.8), (100, 0.6), (10, 0.6), (1000, 0.6))]
+    assert check("samples", runs).outcome == "passed"
+    assert check("samples", runs[:3]).outcome == "passed"
+    assert check("samples", runs[:2]).outcome == "failed"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_at_one_strength_does_not_hide_one_at_many(order):
+    runs = [evidence("pgd", (0.6, 0.4), steps=20), evidence("pgd", (0.0,), steps=20, strengths=(64.0,)),
+            evidence("pgd", (0.6, 0.2), steps=40)]  # fmt: skip
+    assert check("steps", runs[::order]).outcome == "failed"
+
+
+def test_one_step_attacks_may_rise():
+    assert check("rises", [evidence("fgsm", (0.3, 0.5))]).outcome == "not run"
+
+
+def test_identity_is_the_white_box_attack_where_it_is_the_only_one():
+    identity = evidence("pgd", (0.5, 0.4), backward="identity")
+    assert check("transfer", [identity, transfer((0.3, 0.3))]).outcome == "failed"
+    assert check("transfer", [identity, OWN, transfer((0.55, 0.45))]).outcome == "failed"
+
+
+@pytest.mark.parametrize(
+    ("left", "strength", "images", "outcome"),
+    [(0.5, 64.0, 1000, "failed"), (0.0, 64.0, 1000, "passed"), (0.1, 64.0, 1000, "passed"),
+     (0.13, 64.0, 100, "unclear"), (0.1, 8.0, 1000, "passed"), (0.5, 8.0, 1000, "not run")],
+)  # fmt: skip
+def test_an_unbounded_attack_should_reach_chance(left, strength, images, outcome):
+    run = evidence("pgd", (0.6, left), strengths=(1.0, strength), images=images)
+    found = check("unbounded", [run], labels=np.arange(images) % 10)
+    assert found.outcome == outcome
+    assert "chance is 10.0 %" in found.evidence or outcome == "not run"
+
+
+@pytest.mark.parametrize(("cosine", "outcome"), [(0.1, "failed"), (0.6, "passed"), (0.34, "unclear")])
+def test_halves_of_the_samples_should_agree(cosine, outcome):
+    values = cosine + 0.2 * np.linspace(-1, 1, IMAGES)
+    found = check("cosine", [evidence("pgd", (0.6,), half_cosine=values)])
+    assert found.outcome == outcome
+    assert f"mean cosine {cosine:.2f} [" in found.evidence
+
+
+def test_the_largest_number_of_samples_is_asked_for_its_cosine():
+    runs = [evidence("fgsm", (0.6,), samples=s, half_cosine=np.full(IMAGES, c)) for s, c in ((1000, 0.9), (10, 0.05))]
+    assert check("cosine", runs).outcome == "passed"
+    runs.append(evidence("fgsm", (0.6,), backward="identity", half_cosine=np.full(IMAGES, 0.05)))
+    assert check("cosine", runs).outcome == "failed"
+
+
+@pytest.mark.parametrize(("ratio", "outcome"), [(0.01, "failed"), (0.0, "failed"), (3.0, "passed"), (0.1, "passed")])
+def test_a_gradient_should_not_vanish(ratio, outcome):
+    norms = np.linspace(1, 2, IMAGES)
+    norms[:10] = 0
+    found = check(
+        "norm", [evidence("fgsm", (0.6,), gradient_norm=ratio * norms)], [plain("pgd", (0.1,), gradient_norm=norms)]
+    )
+    assert found.outcome == outcome
+    assert f"median norm over dense {ratio:.2f} [{ratio:.2f}, {ratio:.2f}]" in found.evidence
+
+
+def test_few_gradients_bound_no_median():
+    own, dense = (
+        evidence("fgsm", (0.6,), images=4, gradient_norm=np.ones(4)),
+        plain("pgd", (0.1,), images=4, gradient_norm=np.ones(4)),
+    )
+    assert check("norm", [own], [dense]).outcome == "unclear"
+
+
+def test_not_run_lines_say_what_to_run():
+    assert {c.key: c.how for c in saplab.verdict([evidence("pgd", (0.6,), samples=10, steps=20)]).checks} == {
+        "transfer": "--attack paper",
+        "one-step": "--attack paper",
+        "identity": "--attack pgd:backward=identity,samples=10,steps=20",
+        "black-box": "--attack adaptive",
+        "noise": "--attack paper",
+        "samples": "--attack pgd:backward=mask,samples=100,steps=20",
+        "steps": "--attack pgd:backward=mask,samples=10,steps=100",
+        "rises": "--attack adaptive --lambda 1,2,4,8",
+        "unbounded": "--attack pgd:backward=mask,samples=10,steps=20 --lambda 64",
+        "cosine": "--attack pgd:backward=mask,samples=10,steps=20",
+        "norm": "--baseline (the undefended network beside the defended one)",
+    }
+
+
+def test_not_run_lines_after_fgsm_and_after_noise():
+    fgsm = {c.key: c.how for c in saplab.verdict([evidence("fgsm", (0.6,), samples=20)]).checks}
+    assert fgsm["identity"] == "--attack fgsm:backward=identity,samples=20"
+    assert fgsm["samples"] == "--attack fgsm:backward=mask,samples=200"
+    assert fgsm["steps"] == fgsm["black-box"] == "--attack adaptive"
+    assert fgsm["unbounded"] == "--attack adaptive --lambda 64"
+    assert {c.outcome for c in saplab.verdict([noise()]).checks} == {"not run"}
+
+
+# The bound
+
+
+def halves_of(margin):
+    """Evidence whose halves have the label, class 0, lead by `margin` (2, L, N)."""
+    return np.stack([0.5 + margin / 2, 0.5 - margin / 2], axis=-1)
+
+
+def with_halves(rng, label, means, images=300):
+    easy = np.array(means)[:, None] + rng.uniform(-0.3, 0.3, images)
+    margin = np.clip(easy + rng.normal(0, 0.1, (2, len(means), images)), -1, 1)
+    right = margin.mean(axis=0) > 0
+    return Evidence(label, "pgd", "own", "mask", 1, 20, STRENGTHS[: len(means)], right.astype(float), halves_of(margin))
+
+
+def test_bound_is_the_cross_fitted_worst_case():
+    rng = np.random.default_rng(1)
+    runs = [with_halves(rng, name, means) for name, means in (("a", (0.3, 0.1)), ("b", (0.2, 0.2)))]
+    labels = np.zeros(300, int)
+    found = saplab.verdict(runs, labels=labels).robust
+    expected = worst_case(np.stack([run.halves for run in runs], axis=1), (1, 2), labels)
+    assert [bound.accuracy for bound in found] == [mean_interval(row) for row in expected]
+    assert [(bound.strength, bound.attack) for bound in found] == [(1, "b"), (2, "a")]
+
+
+def test_bound_takes_attacks_of_smaller_strengths_along():
+    rng = np.random.default_rng(2)
+    strong, late = with_halves(rng, "strong", (-0.9,)), with_halves(rng, "late", (0.5, 0.5))
+    found = saplab.verdict([strong, late], labels=np.zeros(300, int)).robust
+    assert [bound.accuracy.estimate for bound in found] == [0.0, 0.0]
+
+
+def test_bound_without_halves_is_the_strongest_attack_with_a_wider_interval():
+    runs = [evidence("pgd", (0.3, 0.5)), evidence("fgsm", (0.5, 0.4))]
+    found = saplab.verdict(runs).robust
+    expected = [mean_interval(scores([share])[0], confidence=0.975) for share in (0.3, 0.4)]
+    assert [bound.accuracy for bound in found] == expected
+
+
+def test_strength_of_the_sentence():
+    runs = [evidence("pgd", (0.5, 0.4, 0.3), strengths=(1.0, 8.0, 64.0))]
+    assert saplab.verdict(runs).headline.strength == 8
+    assert saplab.verdict(runs, strength=64).headline.accuracy.estimate == 0.3
+    assert saplab.verdict([evidence("pgd", (0.5, 0.4), strengths=(0.0, 16.0))]).headline.strength == 16
+    with pytest.raises(ValueError, match=r"`strength` must be one of \[1.0, 8.0, 64.0\], got 4"):
+        saplab.verdict(runs, strength=4)
+
+
+def test_the_lower_end_decides_about_the_exit_code():
+    runs = [evidence("pgd", (0.4,))]
+    low = 100 * mean_interval(scores([0.4])[0]).low
+    assert saplab.verdict(runs).exit_code == 0
+    assert saplab.verdict(runs, below=low - 0.1).exit_code == 0
+    found = saplab.verdict(runs, below=low + 0.1)
+    assert (found.exit_code, found.fails(low + 0.1), found.fails(low - 0.1)) == (1, True, False)
+    assert found.sentence.endswith("% was asked for, and the lower end does not reach it.")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: saplab.verdict([]), "`defended` must hold at least one"),
+        (lambda: saplab.verdict([OWN], [plain("pgd", (0.1,), images=7)]), r"same images, got \[7, 1000\]"),
+        (lambda: saplab.verdict([OWN], labels=[0] * 7), r"same images, got \[7, 1000\]"),
+        (lambda: saplab.verdict([OWN], below=101), r"`below` must be in 0\.\.100 %, got 101"),
+        (lambda: saplab.verdict([with_halves(np.random.default_rng(0), "a", (0.1,))]), "`labels` must be given"),
+        (lambda: evidence("deepfool", (0.1,), steps=1), "`attack` must be one of noise, fgsm,.* got 'deepfool'"),
+        (lambda: evidence("pgd", (0.1,), adversary="self"), "`adversary` must be one of own"),
+        (lambda: evidence("pgd", (0.1,), backward="bpda"), "`backward` must be one of mask"),
+        (lambda: evidence("pgd", (0.1,), samples=0), "`samples` and `steps` must be >= 1, got 0 and 20"),
+        (lambda: evidence("pgd", (0.1, 0.2), strengths=(2.0, 1.0)), "`strengths` must ascend"),
+        (lambda: evidence("pgd", (0.1, 0.2), strengths=(1.0,)), r"`right` must have the shape \(1, N\)"),
+        (lambda: Evidence("a", "pgd", "own", "", 1, 1, (1.0,), np.array([[1.5]])), r"`right` must be in \[0, 1\]"),
+        (lambda: evidence("pgd", (0.1,), halves=np.zeros((2, 1, 5, 2))), r"`halves` must have the shape \(2, 1, 1000"),
+        (lambda: evidence("pgd", (0.1,), half_cosine=np.full(IMAGES, math.nan)), "`half_cosine` must be"),
+        (lambda: evidence("pgd", (0.1,), gradient_norm=np.full(IMAGES, -1.0)), "`gradient_norm` must be"),
+    ],
+)  # fmt: skip
+def test_verdict_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,279 @@
+"""Studies: figures as data and in files, their cells, and claims judged by stored numbers."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import DENSE, MINE, fill, make_cell, make_curve, make_result
+from test_evaluate import FACTORY
+
+from saplab.cli import app
+from saplab.cli.errors import guarded
+from saplab.cli.verbs.reproduce import choose
+from saplab.evaluation.plan import study, study_models
+from saplab.paper.claims import judge
+from saplab.paper.figures import figures
+from saplab.paper.report import is_study, write_study
+from saplab.paper.study import PRESETS, Claim, Figure, Line, from_json, read_study, split_model, to_json
+from saplab.report.charts import to_bytes
+from saplab.report.figures import against_chart
+from saplab.runs import Request, Store
+from saplab.runs.cell import Cell, Network
+
+NOBODY = Network("", "")
+WHOLE = Cell(NOBODY, NOBODY, {"name": "noise"}, (0.0,), "b" * 64, 0, 500, 1, 0)
+
+
+@pytest.fixture(params=["smoke", "small", "paper"])
+def planned(request):
+    preset = PRESETS[request.param]
+    chosen = figures(preset).values()
+    return preset, study(chosen, preset, WHOLE, {spec: f"{spec} digest" for spec in study_models(chosen)})
+
+
+def test_every_figure_of_the_paper_is_there():
+    names = list(figures(PRESETS["small"]))
+    assert names[:14] == ["fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "fig3", "fig4",
+                          *(f"fig5{letter}" for letter in "abcdef")]  # fmt: skip
+    assert names[14:] == ["fig6", "erratum", "erratum-adv", "architectures", "r-sweep", "r-sites"]
+    assert choose(["fig6", "fig6", "paper"], "smoke")[0][0].name == "fig6"
+    assert len(choose(["all"], "smoke")[0]) == 20
+
+
+def test_figures_share_the_cells_that_they_have_in_common(planned):
+    _, curves = planned
+    first = [c.cells[0] for c in curves if c.figure in ("fig1b", "fig3", "fig5a", "fig6") and c.label == "dense"]
+    dense = {cell.digest for cell in first}
+    assert len(first) == 4
+    assert len(dense) == 1
+    cells = [cell.digest for curve in curves for cell in curve.cells]
+    assert len(set(cells)) < 0.85 * len(cells)
+
+
+def test_fig_6_compares_nested_budgets(planned):
+    preset, curves = planned
+    budgets = [c.cells[0] for c in curves if c.figure == "fig6" and c.label.endswith(" MC")]
+    assert tuple(cell.attack["samples"] for cell in budgets) == preset.budgets
+    assert len({cell.crafting for cell in budgets}) == 1
+
+
+def test_the_iterative_attack_on_another_network_does_not_stop(planned):
+    _, curves = planned
+    found = next(c.cells[0] for c in curves if c.figure == "fig1c" and c.label == "SAP-100 vs. dense")
+    assert (found.adversary.defense, found.attack["stop_when_lost"], found.attack["samples"]) == ("", False, 1)
+
+
+def test_figures_come_back_from_json():
+    chosen = tuple(figures(PRESETS["small"]).values())
+    assert from_json(to_json(chosen)) == chosen
+    with pytest.raises(ValueError, match="not a study"):
+        from_json('[{"name": 1}]')
+
+
+# One's own
+
+
+def test_a_study_of_ones_own_is_read(tmp_path):
+    (tmp_path / "s.toml").write_text(MINE)
+    (figure,) = read_study(tmp_path / "s.toml")
+    assert figure.strengths == (0.0, 4.0)
+    assert figure.lines[0] == Line("plain", "mine:small", paper={0.0: 90.0, 4.0: 20.5})
+    assert figure.claims == (Claim("Pruning helps.", "pruned", "plain", "higher", (4.0,)),)
+
+
+def test_the_study_of_the_documentation_is_one(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    (tmp_path / "s.toml").write_text(text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    (figure,) = read_study(tmp_path / "s.toml")
+    curves = study([figure], PRESETS["small"], WHOLE, {"preact-resnet20-dense": "digest"})
+    assert [curve.label for curve in curves] == ["SAP-50", "SAP-100", "SAP-100, images made without it"]
+    assert all(f"| `{name}` | {preset.images or 'all'} |" in text for name, preset in PRESETS.items())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[figure]]", "[figure", "is no study"),
+        ('label = "plain"', 'lable = "plain"', "unknown field 'lable'; known are adversary"),
+        ('label = "plain"', 'label = "pruned"', "different labels"),
+        ('second = "plain"', 'second = "other"', "a claim speaks of 'other', but the lines are"),
+        ('relation = "higher"', 'relation = "better"', "`relation` must be one of higher"),
+        ('label = "plain"', "", "missing 1 required positional argument: 'label'"),
+        ("[[figure.line]]", "[figure.line]", "is no study"),
+        ('label = "plain"', 'label = "plain"\nat = 0', "`at` must be > 0 and finite, got 0"),
+        ('title = "Of my own"', 'against = "size"', "`against` needs lines that say where they are"),
+        ('defense = "sap:200"', 'defense = "sap:200"\nat = 2', "lines of one `series` must differ in `at`"),
+        (MINE, "", "figures with different names"),
+    ],
+)
+def test_mistakes_in_a_study_are_named(tmp_path, old, new, message):
+    (tmp_path / "s.toml").write_text(MINE.replace(old, new))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_study(tmp_path / "s.toml")
+    assert "s.toml is no study" in str(caught.value)
+
+
+def test_a_study_runs_and_is_reported_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(FACTORY)
+    (tmp_path / "s.toml").write_text(MINE)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", images=rng.random((20, 3, 16, 16), np.float32), labels=rng.integers(0, 4, 20))
+    monkeypatch.chdir(tmp_path)
+
+    def saplab(*words):
+        return guarded(lambda: app(list(words), prog_name="saplab", standalone_mode=False))
+
+    words = ("reproduce", "s.toml", "--preset", "smoke", "--data", "d.npz", "--out", "run")
+    assert saplab(*words, "--dry-run") == 0
+    assert not (tmp_path / "run").exists()
+    assert saplab(*words, "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [claim["outcome"] for claim in result["claims"]] != ["not computed"]
+    assert {row["figure"] for row in result["rows"]} == {"mine"}
+    assert (tmp_path / "run" / "figures" / "mine.svg").read_bytes().startswith(b"<svg")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Of my own" in page
+    assert "paper 20.5" in page
+    assert is_study("run")
+    assert saplab("report", "run") == 0
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == page
+    assert saplab("reproduce", "fig9") == 2
+    assert "`name` must be one of all, paper, fig1a" in capsys.readouterr().err
+    assert saplab("reproduce", "fig1a", "--preset", "huge") == 2
+
+
+# Claims
+
+
+def judged(relation, slopes, strengths=(2.0, 4.0), size=400):
+    curves = {name: make_curve(name, shards=1, size=size, defender=DENSE) for name in slopes}
+    results = {name: make_result(curves[name].cells[0], slope) for name, slope in slopes.items()}
+    return judge(Claim("", *slopes, relation, strengths), curves, results)
+
+
+@pytest.mark.parametrize(
+    ("relation", "first", "second", "outcome"),
+    [
+        ("higher", 0.05, 0.3, "holds"),
+        ("higher", 0.3, 0.05, "does not hold"),
+        ("higher", 0.2, 0.2, "unclear"),
+        ("lower", 0.3, 0.05, "holds"),
+        ("lower", 0.05, 0.3, "does not hold"),
+        ("alike", 0.2, 0.2, "holds"),
+        ("alike", 0.3, 0.05, "does not hold"),
+        ("better calibrated", 0.05, 0.3, "holds"),
+        ("better calibrated", 0.3, 0.05, "does not hold"),
+        ("better calibrated", 0.2, 0.2, "unclear"),
+    ],
+)
+def test_claims_are_judged(relation, first, second, outcome):
+    assert judged(relation, {"a": first, "b": second}).outcome == outcome
+
+
+def test_evidence_is_the_paired_difference():
+    found = judged("higher", {"a": 0.05, "b": 0.3}, (4.0,))
+    assert found.evidence.startswith("λ = 4: +")
+    assert found.evidence.endswith("]")
+
+
+def test_a_claim_at_a_strength_that_was_not_run_does_not_hold_there():
+    found = judged("higher", {"a": 0.05, "b": 0.3}, (4.0, 64.0))
+    assert found.outcome == "unclear"
+    assert "λ = 64 not computed" in found.evidence
+    assert judged("higher", {"a": 0.05, "b": 0.3}, (64.0,)).outcome == "not computed"
+
+
+def test_a_claim_about_an_unfinished_curve_is_not_computed():
+    claim = Claim("", "a", "b", "higher", (4.0,))
+    assert judge(claim, {}, {}).outcome == "not computed"
+
+
+def test_an_unfinished_study_says_so(tmp_path):
+    lines = (Line("a"), Line("b"))
+    figure = Figure("f", "A figure", lines, (Claim("a is better.", "a", "b", "higher", (4.0,)),))
+    curves = tuple(replace(make_curve(name, seed=k), figure="f") for k, name in enumerate("ab"))
+    store = Store.open(tmp_path, Request("t", curves))
+    store.save(curves[0].cells[0], make_result(curves[0].cells[0]))
+    (tmp_path / "study.json").write_text(to_json((figure, Figure("g", "Nothing yet", lines))))
+    report = write_study(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report.tally == "Of 1 claim, 1 was not computed."
+    assert "1 of 4 cells are stored" in page
+    assert "Not computed yet." in page
+
+
+def test_the_same_label_in_two_figures_is_no_clash():
+    one, two = (replace(make_curve("dense"), figure=name) for name in ("f", "g"))
+    assert len(Request("t", (one, two)).cells) == 2
+    with pytest.raises(ValueError, match="different labels"):
+        Request("t", (one, one))
+    assert make_cell(seed=1).digest != make_cell().digest
+
+
+def test_a_network_from_elsewhere_joins_the_architectures():
+    own, both = (figures(PRESETS["small"], outside)["architectures"] for outside in ("", "resnet20@some/file.th"))
+    assert both.lines[: len(own.lines)] == own.lines
+    assert [line.label for line in both.lines[len(own.lines) :]] == [
+        "outside, dense", "outside, SAP-100", "outside, SAP-100, identity"]  # fmt: skip
+    (curve,) = study([replace(both, lines=both.lines[-1:], claims=())], PRESETS["small"], WHOLE,
+                     {"resnet20@some/file.th": "digest"})  # fmt: skip
+    assert curve.cells[0].defender == Network("resnet20", "digest", "sap:100")
+    assert choose(["architectures"], "small", "resnet20@some/file.th")[0][0].lines == both.lines
+    assert split_model("resnet20@a@b.th") == ("resnet20", "a@b.th")
+    assert split_model("torchvision:resnet18") == ("torchvision:resnet18", None)
+
+
+def test_the_results_are_written_as_markdown(tmp_path):
+    curves = tuple(replace(make_curve(label, paper={0.0: 80.0}), figure="f") for label in ("a|b", "c"))
+    figure = Figure("f", "A figure", tuple(Line(curve.label) for curve in curves),
+                    (Claim("It helps.", "c", "a|b", "higher", (4,)),))  # fmt: skip
+    store = fill(tmp_path, Request("Title", curves, "saplab reproduce mine"))
+    (tmp_path / "study.json").write_text(to_json((figure,)))
+    report = write_study(tmp_path)
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# Title\n\n{report.tally}\n")
+    assert "```\nsaplab reproduce mine\n```" in text
+    assert "![A figure](figures/f.svg)" in text
+    assert (tmp_path / "figures" / "f.svg").is_file()
+    assert f"| It helps. | f | **{report.judged[0][1].outcome}** |" in text
+    row = next(row for row in report.summary.rows if row.curve == "c" and row.strength == 4)
+    percents = [f"{100 * share:.1f}" for share in (row.averaged.estimate, row.averaged.low, row.averaged.high)]
+    assert f"{percents[0]} [{percents[1]}, {percents[2]}]" in text
+    assert "| a\\|b | " in text
+    assert text.count("; paper 80.0") == 2
+    assert store.root == tmp_path
+
+
+def test_a_second_chart_shows_accuracy_against_what_the_lines_differ_in(tmp_path):
+    curves = tuple(replace(make_curve(label, seed=k), figure="f") for k, label in enumerate(("plain", "a", "b", "c")))
+    places = {"a": (1, "x"), "b": (10, "x"), "c": (10, "y")}
+    lines = (Line("plain"), *(Line(label, at=at, series=series) for label, (at, series) in places.items()))
+    figure = Figure("f", "A figure", lines, against="size")
+    fill(tmp_path, Request("Title", curves))
+    (tmp_path / "study.json").write_text(to_json((figure,)))
+    report = write_study(tmp_path)
+    drawing = (tmp_path / "figures" / "f-against.svg").read_text(encoding="utf-8")
+    assert all(f">{text}</text>" in drawing for text in ("size", "x", "y", "accuracy (%)"))
+    assert "![A figure](figures/f-against.svg)" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="chart-f-against"' in page
+    chart = json.loads(page.partition("const charts = ")[2].partition(";\n")[0])["chart-f-against"]
+    row = next(row for row in report.summary.rows if row.curve == "b" and row.strength == 4)
+    point = next(p for p in chart["data"]["values"] if (p["value"], p["series"], p["strength"]) == (10, "x", 4))
+    assert point["percent"] == 100 * row.averaged.estimate
+    assert {(p["value"], p["series"]) for p in chart["data"]["values"]} == set(places.values())
+
+
+def test_each_strength_of_a_second_chart_is_told_apart_by_colour_and_shape():
+    strengths = (0, 1, 2, 4, 8, 16, 32, 64)
+    records = [
+        {"value": value, "strength": strength, "percent": 50.0, "from": 40.0, "to": 60.0}
+        for value in (1, 100)
+        for strength in strengths
+    ]
+    drawing = to_bytes(against_chart(records, "size"), "svg").decode()
+    symbols = re.findall(r'role-legend-symbol[^>]*><path[^>]* d="([^"]+)" fill="([^"]+)"', drawing)
+    assert len(symbols) == len(set(symbols)) == len(strengths)

@@ -1,0 +1,45 @@
+"""The precision of a network's arithmetic."""
+
+import weakref
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from saplab.system.precision import PRECISIONS, computing_in
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_products_are_computed_in_it_and_not_beyond(name: str) -> None:
+    x = torch.ones(2, 2)
+    with computing_in(name, "cpu"):
+        inside = (x @ x).dtype
+    assert inside == getattr(torch, name)
+    assert (x @ x).dtype == torch.float32
+
+
+def test_an_attacks_images_are_not_kept_until_the_end() -> None:
+    weight = torch.ones(1, 1, 2, 2)
+    with computing_in("bfloat16", "cpu"):
+        images = torch.ones(1, 1, 4, 4).requires_grad_()
+        torch.autograd.grad(F.conv2d(images, weight).sum(), images)
+        kept = weakref.ref(images)
+        del images
+        assert kept() is None
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_weights_are_cast_once_only_where_casts_are_kept(keep: bool) -> None:
+    weight = torch.ones(2, 2, requires_grad=True)
+    with computing_in("bfloat16", "cpu", keep_casts=keep):
+        passes = [(torch.ones(2, 2) @ weight).grad_fn for _ in range(2)]
+    first, second = (node.next_functions[1][0] for node in passes if node is not None)
+    assert (first is second) == keep
+
+
+def test_a_name_that_is_none() -> None:
+    with (
+        pytest.raises(ValueError, match="`precision` must be one of float32, bfloat16, got 'float16'"),
+        computing_in("float16", "cpu"),
+    ):
+        pass
