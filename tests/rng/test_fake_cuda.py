@@ -49,7 +49,7 @@ def test_a_trace_holds_each_operator_as_one_node() -> None:
 
     h, keys = torch.empty(4, 105, device=CUDA), torch.empty(4, 3, dtype=torch.int64, device=CUDA)
     own = [node for node in make_fx(work)(h, keys).graph.nodes if node.op == "call_function"]
-    assert [node.target for node in own] == [torch.ops.saplab.prune.default, torch.ops.saplab.rng.numbers.default]
+    assert [node.target for node in own] == [torch.ops.saplab.prune.default, torch.ops.saplab.variates.default]
     assert all(node.meta["val"].device == CUDA for node in own)
 
 

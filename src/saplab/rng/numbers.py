@@ -117,9 +117,9 @@ def _(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
 
 def normals(streams: Tensor, size: int, site: int = 0) -> Tensor:
     """Draw standard normal numbers, (N, size) float32, for streams (N, 3) on their device; see `saplab.rng.streams`."""
-    return torch.ops.saplab.rng.numbers(streams, size, site, True)  # type: ignore[no-any-return]
+    return torch.ops.saplab.variates(streams, size, site, True)  # type: ignore[no-any-return]
 
 
 def uniforms(streams: Tensor, size: int, site: int = 0) -> Tensor:
     """Draw numbers uniform in [0, 1), multiples of 2^-24, (N, size) float32, for streams (N, 3) on their device."""
-    return torch.ops.saplab.rng.numbers(streams, size, site, False)  # type: ignore[no-any-return]
+    return torch.ops.saplab.variates(streams, size, site, False)  # type: ignore[no-any-return]
