@@ -1,9 +1,10 @@
-"""What a defender may do: defences, the sites they act on, defended networks and their predictions."""
+"""What a defender may do: defences, the places they act on, defended networks and their predictions."""
 
-from saplab.defenses.activations import SAP, Dropout, RandomlyScaledActivations, RandomNoisyActivations
-from saplab.defenses.checkpointing import same_draws
-from saplab.defenses.defended import Defended, defend, is_random, sites
+from saplab.defenses.base import Defense, Draw, label_of, parse_defenses
+from saplab.defenses.defended import Defended, defend, defenses_of, is_random, shares_draws, sites, undefended
+from saplab.defenses.noise import Dropout, RandomlyScaledActivations, RandomNoisyActivations
 from saplab.defenses.prediction import Prediction, predict, predict_with_votes
+from saplab.defenses.sap import SAP
 from saplab.defenses.weights import (
     DeterministicWeightPruning,
     RandomlyScaledWeights,
@@ -14,7 +15,9 @@ from saplab.defenses.weights import (
 __all__ = [
     "SAP",
     "Defended",
+    "Defense",
     "DeterministicWeightPruning",
+    "Draw",
     "Dropout",
     "Prediction",
     "RandomNoisyActivations",
@@ -23,9 +26,13 @@ __all__ = [
     "RandomlyScaledWeights",
     "StochasticWeightPruning",
     "defend",
+    "defenses_of",
     "is_random",
+    "label_of",
+    "parse_defenses",
     "predict",
     "predict_with_votes",
-    "same_draws",
+    "shares_draws",
     "sites",
+    "undefended",
 ]

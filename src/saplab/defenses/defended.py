@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -10,18 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from saplab.defenses.drawing import Drawing, begin, check_rule, checkpoints, current, fresh
-from saplab.defenses.sites import (
-    MOST_DEFENSES,
-    ActivationDefense,
-    Pass,
-    Plan,
-    Site,
-    SiteMode,
-    SiteTable,
-    announce_modules,
-)
-from saplab.defenses.weights import DeterministicWeightPruning, WeightDefense, weight_names
+from saplab.defenses.base import Defense
+from saplab.defenses.checkpoints import refuse_checkpoint, signs
+from saplab.defenses.drawing import Drawing, check_rule, current, fresh
+from saplab.defenses.sites import MOST_DEFENSES, Pass, Plan, Site, SiteMode, SiteTable, announce_modules, is_announcement
+from saplab.defenses.weights import weight_names
 from saplab.pruning.finite import check_finite
 from saplab.pruning.operator import BackwardRule
 from saplab.rng.streams import derived_key, stream_key
@@ -47,7 +41,8 @@ class Defended(nn.Module):
             NotFiniteError: pruned activations held NaN or infinity.
         """
         device = _device_of(self, args, kwargs)
-        run = _begin_uncompiled(self, device) if torch.compiler.is_compiling() else self._begin(device)
+        begin = _begin_uncompiled if torch.compiler.is_compiling() else Defended._begin
+        run, args = begin(self, device, args)
         with SiteMode(run):
             output = super().forward(*args, **kwargs)
         if run.defended == 0 and run.plan.activations:
@@ -56,16 +51,19 @@ class Defended(nn.Module):
             check_finite(device)
         return output
 
-    def _begin(self, device: torch.device) -> Pass:
+    def _begin(self, device: torch.device, args: tuple[Any, ...]) -> tuple[Pass, tuple[Any, ...]]:
+        """Return the pass that begins, and the arguments with its input."""
         plan = self._saplab_plan
         if plan.activations and _maps_examples():
             raise ValueError("inside torch.vmap, examples cannot have draws of their own; give it the whole batch")
-        drawing = begin(self._fresh)
-        weights = plan.changed(self._weights(), drawing) if plan.weights else {}
-        return Pass(plan, drawing.on(device), weights, checkpoints=checkpoints() if torch.is_grad_enabled() else None)
+        refuse_checkpoint()
+        drawing = current() or self._fresh()
+        weights = plan.changed_weights(self._weights(), drawing) if plan.weights else {}
+        run = Pass(plan, drawing.on(device), weights, signs=signs())
+        return run, (plan.changed_input(args[0], run.drawing), *args[1:]) if plan.inputs and args else args
 
     def _weights(self) -> dict[str, Tensor]:
-        """Give the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
+        """Return the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
         places = ((name, *name.rpartition(".")) for name in self._saplab_plan.parameters)
         return {name: getattr(self.get_submodule(module), leaf) for name, module, _, leaf in places}
 
@@ -85,7 +83,7 @@ class Defended(nn.Module):
         return pass_
 
     def _replicate_for_data_parallel(self) -> Any:
-        """Give the replica, which lives for one pass, draws of its own."""
+        """Return the replica, which lives for one pass, draws of its own."""
         replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         replica._saplab_key = derived_key(self._saplab_key, -1 - self._next_pass())
         replica._saplab_fixed = current() is not None
@@ -100,7 +98,7 @@ _begin_uncompiled: Final = _disable_dynamo(Defended._begin)
 
 
 def _device_of(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.device:
-    """Give the device of a pass's inputs, or of the network where no input is a tensor."""
+    """Return the device of a pass's inputs, or of the network where no input is a tensor."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
             return value.device
@@ -110,7 +108,7 @@ def _device_of(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) ->
 
 
 def _maps_examples() -> bool:
-    """Tell whether a `torch.vmap` is running."""
+    """Return whether a `torch.vmap` is running."""
     levels = torch._C._functorch.get_interpreter_stack() or ()
     return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
 
@@ -124,16 +122,20 @@ def _nothing_found(run: Pass) -> str:
     return f"`sites` {patterns} selects none of the network's {len(run.calls)} sites: {', '.join(run.calls)}"
 
 
-def is_random(model: nn.Module) -> bool:
-    """Tell whether some part of `model` is defended at random, so that passes differ."""
+def defenses_of(model: nn.Module) -> tuple[Defense, ...]:
+    """Return the defences on all parts of a network."""
     plans = (module._saplab_plan for module in model.modules() if isinstance(module, Defended))
-    defenses = (defense for plan in plans for _, defense in (*plan.activations, *plan.weights))
-    return any(not isinstance(defense, DeterministicWeightPruning) for defense in defenses)
+    return tuple(defense for plan in plans for defense in plan.defenses)
 
 
-def draws_weights(model: nn.Module) -> bool:
-    """Tell whether some part of `model` changes its weights from pass to pass, so that a batch must be one pass."""
-    return any(isinstance(module, Defended) and module._saplab_plan.weights for module in model.modules())
+def is_random(model: nn.Module) -> bool:
+    """Return whether some part of `model` is defended at random, so that passes differ."""
+    return any(defense.random for defense in defenses_of(model))
+
+
+def shares_draws(model: nn.Module) -> bool:
+    """Return whether one draw of some defence serves a whole pass, so that a batch must be one pass."""
+    return any(defense.shares_draws for defense in defenses_of(model))
 
 
 _classes: dict[type[nn.Module], type[Defended]] = {}
@@ -154,7 +156,7 @@ def _blank(base: type[nn.Module]) -> Defended:
 
 def defend(
     model: nn.Module,
-    *defenses: ActivationDefense | WeightDefense,
+    *defenses: Defense,
     sites: str | Sequence[str] | None = None,
     parameters: str | Sequence[str] | None = None,
     seed: int = 0,
@@ -167,7 +169,7 @@ def defend(
 
     Args:
         model: any network whose forward pass calls activation functions, as modules, functions or methods.
-        defenses: of activations, applied at each site in the order given, and of weights.
+        defenses: any of saplab's or of one's own, applied in the order given.
         sites: name pattern, or several, of the sites to defend (``"stage3.*"``); all by default.
         parameters: name pattern, or several, of the parameters that weight defences change; by default all weight
             tensors (see `saplab.defenses.weights`).
@@ -199,20 +201,19 @@ def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def _plan(
-    model: nn.Module, defenses: Sequence[Any], sites: tuple[str, ...] | None, parameters: tuple[str, ...] | None
+    model: nn.Module, defenses: Sequence[Defense], sites: tuple[str, ...] | None, parameters: tuple[str, ...] | None
 ) -> Plan:
-    activations = tuple((i, d) for i, d in enumerate(defenses) if hasattr(d, "apply"))
-    weights = tuple((i, d) for i, d in enumerate(defenses) if hasattr(d, "perturb"))
-    if sites is not None and not activations:
+    plan = Plan(tuple(defenses), sites)
+    if sites is not None and not plan.activations:
         raise ValueError("`sites` selects activation maps, but no defence acts on activations; see `parameters`")
-    if parameters is not None and not weights:
+    if parameters is not None and not plan.weights:
         raise ValueError("`parameters` selects weights, but no defence acts on weights; see `sites`")
-    names = _defended_parameters(model, [d for _, d in weights], parameters) if weights else ()
-    return Plan(activations, weights, sites, names)
+    acting = [defense for _, defense in plan.weights]
+    return replace(plan, parameters=_defended_parameters(model, acting, parameters)) if acting else plan
 
 
 def _defended_parameters(
-    model: nn.Module, defenses: Sequence[WeightDefense], patterns: tuple[str, ...] | None
+    model: nn.Module, defenses: Sequence[Defense], patterns: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     """Name the parameters to change; refuse a choice of none, and orders that decide the outcome."""
     every = [name for name, _ in model.named_parameters()]
@@ -229,7 +230,7 @@ def _defended_parameters(
 
 
 def _dressed(model: nn.Module, plan: Plan, key: int, rule: BackwardRule = "mask") -> "Defended":
-    """Give a view of the model that runs by the plan."""
+    """Return a view of the model that runs by the plan."""
     view = _view(model)
     announce_modules(view)
     view.__class__ = _defended_class(type(model))
@@ -256,14 +257,35 @@ def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
     if len(defenses) > MOST_DEFENSES:
         raise ValueError(f"`defenses` must hold at most {MOST_DEFENSES}, got {len(defenses)}")
     for defense in defenses:
-        if not hasattr(defense, "apply") and not hasattr(defense, "perturb"):
+        if not isinstance(defense, Defense):
             raise TypeError(f"`defenses` must hold defences such as SAP(percent=100), got {defense!r}")
+        if not defense.hooks:
+            raise TypeError(f"{type(defense).__name__} has none of the hooks input, activation and weight")
 
 
 def _view(model: nn.Module) -> nn.Module:
     """Copy the tree of modules, and share every parameter and buffer."""
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
+
+
+def undefended(model: nn.Module) -> nn.Module:
+    """Return a defended network without its defences: the same parameters and buffers, of its own class.
+
+    A network that is not defended is returned as it is.
+    """
+    if not isinstance(model, Defended):
+        return model
+    plain: Any = _view(model)
+    plain.__class__ = type(model).__mro__[2]
+    for name in [name for name in vars(plain) if name.startswith("_saplab_")]:
+        delattr(plain, name)
+    for module in plain.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if is_announcement(hook)]:
+                del hooks[key]
+                module._forward_hooks_always_called.pop(key, None)
+    return plain  # type: ignore[no-any-return]
 
 
 def sites(model: nn.Module, images: Tensor) -> SiteTable:

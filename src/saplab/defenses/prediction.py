@@ -91,7 +91,7 @@ def predict_with_votes(
 def _average(
     model: nn.Module, images: Tensor, passes: int, key: int, examples: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give the fields of a `Prediction`, on the CPU."""
+    """Return the fields of a `Prediction`, on the CPU."""
     total, votes, half, single = (torch.empty(0),) * 4
 
     def run(some: Tensor, streams: Tensor) -> tuple[Tensor, ...]:

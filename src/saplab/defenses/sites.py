@@ -6,22 +6,27 @@ that is called twice. The module in which a call happens gives the site its name
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from inspect import isfunction, signature
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saplab.defenses.drawing import NOT_REPEATABLE, Drawing, checkpoints
-from saplab.defenses.weights import WeightDefense
+from saplab.defenses.base import Defense, Draw
+from saplab.defenses.checkpoints import Signs, refuse_checkpoint
+from saplab.defenses.drawing import Drawing
 from saplab.pruning.normalised import Normalised, normalised
+from saplab.rng.streams import SITES
 
-MOST_DEFENSES: Final = 16  # per network: a site's number in the noise is call · MOST_DEFENSES + position
+MOST_DEFENSES: Final = 16  # per network: a site's number in the streams is call · MOST_DEFENSES + position
+_INPUT_SITE: Final = SITES - MOST_DEFENSES
+
+Acting = tuple[tuple[int, Defense], ...]
 
 _IN_PLACE: Final[dict[Any, str]] = {
     torch.relu_: "relu",
@@ -98,53 +103,60 @@ class Site:
     draws: int
 
 
-class ActivationDefense(Protocol):
-    """What a defence of activation maps offers."""
-
-    def draws(self, activations: int, name: str) -> int:
-        """Give the categorical draws of a pass at the site of that name and size; 0 for a defence without any."""
-        ...
-
-    def serves(self, name: str) -> bool:
-        """Tell whether the defence has a number for the site of that name."""
-        ...
-
-    def apply(self, h: Tensor, drawing: Drawing, site: int, name: str) -> Tensor:
-        """Give the defended maps."""
-        ...
-
-
 @dataclass(frozen=True)
 class Plan:
     """Which defences act where.
 
-    Args:
-        activations: in the order in which they act at a site, each with its position among all defences.
-        weights: in the order in which they act on a weight tensor, each with its position among all defences.
+    Attributes:
+        defenses: in the order in which they act at a place.
         sites: patterns of the defended sites; None for all.
         parameters: names of the defended parameters, in order.
     """
 
-    activations: tuple[tuple[int, ActivationDefense], ...] = ()
-    weights: tuple[tuple[int, WeightDefense], ...] = ()
+    defenses: tuple[Defense, ...] = ()
     sites: tuple[str, ...] | None = None
     parameters: tuple[str, ...] = ()
 
-    def at_site(self, name: str) -> list[tuple[int, ActivationDefense]]:
-        """Give the defences that act at the site of that name."""
-        if self.sites is not None and not any(fnmatchcase(name, pattern) for pattern in self.sites):
-            return []
-        return [(position, defense) for position, defense in self.activations if defense.serves(name)]
+    @cached_property
+    def inputs(self) -> Acting:
+        """Return the defences with an input hook, each with its position among all."""
+        return self._with_hook("input")
 
-    def changed(self, named: Mapping[str, Tensor], drawing: Drawing) -> dict[int, Tensor]:
-        """Give this pass's weights, by the identity of the tensors that they stand for."""
+    @cached_property
+    def activations(self) -> Acting:
+        """Return the defences with an activation hook, each with its position among all."""
+        return self._with_hook("activation")
+
+    @cached_property
+    def weights(self) -> Acting:
+        """Return the defences with a weight hook, each with its position among all."""
+        return self._with_hook("weight")
+
+    def _with_hook(self, hook: str) -> Acting:
+        return tuple((k, defense) for k, defense in enumerate(self.defenses) if hook in defense.hooks)
+
+    def at_site(self, name: str) -> Acting:
+        """Return the defences that act at the site of that name."""
+        if self.sites is not None and not any(fnmatchcase(name, pattern) for pattern in self.sites):
+            return ()
+        return tuple((position, defense) for position, defense in self.activations if defense.serves(name))
+
+    def changed_input(self, x: Tensor, drawing: Drawing) -> Tensor:
+        """Return what the network gets instead of its input (N, ...)."""
+        for position, defense in self.inputs:
+            draw = Draw(drawing, _INPUT_SITE + position, "input", len(x), x.device)
+            x = defense.applied("input", x, draw)
+        return x
+
+    def changed_weights(self, named: Mapping[str, Tensor], drawing: Drawing) -> dict[int, Tensor]:
+        """Return this pass's weights, by the identity of the tensors that they stand for."""
         result = {}
         for index, name in enumerate(self.parameters):
             weight = changed = named[name]
             for position, defense in self.weights:
                 if defense.serves(name):
-                    site = index * MOST_DEFENSES + position
-                    changed = defense.perturb(changed, drawing.whole(), site, name, drawing.rule)
+                    draw = Draw(drawing, index * MOST_DEFENSES + position, name, None, weight.device)
+                    changed = defense.applied("weight", changed, draw, name)
             result[id(weight)] = changed
         return result
 
@@ -176,7 +188,7 @@ def announce_modules(model: nn.Module) -> None:
 
 
 def is_announcement(hook: Any) -> bool:
-    """Tell whether a forward hook is one of `announce_modules`."""
+    """Return whether a forward hook is one of `announce_modules`."""
     return hook is _leave or (isinstance(hook, partial) and hook.func is _enter)
 
 
@@ -200,7 +212,7 @@ class Pass:
         calls: the names of the sites met so far.
         paths: how often each name was met before numbering.
         defended: how many sites a defence acted on.
-        checkpoints: the activation checkpoints around it that will repeat its draws; None where none can come back.
+        signs: by which an activation checkpoint that begins inside is known.
         norm: the last batch-norm, where gradients have a way past it.
     """
 
@@ -211,7 +223,7 @@ class Pass:
     calls: list[str] = field(default_factory=list)
     paths: dict[str, int] = field(default_factory=dict)
     defended: int = 0
-    checkpoints: int | None = None
+    signs: Signs = (False, None)
     norm: Normalised | None = None
 
     def call(self, path: str) -> tuple[int, str]:
@@ -221,18 +233,10 @@ class Pass:
         self.calls.append(name)
         return len(self.calls) - 1, name
 
-    def again(self) -> "Pass":
-        """Give the pass as it stands now, to go on from here a second time."""
-        return replace(self, calls=list(self.calls), paths=dict(self.paths))
-
-    def check_checkpoint(self) -> None:
-        """Refuse to draw inside an activation checkpoint that would run a second time without the draws.
-
-        Raises:
-            ValueError: see above.
-        """
-        if self.checkpoints is not None and not torch.compiler.is_compiling() and checkpoints() > self.checkpoints:
-            raise ValueError(NOT_REPEATABLE)
+    def refuse_checkpoint(self) -> None:
+        """Refuse to draw inside an activation checkpoint; see `saplab.defenses.checkpoints`."""
+        if not torch.compiler.is_compiling():
+            refuse_checkpoint(self.signs)
 
 
 class SiteMode(TorchFunctionMode):
@@ -269,41 +273,35 @@ class SiteMode(TorchFunctionMode):
             changed = self.run.weights.get(id(value))
             if changed is None:
                 return value
-            self.run.check_checkpoint()
+            self.run.refuse_checkpoint()
             return changed
         if isinstance(value, list | tuple) and type(value) in (list, tuple):  # recurrent layers give a list of weights
             return type(value)(map(self._weight, value))
         return value
 
     def _serve(self, function: str, h: Tensor, rectify: bool = False) -> Tensor:
-        """Give the defended maps of h, or of relu(h), which a defence of maps on the CPU may take in the same pass."""
-        index, name = self.run.call(_path(function))
-        self.run.check_checkpoint()
-        defenses = self.run.plan.at_site(name)
-        self.run.defended += bool(defenses)
-        if self.run.record is not None and (defenses or not self.run.plan.activations):
-            self.run.record.append(_site(index, name, function, h, defenses))
-        if rectify:
-            h, defenses = self._rectified(h, index, name, defenses)
+        """Return the defended maps of h, or of relu(h), which a defence on the CPU may take in the same pass."""
+        run = self.run
+        index, name = run.call(_path(function))
+        run.refuse_checkpoint()
+        defenses = run.plan.at_site(name)
+        run.defended += bool(defenses)
+        if run.record is not None and (defenses or not run.plan.activations):
+            run.record.append(_site(index, name, function, h, defenses))
+        norm, run.norm = run.norm, None if rectify else run.norm
         for position, defense in defenses:
-            h = defense.apply(h, self.run.drawing, index * MOST_DEFENSES + position, name)
-        return h
-
-    def _rectified(
-        self, h: Tensor, index: int, name: str, defenses: list[tuple[int, ActivationDefense]]
-    ) -> tuple[Tensor, list[tuple[int, ActivationDefense]]]:
-        """Give relu(h), and the defences that are left: the first may have been done in the same pass over memory."""
-        norm, self.run.norm = self.run.norm, None
-        if not (h.is_cpu and defenses and hasattr(defenses[0][1], "rectify_and_apply")):
-            return torch.relu(h), defenses
-        position, first = defenses[0]
-        norm = norm if norm is not None and norm.is_the_origin_of(h) else None
-        site = index * MOST_DEFENSES + position
-        return first.rectify_and_apply(h, self.run.drawing, site, name, norm), defenses[1:]  # type: ignore[attr-defined]
+            draw = Draw(run.drawing, index * MOST_DEFENSES + position, name, len(h), h.device)
+            if rectify and h.is_cpu:
+                norm = norm if norm is not None and norm.is_the_origin_of(h) else None
+                h, rectify = defense.rectified(h, draw, name, norm), False
+                continue
+            h, rectify = torch.relu(h) if rectify else h, False
+            h = defense.applied("activation", h, draw, name)
+        return torch.relu(h) if rectify else h
 
 
 def _classify(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[str, bool] | None:
-    """Give (activation function, whether it writes into its input), or None for any other function."""
+    """Return (activation function, whether it writes into its input), or None for any other function."""
     if func in _OUT_OF_PLACE:
         position = _INPLACE_POSITION.get(func, len(args))
         return _OUT_OF_PLACE[func], bool(kwargs.get("inplace", args[position] if position < len(args) else False))
@@ -317,7 +315,7 @@ def _classify(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[str, bool] 
     return None
 
 
-def _site(index: int, name: str, function: str, h: Tensor, defenses: Sequence[tuple[int, ActivationDefense]]) -> Site:
+def _site(index: int, name: str, function: str, h: Tensor, defenses: Acting) -> Site:
     activations = h[:1].numel()
     draws = sum(defense.draws(activations, name) for _, defense in defenses)
     return Site(index, name, function, tuple(h.shape[1:]), activations, draws)

@@ -1,47 +1,32 @@
 """Defences that act on weights: in each pass a network computes with changed weights, and keeps its own.
 
-They touch the weight tensors of linear, convolution, recurrent and attention layers, the last layer included: what
+They change the weight tensors of linear, convolution, recurrent and attention layers, the last layer included: what
 the paper calls W^i. Biases, batch-norm and embeddings are left alone, unless `parameters=` of `saplab.defend` names
 others. One draw serves a whole pass, all examples alike (appendix B).
 """
 
 import math
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from saplab.defenses.drawing import moved
-from saplab.defenses.settings import Setting, check_setting, setting_at
-from saplab.pruning.operator import BackwardRule, prune
+from saplab.defenses.base import Draw, Setting, Tuned
+from saplab.pruning.operator import prune
 from saplab.rng.numbers import normals
+from saplab.system.registry import register
 
 _NOT_WEIGHTS: Final = (nn.Embedding, nn.EmbeddingBag)
 
 
-class WeightDefense(Protocol):
-    """What a defence of weights offers."""
-
-    def serves(self, name: str) -> bool:
-        """Tell whether the parameter of that name has a number."""
-        ...
-
-    def perturb(self, weight: Tensor, stream: Tensor, site: int, name: str, rule: BackwardRule) -> Tensor:
-        """Give the weights of one pass, whose noise has the stream (1, 3)."""
-        ...
-
-
-def _finite_from_zero(value: float) -> bool:
-    return 0 <= value < math.inf
-
-
+@register("rnw")
 @dataclass(frozen=True)
-class RandomNoisyWeights:
+class RandomNoisyWeights(Tuned):
     """Additive Gaussian noise (RNW, appendix B.1): W + η, η ~ N(0, std²), for every entry of a weight tensor.
 
     Args:
-        std: standard deviation, in the weights' own unit.
+        std: standard deviation, in the weights' own unit; one number, or one for each pattern of parameter names.
 
     Raises:
         ValueError: `std` is negative or not finite.
@@ -49,24 +34,18 @@ class RandomNoisyWeights:
 
     std: Setting
 
-    def __post_init__(self) -> None:
-        check_setting("std", self.std, ">= 0 and finite", _finite_from_zero)
-
-    def serves(self, name: str) -> bool:
-        """Tell whether the parameter of that name has a number."""
-        return setting_at(self.std, name) is not None
-
-    def perturb(self, weight: Tensor, stream: Tensor, site: int, name: str, rule: BackwardRule) -> Tensor:
+    def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Add noise to a weight tensor."""
-        return weight + (setting_at(self.std, name) or 0.0) * _normals_like(weight, stream, site)
+        return w + self.at(where) * _normals_like(w, draw)
 
 
+@register("rsw")
 @dataclass(frozen=True)
-class RandomlyScaledWeights:
+class RandomlyScaledWeights(Tuned):
     """Multiplicative Gaussian noise (RSW, appendix B.2): η · W, η ~ N(1, std²), for every entry of a weight tensor.
 
     Args:
-        std: standard deviation of the factor.
+        std: standard deviation of the factor; one number, or one for each pattern of parameter names.
 
     Raises:
         ValueError: `std` is negative or not finite.
@@ -74,87 +53,78 @@ class RandomlyScaledWeights:
 
     std: Setting
 
-    def __post_init__(self) -> None:
-        check_setting("std", self.std, ">= 0 and finite", _finite_from_zero)
-
-    def serves(self, name: str) -> bool:
-        """Tell whether the parameter of that name has a number."""
-        return setting_at(self.std, name) is not None
-
-    def perturb(self, weight: Tensor, stream: Tensor, site: int, name: str, rule: BackwardRule) -> Tensor:
+    def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Scale a weight tensor."""
-        return weight * (1.0 + (setting_at(self.std, name) or 0.0) * _normals_like(weight, stream, site))
+        return w * (1.0 + self.at(where) * _normals_like(w, draw))
 
 
+@register("dwp")
 @dataclass(frozen=True)
-class DeterministicWeightPruning:
+class DeterministicWeightPruning(Tuned):
     """Magnitude pruning (DWP, appendix B.3; Han et al. 2015): the largest entries of each weight tensor stay.
 
     Args:
-        percent: of the entries that stay, k = floor(percent · a / 100); of equal magnitudes, the first ones.
+        percent: of the entries that stay, k = floor(percent · a / 100); of equal magnitudes, the first ones. One
+            number, or one for each pattern of parameter names.
 
     Raises:
         ValueError: `percent` is not in (0, 100].
     """
 
+    random = False
+    wanted = "in (0, 100]"
     percent: Setting
 
-    def __post_init__(self) -> None:
-        check_setting("percent", self.percent, "in (0, 100]", lambda value: 0 < value <= 100)
+    @staticmethod
+    def allows(value: float) -> bool:
+        """Return whether a percentage is in (0, 100]."""
+        return 0 < value <= 100
 
-    def serves(self, name: str) -> bool:
-        """Tell whether the parameter of that name has a number."""
-        return setting_at(self.percent, name) is not None
-
-    def perturb(self, weight: Tensor, stream: Tensor, site: int, name: str, rule: BackwardRule) -> Tensor:
+    def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Prune the smallest entries of a weight tensor."""
-        kept = int((setting_at(self.percent, name) or 0.0) * weight.numel() / 100)
-        order = weight.detach().abs().flatten().sort(descending=True, stable=True).indices
-        mask = torch.zeros(weight.numel(), dtype=weight.dtype, device=weight.device)
+        kept = int(self.at(where) * w.numel() / 100)
+        order = w.detach().abs().flatten().sort(descending=True, stable=True).indices
+        mask = torch.zeros(w.numel(), dtype=w.dtype, device=w.device)
         mask[order[:kept]] = 1.0
-        return weight * mask.view(weight.shape)
+        return w * mask.view(w.shape)
 
 
+@register("swp")
 @dataclass(frozen=True)
-class StochasticWeightPruning:
+class StochasticWeightPruning(Tuned):
     """SAP's law over the entries of each weight tensor (SWP, appendix B.4), through the same operator.
 
     Args:
-        percent: categorical draws per 100 entries, with replacement; may exceed 100.
+        percent: categorical draws per 100 entries, with replacement; may exceed 100. One number, or one for each
+            pattern of parameter names.
 
     Raises:
-        ValueError: `percent` is not above 0.
+        ValueError: `percent` is not above 0; in a pass, a tensor is too small to get a single draw.
     """
 
+    wanted = "> 0 and finite"
     percent: Setting
 
-    def __post_init__(self) -> None:
-        check_setting("percent", self.percent, "> 0 and finite", lambda value: 0 < value < math.inf)
+    @staticmethod
+    def allows(value: float) -> bool:
+        """Return whether a percentage is above 0."""
+        return 0 < value < math.inf
 
-    def serves(self, name: str) -> bool:
-        """Tell whether the parameter of that name has a number."""
-        return setting_at(self.percent, name) is not None
-
-    def perturb(self, weight: Tensor, stream: Tensor, site: int, name: str, rule: BackwardRule) -> Tensor:
-        """Prune a weight tensor at random.
-
-        Raises:
-            ValueError: the tensor is too small to get a single draw.
-        """
-        percent = setting_at(self.percent, name) or 0.0
-        draws = int(percent * weight.numel() / 100)
+    def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
+        """Prune a weight tensor at random."""
+        percent = self.at(where)
+        draws = int(percent * w.numel() / 100)
         if draws < 1:
-            raise ValueError(f"percent={percent:g} gives no draw for weight {name!r} of {weight.numel()} entries")
-        return prune(weight.unsqueeze(0), stream, draws, site, rule, f"weight {name!r}").squeeze(0)
+            raise ValueError(f"percent={percent:g} gives no draw for weight {where!r} of {w.numel()} entries")
+        return prune(w.unsqueeze(0), draw.rows, draws, draw.site, draw.rule, f"weight {where!r}").squeeze(0)
 
 
-def _normals_like(weight: Tensor, stream: Tensor, site: int) -> Tensor:
-    there = moved(stream, weight.device)
-    return normals(there, weight.numel(), site).view(weight.shape).to(weight.dtype)
+def _normals_like(w: Tensor, draw: Draw) -> Tensor:
+    return normals(draw.rows, w.numel(), draw.site).view(w.shape).to(w.dtype)
 
 
 def weight_names(model: nn.Module) -> tuple[str, ...]:
-    """Name the parameters that the paper's weight defences touch, in the order of `named_parameters()`."""
+    """Return the names of the parameters that the paper's weight defences change, in the order of the network."""
     modules = dict(model.named_modules())
     return tuple(
         name
