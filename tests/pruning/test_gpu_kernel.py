@@ -17,8 +17,7 @@ from scipy import stats
 from saplab.pruning import gpu, gpu_clocks, operator
 from saplab.pruning.finite import NotFiniteError, check_finite
 from saplab.pruning.gpu import Tiling
-from saplab.rng import numbers as variates
-from saplab.rng import numbers_gpu as variates_gpu
+from saplab.rng import numbers, numbers_gpu
 from saplab.rng.streams import pass_streams, random_words, stream_key
 from saplab.rng.triton_words import binomial, exponential, philox, place_in_blocks, poisson, stream
 
@@ -310,12 +309,13 @@ def test_words_are_those_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 130, 1500])
-def test_variates_are_those_of_the_cpu(size: int) -> None:
+@pytest.mark.parametrize("kind", [numbers.KIND, 255])
+def test_numbers_are_those_of_the_cpu(size: int, kind: int) -> None:
     keys = rows(5, 3, 2)
-    keys_there = keys.to(DEVICE)
-    assert torch.equal(variates_gpu.variates(keys_there, size, 5, False).cpu(), variates.uniforms(keys, size, 5))
-    normals = variates_gpu.variates(keys_there, size, 5, True).cpu()
-    assert (normals - variates.normals(keys, size, 5)).abs().max() < 3e-6
+    there = {law: numbers_gpu.variates(keys.to(DEVICE), size, 5, law, kind).cpu() for law in numbers.CODES}
+    assert torch.equal(there["uniform"], numbers.uniforms(keys, size, 5, kind))
+    assert torch.equal(there["word"], numbers.words(keys, size, 5, kind))
+    assert (there["normal"] - numbers.normals(keys, size, 5, kind)).abs().max() < 3e-6
 
 
 @triton.jit

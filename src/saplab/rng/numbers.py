@@ -1,7 +1,7 @@
-"""Normal and uniform numbers of streams, as a torch operator: what defences other than pruning draw from."""
+"""Normal and uniform numbers and random words of streams, as one torch operator for CPU and GPU."""
 
 import math
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,12 @@ from saplab.rng.simd import (
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 
-KIND: Final = 4  # kinds 0 to 3 belong to pruning
+Law = Literal["uniform", "normal", "word"]
+
+KIND: Final = 4  # see `saplab.rng.streams`
+
+_UNIFORM, _NORMAL, _WORD = 0, 1, 2
+CODES: Final = {"uniform": _UNIFORM, "normal": _NORMAL, "word": _WORD}
 
 _HALF = np.float32(0.5)
 _F1 = np.float32(1.0)
@@ -52,7 +57,7 @@ def _log(x: Any) -> Any:
 
 @vector_kernel
 def normal_block(bits: Any, out: Any) -> None:
-    """Turn words into as many standard normals (Box & Muller 1958): radius from one half, angle from the other."""
+    """Turn words into as many standard normals (Box & Muller 1958), radii from one half and angles from the other."""
     full_width()
     half = bits.shape[0] // 2
     for i in range(half):
@@ -81,45 +86,75 @@ def uniform_block(bits: Any, out: Any) -> None:
 
 
 @scalar_kernel
-def _fill_rows(out: Any, streams: Any, site: int, normal: bool) -> None:
+def _fill_rows(out: Any, streams: Any, site: int, kind: int, law: int) -> None:
     full_width()
     bits = np.empty(BLOCK, np.uint32)
     values = np.empty(BLOCK, np.float32)
     for n in range(out.shape[0]):
-        c1, c2, c3, k0, k1 = row_counter(streams[n], site, KIND)
+        c1, c2, c3, k0, k1 = row_counter(streams[n], site, kind)
         for lo in range(0, out.shape[1], BLOCK):
+            hi = min(lo + BLOCK, out.shape[1])
             fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
-            if normal:
+            if law == _WORD:
+                out[n, lo:hi] = bits[: hi - lo]
+                continue
+            if law == _NORMAL:
                 normal_block(bits, values)
             else:
                 uniform_block(bits, values)
-            hi = min(lo + BLOCK, out.shape[1])
             out[n, lo:hi] = values[: hi - lo]
 
 
 @torch.library.custom_op("saplab::variates", mutates_args=(), device_types="cpu")
-def _variates(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
-    out = torch.empty((len(streams), size), dtype=torch.float32)
+def _variates(streams: Tensor, size: int, site: int, law: str, kind: int) -> Tensor:
+    out = torch.empty((len(streams), size), dtype=dtype_of(law))
     values, rows = out.numpy(), streams.contiguous().numpy()
-    over_rows(lambda a, b: _fill_rows(values[a:b], rows[a:b], site, normal), len(streams), size)
+    over_rows(lambda a, b: _fill_rows(values[a:b], rows[a:b], site, kind, CODES[law]), len(streams), size)
     return out
 
 
 @_variates.register_kernel("cuda")
-def _variates_on_gpu(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
-    return gpu_kernels("saplab.rng.numbers_gpu").variates(streams, size, site, normal)  # type: ignore[no-any-return]
+def _variates_on_gpu(streams: Tensor, size: int, site: int, law: str, kind: int) -> Tensor:
+    return gpu_kernels("saplab.rng.numbers_gpu").variates(streams, size, site, law, kind)  # type: ignore[no-any-return]
 
 
 @_variates.register_fake
-def _(streams: Tensor, size: int, site: int, normal: bool) -> Tensor:
-    return streams.new_empty((streams.shape[0], size), dtype=torch.float32)
+def _(streams: Tensor, size: int, site: int, law: str, kind: int) -> Tensor:
+    return streams.new_empty((streams.shape[0], size), dtype=dtype_of(law))
 
 
-def normals(streams: Tensor, size: int, site: int = 0) -> Tensor:
-    """Draw standard normal numbers, (N, size) float32, for streams (N, 3) on their device; see `saplab.rng.streams`."""
-    return torch.ops.saplab.variates(streams, size, site, True)  # type: ignore[no-any-return]
+def dtype_of(law: str) -> torch.dtype:
+    """Return the type of the numbers of a law."""
+    return torch.int64 if law == "word" else torch.float32
 
 
-def uniforms(streams: Tensor, size: int, site: int = 0) -> Tensor:
-    """Draw numbers uniform in [0, 1), multiples of 2^-24, (N, size) float32, for streams (N, 3) on their device."""
-    return torch.ops.saplab.variates(streams, size, site, False)  # type: ignore[no-any-return]
+def normals(streams: Tensor, size: int, site: int = 0, kind: int = KIND) -> Tensor:
+    """Draw standard normal numbers.
+
+    Args:
+        streams: (N, 3) int64, see `saplab.rng.streams.pass_streams`; the numbers come on their device.
+        size: how many numbers to draw from each stream.
+        site: number of the site within the pass.
+        kind: 0 to 255; draws of other kinds are independent.
+
+    Returns:
+        float32 (N, size).
+    """
+    return _draw("normal", streams, size, site, kind)
+
+
+def uniforms(streams: Tensor, size: int, site: int = 0, kind: int = KIND) -> Tensor:
+    """Draw numbers uniform in [0, 1), multiples of 2^-24, float32 (N, size); arguments as in `normals`."""
+    return _draw("uniform", streams, size, site, kind)
+
+
+def words(streams: Tensor, size: int, site: int = 0, kind: int = KIND) -> Tensor:
+    """Draw integers uniform in [0, 2^32), int64 (N, size); arguments as in `normals`.
+
+    `uniforms` are the first 24 bits of the words of the same streams, site and kind.
+    """
+    return _draw("word", streams, size, site, kind)
+
+
+def _draw(law: Law, streams: Tensor, size: int, site: int, kind: int) -> Tensor:
+    return torch.ops.saplab.variates(streams, size, site, law, kind)  # type: ignore[no-any-return]

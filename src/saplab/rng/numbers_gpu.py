@@ -1,4 +1,4 @@
-"""Normal and uniform numbers of streams on a GPU: those of `saplab.rng.numbers`, normal ones up to rounding."""
+"""The numbers of `saplab.rng.numbers` on a GPU; normal ones are the same up to rounding."""
 
 import math
 
@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 
 from saplab.rng.gpu import on_device_of
+from saplab.rng.numbers import CODES, dtype_of
 from saplab.rng.triton_words import philox, place_in_blocks, stream
 
-_KIND = tl.constexpr(4)  # kinds 0 to 3 belong to pruning
+_UNIFORM, _NORMAL = tl.constexpr(CODES["uniform"]), tl.constexpr(CODES["normal"])
 _TILE = 1024
 
 
@@ -46,23 +47,25 @@ def _uniform(word):
     return (word >> 8).to(tl.float32) * 2.0**-24
 
 
-@triton.jit(do_not_specialize=["site"])
-def fill(out, streams, n, size, site, NORMAL: tl.constexpr, TILE: tl.constexpr):
-    """Write numbers of streams (n, 3) to `out` (n, size); a program TILE of one row."""
+@triton.jit(do_not_specialize=["site", "kind"])
+def fill(out, streams, n, size, site, kind, LAW: tl.constexpr, TILE: tl.constexpr):
+    """Write numbers of the streams (n, 3) to `out` (n, size); a program writes TILE numbers of one row."""
     rows = (tl.program_id(0) + tl.arange(0, 1)).to(tl.int64)[:, None]
     live = rows < n
     lane = tl.arange(0, TILE // 4)[None, :]
     start = tl.program_id(1) * TILE
-    w0, w1, w2, w3 = philox(start // 4 + lane, stream(streams, rows, live, site, _KIND))
-    if NORMAL:
+    w0, w1, w2, w3 = philox(start // 4 + lane, stream(streams, rows, live, site, kind))
+    if LAW == _NORMAL:
         v0, v2 = _two_normals(w0, w2)
         v1, v3 = _two_normals(w1, w3)
-    else:
+    elif LAW == _UNIFORM:
         v0, v1, v2, v3 = _uniform(w0), _uniform(w1), _uniform(w2), _uniform(w3)
+    else:
+        v0, v1, v2, v3 = w0, w1, w2, w3
     for part in tl.static_range(4):
         column = start + place_in_blocks(lane, part)
         value = v0 if part == 0 else v1 if part == 1 else v2 if part == 2 else v3
-        tl.store(out + rows * size + column, value, mask=live & (column < size))
+        tl.store(out + rows * size + column, value.to(out.dtype.element_ty), mask=live & (column < size))
 
 
 _ROOT2 = tl.constexpr(math.sqrt(2.0))
@@ -70,11 +73,11 @@ _LN2 = tl.constexpr(math.log(2.0))
 _TAU = tl.constexpr(2.0 * math.pi)
 
 
-def variates(streams: torch.Tensor, size: int, site: int, normal: bool) -> torch.Tensor:
-    """Draw (N, size) float32 numbers for streams (N, 3) on their device."""
-    out = torch.empty((len(streams), size), dtype=torch.float32, device=streams.device)
-    tiles = -(-size // _TILE)
+def variates(streams: torch.Tensor, size: int, site: int, law: str, kind: int) -> torch.Tensor:
+    """Draw (N, size) numbers of a law for the streams (N, 3) on their device."""
+    out = torch.empty((len(streams), size), dtype=dtype_of(law), device=streams.device)
     if out.numel():
+        grid, n = (len(streams), -(-size // _TILE)), len(streams)
         with on_device_of(streams):
-            fill[len(streams), tiles](out, streams.contiguous(), len(streams), size, site, NORMAL=normal, TILE=_TILE)
+            fill[grid](out, streams.contiguous(), n, size, site, kind, LAW=CODES[law], TILE=_TILE)
     return out

@@ -8,7 +8,10 @@ coordinates are written straight into key and counter, so two different coordina
     counter  32 bits   block: four numbers each, along the activations of one example
              32 bits   example
              32 bits   pass
-             24 bits   site,  8 bits  kind (what the numbers are for)
+             24 bits   site,  8 bits  kind
+
+The kind says what the numbers are for. Pruning uses 0 to 3, 6 and 7, normal and uniform numbers 4, the starts of
+attacks 5 and their squares 6 (under keys of their own); 16 to 255 are for a defence's own draws.
 
 A batch carries its coordinates as one tensor of streams, shape (N, 3), int64: key, pass, example of each row.
 """

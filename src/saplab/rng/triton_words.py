@@ -22,7 +22,7 @@ def any_of(found):
 
 
 @triton.jit
-def stream(streams, rows, live, site, kind: tl.constexpr):
+def stream(streams, rows, live, site, kind):
     """Load the streams of rows (R, 1) as the last five inputs of Philox: example, pass, tag and the key's halves."""
     place = streams + rows * 3
     key = tl.load(place, mask=live, other=0)
