@@ -38,7 +38,7 @@ def test_law_in_the_interpreter() -> None:
 def compiled(name: str) -> Mapping[str, Any]:
     """Compile a kernel for a GPU that need not be here."""
     file, constants, element = {**CASES, **SLOW}[name]
-    kernel = getattr(import_module(f"saplab.pruning.{file}"), name.split(",")[0])
+    kernel = getattr(import_module(f"saplab.{file}"), name.split(",")[0])
 
     def kind(name: str) -> str:
         if name in constants:
@@ -55,19 +55,21 @@ def compiled(name: str) -> Mapping[str, Any]:
 
 
 CASES = {
-    "ring": ("gpu_clocks", RING, "fp32"),
-    "settle": ("gpu_draws", {"LIGHT": False, "ROWS": 32, "CHUNKS": 1}, "fp32"),
-    "add": ("gpu_draws", ADD, "fp32"),
+    "ring": ("pruning.gpu_clocks", RING, "fp32"),
+    "settle": ("pruning.gpu_draws", {"LIGHT": False, "ROWS": 32, "CHUNKS": 1}, "fp32"),
+    "add": ("pruning.gpu_draws", ADD, "fp32"),
 }
 SLOW = {
-    "ring, few draws of bfloat16": ("gpu_clocks", {**RING, "FEW": True, "ROWS": 4, "CHUNK": 512, "TILE": 512}, "bf16"),
-    "ring, one of many chunks": ("gpu_clocks", {**RING, "FUSED": False, "LIGHT": True, "CHUNK": 8192}, "fp16"),
-    "settle, many chunks": ("gpu_draws", {"LIGHT": True, "ROWS": 1, "CHUNKS": 2048}, "fp32"),
-    "add, many chunks": ("gpu_draws", {**ADD, "LIGHT": True, "FEW": True, "CHUNK": 8192, "LEVELS": 11}, "bf16"),
-    "measure": ("gpu_sums", {"LIGHT": True, "ROWS": 1, "CHUNK": 8192}, "fp16"),
-    "accumulate": ("gpu_sums", {"CHUNKS": 2048}, "fp32"),
-    "share": ("gpu_sums", {"ROWS": 32}, "fp32"),
-    "scale_gradient": ("gpu_gradient", {"WIDE": True, "BLOCK": 1024}, "fp64"),
+    "ring, few draws of bfloat16": ("pruning.gpu_clocks", {**RING, "FEW": True, "ROWS": 4, "CHUNK": 512, "TILE": 512}, "bf16"),
+    "ring, one of many chunks": ("pruning.gpu_clocks", {**RING, "FUSED": False, "LIGHT": True, "CHUNK": 8192}, "fp16"),
+    "settle, many chunks": ("pruning.gpu_draws", {"LIGHT": True, "ROWS": 1, "CHUNKS": 2048}, "fp32"),
+    "add, many chunks": ("pruning.gpu_draws", {**ADD, "LIGHT": True, "FEW": True, "CHUNK": 8192, "LEVELS": 11}, "bf16"),
+    "measure": ("pruning.gpu_sums", {"LIGHT": True, "ROWS": 1, "CHUNK": 8192}, "fp16"),
+    "accumulate": ("pruning.gpu_sums", {"CHUNKS": 2048}, "fp32"),
+    "share": ("pruning.gpu_sums", {"ROWS": 32}, "fp32"),
+    "fill, normal numbers": ("rng.numbers_gpu", {"LAW": 1, "TILE": 1024}, "fp32"),
+    "fill, words": ("rng.numbers_gpu", {"LAW": 2, "TILE": 1024}, "i64"),
+    "scale_gradient": ("pruning.gpu_gradient", {"WIDE": True, "BLOCK": 1024}, "fp64"),
 }
 
 

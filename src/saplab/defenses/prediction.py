@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import drawing
-from saplab.defenses.sharing import shared_out
+from saplab.defenses.parallel import over_threads
 from saplab.pruning.finite import check_finite
 from saplab.rng.streams import pass_streams, stream_key
 
@@ -99,7 +99,7 @@ def _average(
             return (logits(model, some).float().softmax(1),)
 
     for pass_ in range(passes):
-        (probs,) = shared_out(model, run, images, pass_streams(key, pass_, examples))
+        (probs,) = over_threads(model, run, images, pass_streams(key, pass_, examples))
         vote = torch.nn.functional.one_hot(probs.argmax(1), probs.shape[1]).int()
         total, votes = (probs, vote) if pass_ == 0 else (total + probs, votes + vote)
         if pass_ == 0:

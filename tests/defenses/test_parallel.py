@@ -15,7 +15,7 @@ import saplab
 from saplab.attacks import memory, passes
 from saplab.attacks.memory import kept_bytes
 from saplab.attacks.passes import as_memory_allows
-from saplab.defenses import sharing
+from saplab.defenses import parallel
 from saplab.models.zoo import load_model
 from saplab.pruning.finite import NotFiniteError
 
@@ -68,12 +68,12 @@ def _nobody_seen() -> None:
 
 
 def shared() -> list[tuple[int, int]]:
-    """Give (rows, PyTorch's threads) of the passes that workers have run."""
-    return [(rows, count) for name, rows, count in THREADS if name.startswith("saplab-shares")]
+    """Return (rows, threads that PyTorch had) of the passes that workers ran."""
+    return [(rows, count) for name, rows, count in THREADS if name.startswith("saplab")]
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing, "may_run_in_threads", lambda *_: False)
+    monkeypatch.setattr(parallel, "may_run_in_threads", lambda *_: False)
 
 
 def estimate(model: nn.Module, samples: int = 4, **settings) -> saplab.attacks.estimate.Estimate:
@@ -123,7 +123,7 @@ def test_each_thread_takes_its_share_with_one_of_pytorchs_threads():
 
 
 def test_large_shares_are_cut_further(monkeypatch):
-    monkeypatch.setattr(sharing, "PIECE", 3)
+    monkeypatch.setattr(parallel, "PIECE", 3)
     saplab.predict(Watched(), torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert sorted(shared()) == [(2, 1)] * 7 + [(3, 1)] * 2
 
