@@ -1,19 +1,20 @@
-"""Time what training an agent is made of: acting, sampling, learning, the emulators, and all of them together.
+"""Time the parts of training an agent (acting, sampling, learning, the emulators) and all of them together.
 
-Prints the median time of each part, and the steps per second of a short run of the preset.
+    python benchmarks/agents.py [--game assault] [--preset small] [--threads 1] [--steps 8000]
+
+Prints the median time of each part, and the steps per second of a short run of the preset. Needs the extra `rl`.
 """
 
 import argparse
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from suite.timing import Work, time_in_turn
 
 from saplab.models.qnetwork import new_network
 from saplab.rl.atari import Games
@@ -27,7 +28,7 @@ ROUNDS = 30
 
 def main() -> None:
     """Read the options, and print the times."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", default="assault")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--threads", type=int, default=1)
@@ -35,15 +36,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     recipe = find_recipe(options.preset)
-    print(f"{options.game}, {recipe.preset}, {options.threads} threads, load {os.getloadavg()[0]:.1f} at the beginning")
-    for name, seconds in parts(recipe, options.game, options.threads):
-        print(f"{name}: {1e3 * seconds:.2f} ms")
-    steps_per_second = whole(recipe, options.game, options.threads, options.steps)
-    print(f"together: {steps_per_second:.0f} steps/s, load {os.getloadavg()[0]:.1f} at the end")
+    print(f"{options.game}, {recipe.preset}, {options.threads} threads, load {os.getloadavg()[0]:.1f} before")
+    for name, times in time_in_turn(parts(recipe, options.game, options.threads), ROUNDS).items():
+        print(f"{name}: {times.spread(1e-3).median:.2f} ms")
+    steps_per_second = together(recipe, options.game, options.threads, options.steps)
+    print(f"together: {steps_per_second:.0f} steps/s, load {os.getloadavg()[0]:.1f} after")
 
 
-def parts(recipe: AgentRecipe, game: str, threads: int) -> list[tuple[str, float]]:
-    """Time each part alone."""
+def parts(recipe: AgentRecipe, game: str, threads: int) -> dict[str, Work]:
+    """Return the work of each part."""
     games = Games(game, recipe.games, threads=threads)
     step = games.reset(list(range(recipe.games)))
     draws = np.random.default_rng(0)
@@ -54,16 +55,16 @@ def parts(recipe: AgentRecipe, game: str, threads: int) -> list[tuple[str, float
         replay.add(draws.integers(256, size=(recipe.games, 84, 84)).astype(np.uint8), nothing, actions,
                    np.zeros(recipe.games), nothing, nothing)  # fmt: skip
     batch = replay.sample(recipe.batch, draws)
-    return [
-        (f"act, {recipe.games} games", _median(lambda: learner.values(step.stacks))),
-        (f"emulate a step of {recipe.games} games", _median(lambda: games.step(actions))),
-        (f"sample {recipe.batch}", _median(lambda: replay.sample(recipe.batch, draws))),
-        (f"update on {recipe.batch}", _median(lambda: learner.update(batch, recipe.lr))),
-    ]
+    return {
+        f"act, {recipe.games} games": lambda: learner.values(step.stacks),
+        f"emulate a step of {recipe.games} games": lambda: games.step(actions),
+        f"sample {recipe.batch}": lambda: replay.sample(recipe.batch, draws),
+        f"update on {recipe.batch}": lambda: learner.update(batch, recipe.lr),
+    }
 
 
-def whole(recipe: AgentRecipe, game: str, threads: int, steps: int) -> float:
-    """Give the steps per second of a short run while it learns."""
+def together(recipe: AgentRecipe, game: str, threads: int, steps: int) -> float:
+    """Return the steps per second of a short run while it learns."""
     warmup = 64 * recipe.update_every
     steps = -(-steps // recipe.update_every) * recipe.update_every
     short = replace(
@@ -74,16 +75,6 @@ def whole(recipe: AgentRecipe, game: str, threads: int, steps: int) -> float:
         history = train_agent(short, games, new_network(games.actions, 0), Path(folder))
     learning = [record for record in history if record.loss is not None]
     return statistics.median(record.steps_per_second for record in learning)
-
-
-def _median(work: Callable[[], object]) -> float:
-    work()
-    times = []
-    for _ in range(ROUNDS):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""What defences find in well-known networks, and what SAP-100 costs there over the dense network in the same run.
+"""The sites that defences find in well-known networks, and what SAP-100 costs there, relative to the dense network.
 
-python benchmarks/architectures.py [--batch 8] [--rounds 5] [--size 224] [--write]
+    python benchmarks/architectures.py [--batch 8] [--rounds 5] [--size 224] [--write]
 
 Needs the extra `vision`. With --write the table goes into docs/architectures.md.
 """
 
 import argparse
-import statistics
-import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
+from suite.tables import markdown_table, put_between, spread_text
+from suite.timing import Spread, time_in_turn
 from torch import Tensor, nn
 from torchvision_operators import declare_torchvision_operators
 
@@ -26,10 +27,7 @@ NETWORKS = (
 )  # fmt: skip
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 BEGIN, END = "<!-- table: benchmarks/architectures.py --write -->", "<!-- end of the table -->"
-HEADER = (
-    "| network | activation functions | sites | activations an image | SAP-100 / dense, forward |\n"
-    "|---|---|---:|---:|---:|"
-)
+COLUMNS = ("network", "activation functions", "sites", "activations per image", "SAP-100 / dense, forward")
 
 
 def main() -> None:
@@ -42,56 +40,43 @@ def main() -> None:
     options = parser.parse_args()
     declare_torchvision_operators()
 
-    lines = [HEADER]
-    print(HEADER)
+    rows = []
     for name in NETWORKS:
-        lines.append(row(name, options.batch, options.size, options.rounds))
-        print(lines[-1], flush=True)
-    lines += ["", conditions(options.batch, options.size, options.rounds)]
-    print(lines[-1])
+        rows.append(row(name, options.batch, options.size, options.rounds))
+        print(*rows[-1], sep=" | ", flush=True)
+    table = markdown_table(COLUMNS, rows)
+    content = f"{table}\n\n{conditions(options.batch, options.size, options.rounds)}\n"
+    print(f"\n{content}")
     if options.write:
-        text = PAGE.read_text(encoding="utf-8")
-        before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-        PAGE.write_text("\n\n".join((before + BEGIN, "\n".join(lines), END + after)), encoding="utf-8")
+        PAGE.write_text(put_between(PAGE.read_text(encoding="utf-8"), BEGIN, END, content), encoding="utf-8")
 
 
-def row(name: str, batch: int, size: int, rounds: int) -> str:
-    """Give the line of one network."""
+def row(name: str, batch: int, size: int, rounds: int) -> tuple[str, ...]:
+    """Measure one network."""
     net = saplab.load_model(name)
     images = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     found = saplab.sites(net, images[:1])
     functions = ", ".join(f"{function} {n}" for function, n in Counter(site.function for site in found).most_common())
-    ratio, spread = cost(net, saplab.defend(net, saplab.SAP(100)), images, rounds)
     activations = sum(site.activations for site in found)
-    return f"| {name} | {functions} | {len(found)} | {activations:,} | {ratio:.2f} ± {spread:.2f} |"
+    ratio = cost(net, saplab.defend(net, saplab.SAP(100)), images, rounds)
+    return name, functions, f"{len(found)}", f"{activations:,}", spread_text(ratio)
 
 
 @torch.no_grad()
-def cost(dense: nn.Module, defended: nn.Module, images: Tensor, rounds: int) -> tuple[float, float]:
-    """Give the median ratio of rounds that time both networks in turn, and half its range."""
-    ratios = []
-    for _ in range(rounds + 1):
-        mine, theirs = (seconds(network, images) for network in (defended, dense))
-        ratios.append(mine / theirs)
-    counted = ratios[1:]
-    return statistics.median(counted), (max(counted) - min(counted)) / 2
-
-
-def seconds(network: nn.Module, images: Tensor) -> float:
-    """Time one pass."""
-    begin = time.perf_counter()
-    network(images)
-    return time.perf_counter() - begin
+def cost(dense: nn.Module, defended: nn.Module, images: Tensor, rounds: int) -> Spread:
+    """Time both networks in turn, and return the ratio of their times."""
+    times = time_in_turn({"dense": partial(dense, images), "defended": partial(defended, images)}, rounds)
+    return times["defended"].ratio(times["dense"])
 
 
 def conditions(batch: int, size: int, rounds: int) -> str:
-    """Say what the numbers depend on."""
+    """Describe what the numbers depend on."""
     used = versions()
     return (
         f"Batch {batch}, {size}×{size} pixels, float32, random weights, PyTorch threads: {torch.get_num_threads()}, on"
-        f" an {processor()}, PyTorch {used['torch']}. Each number is the median, ± half the range, of {rounds} ratios"
-        " of one defended to one dense pass taken right after it. The machine had other work to do, so that times are"
-        " comparable within a pair alone."
+        f" {processor()}, PyTorch {used['torch']}. Each ratio is the median, with quartiles in brackets, of {rounds}"
+        " rounds of a dense and a defended pass. The machine had other work to do, so that times are comparable within"
+        " a round only."
     )
 
 

@@ -1,35 +1,32 @@
-"""The attacks that `peers.py` compares: of saplab and of other libraries.
+"""The attacks that `peers.py` compares, by saplab and by other libraries, which are imported where they are used."""
 
-Other libraries are imported where they are used; `installed` leaves out what is absent.
-"""
-
-import importlib.util
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from suite.gradients import BATCH, EOTPGD
 from torch import Tensor, nn
 
 import saplab
-from saplab.defenses.prediction import BATCH
 from saplab.pruning.operator import BackwardRule
 
 OURS, EVERY_STEP, ADAPTIVE_STEP = "saplab PGD", "saplab PGD, never stopping", "saplab APGD"
-EOTPGD, RAND = "torchattacks EOTPGD", "pyautoattack rand"
+RAND = "pyautoattack rand"
 MODULES = {EOTPGD: "torchattacks", RAND: "pyautoattack"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all attacks get.
+    """What all attacks are given.
 
-    Args:
+    Attributes:
         net: the network to defend with SAP-100 and to attack.
         images, labels: (N, C, H, W) in [0, 1], and (N,).
         eps: radius, in the unit of the images.
-        steps, samples: of each attack, and passes averaged in each step.
-        backward: how the gradient is taken.
+        steps: of each attack.
+        samples: passes averaged in each step.
+        backward: rule by which the gradient is computed.
         passes: of the defender, to judge an adversarial image.
         counts: examples that went through the defended network, with and without a gradient.
     """
@@ -46,11 +43,11 @@ class Task:
 
     @property
     def step_size(self) -> float:
-        """Give the length of a step, the same for all attacks that do not choose it."""
+        """The length of a step, the same for all attacks that do not choose it themselves."""
         return 2.5 * self.eps / self.steps
 
     def adversary(self, seed: int) -> nn.Module:
-        """Defend the network, and count what goes through it."""
+        """Defend the network, and count the examples that go through it."""
         model: nn.Module = saplab.defend(self.net, saplab.SAP(percent=100), seed=seed, backward=self.backward)
         model.register_forward_pre_hook(self._count)
         return model
@@ -63,7 +60,7 @@ Attack = Callable[[Task, int], Tensor]  # (task, seed) -> adversarial images
 
 
 def attack_by_saplab(task: Task, seed: int, stop_when_lost: bool = True) -> Tensor:
-    """Run saplab's PGD, which spends no more steps on images that are lost already."""
+    """Run saplab's PGD, which spends no further steps on images that are misclassified."""
     gradient = saplab.MonteCarlo(samples=task.samples, backward=task.backward)
     share = task.step_size / task.eps
     attack = saplab.PGD(gradient=gradient, steps=task.steps, relative_step=share, stop_when_lost=stop_when_lost)
@@ -77,7 +74,7 @@ def attack_at_every_step(task: Task, seed: int) -> Tensor:
 
 
 def attack_with_adaptive_steps(task: Task, seed: int) -> Tensor:
-    """Run saplab's APGD on cross-entropy, the first half of what pyautoattack does."""
+    """Run saplab's APGD on cross-entropy, the first half of what pyautoattack runs."""
     gradient = saplab.MonteCarlo(samples=task.samples, backward=task.backward)
     attack = saplab.APGD(gradient=gradient, steps=task.steps)
     adversarial: Tensor = attack(task.adversary(seed), task.images, task.labels, eps=task.eps, seed=seed)
@@ -97,7 +94,7 @@ def attack_by_torchattacks(task: Task, seed: int) -> Tensor:
 def attack_by_pyautoattack(task: Task, seed: int) -> Tensor:
     """Run AutoAttack's version for random defences: APGD on cross-entropy and then on DLR, so up to twice the steps.
 
-    It keeps a point only once a single pass errs there, and gives images back as they were where none did.
+    It keeps a point only where a single pass misclassifies it, and returns the other images unchanged.
     """
     from pyautoattack import AutoAttack
 
@@ -116,11 +113,3 @@ ATTACKS: dict[str, Attack] = {
     EOTPGD: attack_by_torchattacks,
     RAND: attack_by_pyautoattack,
 }
-
-
-def installed(contenders: Mapping[str, Attack] = ATTACKS) -> dict[str, Attack]:
-    """Leave out what has no library here, and say so."""
-    there = {name: c for name, c in contenders.items() if importlib.util.find_spec(MODULES.get(name, "saplab"))}
-    for name in contenders.keys() - there.keys():
-        print(f"{name}: left out, {MODULES[name]} is not installed")
-    return there

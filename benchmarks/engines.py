@@ -29,7 +29,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from measure import machine, print_machine, save
+from suite.machine import machine, print_machine, save
 
 from saplab.data.load import load_data
 from saplab.evaluation.plan import curve

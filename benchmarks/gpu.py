@@ -1,21 +1,22 @@
-"""Time Algorithm 1 on a GPU: the sampler against a copy, SAP-100 against the dense pass, a Monte Carlo attack.
-
-It also compares what a GPU keeps with what the CPU keeps.
+"""Time Algorithm 1 on a GPU: the sampler against a copy, SAP-100 against the dense pass, and a Monte Carlo attack.
 
     python benchmarks/gpu.py [--rounds 31] [--tune] [--stages] [--json PATH]
 
-Targets, on an H200: the sampler reads and writes at 60 % of the speed of a copy or more, on 512 maps of 16384 float32;
-a gradient pass of 512 CIFAR images in float32 under 8 ms and 1.5 times the dense one; 100 samples of MC-FGSM for 10,000
-images under a minute (the packaged images over and over, which cost what the test set does). A table at the end judges.
+It also compares the law of what a GPU keeps with the CPU's. Targets on an H200, judged by a table at the end: the
+sampler reads and writes at 60 % of the speed of a copy or more, on 512 maps of 16384 float32; a gradient pass of 512
+CIFAR images in float32 takes under 8 ms and 1.5 times the dense one; MC-FGSM with 100 samples for 10,000 images takes
+under a minute (the packaged images repeated, which cost the same as the test set).
 
-With TRITON_INTERPRET=1 and `--device cpu --small` the script tries itself out without a GPU: its times mean nothing.
+With TRITON_INTERPRET=1 and `--device cpu --small` the script can be tried without a GPU; its times mean nothing.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
@@ -23,7 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import Work, machine, print_machine, save
+from suite.machine import machine, print_machine, save
+from suite.networks import DENSE, network, sample_images
+from suite.sampling import streams
+from suite.timing import Spread, Work, wait_for
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,7 +50,7 @@ SAMPLER, PASSES, ATTACK = "sampler, 512 x 16384, float32", "gradient pass of 512
 
 
 def seconds(work: Work, rounds: int, device: torch.device) -> list[float]:
-    """Time rounds of a work, by the GPU's own clock where there is one."""
+    """Time rounds of a work, on a GPU by its own clock."""
     if device.type != "cuda":
         clock = [time.perf_counter()]
         for _ in range(rounds):
@@ -65,13 +69,12 @@ def seconds(work: Work, rounds: int, device: torch.device) -> list[float]:
 
 
 def summary(times: list[float], unit: float) -> dict[str, float]:
-    """Give median, quartiles and the fastest in units of `unit` seconds."""
-    low, middle, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
-    return {"median": middle / unit, "low": low / unit, "high": high / unit, "best": min(times) / unit}
+    """Summarise times in units of `unit` seconds."""
+    return asdict(Spread.of([t / unit for t in times]))
 
 
 def captured(work: Work, device: torch.device) -> Work:
-    """Record a work's launches as a CUDA graph, so that Python's time between them does not count."""
+    """Record a work's launches as a CUDA graph, to leave out the time that Python takes between them."""
     if device.type != "cuda":
         return work
     stream = torch.cuda.Stream()
@@ -86,7 +89,7 @@ def captured(work: Work, device: torch.device) -> Work:
 
 
 def maps(rows: int, a: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Make ReLU maps of Gaussian numbers."""
+    """Draw ReLU maps of Gaussian numbers."""
     generator = torch.Generator(device).manual_seed(0)
     return [torch.randn(rows, a, generator=generator, device=device).relu().to(dtype) for _ in range(SETS)]
 
@@ -98,17 +101,17 @@ def on_all(prune: Callable[[Tensor], object], sets: list[Tensor]) -> None:
 
 
 def kernels_for(x: Tensor, cut: Tiling | None = None, seed: int = 0) -> Callable[[Tensor], Tensor]:
-    """Give the function that prunes maps like `x` by the kernels alone, a draw an activation."""
-    keys = pass_streams(stream_key(seed), 0, torch.arange(len(x))).to(x.device)
+    """Return a function that prunes maps like `x` by the kernels alone, with as many draws as activations."""
+    keys = streams(len(x), seed).to(x.device)
     bad = torch.zeros(2, dtype=torch.int32, device=x.device)
     return lambda t: prune_rows(t, keys, t.shape[1], 0, bad, cut)
 
 
 def time_sampler(rows: int, a: int, dtype: str, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Time pruning and copying maps; microseconds of one set, and gigabytes read and written in a second."""
+    """Time pruning and copying maps: microseconds of one set, and gigabytes read and written per second."""
     sets = maps(rows, a, DTYPES[dtype], device)
     out = torch.empty_like(sets[0])
-    keys = pass_streams(stream_key(0), 0, torch.arange(rows)).to(device)
+    keys = streams(rows).to(device)
     works: dict[str, Work] = {
         OURS: captured(partial(on_all, kernels_for(sets[0]), sets), device),
         COPY: captured(partial(on_all, out.copy_, sets), device),
@@ -139,7 +142,7 @@ def tune(rows: int, a: int, rounds: int, device: torch.device) -> list[dict[str,
 
 
 def stages(rows: int, a: int, device: torch.device) -> dict[str, float]:
-    """Give the microseconds of each kernel, by the profiler."""
+    """Return the microseconds of each kernel, by the profiler."""
     sets = maps(rows, a, torch.float32, device)
     prune = kernels_for(sets[0])
     on_all(prune, sets)
@@ -149,23 +152,25 @@ def stages(rows: int, a: int, device: torch.device) -> dict[str, float]:
     return {event.key: event.device_time_total / SETS for event in profile.key_averages() if event.device_time_total}
 
 
-def gradient_pass(network: nn.Module, images: Tensor, labels: Tensor, precision: str, number: list[int]) -> Tensor:
-    """Give the gradient of the summed cross-entropy by the images, with a fresh pass's draws."""
-    number[0] += 1
+def gradient_pass(model: nn.Module, images: Tensor, labels: Tensor, precision: str, number: Iterator[int]) -> Tensor:
+    """Return the gradient of the summed cross-entropy in the pass of the next number, without waiting for the GPU."""
     x = images.detach().requires_grad_()
-    with computing_in(precision, images.device), drawing(pass_streams(stream_key(0), number[0], torch.arange(len(x)))):
-        loss = F.cross_entropy(network(x).float(), labels, reduction="sum")
+    draws = pass_streams(stream_key(0), next(number), torch.arange(len(x)))
+    with computing_in(precision, images.device), drawing(draws):
+        loss = F.cross_entropy(model(x).float(), labels, reduction="sum")
     return torch.autograd.grad(loss, x)[0]
 
 
 def time_passes(count: int, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Time gradient passes of the dense network and of SAP-100; milliseconds."""
-    images, labels = (t[:count].to(device) for t in saplab.load_cifar10("sample"))
-    dense = saplab.load_model("preact-resnet20-dense").to(device)
-    networks = {"dense": dense, "SAP-100": saplab.defend(dense, saplab.SAP(100))}
+    """Time gradient passes of the dense network and of SAP-100, in milliseconds."""
+    images, labels = sample_images(count, device.type)
+    networks = {"dense": network(DENSE, device.type), "SAP-100": network("sap:100", device.type)}
     found: dict[str, Any] = {}
     for precision in ("float32", "bfloat16"):
-        works = {name: partial(gradient_pass, net, images, labels, precision, [0]) for name, net in networks.items()}
+        works = {
+            name: partial(gradient_pass, net, images, labels, precision, itertools.count(1))
+            for name, net in networks.items()
+        }
         times = {name: summary(seconds(work, rounds, device), 1e-3) for name, work in works.items()}
         found[precision] = {**times, "of dense": times["SAP-100"]["median"] / max(times["dense"]["median"], 1e-12)}
     return found
@@ -173,29 +178,21 @@ def time_passes(count: int, rounds: int, device: torch.device) -> dict[str, Any]
 
 def time_attack(count: int, samples: int, device: torch.device) -> dict[str, Any]:
     """Time MC-FGSM on SAP-100 for `count` images."""
-    images, labels = saplab.load_cifar10("sample")
-    places = torch.arange(count) % len(images)
-    images, labels = images[places].to(device), labels[places].to(device)
-    sap = saplab.defend(saplab.load_model("preact-resnet20-dense").to(device), saplab.SAP(100))
+    images, labels = sample_images(count, device.type)
+    sap = network("sap:100", device.type)
     attack = saplab.FGSM(saplab.MonteCarlo(samples=samples))
     attack(sap, images[:512], labels[:512], eps=8 / 255, seed=0)
     begin = time.perf_counter()
     attack(sap, images, labels, eps=8 / 255, seed=0)
-    _wait(device)
+    wait_for(device.type)
     return {"images": count, "samples": samples, "seconds": time.perf_counter() - begin}
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def compare_laws(a: int, n: int, device: torch.device) -> dict[str, float]:
-    """Compare what CPU and GPU keep of n examples with one map: deviations in standard errors, and the scale."""
+    """Compare what CPU and GPU keep of n examples of one map: deviations in standard errors, and the scale."""
     h = torch.randn(a, generator=torch.Generator().manual_seed(1)).relu()
     x = h.expand(n, -1).contiguous()
-    keys = pass_streams(stream_key(0), 0, torch.arange(n))
-    here, there = operator.prune(x, keys, a), kernels_for(x.to(device), seed=1)(x.to(device)).cpu()
+    here, there = operator.prune(x, streams(n), a), kernels_for(x.to(device), seed=1)(x.to(device)).cpu()
     kept, other = here != 0, there != 0
     share = (kept.double().mean(0) + other.double().mean(0)) / 2
     error = (2 * share * (1 - share) / n).sqrt().clamp(min=1e-9)
@@ -213,7 +210,7 @@ def compare_laws(a: int, n: int, device: torch.device) -> dict[str, float]:
 
 
 def results(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Any]]:
-    """Measure everything, and say what it is."""
+    """Measure everything; yield names and results."""
     yield "law", compare_laws(64 if args.small else 4096, 64 if args.small else 4096, device)
     shapes = [(4, 256)] if args.small else SHAPES
     for (rows, a), dtype in product(shapes, DTYPES):
@@ -237,7 +234,7 @@ def print_result(name: str, found: Any) -> None:
 
 
 def targets(found: Mapping[str, Any]) -> list[tuple[str, float, str, bool]]:
-    """Give what was asked for: name, measured, the limit in words, and whether it holds."""
+    """Return each target: its name, what was measured, the limit, and whether it is met."""
     share, passes = found[SAMPLER][OURS]["of copy"], found[PASSES]["float32"]
     time_of_pass, seconds_of_attack = passes["SAP-100"]["median"], found[ATTACK]["seconds"]
     return [
@@ -250,17 +247,17 @@ def targets(found: Mapping[str, Any]) -> list[tuple[str, float, str, bool]]:
 
 def print_targets(rows: list[tuple[str, float, str, bool]]) -> None:
     """Print the table of targets."""
-    print(f"\n{'target':<40}{'measured':>10}{'asked':>10}")
+    print(f"\n{'target':<40}{'measured':>10}{'limit':>10}")
     for name, measured, limit, holds in rows:
         print(f"{name:<40}{measured:>10.4g}{limit:>10}  {'met' if holds else 'missed'}")
 
 
 def check_device(device: torch.device, small: bool) -> None:
-    """End the program with one line where it cannot run."""
+    """End the program with one line if it cannot run."""
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"benchmarks/gpu.py needs a CUDA device; PyTorch {torch.__version__} finds none here.")
     if device.type != "cuda" and not (small and os.environ.get("TRITON_INTERPRET") == "1"):
-        raise SystemExit(f"On {device.type} this runs only as a trial: set TRITON_INTERPRET=1 and pass --small.")
+        raise SystemExit(f"On {device.type} this only runs as a trial: set TRITON_INTERPRET=1 and pass --small.")
 
 
 def main() -> None:
@@ -275,8 +272,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     check_device(device, args.small)
-    info = machine(torch.get_num_threads())
-    info["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    info = machine(torch.get_num_threads(), device.type)
     print_machine(info)
     content: dict[str, Any] = {"machine": info}
     with np.errstate(all="ignore"):  # in the interpreter

@@ -3,23 +3,24 @@
     python benchmarks/peers.py [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3]
         [--passes 20] [--threads 2] [--json PATH]
 
-The same network, images, steps, samples a step, step size and backward rule for all; what is left is judged by fresh
-passes. Needs the extra `peers`; a library that is absent is left out. `saplab bench` compares the gradients alone.
+All attacks share the network, images, steps, samples per step, step size and backward rule; the adversarial images are
+judged by fresh passes. Needs the extra `peers`; a missing library is left out. `bench.py` compares the gradients alone.
 """
 
 import argparse
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from contenders import ATTACKS, EOTPGD, EVERY_STEP, OURS, RAND, Attack, Task, installed
-from measure import Times, machine, print_machine, save
+from contenders import ATTACKS, EOTPGD, EVERY_STEP, MODULES, OURS, RAND, Attack, Task
+from suite.gradients import installed
+from suite.machine import machine, print_machine, save
+from suite.timing import Spread, Times, time_once
 from torch import Tensor
 
 import saplab
@@ -27,61 +28,43 @@ from saplab.defenses import predict_with_votes
 from saplab.metrics import Interval, correct, mean_interval, paired_difference, pass_shares
 from saplab.pruning.operator import RULES, BackwardRule
 
-Outcome = TypeVar("Outcome")
-
-
-def take_turns(
-    works: Mapping[str, Callable[[int], Outcome]], rounds: Mapping[str, int]
-) -> dict[str, tuple[Times, list[Outcome]]]:
-    """Time each work in turn, round after round, and keep what it gives; a work gets the number of its round.
-
-    Work that has fewer rounds than others drops out earlier.
-    """
-    results: dict[str, tuple[Times, list[Outcome]]] = {name: (Times(), []) for name in works}
-    for turn in range(max(rounds.values())):
-        for name, work in works.items():
-            if turn < rounds[name]:
-                times, outcomes = results[name]
-                wall, cpu = time.perf_counter(), time.process_time()
-                outcomes.append(work(turn))
-                times.wall.append(time.perf_counter() - wall)
-                times.cpu.append(time.process_time() - cpu)
-    return results
-
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What one attack left, over rounds with other seeds, and what it took.
+    """What one attack left and took, over rounds with different seeds.
 
-    Args:
-        right: (N,) share of the rounds whose adversarial image the averaged prediction got right.
-        single: (N,) the same of single passes.
+    Attributes:
+        right: (N,) share of the rounds whose adversarial image the averaged prediction classifies correctly.
+        single: (N,) the same for single passes.
         rounds: how many.
-        seconds: of a round, see `suite.measure.Spread`, and of the processor.
-        gradient, plain: examples through the network for each image, with and without a gradient.
+        seconds: of a round.
+        processor: median processor seconds of a round.
+        gradient, plain: examples through the network per image, with and without a gradient.
     """
 
     right: np.ndarray[Any, np.dtype[np.float64]]
     single: np.ndarray[Any, np.dtype[np.float64]]
     rounds: int
-    seconds: dict[str, float]
+    seconds: Spread
+    processor: float
     gradient: float
     plain: float
 
     @property
     def accuracy(self) -> Interval:
-        """Give the accuracy left by the averaged prediction."""
+        """The accuracy of the averaged prediction under attack."""
         return mean_interval(self.right, passes=self.rounds)
 
 
 def measure_attacks(task: Task, rounds: int, attacks: Mapping[str, Attack] = ATTACKS) -> dict[str, AttackResult]:
-    """Run all attacks in turn, and judge what they find by passes that none of them has seen."""
+    """Run all attacks in turn, and judge their images by passes that none of them has seen."""
     tasks = {name: replace(task, counts=Counter()) for name in attacks}
-    works = {name: partial(attack, tasks[name]) for name, attack in attacks.items()}
-    return {
-        name: _judged(tasks[name], times, adversarial)
-        for name, (times, adversarial) in take_turns(works, dict.fromkeys(works, rounds)).items()
-    }
+    times = {name: Times() for name in attacks}
+    adversarial: dict[str, list[Tensor]] = {name: [] for name in attacks}
+    for seed in range(rounds):
+        for name, attack in attacks.items():
+            adversarial[name].append(time_once(partial(attack, tasks[name], seed), times[name]))
+    return {name: _judged(tasks[name], times[name], adversarial[name]) for name in attacks}
 
 
 def _judged(task: Task, times: Times, adversarial: Sequence[Tensor]) -> AttackResult:
@@ -91,34 +74,33 @@ def _judged(task: Task, times: Times, adversarial: Sequence[Tensor]) -> AttackRe
     single = np.mean([pass_shares(p.votes, task.labels) for p in found], axis=0)
     work = len(adversarial) * len(task.images)
     shares = (task.counts[kind] / work for kind in ("gradient", "plain"))
-    return AttackResult(right, single, len(adversarial), {**asdict(times.spread()), "cpu": times.processor()}, *shares)
+    return AttackResult(right, single, len(adversarial), times.spread(), times.processor(), *shares)
 
 
 def print_attacks(results: Mapping[str, AttackResult], task: Task) -> None:
     """Print what each attack left and took, and the differences to saplab's."""
     print(f"{len(task.images)} images, λ = {255 * task.eps:g}, {task.steps} steps of {task.samples} samples,", end=" ")
-    print(f"backward {task.backward}; judged by {task.passes} fresh passes; images: mean of rounds")
+    print(f"backward {task.backward}; judged by {task.passes} fresh passes; mean over rounds")
     print(f"{'':28}{'accuracy left, %':>20}{'one pass':>10}{'wall s':>9}", end="")
-    print(f"{'quartiles':>16}{'cores s':>9}{'passes an image':>26}")
+    print(f"{'quartiles':>16}{'cores s':>9}{'passes per image':>26}")
     for name, r in results.items():
-        quartiles = f"{r.seconds['low']:.1f} - {r.seconds['high']:.1f}"
+        quartiles = f"{r.seconds.low:.1f} - {r.seconds.high:.1f}"
         passes = f"{r.gradient:.0f} gradient, {r.plain:.0f} plain"
         print(
-            f"{name:28}{_percent(r.accuracy):>20}{100 * r.single.mean():>10.1f}{r.seconds['median']:>9.1f}"
-            f"{quartiles:>16}{r.seconds['cpu']:>9.1f}{passes:>26}"
+            f"{name:28}{_percent(r.accuracy):>20}{100 * r.single.mean():>10.1f}{r.seconds.median:>9.1f}"
+            f"{quartiles:>16}{r.processor:>9.1f}{passes:>26}"
         )
     for name in (EOTPGD, RAND):
         for ours in (OURS, EVERY_STEP):
             if name in results:
-                print(f"{ours} - {name}: {compared(results[ours], results[name])}")
+                print(f"{ours} - {name}: {_compared(results[ours], results[name])}")
     print()
 
 
-def compared(ours: AttackResult, theirs: AttackResult) -> str:
-    """Say how much more accuracy ours leaves, with its interval, and how much longer it takes."""
+def _compared(ours: AttackResult, theirs: AttackResult) -> str:
     difference = paired_difference(ours.right, theirs.right, passes=ours.rounds)
-    wall, cores = (ours.seconds[key] / theirs.seconds[key] for key in ("median", "cpu"))
-    return f"{_percent(difference)} points; {wall:.2f} times the time, {cores:.2f} times that of the cores"
+    wall, cores = ours.seconds.median / theirs.seconds.median, ours.processor / theirs.processor
+    return f"{_percent(difference)} points; {wall:.2f} times the time, {cores:.2f} times the processor time"
 
 
 def _percent(interval: Interval) -> str:
@@ -131,17 +113,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     info = machine(args.threads)
     print_machine(info)
-    images, labels = saplab.load_cifar10("sample")
+    attacks, left_out = installed(ATTACKS, MODULES)
+    print(*left_out, sep="\n")
     content: dict[str, Any] = {"machine": info, "arguments": {k: str(v) for k, v in vars(args).items()}}
-    content["attacks"] = {rule: _attacks(args, images, labels, rule) for rule in args.backward}
+    content["attacks"] = {rule: _attacks(args, attacks, rule) for rule in args.backward}
     save(args.json, content)
 
 
-def _attacks(args: argparse.Namespace, images: Tensor, labels: Tensor, rule: BackwardRule) -> dict[str, dict[str, Any]]:
+def _attacks(args: argparse.Namespace, attacks: Mapping[str, Attack], rule: BackwardRule) -> dict[str, dict[str, Any]]:
     net = saplab.load_model("preact-resnet20-dense")
-    x, y = images[: args.images], labels[: args.images]
+    x, y = (t[: args.images] for t in saplab.load_cifar10("sample"))
     task = Task(net, x, y, args.lam / 255, args.steps, args.samples, rule, args.passes)
-    attacks = installed(ATTACKS)
     measure_attacks(replace(task, images=x[:2], labels=y[:2], steps=1, samples=1), 1, attacks)  # warm up
     results = measure_attacks(task, args.rounds, attacks)
     print_attacks(results, task)

@@ -1,8 +1,8 @@
-"""Let torchvision be imported where its wheel does not fit PyTorch's.
+"""Let torchvision be imported beside a CPU-only PyTorch.
 
-The wheel on PyPI is built against PyTorch with CUDA. Beside a CPU-only PyTorch its library of C++ operators cannot be
-loaded, and `import torchvision` fails as it looks up the schemas of two of them. Networks for classification use none
-of these operators, so that tests and benchmarks may declare the schemas alone.
+The wheel on PyPI is built against PyTorch with CUDA. Without CUDA its library of C++ operators cannot be loaded, and
+`import torchvision` fails when it looks up the schemas of two of them. Networks for classification use none of these
+operators, so tests and benchmarks may declare just the schemas.
 """
 
 from importlib.util import find_spec
@@ -15,11 +15,11 @@ _SCHEMAS: Final = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_declared: list[torch.library.Library] = []  # a library's declarations end with it
+_declared: list[torch.library.Library] = []  # declarations end with their library object
 
 
 def declare_torchvision_operators() -> None:
-    """Declare what `import torchvision` needs, unless torchvision is absent or its own library can be loaded."""
+    """Declare what `import torchvision` needs, unless torchvision is missing or its own library can be loaded."""
     spec = find_spec("torchvision")
     if _declared or spec is None or spec.origin is None or _loads(Path(spec.origin).parent):
         return

@@ -1,4 +1,4 @@
-"""What a user would write without saplab: Algorithm 1 with PyTorch's own operators, a network of it, and a loop."""
+"""What a user would write without saplab: Algorithm 1 with PyTorch's operators, a network that uses it, and a loop."""
 
 import copy
 
@@ -30,7 +30,7 @@ def _scaled(h: Tensor, p: Tensor, indices: Tensor, draws: int) -> Tensor:
 
 
 class MultinomialSAP(nn.Module):
-    """ReLU, and SAP-100 by `prune_by_multinomial`: the gradient is grad times mask."""
+    """ReLU, then SAP-100 by `prune_by_multinomial`; its gradient is grad · mask."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class MultinomialSAP(nn.Module):
 
 
 def multinomial_network(dense: nn.Module, device: str = "cpu") -> nn.Module:
-    """Copy a network, with `MultinomialSAP` in the place of each of its `nn.ReLU` modules."""
+    """Copy a network, each `nn.ReLU` replaced by a `MultinomialSAP`."""
     model = copy.deepcopy(dense)
     generator = torch.Generator(device).manual_seed(0)
     for module in list(model.modules()):
@@ -57,7 +57,7 @@ def multinomial_network(dense: nn.Module, device: str = "cpu") -> nn.Module:
 
 
 def gradient_by_loop(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> Tensor:
-    """Average the gradient of the cross-entropy by (N, C, H, W) images over passes: a pass, a gradient, a sum."""
+    """Average the gradient of the cross-entropy with respect to (N, C, H, W) images, one pass after another."""
     x, total = images.clone().requires_grad_(), torch.zeros_like(images)
     for _ in range(samples):
         total += torch.autograd.grad(F.cross_entropy(model(x), labels, reduction="sum"), x)[0]

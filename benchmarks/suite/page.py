@@ -1,15 +1,17 @@
 """The files of a run: results as JSON, an offline page with charts, and tables in Markdown."""
 
-import json
 from pathlib import Path
 from typing import Final
 
-from saplab.evaluation.report import DARK, template, vega
-from saplab.report.charts import PAGE, PAPER, to_bytes
+import altair as alt
+import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from saplab.report.charts import PAPER
 from saplab.system.files import write_atomically
 from suite.charts import charts
 from suite.results import Results
-from suite.tables import Table, conditions, options_text, rewritten, tables, to_markdown
+from suite.tables import BEGIN, END, conditions, options_text, put_between, tables, to_markdown
 
 TITLES: Final = {
     "sampler": "Sampler",
@@ -22,11 +24,7 @@ TITLES: Final = {
 
 
 def write_files(results: Results, out: Path) -> tuple[Path, ...]:
-    """Write ``results.json``, ``report.html`` and ``tables.md`` into a folder, each whole or not.
-
-    Raises:
-        OSError: if a file cannot be written; those before it are whole.
-    """
+    """Write ``results.json``, ``report.html`` and ``tables.md`` to a folder."""
     stored = write_results(results, out)
     files = {"report.html": render(results), "tables.md": to_markdown(results)}
     for name, text in files.items():
@@ -35,36 +33,46 @@ def write_files(results: Results, out: Path) -> tuple[Path, ...]:
 
 
 def write_results(results: Results, out: Path) -> Path:
-    """Write ``results.json`` alone into a folder, which is made where there is none."""
+    """Write ``results.json`` alone to a folder, which is made if necessary."""
     out.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(results.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(out / "results.json", content.encode())
+    write_atomically(out / "results.json", results.to_json())
     return out / "results.json"
 
 
 def rewrite_page(path: Path, results: Results) -> None:
-    """Put the tables between the marks of a Markdown page, which is made where there is none.
+    """Put the tables between the marks of a Markdown page.
 
     Raises:
-        ValueError: if the page holds one mark alone.
+        ValueError: if the page lacks a mark.
+        OSError: if it cannot be read or written.
     """
-    page = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_atomically(path, rewritten(page, results).encode())
+    page = path.read_text(encoding="utf-8")
+    write_atomically(path, put_between(page, BEGIN, END, to_markdown(results)).encode())
 
 
 def render(results: Results, title: str = "Speed and memory, measured") -> str:
-    """Give the page's HTML: everything inside, nothing loaded from anywhere."""
-    by_section: dict[str, list[Table]] = {}
-    for table in tables(results):
-        by_section.setdefault(table.name, []).append(table)
-    return template("bench.html").render(
+    """Return the page's HTML, which loads nothing from anywhere."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    found = tables(results)
+    return environment.get_template("page.html").render(
         title=title,
         conditions=conditions(results),
-        sections=[(name, TITLES[name], found) for name, found in by_section.items()],
-        charts={name: chart.to_dict() for name, chart in charts(results, PAGE).items()},
-        drawings={name: to_bytes(chart, "svg").decode() for name, chart in charts(results).items()},
+        sections={
+            section: [t for t in found if t.section == section] for section in dict.fromkeys(t.section for t in found)
+        },
+        titles=TITLES,
+        charts={name: chart.to_dict() for name, chart in charts(results).items()},
         left_out=results.left_out,
         options=options_text(results.options),
-        bundle=vega(),
-        themes={"light": PAPER, "dark": DARK},
+        script=_vega(),
+        theme=PAPER,
     )
+
+
+def _vega() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script that sets ``vegaEmbed``."""
+    version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
+    return str(vl_convert.javascript_bundle(vl_version=version))  # type: ignore[call-arg] # its stub is wrong

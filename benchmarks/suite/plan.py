@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-SECTIONS: Final = ("sampler", "pass", "gradients", "scaling", "memory", "roofline")
-DEFENSES: Final = ("sap:100", "dropout:0.1", "rna:0.01", "rsa:0.1", "rnw:0.01", "rsw:0.1", "dwp:50", "swp:100")
+from suite.networks import DEFENSES
 
 RELU, LOG_NORMAL = "ReLU of Gaussian", "log-normal σ = 2"
 _ALL_LAWS: Final = tuple((law, 256, a) for law in (RELU, LOG_NORMAL) for a in (16_384, 4_096))
@@ -13,24 +12,24 @@ _ALL_LAWS: Final = tuple((law, 256, a) for law in (RELU, LOG_NORMAL) for a in (1
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes and rounds of a run; as it stands, those of a full one.
+    """Sizes and rounds of a run; the defaults are those of a full one.
 
-    Args:
+    Attributes:
         device: ``cpu`` or ``cuda``.
         threads: of PyTorch and of the kernels, on the CPU.
         maps: (law, rows N, activations a) of the sampler's cases; draws r = a.
         rounds, slow_rounds: of the sampler's fast and slow contenders.
-        images: of a pass.
+        images: in a pass.
         pass_rounds: of passes; a hand-written one gets `slow_rounds`.
         precisions: of passes; all defences in the first, dense and SAP in the others.
         gradient_images, gradient_samples, gradient_rounds: of Monte Carlo gradients.
-        slow_samples: of those on the hand-written network.
+        slow_samples: of Monte Carlo gradients of the hand-written network.
         grows: sizes of each scaling; threads are doubled up to `threads`.
-        scaling_rounds: of scalings.
-        scaling_images: where samples grow.
+        scaling_rounds: of each scaling.
+        scaling_images: where samples, percent or threads grow.
         scaling_rows: where activations or percent grow.
         weighed: defences whose memory is measured.
-        ceiling_bytes: of the array whose copy gives the memory's speed.
+        ceiling_bytes: size of the array whose copy gives the memory bandwidth.
     """
 
     device: str = "cpu"
@@ -56,12 +55,12 @@ class Plan:
     scaling_rounds: int = 5
     scaling_images: int = 64
     scaling_rows: int = 256
-    weighed: tuple[str, ...] = DEFENSES
+    weighed: tuple[str, ...] = tuple(DEFENSES)
     ceiling_bytes: int = 1 << 27
 
     @classmethod
     def quick(cls, device: str = "cpu", threads: int = 1) -> "Plan":
-        """Give the sizes of a run that takes less than a minute on two cores."""
+        """Return the sizes of a run that takes less than a minute on two cores."""
         return cls(
             device=device,
             threads=threads,

@@ -1,26 +1,22 @@
-"""Run the sections of the benchmark in their order, and describe the machine."""
+"""Run the sections of the benchmark in order."""
 
-import os
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import torch
-
-from saplab.system.machine import processor, usable_cores, versions
 from suite.gradients import measure_gradients
-from suite.measure import Say
-from suite.passes import measure_memory, measure_passes
-from suite.plan import SECTIONS, Plan
+from suite.machine import load_average, machine
+from suite.memory import measure_memory
+from suite.passes import measure_passes
+from suite.plan import Plan
 from suite.results import Part, Results
 from suite.roofline import measure_roofline
 from suite.sampling import measure_sampler
 from suite.scaling import measure_scaling
+from suite.timing import threads
 
-MEASURES: Final[Mapping[str, Callable[[Plan, Say], Part]]] = {
+SECTIONS: Final[Mapping[str, Callable[[Plan], Part]]] = {
     "sampler": measure_sampler,
     "pass": measure_passes,
     "gradients": measure_gradients,
@@ -28,94 +24,23 @@ MEASURES: Final[Mapping[str, Callable[[Plan, Say], Part]]] = {
     "memory": measure_memory,
     "roofline": measure_roofline,
 }
-_PEERS: Final = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 
 
-def run(plan: Plan, sections: Sequence[str], say: Say, done: Callable[[Results], object]) -> Results:
-    """Measure the `sections`, and give all that they found.
+def run(plan: Plan, sections: Collection[str], done: Callable[[Results], object]) -> Results:
+    """Measure some sections.
 
     Args:
         plan: sizes, rounds, device and threads.
-        sections: names of `SECTIONS`; they are measured in that order.
-        say: told what is being measured.
-        done: told all that is known after each section.
-
-    Raises:
-        ValueError: for an unknown section or a device that is not there.
+        sections: names of `SECTIONS`, which are measured in that order.
+        done: called with all results so far after each section.
     """
-    check(sections, plan.device)
-    before = torch.get_num_threads()
-    torch.set_num_threads(plan.threads)
-    start, load = datetime.now(UTC), _load()
-    options = {"sections": [name for name in SECTIONS if name in sections], **asdict(plan)}
-    parts: list[Part] = []
-    try:
-        for name in options["sections"]:
-            parts.append(MEASURES[name](plan, say))
-            made = {**machine(plan), "load": {"start": load, "end": _load()}, **_times(start)}
-            done(results := _joined(parts, made, options))
-    finally:
-        torch.set_num_threads(before)
+    names = [name for name in SECTIONS if name in sections]
+    start = time.monotonic()
+    results = Results(machine(plan.threads, plan.device), {"sections": names, **asdict(plan)})
+    with threads(plan.threads):
+        for name in names:
+            part = SECTIONS[name](plan)
+            seconds = round(time.monotonic() - start, 1)
+            results = results.with_part(part, {"seconds": seconds, "load_after": load_average()})
+            done(results)
     return results
-
-
-def check(sections: Sequence[str], device: str) -> None:
-    """Refuse sections and devices that do not exist.
-
-    Raises:
-        ValueError: it says what there is.
-    """
-    unknown = [name for name in sections if name not in SECTIONS]
-    if unknown or not sections:
-        raise ValueError(f"`only` must name some of {', '.join(SECTIONS)}, got {', '.join(unknown) or 'none'}")
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"`device` must be cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`device` is cuda, but PyTorch finds no GPU here")
-
-
-def machine(plan: Plan) -> dict[str, Any]:
-    """Describe the machine and the versions."""
-    gpu = {"gpu": torch.cuda.get_device_name()} if plan.device == "cuda" else {}
-    return {
-        "processor": processor(),
-        **gpu,
-        "cores": usable_cores(),
-        "threads": plan.threads,
-        "vectors": torch.backends.cpu.get_cpu_capability(),
-        "versions": {name: text for name, text in versions((*_PACKAGES, *_PEERS)).items() if text != "missing"},
-        "commit": commit(),
-    }
-
-
-_PACKAGES: Final = ("saplab", "torch", "numba", "numpy")
-
-
-def commit() -> str:
-    """Name the commit of the source that runs, ``-dirty`` where files differ; "" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--match", "v[0-9]*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip()
-
-
-def _load() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def _times(start: datetime) -> dict[str, Any]:
-    end = datetime.now(UTC)
-    return {"time": start.isoformat(timespec="seconds"), "seconds": round((end - start).total_seconds(), 1)}
-
-
-def _joined(parts: Sequence[Part], made: Mapping[str, Any], options: Mapping[str, Any]) -> Results:
-    return Results(
-        made,
-        options,
-        tuple(record for part in parts for record in part.records),
-        tuple(fit for part in parts for fit in part.fits),
-        {name: value for part in parts for name, value in part.ceilings.items()},
-        tuple(text for part in parts for text in part.left_out),
-    )

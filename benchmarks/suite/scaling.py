@@ -1,23 +1,19 @@
 """Section ``scaling``: how time grows with images, samples, activations, percent and threads, with a fitted power."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
-import torch
 from scipy import stats
 
-from saplab.attacks import MonteCarlo
-from suite.measure import Say, Times, Work, time_in_turn
-from suite.passes import network, sample_images
+import saplab
+from suite.networks import DENSE, network, sample_images
 from suite.plan import RELU, Plan
 from suite.results import Fit, Part, Record
 from suite.sampling import maps, pruning
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from suite.timing import Times, Work, threads, time_in_turn
 
 EXPECTED: Final = {
     "images": 1.0,
@@ -29,6 +25,7 @@ EXPECTED: Final = {
     "threads of a pass": -1.0,
 }
 _PERCENT_A: Final = 4096  # activations of a map where percent grows
+log = logging.getLogger(__name__)
 
 
 def fit_power(case: str, sizes: Sequence[float], values: Sequence[float], expected: float) -> Fit:
@@ -36,8 +33,8 @@ def fit_power(case: str, sizes: Sequence[float], values: Sequence[float], expect
 
     Args:
         case: what grows.
-        sizes, values: > 0, as many of either, of two sizes or more.
-        expected: exponent of perfect scaling, for the record.
+        sizes, values: positive, of equal number, two or more.
+        expected: exponent of ideal scaling, for the record.
 
     Raises:
         ValueError: for fewer than two different sizes.
@@ -52,21 +49,20 @@ def fit_power(case: str, sizes: Sequence[float], values: Sequence[float], expect
     return Fit(case, float(line.slope), error, expected, float(np.exp(line.intercept)), off)
 
 
-def measure_scaling(plan: Plan, say: Say) -> Part:
-    """Time each growth in interleaved rounds, and fit its exponent; milliseconds."""
+def measure_scaling(plan: Plan) -> Part:
+    """Time each growth in interleaved rounds, in milliseconds, and fit its exponent."""
     records: list[Record] = []
     fits: list[Fit] = []
     for case, works in _growths(plan).items():
         if len(works) < 2:
             continue
-        say(f"scaling: {case}")
+        log.info("scaling: %s", case)
         times = time_in_turn(works, plan.scaling_rounds, plan.device)
         found = [_record(case, size, measured, times[min(works)]) for size, measured in times.items()]
         fits.append(fit_power(case, list(times), [record.value.median for record in found], EXPECTED[case]))
         records += found
     alone = plan.device == "cpu" and plan.threads == 1
-    left_out = ("scaling: threads, as there is one alone",) if alone else ()
-    return Part(tuple(records), tuple(fits), left_out=left_out)
+    return Part(tuple(records), tuple(fits), left_out=("scaling: threads, as there is only one",) if alone else ())
 
 
 def _record(case: str, size: int, times: Times, first: Times) -> Record:
@@ -75,22 +71,20 @@ def _record(case: str, size: int, times: Times, first: Times) -> Record:
 
 
 def _growths(plan: Plan) -> Mapping[str, Mapping[int, Work]]:
-    """Give the works of each growth by size, the smallest first."""
+    """Return the works of each growth by size, the smallest first."""
     images, labels = sample_images(max(plan.grows["images"]), plan.device)
     some = images[: plan.scaling_images], labels[: plan.scaling_images]
-    sap = network("sap:100", plan.device)
-    rows, one = plan.scaling_rows, MonteCarlo(samples=1).gradient
+    dense, sap = network(DENSE, plan.device), network("sap:100", plan.device)
+    rows, one = plan.scaling_rows, saplab.MonteCarlo(samples=1).gradient
     percents = plan.grows["percent"]
     map_ = maps(RELU, rows, _PERCENT_A, plan.device)
     sampling = pruning(map_, _PERCENT_A)
     growths: dict[str, dict[int, Work]] = {
         "images": {n: partial(one, sap, images[:n], labels[:n]) for n in plan.grows["images"]},
-        "samples": {n: partial(MonteCarlo(samples=n).gradient, sap, *some) for n in plan.grows["samples"]},
-        "activations": {
-            a: pruning(h, a) for a in plan.grows["activations"] for h in [maps(RELU, rows, a, plan.device)]
-        },
+        "samples": {n: partial(saplab.MonteCarlo(samples=n).gradient, sap, *some) for n in plan.grows["samples"]},
+        "activations": {a: pruning(maps(RELU, rows, a, plan.device), a) for a in plan.grows["activations"]},
         "percent": {p: pruning(map_, p * _PERCENT_A // 100) for p in percents},
-        "percent of a pass": {p: partial(one, network(f"sap:{p}", plan.device), *some) for p in percents},
+        "percent of a pass": {p: partial(one, saplab.defend(dense, saplab.SAP(p)), *some) for p in percents},
     }
     if plan.device == "cpu":
         growths["threads"] = {n: partial(_on_threads, n, sampling) for n in _doubled(plan.threads)}
@@ -100,21 +94,11 @@ def _growths(plan: Plan) -> Mapping[str, Mapping[int, Work]]:
     return growths
 
 
-def _doubled(threads: int) -> list[int]:
-    """Give 1, 2, 4, … and `threads`."""
-    return sorted({*(1 << k for k in range(threads.bit_length()) if 1 << k <= threads), threads})
+def _doubled(count: int) -> list[int]:
+    """Return 1, 2, 4, … and `count`."""
+    return sorted({*(1 << k for k in range(count.bit_length()) if 1 << k <= count), count})
 
 
-def _on_threads(threads: int, work: Work) -> None:
-    with _threads(threads):
+def _on_threads(count: int, work: Work) -> None:
+    with threads(count):
         work()
-
-
-@contextmanager
-def _threads(count: int) -> "Iterator[None]":
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

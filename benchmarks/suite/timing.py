@@ -1,8 +1,9 @@
-"""Interleaved timing: rounds in which every work has its turn, and medians and quartiles over the rounds."""
+"""Interleaved timing: in every round each work has its turn; results are medians and quartiles over the rounds."""
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -10,7 +11,7 @@ import torch
 
 Work = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
-Say = Callable[[str], object]  # told what is being measured
+Result = TypeVar("Result")
 
 _WARM_UP: Final = 0.03  # seconds
 _BRIEF: Final = 0.1  # work that takes longer needs no warm-up beyond its first call
@@ -18,7 +19,13 @@ _BRIEF: Final = 0.1  # work that takes longer needs no warm-up beyond its first 
 
 @dataclass(frozen=True)
 class Spread:
-    """A number measured in several rounds: median, quartiles, the smallest, and how many rounds."""
+    """A number measured in several rounds.
+
+    Attributes:
+        median, low, high: the median and the quartiles.
+        best: the smallest value, of a time; the largest, of a rate.
+        rounds: how many.
+    """
 
     median: float
     low: float
@@ -31,24 +38,23 @@ class Spread:
         """Summarise the values of one or more rounds.
 
         Raises:
-            ValueError: for no values.
+            ValueError: if there are no values.
         """
         if not values:
             raise ValueError("`values` must hold at least one round, got none")
-        ordered = sorted(values)
-        quartiles = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
+        quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
         low, middle, high = quartiles
-        return cls(middle, low, high, ordered[0], len(ordered))
+        return cls(middle, low, high, min(values), len(values))
 
     def inverse(self, amount: float) -> "Spread":
-        """Give `amount` / value: what is done in a unit of time, where this is the time of each."""
-        median, low, high = (amount / value for value in (self.median, self.high, self.low))
-        return Spread(median, low, high, amount / self.best, self.rounds)
+        """Return `amount` / value: from the time of one piece of work, the rate at which it is done."""
+        median, low, high, best = (amount / value for value in (self.median, self.high, self.low, self.best))
+        return Spread(median, low, high, best, self.rounds)
 
 
 @dataclass
 class Times:
-    """Seconds of each round: by the clock on the wall, and of this process on all cores."""
+    """Seconds of each round: wall-clock time, and processor time of this process on all cores."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -58,29 +64,27 @@ class Times:
         return Spread.of([seconds / unit for seconds in self.wall])
 
     def ratio(self, other: "Times") -> Spread:
-        """Summarise how many times as long as `other` this took, round by round, so that a disturbance meets both."""
+        """Summarise this time / `other`, round by round, so that a disturbance affects both."""
         return Spread.of([mine / theirs for mine, theirs in zip(self.wall, other.wall, strict=False)])
 
     def scaled(self, factor: float) -> "Times":
-        """Give the times of a part of the work."""
+        """Return the times of a part of the work."""
         return Times([factor * seconds for seconds in self.wall], [factor * seconds for seconds in self.cpu])
 
     def processor(self, unit: float = 1.0) -> float:
-        """Give the median processor time: where others want the cores, the wall clock counts their time as well."""
+        """Return the median processor time; unlike wall-clock time, it leaves out what other programs took."""
         return statistics.median(self.cpu) / unit
 
 
 def time_in_turn(
     works: Mapping[Name, Work], rounds: int | Mapping[Name, int], device: str = "cpu"
 ) -> dict[Name, Times]:
-    """Time each work in turn, round after round, so that a disturbance meets all of them.
-
-    Every work is called once before, uncounted. Work that has fewer rounds than others drops out earlier.
+    """Time each work in turn, round after round, so that a disturbance affects all of them.
 
     Args:
-        works: what to time, by name.
-        rounds: of all works, or of each.
-        device: what is waited for before the clock is read.
+        works: what to time, by name. Each is warmed up first; that time does not count.
+        rounds: of all works, or of each; work with fewer rounds drops out earlier.
+        device: waited for before the clock is read.
     """
     turns = dict.fromkeys(works, rounds) if isinstance(rounds, int) else rounds
     times = {name: Times() for name in works}
@@ -88,31 +92,44 @@ def time_in_turn(
         for name, work in works.items():
             if turn < turns[name]:
                 _warm_up(work, times[name], device)
-                _time_once(work, times[name], device)
+                time_once(work, times[name], device)
     return times
 
 
-def _time_once(work: Work, times: Times, device: str) -> None:
+def time_once(work: Callable[[], Result], times: Times, device: str = "cpu") -> Result:
+    """Call `work`, add its time to `times`, and return its result."""
     wall, cpu = time.perf_counter(), time.process_time()
-    work()
+    result = work()
     wait_for(device)
     times.wall.append(time.perf_counter() - wall)
     times.cpu.append(time.process_time() - cpu)
+    return result
 
 
 def _warm_up(work: Work, times: Times, device: str) -> None:
-    """Call for a while, uncounted: torch's threads spin for milliseconds after another's task, and cores cool down."""
+    """Repeat brief work for a while: torch's threads spin for milliseconds after other work, and cores cool down."""
     if times.wall and times.wall[-1] > _BRIEF:
         return
-    start = time.perf_counter()
+    end = time.perf_counter() + _WARM_UP
     while True:
         work()
         wait_for(device)
-        if time.perf_counter() > start + _WARM_UP:
+        if time.perf_counter() > end:
             return
 
 
 def wait_for(device: str) -> None:
-    """Wait until the device has done what it was asked for."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, let PyTorch and saplab's kernels use `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
