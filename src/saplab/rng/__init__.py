@@ -1,1 +1,1 @@
-"""Random numbers that are a function of (seed, pass, site, example), and the threads that draw them."""
+"""Random numbers as a function of (seed, pass, site, example), and the threads that draw them."""

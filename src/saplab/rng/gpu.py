@@ -1,4 +1,4 @@
-"""Where tensors lie: the device that a name means, kernels for GPUs, and the device that they are launched on."""
+"""Kernels for GPUs, which need Triton: how they are imported and on which device they run."""
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def gpu_kernels(module: str) -> ModuleType:
-    """Import a module of kernels for GPUs, when the first tensor there comes: they need Triton.
+    """Import a module of kernels for GPUs, once a tensor on a GPU needs it.
 
     Raises:
-        ModuleNotFoundError: there is no Triton.
+        ModuleNotFoundError: Triton is missing.
     """
     try:
         return import_module(module)
@@ -25,5 +25,5 @@ def gpu_kernels(module: str) -> ModuleType:
 
 
 def on_device_of(t: Tensor) -> AbstractContextManager[Any]:
-    """Give the context in which kernels are launched on the device of `t`."""
+    """Return a context in which kernels are launched on the device of `t`."""
     return torch.cuda.device(t.device) if t.is_cuda else nullcontext()

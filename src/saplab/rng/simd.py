@@ -1,4 +1,4 @@
-"""What lets a Numba loop become vector code: intrinsics, compiler options, and words of noise a block at a time."""
+"""Numba loops as vector code: intrinsics, compiler options, and random words a block at a time."""
 
 import hashlib
 import inspect
@@ -21,10 +21,10 @@ _FAST = {"reassoc", "nsz", "contract"}
 
 
 def _kernel(**options: Any) -> Any:
-    """Make a decorator that compiles a function, which releases the interpreter's lock, and caches it on disk.
+    """Return a decorator that compiles a function, which then releases the interpreter's lock, and caches it on disk.
 
-    Numba's cache looks at the function's own file alone. A kernel changes as well with the functions it calls from
-    other files, so the contents of all files with kernels become part of the stamp.
+    Numba's cache looks at the function's own file alone; but a kernel also changes with functions from other files, so
+    the contents of all files with kernels become part of its stamp.
     """
 
     def decorate(function: Any) -> Any:
@@ -103,7 +103,7 @@ def widen(bits: Any) -> Any:
 
 @njit(inline="always")
 def narrow(x: Any) -> Any:
-    """Give the bits of the bfloat16 nearest to a float32 that is no NaN, ties to even."""
+    """Return the bits of the bfloat16 nearest to a float32, ties to even; not for NaN."""
     bits = np.uint32(bits_of_float(x))
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 

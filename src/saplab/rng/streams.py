@@ -2,7 +2,7 @@
 
 The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a keyed
 bijection of a 128-bit counter, which passes BigCrush and has no state to share, seed or advance. A stream's
-coordinates are written straight into key and counter, so two different coordinates can never meet:
+coordinates are written straight into key and counter, so different coordinates never give the same numbers:
 
     key      64 bits   `stream_key(seed, purpose)`
     counter  32 bits   block: four numbers each, along the activations of one example
@@ -57,7 +57,7 @@ def derived_key(key: int, number: int) -> int:
 
 
 def pass_streams(key: int, pass_: int, examples: torch.Tensor) -> torch.Tensor:
-    """Give the streams (N, 3) int64 of one pass over `examples` (N,), whose numbers lie in [0, 2^32)."""
+    """Return the streams (N, 3) int64 of one pass over `examples` (N,), whose numbers are in [0, 2^32)."""
     rows = torch.empty((len(examples), 3), dtype=torch.int64)
     rows[:, 0] = key
     rows[:, 1] = pass_
@@ -67,7 +67,7 @@ def pass_streams(key: int, pass_: int, examples: torch.Tensor) -> torch.Tensor:
 
 @njit(inline="always")
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Apply Philox4x32-10 to a counter of four 32-bit words (held as uint64); give four 32-bit words."""
+    """Return the four 32-bit words of Philox4x32-10 at a counter of four 32-bit words, all held as uint64."""
     for _ in range(10):
         a = _M0 * (c0 & _LOW)
         b = _M1 * (c2 & _LOW)
@@ -101,11 +101,7 @@ def _fill_words(out: Any, rows: Any, site: int, kind: int) -> None:
 
 
 def random_words(rows: torch.Tensor, count: int, site: int = 0, kind: int = 0) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """Draw `count` uniform 32-bit words for each of the streams `rows` (N, 3).
-
-    Returns:
-        uint32 array (N, count).
-    """
+    """Draw uniform 32-bit words, uint32 (N, count), for each of the streams `rows` (N, 3), in the generator's order."""
     out = np.empty((len(rows), -(-count // 4) * 4), np.uint32)
     _fill_words(out, rows.numpy(), site, kind)
     return out[:, :count]

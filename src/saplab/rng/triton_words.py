@@ -1,4 +1,4 @@
-"""Numbers of `saplab.rng.streams`'s streams inside Triton kernels: words, uniforms, exponentials, Poisson and binomial.
+"""Numbers of `saplab.rng.streams` inside Triton kernels: words, uniforms, exponentials, Poisson and binomial.
 
 A tile holds R rows; what belongs to a row has the shape (R, 1), numbers along it (R, n). The words of a row are those
 of `saplab.rng.simd.fill_words`: 128 numbers come from 32 counters, the first 32 of them from the counters' first words.
@@ -17,7 +17,7 @@ _SEARCHED = tl.constexpr(64.0)  # numbers of a smaller mean are drawn by sequent
 
 @triton.jit
 def any_of(found):
-    """Tell whether anything in a tile (R, n) is true."""
+    """Return whether anything in a tile (R, n) is true."""
     return tl.max(tl.max(found.to(tl.int32), axis=1), axis=0) > 0
 
 
@@ -51,7 +51,7 @@ def philox(counter, of):
 
 @triton.jit
 def place_in_blocks(lane, word: tl.constexpr):
-    """Give where in a row the numbers lie that come from the given `word` of counters 0, 1, ... = `lane`."""
+    """Return the places in a row of the numbers from one `word` of the counters `lane`."""
     return lane // _LANES * _BLOCK + word * _LANES + lane % _LANES
 
 
@@ -66,7 +66,7 @@ def uniform64(counter, of):
 
 @triton.jit
 def _log(x):
-    """Compute log x in float32: one instruction and a product, within 2^-22; the interpreter knows the usual one."""
+    """Compute log x in float32 within 2^-22: one instruction and a product, but the usual log in the interpreter."""
     return tl.log(x) if _INTERPRETED else libdevice.fast_logf(x)
 
 
@@ -74,8 +74,8 @@ def _log(x):
 def exponential(word):
     """Turn words into exponential numbers, -log(1 - u) in float32 with u in the middle of the word's cell.
 
-    The relative error is small also where u is. No product meets a sum but in one `fma`, so that wherever the function
-    is compiled the same number comes out.
+    The relative error is small also where u is. Products meet sums only inside `fma`, so that every compilation of the
+    function gives the same number.
     """
     u = tl.fma(word.to(tl.float32), 2.0**-32, 2.0**-33)
     rest = tl.fma((word ^ 0xFFFFFFFF).to(tl.float32), 2.0**-32, 2.0**-33)
@@ -90,7 +90,7 @@ def exponential(word):
 
 @triton.jit
 def exponential64(word, more):
-    """Do as `exponential` in float64, with u at the part `more`, in (0, 1), of the word's cell."""
+    """Return what `exponential` does, in float64 and with u at the part `more`, in (0, 1), of the word's cell."""
     u = (word.to(tl.float64) + more) * 2.0**-32
     rest = ((word ^ 0xFFFFFFFF).to(tl.float64) + (1.0 - more)) * 2.0**-32
     return -tl.where(word < 0x20000000, log1p64(-u), tl.log(rest))
@@ -106,7 +106,7 @@ def log1p64(x):
 
 @triton.jit
 def _stirling(k):
-    """Give log k! - [log sqrt(2 pi) + (k + 1/2) log(k + 1) - (k + 1)], for k >= 10."""
+    """Return log k! - [log sqrt(2 pi) + (k + 1/2) log(k + 1) - (k + 1)], for k >= 10."""
     x = 1.0 / (k + 1.0)
     s = x * x
     return (1.0 / 12 - (1.0 / 360 - (1.0 / 1260 - s / 1680) * s) * s) * x
@@ -114,7 +114,7 @@ def _stirling(k):
 
 @triton.jit
 def _search(pmf, rate, odds, n, u, wanted):
-    """Search sequentially for the number at `u`: P(0) = `pmf`, P(k) = P(k - 1)·[rate + (n + 1 - k)·odds] / k."""
+    """Return the number at `u` by sequential search: P(0) = `pmf`, P(k) = P(k - 1)·[rate + (n + 1 - k)·odds] / k."""
     k = u * 0.0
     going = wanted & (u > pmf)
     while any_of(going):
@@ -158,7 +158,7 @@ def poisson(mean, of, wanted):
 
 @triton.jit
 def _log_poisson(k, mu):
-    """Give log P(k) = k log mu - mu - log k!, for large k and mu, in a form that does not cancel."""
+    """Return log P(k) = k log mu - mu - log k!, for large k and mu, in a form that does not cancel."""
     over = k + 1.0 - mu
     return over - k * log1p64(over / mu) - 0.5 * tl.log(k + 1.0) - 0.9189385332046727 - _stirling(k)
 
@@ -199,7 +199,7 @@ def binomial(n, p, of, wanted):
 
 @triton.jit
 def _log_binomial(k, n, p):
-    """Give log P(k) / P(mode) of Binomial(n, p)."""
+    """Return log P(k) / P(mode) of Binomial(n, p)."""
     odds = p / (1.0 - p)
     mode = tl.floor((n + 1.0) * p)
     return (

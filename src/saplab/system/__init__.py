@@ -1,1 +1,1 @@
-"""What every floor shares: files, words, precision, memory, and the machine."""
+"""What all rooms share: devices, files, memory, precision, the machine, and a registry of names."""

@@ -1,13 +1,13 @@
-"""The device that a name means."""
+"""Devices by name."""
 
 import torch
 
 
 def find_device(name: str) -> torch.device:
-    """Give the device that a name means, having computed on it once; ``auto`` takes a GPU where there is one.
+    """Return the device of that name, after computing on it once; ``auto`` takes a GPU where there is one.
 
     Raises:
-        ValueError: there is none of that name, or it cannot be used.
+        ValueError: there is no such device, or it cannot be used.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all. The one module below all floors: every part that saves something uses it."""
+"""Files that are written whole or not at all."""
 
 import errno
 import os
@@ -10,13 +10,13 @@ _STALE_SECONDS = 60.0
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` into `path`: a reader sees the old file or the new one, never a part, whatever happens.
+    """Write `content` to `path`: whatever happens, a reader sees the whole old file or the whole new one.
 
-    The bytes go to a hidden file in the same folder (``.NAME.PID.RANDOM.tmp``), are flushed to the disk, and the
-    file then takes its name in one step.
+    The bytes go to a hidden file in the same folder (``.NAME.PID.RANDOM.tmp``) and are flushed to the disk before that
+    file is renamed.
 
     Raises:
-        OSError: with `path` in it; for a full disk the message says what to do. `path` is as it was before.
+        OSError: names `path`, which is as it was before; for a full disk the message says what to do.
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
@@ -30,14 +30,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in `folder`, and none that may still be written."""
+    """Delete temporary files that killed processes left in `folder`; none that may still be written."""
     for temporary in folder.glob(".*.tmp"):
         if _is_stale(temporary):
             temporary.unlink(missing_ok=True)
 
 
 def is_temporary(path: Path) -> bool:
-    """Say whether `path` has the name of a file that is being written, or was when its process was killed."""
+    """Return whether `path` has the name of a temporary file."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
@@ -68,7 +68,7 @@ def _explain(error: OSError, path: Path) -> OSError:
 def _is_stale(temporary: Path) -> bool:
     try:
         age = time.time() - temporary.stat().st_mtime
-    except FileNotFoundError:
+    except FileNotFoundError:  # its writer has just renamed it
         return False
     return age > _STALE_SECONDS or not _may_be_alive(temporary)
 
@@ -81,6 +81,6 @@ def _may_be_alive(temporary: Path) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
-    except OSError:
-        return True
+    except OSError:  # somebody else's process
+        pass
     return True

@@ -1,4 +1,4 @@
-"""What a run was computed with: versions, processor, threads. For the record; it decides no number."""
+"""The machine and the installed versions, for the record: they decide no number."""
 
 import math
 import os
@@ -14,11 +14,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def made(seconds: float) -> Mapping[str, Any]:
-    """Describe how a cell was made, for `CellResult.made`.
-
-    Args:
-        seconds: wall-clock time that the cell took.
-    """
+    """Describe how something was computed that took that many seconds by the clock."""
     import torch
 
     return {
@@ -32,12 +28,12 @@ def made(seconds: float) -> Mapping[str, Any]:
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Give the installed versions of Python and `packages`, without importing them; ``missing`` if not installed."""
+    """Return the versions of Python and of `packages`, without importing these; ``missing`` if not installed."""
     return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 def processor() -> str:
-    """Give the processor's name as the operating system tells it."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -47,13 +43,13 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may use: its affinity, and a container's quota where there is one."""
+    """Return the number of cores that this process may use, by its affinity and its container's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(allowed, _cgroup_quota())))
 
 
 def usable_memory() -> int | None:
-    """Give the bytes of memory that this process may use, a container's limit included; None where unknown."""
+    """Return the bytes of memory that this process may use, by its container's limit too; None where unknown."""
     if not hasattr(os, "sysconf"):
         return None
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -69,7 +65,7 @@ def _version(name: str) -> str:
 
 
 def _cgroup_quota() -> float:
-    """Read the cores that control groups (version 2, then 1) allow; infinite where nothing is said."""
+    """Return the cores that control groups (version 2, then 1) allow; infinity where they set no limit."""
     first = _CGROUPS / "cpu"
     text = _text(_CGROUPS / "cpu.max") or f"{_text(first / 'cpu.cfs_quota_us')} {_text(first / 'cpu.cfs_period_us')}"
     numbers = [int(word) for word in text.split() if word.isdigit()]

@@ -10,14 +10,14 @@ _OF_USERS: Final = ("MALLOC_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, for this process and all of its threads: every pass needs the same memory again.
+    """Let glibc keep freed memory for this process and all its threads, as every pass needs the same memory again.
 
-    Given back to the system, it comes back as zeroed pages, about 35,000 of them a step of training. Threads share one
-    arena, since others give back whole pieces whatever they are told. To be called before threads begin. Other C
-    libraries, and choices of the user's in ``MALLOC_…`` or ``GLIBC_TUNABLES``, are left as they are.
+    Memory returned to the system comes back as zeroed pages, about 35,000 of them in a step of training. Threads share
+    one arena, because further arenas return memory whatever the settings. Call this before threads start. Other C
+    libraries are left alone, and so are the user's own settings (``MALLOC_…``, ``GLIBC_TUNABLES``).
 
     Returns:
-        whether it was done.
+        Whether it was done.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith(_OF_USERS) for name in os.environ):
         return False

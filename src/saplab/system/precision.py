@@ -12,16 +12,16 @@ PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 @contextmanager
 def computing_in(precision: str, device: str | torch.device, keep_casts: bool = False) -> Iterator[None]:
-    """Compute in a precision: convolutions and products in ``bfloat16`` where that is the name, else in float32.
+    """Compute convolutions and matrix products in a precision, one of `PRECISIONS`.
 
     Args:
-        precision: one of `PRECISIONS`.
-        device: where.
-        keep_casts: cast the weights once for all passes inside. Every leaf that wants a gradient is then kept until
-            the end: an attack makes one of its images at each step, so that memory would grow with the run.
+        precision: ``float32`` or ``bfloat16``.
+        device: the device whose operations are meant.
+        keep_casts: cast the weights once for all passes inside. PyTorch then keeps every leaf that requires a gradient
+            until the end; an attack makes one at each step, so its memory would grow.
 
     Raises:
-        ValueError: another name.
+        ValueError: an unknown `precision`.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")

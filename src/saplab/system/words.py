@@ -1,12 +1,6 @@
-"""Numbers with their nouns, as sentences need them."""
+"""Numbers with their nouns, for sentences."""
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """Give a number with its noun: "1 thread", "1,800 games".
-
-    Args:
-        count: the number.
-        noun: of one.
-        plural: of any other number; by default the noun and an s.
-    """
+    """Return a number with its noun: "1 thread", "1,800 games"; the plural is the noun and an s by default."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
