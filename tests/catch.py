@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from saplab.rl.atari import Step
+from saplab.rl.atari import TimeStep
 from saplab.rl.loop import train_agent
 from saplab.rl.recipes import Adam, AgentRecipe
 
@@ -40,7 +40,7 @@ class Catch:
         for game in range(self.count):
             self._begin(game)
         nothing = np.zeros(self.count, bool)
-        return Step(self.stacks.copy(), np.zeros(self.count), nothing, nothing, self.lives[:, 0].copy())
+        return TimeStep(self.stacks.copy(), np.zeros(self.count), nothing, nothing, self.lives[:, 0].copy())
 
     def send(self, actions):
         self.sent = actions.copy()
@@ -56,7 +56,7 @@ class Catch:
             terminated[game] = self.lives[game, 0] == 0
             truncated[game] = self.time[game, 0] >= LIMIT and not terminated[game]
         self.over = terminated | truncated
-        return Step(self.stacks.copy(), rewards, terminated, truncated, self.lives[:, 0].copy())
+        return TimeStep(self.stacks.copy(), rewards, terminated, truncated, self.lives[:, 0].copy())
 
     def _begin(self, game):
         self.lives[game], self.time[game], self.stacks[game], self.paddle[game] = LIVES, 0, 0, 2

@@ -13,13 +13,14 @@ from saplab.cli import app
 from saplab.metrics.scores import score_difference
 from saplab.models.qnetwork import new_network
 from saplab.paper import table1 as plan
-from saplab.paper.published import PAPER_CHANGES, PUBLISHED
+from saplab.paper.published import PAPER_CHANGES
 from saplab.paper.table1 import EFFORTS, STRENGTHS, Effort, Entry, TableRequest, further_lines, paper_lines
 from saplab.paper.table1_claims import claims_of
 from saplab.paper.table1_folder import open_table, read_table, table_progress
 from saplab.paper.table1_report import is_table, write_table
 from saplab.rl.agents import Facts, pack, write_agent
 from saplab.rl.play import play
+from saplab.rl.published import PUBLISHED
 from saplab.runs.cell import Network
 from saplab.runs.game_cell import GameCell
 from saplab.runs.game_store import GameResult

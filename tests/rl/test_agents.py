@@ -1,5 +1,6 @@
 """Agents in files: the package's own, Stable-Baselines3's zips, and plain state_dicts."""
 
+import hashlib
 import io
 import json
 import os
@@ -110,7 +111,7 @@ def package(tmp_path, monkeypatch):
     """A package that ships one agent, for Bowling."""
     pytest.importorskip("ale_py")
     content = pack(new_network(6, 3))
-    digest = agents.hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     write_agent(tmp_path, content, replace(FACTS, sha256=digest), "# card")
     for name, ending in ((agents.MODEL, "safetensors"), (agents.FACTS, "json"), (agents.CARD, "md")):
         (tmp_path / name).rename(tmp_path / f"bowling.{ending}")

@@ -12,15 +12,16 @@ from catch import LIMIT, RECIPE, Catch, CatchNetwork, caught, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saplab.learning.checkpoint import CHECKPOINT, HISTORY, RunFolder
+from saplab.learning.plot import save_plot
+from saplab.learning.progress import Progress, TensorBoard
 from saplab.models.qnetwork import QNetwork, new_network
-from saplab.rl import loop
-from saplab.rl.checkpoint import AgentRecord, best_record, load_checkpoint, put_back, tensors_of
 from saplab.rl.ddqn import Learner, epsilon_greedy, td_targets
-from saplab.rl.loop import CHECKPOINT, Diverged, train_agent
-from saplab.rl.plot import history_chart, save_plots
-from saplab.rl.progress import Silent, TensorBoard
+from saplab.rl.loop import Diverged, request_of, train_agent
+from saplab.rl.plot import history_chart
 from saplab.rl.recipes import RECIPES, RMSProp, find_recipe
-from saplab.rl.replay import Batch, Replay
+from saplab.rl.records import AgentRecord, best_record
+from saplab.rl.replay import Replay, Transitions
 
 SHORT = replace(RECIPE, steps=1_200, record_every=400, score_every=400)
 
@@ -41,7 +42,7 @@ def test_an_update_moves_only_the_value_of_the_action_taken():
     learner = Learner(network, replace(SHORT, clip=None))
     stacks = torch.randint(0, 255, (1, 4, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = network.layers[3].weight.detach().clone()
-    batch = Batch(stacks, torch.tensor([2]), torch.tensor([5.0]), torch.tensor([0.0]), stacks)
+    batch = Transitions(stacks, torch.tensor([2]), torch.tensor([5.0]), torch.tensor([0.0]), stacks)
     loss = learner.update(batch, lr=1e-3)
     with torch.no_grad():
         value = CatchNetwork().of_bytes(stacks)[0, 2].item()
@@ -53,7 +54,7 @@ def test_an_update_moves_only_the_value_of_the_action_taken():
 def test_the_target_network_changes_only_when_it_is_copied():
     learner = Learner(CatchNetwork(), SHORT)
     stacks = torch.ones((2, 4, 6, 5), dtype=torch.uint8)
-    batch = Batch(stacks, torch.tensor([0, 1]), torch.ones(2), torch.zeros(2), stacks)
+    batch = Transitions(stacks, torch.tensor([0, 1]), torch.ones(2), torch.zeros(2), stacks)
     learner.update(batch, lr=1e-2)
     own, target = (dict(m.state_dict()) for m in (learner.network, learner.target))
     assert all(torch.equal(target[name], tensor) for name, tensor in CatchNetwork().state_dict().items())
@@ -226,20 +227,20 @@ def test_the_same_seed_is_the_same_run(tmp_path):
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
-    class Stop(Silent):
-        def on_step(self, step):
+    class Stop(Progress):
+        def on_step(self, step, numbers):
             if step == 1_000:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_agent(SHORT, Catch(4), CatchNetwork(), tmp_path, progress=Stop())
-    _, stored = load_checkpoint(tmp_path / CHECKPOINT, loop.request_of(SHORT, "", 0))
+    _, stored = RunFolder(tmp_path, request_of(SHORT, "", 0), AgentRecord).open()
     assert [record.step for record in stored] == [400, 800]
     network = CatchNetwork()
     history = train_agent(SHORT, Catch(4), network, tmp_path)
     assert history[:2] == stored
     assert [record.step for record in history] == [400, 800, 1_200]
-    lines = (tmp_path / loop.HISTORY).read_text().splitlines()
+    lines = (tmp_path / HISTORY).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [400, 800, 1_200]
     finished = weights(network)
     again = CatchNetwork()
@@ -273,10 +274,10 @@ def test_weights_targets_and_optimiser_come_back_as_they_were(tmp_path):
     recipe = replace(SHORT, steps=800)
     network = CatchNetwork()
     train_agent(recipe, Catch(4), network, tmp_path)
-    tensors, _ = load_checkpoint(tmp_path / CHECKPOINT, loop.request_of(recipe, "", 0))
+    tensors, _ = RunFolder(tmp_path, request_of(recipe, "", 0), AgentRecord).open()
     other = Learner(CatchNetwork(seed=9), recipe)
-    put_back(other, tensors)
-    restored = tensors_of(other)
+    other.restore(tensors)
+    restored = other.tensors()
     assert restored.keys() == tensors.keys()
     assert {name.split(".")[0] for name in tensors} == {"network", "target", "optimizer"}
     assert all(torch.equal(restored[name], tensor) for name, tensor in tensors.items())
@@ -376,7 +377,7 @@ def test_every_recipes_optimiser_takes_a_step(preset):
     network = CatchNetwork()
     learner, before = Learner(network, recipe), weights(network)
     stacks = torch.ones((2, 4, 6, 5), dtype=torch.uint8)
-    learner.update(Batch(stacks, torch.tensor([0, 1]), torch.ones(2), torch.zeros(2), stacks), recipe.rate(0))
+    learner.update(Transitions(stacks, torch.tensor([0, 1]), torch.ones(2), torch.zeros(2), stacks), recipe.rate(0))
     assert not torch.equal(weights(network), before)
 
 
@@ -414,9 +415,9 @@ def test_tensorboard_is_told_of_every_record(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    board = TensorBoard(tmp_path, Silent())
-    board.on_start(SHORT, RECORDS[:1])
-    board.on_step(800)
+    board = TensorBoard(tmp_path, Progress())
+    board.on_start(RECORDS[:1], 400, 1_200)
+    board.on_step(800, {})
     board.on_record(RECORDS[0])
     assert told[0] == (str(tmp_path), 401)
     assert {name for name, *_ in told[1:]} == {"seconds", "steps_per_second", "epsilon", "lr", "games"}
@@ -425,16 +426,16 @@ def test_tensorboard_is_told_of_every_record(tmp_path, monkeypatch):
     assert ("loss", 0.25, 800) in told
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match="`tensorboard` needs the package of that name"):
-        TensorBoard(tmp_path, Silent())
+        TensorBoard(tmp_path, Progress())
 
 
 def test_the_plot_shows_each_evaluated_game_and_the_means(tmp_path):
-    save_plots(RECORDS, tmp_path, "catch")
+    save_plot(history_chart(RECORDS, "catch"), tmp_path)
     drawn = (tmp_path / "history.svg").read_text()
     assert "agent steps" in drawn
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     dots, lines = history_chart(RECORDS).to_dict()["layer"]
-    values = [sorted(row["points"] for row in layer["data"]["values"]) for layer in (dots, lines)]
+    values = [sorted(row["y"] for row in layer["data"]["values"]) for layer in (dots, lines)]
     assert values == [[10.0, 20.0], [12.0, 15.0]]
     with pytest.raises(ValueError, match="`history` must hold a record with a game that ended"):
         history_chart(RECORDS[:1])

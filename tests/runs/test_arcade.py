@@ -19,9 +19,9 @@ from saplab.paper.game_table import line, rows, to_csv, to_records
 from saplab.rl import play as play_module
 from saplab.rl.agents import Facts
 from saplab.rl.card import write_card
-from saplab.rl.checkpoint import AgentRecord
 from saplab.rl.play import Moment, Rules
 from saplab.rl.recipes import find_recipe
+from saplab.rl.records import AgentRecord
 from saplab.rl.video import Clip
 from saplab.runs import BrokenCellError
 from saplab.runs.cell import Network

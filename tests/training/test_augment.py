@@ -7,8 +7,9 @@ from scipy.stats import chisquare
 
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
-from saplab.training.augment import crop_and_flip, draw_shifts, held_out_positions, shuffle, take
-from saplab.training.batches import Batch, OnDevice, OnHost, Share, network_input
+from saplab.training.augment import crop_and_flip, draw_shifts, held_out_positions, shuffle
+from saplab.training.batches import Batch, OnDevice, OnHost, network_input
+from saplab.training.place import Place
 from saplab.training.recipes import Recipe
 from saplab.training.schedules import WarmupLinear
 from saplab.training.testing import hold_out
@@ -50,7 +51,7 @@ def test_draws_depend_on_seed_epoch_and_image_alone() -> None:
     chosen = np.array([7, 3])
     for name in ("rows", "columns", "mirrored"):
         assert np.array_equal(getattr(few, name), getattr(many, name)[:10])
-        assert np.array_equal(getattr(take(few, chosen), name), getattr(many, name)[chosen])
+        assert np.array_equal(getattr(few[chosen], name), getattr(many, name)[chosen])
     others = [draw_shifts(6, 2, 1000, 4, True), draw_shifts(5, 3, 1000, 4, True)]
     assert all(not np.array_equal(many.rows, other.rows) for other in others)
 
@@ -89,15 +90,15 @@ def same(first: Batch, second: Batch) -> bool:
 
 
 def test_a_device_makes_the_batches_of_a_host(data: Records) -> None:
-    on_host = list(OnHost(data, TINY, Share()).epoch(3, 1))
-    on_device = list(OnDevice(data, TINY, Share(), torch.device("cpu")).epoch(3, 1))
+    on_host = list(OnHost(data, TINY, Place()).epoch(3, 1))
+    on_device = list(OnDevice(data, TINY, Place()).epoch(3, 1))
     assert len(on_host) == len(on_device) == 3
     assert all(same(*pair) for pair in zip(on_host, on_device, strict=True))
     assert on_device[0].pixels.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_batches_hold_each_image_once_with_its_own_label(data: Records) -> None:
-    batches = list(OnHost(data, TINY, Share()).epoch(0, 0))
+    batches = list(OnHost(data, TINY, Place()).epoch(0, 0))
     examples = torch.cat([batch.examples for batch in batches])
     assert len(examples.unique()) == 96
     label_of = dict(zip(data.indices.tolist(), data.labels.tolist(), strict=True))
@@ -105,8 +106,8 @@ def test_batches_hold_each_image_once_with_its_own_label(data: Records) -> None:
 
 
 def test_processes_share_each_batch(data: Records) -> None:
-    whole = list(OnHost(data, TINY, Share()).epoch(3, 1))
-    shares = [list(OnHost(data, TINY, Share(rank, 2)).epoch(3, 1)) for rank in range(2)]
+    whole = list(OnHost(data, TINY, Place()).epoch(3, 1))
+    shares = [list(OnHost(data, TINY, Place(rank=rank, world=2)).epoch(3, 1)) for rank in range(2)]
     for batch, first, second in zip(whole, *shares, strict=True):
         assert torch.equal(torch.stack((first.pixels, second.pixels), 1).flatten(0, 1), batch.pixels)
 

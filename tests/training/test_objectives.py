@@ -1,7 +1,7 @@
 """What a step minimises, against a linear network whose attacks are known by hand; and whose draws a step makes."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -9,20 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saplab.attacks.ball import project
+from saplab.attacks import LINF
 from saplab.data.cifar10 import load_cifar10
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
-from saplab.defenses import SAP, Dropout, RandomNoisyWeights
+from saplab.defenses import SAP, Defense, Dropout, RandomNoisyWeights
 from saplab.models.preact_resnet import preact_resnet20
-from saplab.training.objectives import INNER, MAIN, CrossEntropy, PreviousEpoch, Projected, Trades
+from saplab.training.objectives import CrossEntropy, PreviousEpoch, Projected, Trades
 from saplab.training.place import Place
-from saplab.training.recipes import Recipe
-from saplab.training.schedules import WarmupLinear
-from saplab.training.steps import BatchStep, Networks
+from saplab.training.steps import INNER, MAIN, Networks, Step
 from saplab.training.testing import count_correct, count_robust
 
-TINY = Recipe("dense", "tiny", epochs=2, batch=16, schedule=WarmupLinear(0.05, 1))
 W = torch.tensor([[0.5, -1.0], [-2.0, 0.25]])
 
 
@@ -45,9 +42,13 @@ class LinearStep:
         self.passes.append(pass_)
         return linear(images)
 
-    def attacked(self, images: Tensor, pass_: int, previous: bool = False) -> Tensor:
+    def attacked(self, images: Tensor, pass_: int) -> Tensor:
         self.passes.append(pass_)
-        return linear(images) * (-1 if previous else 1)
+        return linear(images)
+
+    def previous(self, images: Tensor, pass_: int) -> Tensor:
+        self.passes.append(pass_)
+        return -linear(images)
 
     def uniform(self) -> Tensor:
         return self.start
@@ -85,14 +86,14 @@ def test_a_share_is_changed_against_the_previous_network(step: LinearStep) -> No
 def test_one_step_and_back_into_ball_and_cube(step: LinearStep, start: bool) -> None:
     attack = Projected(lam=25.5, step=1.25 * 25.5, steps=1, start=start)
     began = (step.images + 0.1 * (2 * step.start - 1)).clamp(0, 1) if start else step.images
-    expected = project(began + 0.125 * towards_loss(step), step.images, 0.1)
+    expected = LINF.project(began + 0.125 * towards_loss(step), step.images, 0.1)
     assert torch.allclose(attack.changed(step), expected, atol=1e-7)
     loss, _ = attack.loss(step)
     assert loss == pytest.approx(float(F.cross_entropy(linear(expected), step.labels)), rel=1e-5)
 
 
 def test_many_steps_reach_the_corner(step: LinearStep) -> None:
-    corner = project(step.images + 0.1 * towards_loss(step), step.images, 0.1)
+    corner = LINF.project(step.images + 0.1 * towards_loss(step), step.images, 0.1)
     assert torch.allclose(Projected(lam=25.5, step=6, steps=9).changed(step), corner, atol=1e-7)
     assert not torch.allclose(Projected(lam=25.5, step=6, steps=1).changed(step), corner, atol=1e-3)
 
@@ -103,7 +104,7 @@ def test_trades_by_its_formula(step: LinearStep) -> None:
     clean, changed = step.seen
     assert torch.equal(clean, step.images)
     side = (step.start * W).sum((1, 2, 3)).sign().view(-1, 1, 1, 1)
-    assert torch.allclose(changed, project(step.images + 0.1 * side * W.sign(), step.images, 0.1), atol=1e-7)
+    assert torch.allclose(changed, LINF.project(step.images + 0.1 * side * W.sign(), step.images, 0.1), atol=1e-7)
     p, q = (linear(x).softmax(1).double().numpy() for x in (clean, changed))
     entropy = -np.log(p[np.arange(5), step.labels.numpy()]).mean()
     assert float(loss) == pytest.approx(entropy + 6 * (p * np.log(p / q)).sum(1).mean(), rel=1e-5)
@@ -123,15 +124,19 @@ def test_passes_of_a_step_have_their_own_numbers(objective, step: LinearStep) ->
 # A step of a real network
 
 
-def batch_step(recipe: Recipe, number: int = 0, chosen: slice = slice(6)) -> BatchStep:
+def networks_of(model: torch.nn.Module, *defenses: Defense, seed: int = 7) -> Networks:
+    return Networks(model, defenses, "float32", seed, Place())
+
+
+def batch_step(*defenses: Defense, number: int = 0, chosen: slice = slice(6)) -> Step:
     images, labels = load_cifar10("sample")
-    networks = Networks(recipe, preact_resnet20(), 7, Place())
-    return BatchStep(networks, images[chosen], labels[chosen], torch.arange(1000)[chosen], number)
+    networks = networks_of(preact_resnet20(), *defenses)
+    return Step(networks, images[chosen], labels[chosen], torch.arange(1000)[chosen], number)
 
 
 def test_starts_are_a_function_of_seed_step_and_image() -> None:
-    whole, other, later = batch_step(TINY), batch_step(TINY, chosen=slice(4, 9)), batch_step(TINY, number=1)
-    for draw in (BatchStep.uniform, BatchStep.normal):
+    whole, other, later = batch_step(), batch_step(chosen=slice(4, 9)), batch_step(number=1)
+    for draw in (Step.uniform, Step.normal):
         assert torch.equal(draw(whole)[4:], draw(other)[:2])
         assert not (draw(whole) == draw(later)).all(dim=(1, 2, 3)).any()
     mean = float(whole.uniform().mean())
@@ -140,17 +145,16 @@ def test_starts_are_a_function_of_seed_step_and_image() -> None:
 
 @pytest.mark.parametrize("defense", [SAP(100), Dropout(0.2), RandomNoisyWeights(0.1)], ids=lambda d: type(d).__name__)
 def test_draws_are_fresh_each_step_and_pass_and_repeat(defense) -> None:
-    recipe = replace(TINY, defenses=(defense,))
-    first, later = batch_step(recipe), batch_step(recipe, number=1)
+    first, later = batch_step(defense), batch_step(defense, number=1)
     with torch.no_grad():
         logits = first.trained(first.images)
-        assert torch.equal(batch_step(recipe).trained(first.images), logits)
+        assert torch.equal(batch_step(defense).trained(first.images), logits)
         assert not torch.equal(later.trained(first.images), logits)
-        assert not torch.equal(batch_step(recipe).trained(first.images, INNER), logits)
+        assert not torch.equal(batch_step(defense).trained(first.images, INNER), logits)
 
 
 def test_an_attack_leaves_statistics_and_gradients_alone() -> None:
-    step = batch_step(TINY)
+    step = batch_step()
     before = {name: tensor.clone() for name, tensor in step.networks.model.state_dict().items()}
     Projected(8, 2, 2).changed(step)
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.networks.model.state_dict().items())
@@ -160,15 +164,15 @@ def test_an_attack_leaves_statistics_and_gradients_alone() -> None:
 
 
 def test_the_previous_network_is_that_of_its_epoch() -> None:
-    step = batch_step(TINY)
+    step = batch_step()
     with pytest.raises(ValueError, match="no network of an epoch before was kept"):
-        step.attacked(step.images, INNER, previous=True)
+        step.previous(step.images, INNER)
     step.networks.keep_previous()
-    logits = step.attacked(step.images, INNER, previous=True)
+    logits = step.previous(step.images, INNER)
     assert torch.equal(logits, step.attacked(step.images, INNER))
     with torch.no_grad():
         step.networks.model.linear.bias += 1
-    assert torch.equal(step.attacked(step.images, INNER, previous=True), logits)
+    assert torch.equal(step.previous(step.images, INNER), logits)
     assert torch.allclose(step.attacked(step.images, INNER), logits + 1)
 
 
@@ -195,14 +199,14 @@ def test_count_correct_by_hand(data: Records) -> None:
 
 
 def test_count_robust_by_hand(data: Records) -> None:
-    networks = Networks(TINY, AlwaysThree(), 0, Place())
+    networks = networks_of(AlwaysThree(), seed=0)
     assert count_robust(networks, data.chosen(slice(90)), Projected(8, 2, 1)) == int((data.labels[:90] == 3).sum())
 
 
 def test_an_attack_lowers_the_accuracy_of_a_trained_network(data: Records) -> None:
     from saplab.models.zoo import load_model
 
-    networks, few = Networks(TINY, load_model("preact-resnet20-dense"), 0, Place()), data.chosen(slice(40))
+    networks, few = networks_of(load_model("preact-resnet20-dense"), seed=0), data.chosen(slice(40))
     clean = count_correct(networks.model, few)
     assert count_robust(networks, few, Projected(0, 0, 1)) == clean
     assert count_robust(networks, few, Projected(8, 2, 3)) < clean / 4

@@ -21,18 +21,18 @@ from pathlib import Path
 import torch
 from saplab.data.sample import read_sample
 from saplab.defenses import Dropout
+from saplab.learning.progress import Progress
 from saplab.models.zoo import weights_digest
 from saplab.training.loop import train
 from saplab.training.objectives import CrossEntropy, Objective, Projected
 from saplab.training.place import joined
-from saplab.training.progress import Silent
 from saplab.training.recipes import Recipe
 from saplab.training.schedules import WarmupLinear
 from saplab.training.testing import count_correct
 
-class Stop(Silent):
-    def on_step(self, epoch, step, loss, accuracy):
-        if epoch == 2:
+class Stop(Progress):
+    def on_step(self, step, numbers):
+        if numbers["epoch"] == 2:
             raise InterruptedError
 
 recipe = Recipe("dense", "tiny", epochs=2, batch=8, schedule=WarmupLinear(0.05, 1), images=24,
@@ -47,8 +47,8 @@ with joined("cpu") as place:
     resumed, _ = train(recipe, data, data.chosen(slice(25)), out / "resumed", threads=1, place=place)
     own = torch.nn.BatchNorm2d(3)
     for parameter in own.parameters():
-        parameter.grad = torch.full_like(parameter, place.share.rank + 1.0)
-    own.running_mean += place.share.rank
+        parameter.grad = torch.full_like(parameter, place.rank + 1.0)
+    own.running_mean += place.rank
     place.average_gradients(own)
     place.average_statistics(own)
     means = [own.weight.grad[0].item(), own.bias.grad[2].item(), own.running_mean[0].item()]
@@ -57,7 +57,7 @@ with joined("cpu") as place:
     accuracies = (record.train_loss, record.train_accuracy, record.held_out_accuracy, record.robust_accuracy)
     together = count_correct(model, data.chosen(slice(25)), place=place)
     alone = count_correct(model, data.chosen(slice(25)))
-    (out / f"rank{place.share.rank}").write_text(
+    (out / f"rank{place.rank}").write_text(
         f"{weights_digest(model)} {weights_digest(resumed)} {together == alone} {accuracies}"
     )
 """

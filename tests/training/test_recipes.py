@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import torch
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.defenses import SAP, Dropout, RandomNoisyWeights
+from saplab.learning.progress import Progress
 from saplab.models.zoo import ARCHITECTURES
 from saplab.training.loop import describe, train
 from saplab.training.objectives import PreviousEpoch, Projected, Trades
-from saplab.training.progress import Silent
 from saplab.training.recipes import RECIPES, Recipe, find_recipe
 from saplab.training.schedules import WarmupLinear
 
@@ -127,9 +128,9 @@ class Stopped(Exception):
     pass
 
 
-class StopsInEpochTwo(Silent):
-    def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-        if epoch == 2:
+class StopsInEpochTwo(Progress):
+    def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
+        if numbers["epoch"] == 2:
             raise Stopped
 
 

@@ -13,15 +13,16 @@ import typer
 from small_data import TINY, make_small_cifar10
 from typer.testing import CliRunner
 
-from saplab.cli import train as cli
+from saplab.cli.verbs import train as cli
+from saplab.learning.plot import save_plot
+from saplab.learning.progress import Progress, TensorBoard
 from saplab.models.packaged import Measured
 from saplab.models.zoo import load_model, weights_digest
-from saplab.training.card import Result, Score, write_card
-from saplab.training.checkpoint import EpochRecord
+from saplab.training.card import FinishedRun, accuracy_text, wilson, write_card
 from saplab.training.choice import Choice
-from saplab.training.plot import history_chart, save_plots
-from saplab.training.progress import Silent, TensorBoard
+from saplab.training.plot import history_chart
 from saplab.training.recipes import RECIPES
+from saplab.training.records import EpochRecord
 
 HISTORY = [
     EpochRecord(1, 0.1, 2.0, 0.2, 0.3, 1000.0, 60.0, 0.9),
@@ -122,7 +123,7 @@ def test_command_refuses(small_cifar10: Path, tmp_path: Path) -> None:
         (("dense", "--data", "sample"), "`data` must not be 'sample' for training"),
         (("dense", "--data", data, "--rate", "0.1"), "`rate` belongs to the recipe 'dropout', got it for 'dense'"),
         (("dense", "--data", data, "--network", "vgg"), "`network` must be one of preact-resnet20, resnet20"),
-        (("dense", "--data", data, "--defense", "sap"), "`defense` sap needs a number"),
+        (("dense", "--data", data, "--defense", "sop:100"), "`defense` must be one of"),
         (("dense", "--data", data, "--epochs", "0"), "`epochs` must be >= 6"),
         (
             ("dense", "--data", data, "--device", "tpu"),
@@ -174,14 +175,15 @@ def test_wilson_interval_by_its_formula() -> None:
     p = k / n
     centre, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     expected = ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
-    assert Score(k, n).interval() == pytest.approx(expected, abs=1e-12)
-    assert str(Score(k, n)).startswith("91.18 % (9,100 of 9,980 right")
+    row = Measured("none", 0.0, k, n, "test")
+    assert wilson(row) == pytest.approx(expected, abs=1e-12)
+    assert accuracy_text(row).startswith("91.18 % (9,100 of 9,980 right")
 
 
 def test_card_says_how() -> None:
     measured = (Measured("none", 0.0, 91, 100, "test"), Measured("PGD-20", 8.0, 380, 1000, "sample"))
-    result = Result(TINY, 4, HISTORY, "saplab train dense", "a CPU, 2 threads", measured, "the test images")
-    card = write_card(result, "mine")
+    finished = FinishedRun(TINY, 4, HISTORY, "saplab train dense", "a CPU, 2 threads", measured, "the test images")
+    card = write_card(finished, "mine")
     for line in (
         "# mine: preact-resnet20, trained by the recipe dense\n",
         "- clean, on the test images: **91.00 % (91 of 100 right",
@@ -197,14 +199,14 @@ def test_card_says_how() -> None:
 
 def test_chart_shows_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
     loss, accuracy = history_chart(HISTORY).to_dict()["vconcat"]
-    assert loss["data"]["values"] == [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5}]
-    rows = {(row["epoch"], row["of"]): row["accuracy"] for row in accuracy["data"]["values"]}
+    assert [(row["x"], row["y"]) for row in loss["data"]["values"]] == [(1, 2.0), (2, 1.5)]
+    rows = {(row["x"], row["of"]): row["y"] for row in accuracy["data"]["values"]}
     assert rows[2, "held-out images under attack"] == 12.5
     assert (1, "held-out images") not in rows
     assert len(rows) == 6
     names = accuracy["encoding"]["color"]["scale"]["domain"]
     assert set(names) == {name for _, name in rows}
-    save_plots(HISTORY, tmp_path)
+    save_plot(history_chart(HISTORY), tmp_path)
     assert "training loss" in (tmp_path / "history.svg").read_text()
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="`history` must hold at least one epoch"):
@@ -225,12 +227,12 @@ def test_tensorboard_is_told_of_every_epoch(tmp_path: Path, monkeypatch: pytest.
             pass
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    board = TensorBoard(tmp_path, Silent())
-    board.on_start(HISTORY[:1], TINY, 2)
-    board.on_epoch(HISTORY[1])
+    board = TensorBoard(tmp_path, Progress())
+    board.on_start(HISTORY[:1], 2, 4)
+    board.on_record(HISTORY[1])
     assert told[0] == (str(tmp_path), 2)
     assert ("robust_accuracy", 0.125, 2) in told
     assert not any(name == "epoch" for name, *_ in told)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match="`tensorboard` needs the package of that name"):
-        TensorBoard(tmp_path, Silent())
+        TensorBoard(tmp_path, Progress())

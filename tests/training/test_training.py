@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
+from saplab.learning.progress import Progress
 from saplab.models.preact_resnet import preact_resnet20
-from saplab.training.batches import Share
-from saplab.training.checkpoint import EpochRecord
 from saplab.training.loop import Diverged, describe, train
 from saplab.training.place import Place
-from saplab.training.progress import Silent
 from saplab.training.recipes import Recipe
+from saplab.training.records import EpochRecord
 from saplab.training.schedules import Steps, WarmupLinear
 
 TINY = Recipe("dense", "tiny", epochs=3, batch=32, schedule=WarmupLinear(0.05, 1), precision="bfloat16", images=96)
@@ -54,18 +54,18 @@ def unbroken(data: Records, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 KILLED = """
-import json, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
+from saplab.learning.progress import Progress
 from saplab.training.loop import train
-from saplab.training.progress import Silent
 from saplab.training.recipes import Recipe
 from saplab.training.schedules import WarmupLinear
 
-class Killer(Silent):
-    def on_step(self, epoch, step, loss, accuracy):
-        if [epoch, step] == json.loads(sys.argv[2]):
+class Killer(Progress):
+    def on_step(self, step, numbers):
+        if step == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
 
 recipe = Recipe("dense", "tiny", epochs=3, batch=32, schedule=WarmupLinear(0.05, 1), precision="bfloat16", images=96)
@@ -76,7 +76,7 @@ train(recipe, data, data.chosen(slice(50)), Path(sys.argv[1]), seed=4, threads=1
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL exists on POSIX only")
 def test_killed_and_resumed_equals_unbroken(data: Records, unbroken: Path, tmp_path: Path) -> None:
-    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "[2, 2]"], check=False)
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "5"], check=False)
     (tmp_path / ".checkpoint.safetensors.999999999.0.tmp").touch()  # as if it had been killed while it wrote
     assert process.returncode == -signal.SIGKILL
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
@@ -95,9 +95,8 @@ def test_killed_and_resumed_equals_unbroken(data: Records, unbroken: Path, tmp_p
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL exists on POSIX only")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_three_times_at_random_equals_unbroken(seed: int, data: Records, unbroken: Path, tmp_path: Path) -> None:
-    places = np.random.default_rng(seed).integers(1, 4, (3, 2)).tolist()
-    for place in sorted(places):
-        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), json.dumps(place)], check=False)
+    for step in sorted(np.random.default_rng(seed).integers(1, 10, 3)):
+        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(step)], check=False)
     model, _ = train(TINY, data, part(data, 50), tmp_path, seed=4, threads=1)
     save_model(model, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
@@ -110,8 +109,8 @@ def without_times(out: Path) -> list[dict[str, float]]:
 
 
 def test_a_finished_run_is_read_not_repeated(data: Records, unbroken: Path) -> None:
-    class Never(Silent):
-        def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
+    class Never(Progress):
+        def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
             raise AssertionError("a finished run took a step")
 
     model, _ = train(TINY, data, part(data, 50), unbroken, seed=4, threads=1, progress=Never())
@@ -169,8 +168,8 @@ def test_weights_that_the_last_step_ruined_are_not_kept(data: Records, tmp_path:
 
 
 def test_full_disk_keeps_the_checkpoint_before(data: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FullDisk(Silent):
-        def on_epoch(self, record: EpochRecord) -> None:
+    class FullDisk(Progress):
+        def on_record(self, record: EpochRecord) -> None:
             def fail(descriptor: int) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -185,9 +184,9 @@ def test_full_disk_keeps_the_checkpoint_before(data: Records, tmp_path: Path, mo
 
 
 def test_ctrl_c_keeps_the_last_checkpoint(data: Records, tmp_path: Path) -> None:
-    class Interrupted(Silent):
-        def on_step(self, epoch: int, step: int, loss: float, accuracy: float) -> None:
-            if epoch == 2:
+    class Interrupted(Progress):
+        def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
+            if numbers["epoch"] == 2:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -215,7 +214,7 @@ def test_wrong_arguments(data: Records, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`test` must have the classes of `data`, airplane, .* got cat, dog"):
         train(TINY, data, replace(data, classes=("cat", "dog")), tmp_path)
     with pytest.raises(ValueError, match="`batch` must be a multiple of the 5 processes, got 32"):
-        train(TINY, data, None, tmp_path, place=Place(share=Share(0, 5)))
+        train(TINY, data, None, tmp_path, place=Place(world=5))
     (tmp_path / "history.jsonl").write_text("{}")
     with pytest.raises(ValueError, match="holds a training history without a checkpoint"):
         train(TINY, data, None, tmp_path)

@@ -1,1 +1,1 @@
-"""What trainings of networks and of agents share."""
+"""What training networks and training agents have in common: checkpoint, history, progress and plot."""

@@ -9,7 +9,7 @@ from saplab.evaluation.report import DARK, machine, template
 from saplab.metrics.scores import score_difference
 from saplab.paper.claims import Judged, together
 from saplab.paper.game_table import Line, Row, rows, scores_of, to_csv, to_records
-from saplab.paper.published import PAPER_CHANGES, PUBLISHED
+from saplab.paper.published import PAPER_CHANGES
 from saplab.paper.report import tally
 from saplab.paper.study import Claim
 from saplab.paper.table1 import STRENGTHS, TableRequest
@@ -18,6 +18,7 @@ from saplab.paper.table1_folder import is_table, read_table
 from saplab.report.charts import PAGE, PAPER, Theme, to_bytes
 from saplab.report.figures import points_chart
 from saplab.report.markdown import table_text
+from saplab.rl.published import PUBLISHED
 from saplab.runs import BrokenCellError
 from saplab.runs.game_store import GameStore
 from saplab.system.files import write_atomically

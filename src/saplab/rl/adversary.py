@@ -1,41 +1,31 @@
-"""Who changes what an agent sees: the attacks on images, driven against the action that the agent would take."""
+"""An adversary that changes what an agent sees, by the attacks on images, driven against the agent's own action."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from saplab.attacks import Attack
 from saplab.defenses.drawing import current
 from saplab.rl.player import mean_values
 from saplab.rng.streams import stream_key
-
-
-class Attack(Protocol):
-    """What `saplab.attacks` offers: `FGSM`, `RandomNoise` and the like."""
-
-    def __call__(
-        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: int = 0, *,
-        examples: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Give images like `images`, within `eps` of them and within [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Adversary:
     """Changes every observation so that a network no longer prefers the action it would take.
 
-    Source: Huang et al. 2017, "Adversarial attacks on neural network policies": the loss that an attack drives up is
-    the cross-entropy of softmax(Q) against the greedy action. The paper does not define its loss for Q-networks.
+    Source: Huang et al. 2017, "Adversarial attacks on neural network policies": an attack drives up the cross-entropy
+    of softmax(Q) against the greedy action. The paper does not define its loss for Q-networks.
 
-    Args:
-        network: whose gradient is used, and whose greedy action is driven away: the player's own, or another's.
-        attack: any of `saplab.attacks`.
+    Attributes:
+        network: whose gradient is used, and whose greedy action is attacked: the player's own network, or another.
+        attack: how.
         eps: radius in the unit of [0, 1] frames; λ pixel steps are λ/255.
-        samples: passes of `network` that tell its greedy action; 0 for an attack that does not look at it.
-        seed: of the attack's draws, a stream apart from the player's.
-        newest: change only the newest frame of a stack; the older ones stay as the player saw them. Otherwise the
-            whole stack is changed, each time anew from the game's own frames.
+        samples: passes of `network` that determine its greedy action; 0 for an attack that does not look at it.
+        seed: of the attack's draws, a stream separate from the player's.
+        newest: change only the newest frame of a stack, and leave the older ones as the player saw them. Otherwise the
+            whole stack is changed, each time starting from the game's own frames.
     """
 
     network: nn.Module
@@ -46,13 +36,18 @@ class Adversary:
     newest: bool = False
 
     def perturb(self, stacks: Tensor, numbers: Tensor) -> Tensor:
-        """Give what the player sees instead of `stacks` (N, 4, H, W); numbers (N,) ascend, and decide the draws."""
+        """Return what the player sees in place of `stacks` (N, 4, H, W).
+
+        Args:
+            stacks: as the games show them; with `newest`, older frames as the player saw them.
+            numbers: (N,) ascending numbers of the observations, which decide the draws.
+        """
         labels = self._greedy_actions(stacks, numbers)
         if not self.newest:
-            return self.attack(self.network, stacks, labels, self.eps, self.seed, examples=numbers)
+            return self.attack(self.network, stacks, labels, self.eps, seed=self.seed, examples=numbers)
         older, frames = stacks[:, :-1], stacks[:, -1:]
         network = NewestFrame(self.network, older, numbers)
-        return torch.cat((older, self.attack(network, frames, labels, self.eps, self.seed, examples=numbers)), 1)
+        return torch.cat((older, self.attack(network, frames, labels, self.eps, seed=self.seed, examples=numbers)), 1)
 
     def _greedy_actions(self, stacks: Tensor, numbers: Tensor) -> Tensor:
         if self.samples == 0:
@@ -64,13 +59,13 @@ class Adversary:
 class NewestFrame(nn.Module):
     """A Q-network as a function of the newest frame (N, 1, H, W) alone, with each example's older frames held.
 
-    Which example a row of the batch belongs to is read from the draws that the attack fixes for it, so that rows may
-    be repeated, left out or split into batches.
+    The draws that the attack fixes say which example a row of the batch belongs to, so that rows may be repeated, left
+    out or split into batches.
 
     Args:
         network: stacks (N, 4, H, W) -> values.
         older: (M, 3, H, W).
-        numbers: (M,) the numbers of their examples, ascending.
+        numbers: (M,) numbers of their examples, ascending.
     """
 
     def __init__(self, network: nn.Module, older: Tensor, numbers: Tensor) -> None:
@@ -78,7 +73,7 @@ class NewestFrame(nn.Module):
         self.network, self._older, self._numbers = network, older, numbers
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Give the values of the stacks that end with `frames`."""
+        """Return the values of the stacks that end with `frames`."""
         drawing = current()
         if drawing is None:
             raise ValueError("a network of the newest frame can only run inside an attack, which tells its examples")

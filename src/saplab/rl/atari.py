@@ -19,15 +19,15 @@ PAPER_GAMES: Final = ("Assault", "Asterix", "BankHeist", "BattleZone", "BeamRide
 
 
 @dataclass(frozen=True)
-class Step:
+class TimeStep:
     """What E games show after one action each.
 
-    Args:
+    Attributes:
         stacks: (E, 4, 84, 84) uint8, the last four frames, oldest first; zeros before a game's first frame.
         rewards: (E,) float64, points as the game counts them, unclipped.
         terminated: (E,) whether the game is over.
         truncated: (E,) whether it was stopped at the limit of frames.
-        lives: (E,) lives left; 0 in games that have none.
+        lives: (E,) lives left; 0 in games without lives.
     """
 
     stacks: NDArray[np.uint8]
@@ -38,12 +38,12 @@ class Step:
 
     @property
     def over(self) -> NDArray[np.bool_]:
-        """Say which games ended; whatever action comes next, the game begins anew."""
+        """Return which games ended; whatever action comes next, they begin anew."""
         return self.terminated | self.truncated
 
 
 class Games:
-    """A number of games of one kind, played side by side.
+    """E games of one kind, played side by side.
 
     An observation is the last four frames, each the pixel-wise maximum of the last two of four emulated ones, as gray
     levels of 84×84 pixels. An action is repeated for four emulated frames; the actions are the game's own (minimal)
@@ -52,8 +52,8 @@ class Games:
 
     Args:
         game: name as in the paper (``BankHeist``) or of the ROM (``bank_heist``).
-        count: E, how many.
-        sticky: chance that the emulator repeats the previous action instead (Machado et al. 2018 take 0.25).
+        count: E.
+        sticky: probability that the emulator repeats the previous action instead (0.25 in Machado et al. 2018).
         max_frames: emulated frames after which a game is stopped.
         threads: of the emulators; they run while Python does other things between `send` and `receive`.
 
@@ -76,29 +76,29 @@ class Games:
         self.count = count
         self.actions = int(self._env.single_action_space.n)
 
-    def reset(self, seeds: Sequence[int]) -> Step:
-        """Begin new games, each with a seed of its own in 0..2^31-1, which decides its no-ops and sticky actions."""
+    def reset(self, seeds: Sequence[int]) -> TimeStep:
+        """Begin new games, each with a seed in 0..2^31-1, which decides its no-ops and sticky actions."""
         stacks, info = self._env.reset(seed=np.asarray(seeds))
         nothing = np.zeros(self.count, np.bool_)
-        return Step(stacks, np.zeros(self.count), nothing, nothing, info["lives"].astype(np.int64))
+        return TimeStep(stacks, np.zeros(self.count), nothing, nothing, info["lives"].astype(np.int64))
 
     def send(self, actions: NDArray[np.int64]) -> None:
-        """Let the emulators begin a step, with actions (E,); `receive` must follow."""
+        """Make the emulators begin a step with actions (E,); `receive` must follow."""
         self._env.send(actions)
 
-    def receive(self) -> Step:
+    def receive(self) -> TimeStep:
         """Wait for the step that `send` began."""
         stacks, rewards, terminated, truncated, info = self._env.recv()
-        return Step(stacks, rewards.astype(np.float64), terminated, truncated, info["lives"].astype(np.int64))
+        return TimeStep(stacks, rewards.astype(np.float64), terminated, truncated, info["lives"].astype(np.int64))
 
-    def step(self, actions: NDArray[np.int64]) -> Step:
+    def step(self, actions: NDArray[np.int64]) -> TimeStep:
         """Take one action (E,) in each game."""
         self.send(actions)
         return self.receive()
 
 
 def rom_name(game: str) -> str:
-    """Give the ROM of a game: ``BankHeist`` and ``bank_heist`` are ``bank_heist``.
+    """Return the ROM of a game: ``bank_heist`` for ``BankHeist`` and ``bank_heist``.
 
     Raises:
         ValueError: ale-py is missing or has no such ROM.
@@ -116,7 +116,7 @@ def rom_name(game: str) -> str:
 
 
 def action_names(game: str) -> tuple[str, ...]:
-    """Give the names of a game's actions (``NOOP``, ``FIRE``, ``RIGHT``, …), in the order of their numbers."""
+    """Return the names of a game's actions (``NOOP``, ``FIRE``, ``RIGHT``, …), in the order of their numbers."""
     import ale_py
     from ale_py import roms
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from saplab.metrics.scores import mean_score
-from saplab.paper.published import PUBLISHED
 from saplab.rl.agents import Facts
-from saplab.rl.checkpoint import AgentRecord, best_record
 from saplab.rl.play import Rules
+from saplab.rl.published import PUBLISHED
 from saplab.rl.recipes import AgentRecipe
+from saplab.rl.records import AgentRecord, best_record
 
 
 def write_card(
@@ -20,7 +20,7 @@ def write_card(
         facts: of the agent.
         recipe, history: of its training.
         rules: by which it was scored.
-        command: what made it.
+        command: that made it.
         machine: its processor, number of threads and versions, in words.
     """
     seconds = sum(record.seconds for record in history)
@@ -34,7 +34,7 @@ unclipped rewards), of {_kept(recipe, history)}, in float16:
 
 | | points | games |
 |---|---:|---:|
-{_rows(facts)}
+{_scores(facts)}
 
 {facts.steps:,} agent steps (four frames each), seed {facts.seed}, by `{command}`.
 
@@ -67,24 +67,22 @@ def _kept(recipe: AgentRecipe, history: Sequence[AgentRecord]) -> str:
     )
 
 
-def _rows(facts: Facts) -> str:
+def _scores(facts: Facts) -> str:
     lines = [("this agent", facts.scores), ("random play", facts.random_scores)]
     rows = [f"| {name} | {mean_score(scores)} | {len(scores)} |" for name, scores in lines]
     if published := PUBLISHED.get(facts.game):
-        rows += [
-            f"| {name} (Wang et al. 2016, table 2) | {points:,} | |"
-            for name, points in (
-                ("random play", published.random),
-                ("a human", published.human),
-                ("DQN, 50 million steps", published.dqn),
-                ("Double DQN, 50 million steps", published.ddqn),
-            )
-        ]
+        others = (
+            ("random play", published.random),
+            ("a human", published.human),
+            ("DQN, 50 million steps", published.dqn),
+            ("Double DQN, 50 million steps", published.ddqn),
+        )
+        rows += [f"| {name} (Wang et al. 2016, table 2) | {points:,} | |" for name, points in others]
     return "\n".join(rows)
 
 
 def _curve(history: Sequence[AgentRecord]) -> str:
-    """Show at most twenty records, and those with an evaluation."""
+    """Show about twenty records, and all with an evaluation."""
     every = max(1, -(-len(history) // 20))
     shown = [r for i, r in enumerate(history) if r.evaluation or (i + 1) % every == 0]
     return "\n".join(

@@ -1,6 +1,7 @@
 """Double DQN (van Hasselt, Guez & Silver 2016, "Deep reinforcement learning with double Q-learning")."""
 
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,26 +11,26 @@ from torch import Tensor, nn
 
 from saplab.models.qnetwork import QNetwork
 from saplab.rl.recipes import AgentRecipe
-from saplab.rl.replay import Batch
+from saplab.rl.replay import Transitions
 from saplab.system.precision import computing_in
 
 
 def td_targets(returns: Tensor, discounts: Tensor, next_values: Tensor, next_target_values: Tensor) -> Tensor:
-    """Give the targets R + γ · Q_target(s', argmax_a Q(s', a)), (B,).
+    """Return the targets R + γ · Q_target(s', argmax_a Q(s', a)), (B,).
 
     Source: van Hasselt et al. 2016, equation 4, over n steps as in Hessel et al. 2018, section 3.
 
     Args:
-        returns, discounts: (B,) as in `Batch`; the discount is 0 after a terminal step.
+        returns, discounts: (B,) as in `Transitions`; the discount is 0 after a terminal step.
         next_values: (B, actions) of the network that learns, which chooses the action.
-        next_target_values: (B, actions) of the target network, which says what it is worth.
+        next_target_values: (B, actions) of the target network, which says what that action is worth.
     """
     chosen = next_values.argmax(1, keepdim=True)
     return returns + discounts * next_target_values.gather(1, chosen)[:, 0]
 
 
 def epsilon_greedy(values: NDArray[np.float32], epsilon: float, draws: np.random.Generator) -> NDArray[np.int64]:
-    """Give for each row of values (E, actions) its greatest's action, or with chance `epsilon` a random one, (E,)."""
+    """Return the greedy action of each row of values (E, actions), or with probability `epsilon` a random one; (E,)."""
     games, actions = values.shape
     random = draws.integers(actions, size=games)
     return np.where(draws.random(games) < epsilon, random, values.argmax(1)).astype(np.int64)
@@ -39,7 +40,7 @@ class Learner:
     """A Q-network, its target and its optimiser.
 
     Args:
-        network: learns in place, on the device where it is.
+        network: learns in place, on its own device.
         recipe: how.
     """
 
@@ -52,13 +53,13 @@ class Learner:
 
     @torch.no_grad()
     def values(self, stacks: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the values (N, actions) of stacks (N, 4, H, W)."""
+        """Return the values (N, actions) of stacks (N, 4, H, W)."""
         with computing_in(self._recipe.precision, self._device):
             values = self.network.of_bytes(self._on_device(torch.from_numpy(stacks)))
         return values.float().cpu().numpy()
 
-    def update(self, batch: Batch, lr: float) -> float:
-        """Take one step of gradient descent on the Huber loss of the temporal differences; give the mean loss."""
+    def update(self, batch: Transitions, lr: float) -> float:
+        """Take a step of gradient descent on the Huber loss of the temporal differences; return the mean loss."""
         next_stacks = self._on_device(batch.next_stacks)
         with computing_in(self._recipe.precision, self._device, keep_casts=True):  # for the network's two passes
             values = self.network.of_bytes(self._on_device(batch.stacks))
@@ -79,5 +80,30 @@ class Learner:
         """Make the target network equal to the one that learns."""
         self.target.load_state_dict(self.network.state_dict())
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state of the network, its target and the optimiser, by name."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"target.{name}": tensor for name, tensor in self.target.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` returned."""
+        for part, module in (("network", self.network), ("target", self.target)):
+            module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
+        stored = [name.split(".", 2) for name in tensors if name.startswith("optimizer.")]
+        for name, parameter in self.network.named_parameters():
+            state = {key: tensors[f"optimizer.{key}.{name}"] for _, key, owner in stored if owner == name}
+            self.optimizer.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
+
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Lay out a state tensor in memory like its parameter, so that a resumed run computes as an uninterrupted one."""
+    if value.shape != parameter.shape:
+        return value.clone()
+    return parameter.detach().clone().copy_(value)

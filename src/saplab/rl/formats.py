@@ -1,6 +1,6 @@
 """Agents trained elsewhere: Stable-Baselines3's zips of DQN, and plain state_dicts of a NatureDQN network.
 
-No code of a file is ever run: tensors are read with ``weights_only=True`` or from safetensors.
+No code in a file is ever run: tensors are read with ``weights_only=True`` or from safetensors.
 """
 
 import io
@@ -15,14 +15,13 @@ from torch import Tensor
 from saplab.models.qnetwork import QNetwork, new_network
 from saplab.models.zoo import put_weights, read_weights
 
-AGENT_FILES: Final = ".safetensors, .pt, .pth, .th, or a .zip of Stable-Baselines3"
 _MEMBER: Final = "policy.pth"
 _ONLINE: Final = "q_net."  # beside Stable-Baselines3's target network, "q_net_target."
 _LAYERS: Final = ("conv1", "conv2", "conv3", "hidden")
 
 
 def read_agent(path: str | Path) -> QNetwork:
-    """Read an agent's network, in eval mode; names of tensors do not matter, their shapes say what they are.
+    """Read an agent's network, in eval mode; the tensors are recognised by their shapes, whatever their names.
 
     Args:
         path: ``.safetensors``, ``.pt``, ``.pth`` or ``.th`` with a state_dict, or Stable-Baselines3's ``.zip``.
@@ -60,7 +59,7 @@ def by_shape(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 
 
 def _only(state: Mapping[str, Tensor], shape: tuple[int | None, ...], source: str) -> str:
-    """Name the one weight of a shape, of which None may be any length."""
+    """Return the name of the one weight of a shape, in which None stands for any length."""
     names = [name for name, tensor in state.items() if _fits(tuple(tensor.shape), shape)]
     if len(names) != 1:
         wanted = "×".join("actions" if length is None else str(length) for length in shape)

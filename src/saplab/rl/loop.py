@@ -1,12 +1,11 @@
 """The loop that trains agents: play a step of each game, learn while the emulators compute it, record and save.
 
-Draws are a function of (seed, purpose, step), so that a run is a function of its request on one machine with one number
-of threads, as long as nothing stops it. A run that goes on from a checkpoint has the weights, targets, optimiser and
-draws of an unbroken one, but neither its games, which begin anew, nor its replay buffer, which is filled again by the
-policy as it is; it is another run of the same kind.
+Draws are a function of (seed, purpose, step), so that an uninterrupted run is a function of its request on one machine
+with one number of threads. A resumed run has the weights, targets, optimiser and draws of an uninterrupted one, but
+neither its games, which begin anew, nor its replay buffer, which the current policy fills again: it is another run of
+the same kind.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,27 +14,22 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from saplab.learning.checkpoint import Diverged, RunFolder
+from saplab.learning.progress import Progress
 from saplab.models.qnetwork import QNetwork
-from saplab.rl.atari import Step
-from saplab.rl.checkpoint import BEST, AgentRecord, best_record, load_checkpoint, put_back, save_checkpoint
+from saplab.rl.atari import TimeStep
 from saplab.rl.ddqn import Learner, epsilon_greedy
-from saplab.rl.progress import Progress, Silent
 from saplab.rl.recipes import AgentRecipe
+from saplab.rl.records import AgentRecord, best_record
 from saplab.rl.replay import Replay
-from saplab.system.files import remove_leftovers, write_atomically
 
-CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.jsonl"
 NUMERICS: Final = 1  # raise it when the same request would give other weights
-REFILL: Final = 100_000  # most steps of play that fill the replay buffer of a continued run
+REFILL: Final = 100_000  # at most so many steps of play fill the replay buffer of a resumed run
+_BEST: Final = "best."  # before the names of the tensors of the weights that scored most
 _ACT, _SAMPLE, _GAMES, _REFILL = 1, 2, 3, 4
 
 Score = Callable[[QNetwork, int], Sequence[float]]
-
-
-class Diverged(ValueError):
-    """The loss stopped being a finite number."""
 
 
 class GameSet(Protocol):
@@ -44,13 +38,13 @@ class GameSet(Protocol):
     count: int
     actions: int
 
-    def reset(self, seeds: Sequence[int]) -> Step:
+    def reset(self, seeds: Sequence[int]) -> TimeStep:
         """Begin new games."""
 
     def send(self, actions: NDArray[np.int64]) -> None:
-        """Let a step begin."""
+        """Begin a step."""
 
-    def receive(self) -> Step:
+    def receive(self) -> TimeStep:
         """Wait for the step."""
 
 
@@ -72,78 +66,79 @@ def train_agent(
     *,
     task: str = "",
     score: Score | None = None,
-    progress: Progress | None = None,
+    progress: Progress[AgentRecord] | None = None,
 ) -> list[AgentRecord]:
-    """Train `network` in place by Double DQN, from the last checkpoint in `out` where there is one.
+    """Train `network` in place by Double DQN, beginning with the last checkpoint in `out` if there is one.
 
     Args:
         recipe: how.
         games: `recipe.games` of them.
-        network: with its first weights, on the device where it shall learn.
+        network: with its first weights, on the device where it is to learn.
         out: folder for ``checkpoint.safetensors`` and ``history.jsonl``.
         seed: of the games, the random actions and the samples; 0..2^63-1.
-        task: what is played, for the checkpoint: another task's is refused.
-        score: plays evaluation games with the network after so many steps, and gives their points; where the recipe
-            keeps the best, `network` ends with the weights that scored most, and the checkpoint goes on from the last.
-        progress: told of every step and record.
+        task: what is played; a checkpoint of another task is refused.
+        score: plays the games of an evaluation with the network after the given number of steps, and returns their
+            points. Where the recipe keeps the best, `network` ends with the weights that scored most, while the
+            checkpoint holds the last.
+        progress: gets reports of every step and record.
 
     Returns:
         the record of every stretch of ``recipe.record_every`` steps.
 
     Raises:
-        ValueError: an argument out of range, or `out` holds another run's checkpoint (which stays as it is).
+        ValueError: an argument is out of range, or `out` holds another run's checkpoint (which stays as it is).
         Diverged: the loss is no longer finite; the last good checkpoint stays.
-        OSError: a file could not be written; the checkpoint before it stays.
+        OSError: a file could not be written; the previous checkpoint stays.
     """
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be in 0 .. 2**63 - 1, got {seed}")
     if games.count != recipe.games:
         raise ValueError(f"`games` must be {recipe.games} for this recipe, got {games.count}")
-    out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out)
-    run = _Run(recipe, games, network, out, seed, task, progress or Silent())
+    run = _Run(recipe, games, network, RunFolder(out, request_of(recipe, task, seed), AgentRecord), seed)
+    progress = progress or Progress()
+    progress.on_start(run.history, run.step, recipe.steps)
     while run.step < recipe.steps:
-        run.advance(learn=run.step >= recipe.warmup)
+        run.advance()
+        progress.on_step(run.step, {})
         if run.step % recipe.record_every == 0 or run.step == recipe.steps:
-            run.record(score)
+            progress.on_record(run.record(score))
     if recipe.keep_best and run.best:
         network.load_state_dict(run.best)
     return run.history
 
 
 class _Run:
-    """A run's moving parts."""
+    """The moving parts of a run."""
 
     def __init__(
-        self, recipe: AgentRecipe, games: GameSet, network: QNetwork, out: Path, seed: int, task: str,
-        progress: Progress,
-    ) -> None:  # fmt: skip
-        self.recipe, self.games, self.out, self.seed, self.progress = recipe, games, out, seed, progress
-        self.request = request_of(recipe, task, seed)
+        self, recipe: AgentRecipe, games: GameSet, network: QNetwork, folder: RunFolder[AgentRecord], seed: int
+    ) -> None:
+        self.recipe, self.games, self.folder, self.seed = recipe, games, folder, seed
         self.learner = Learner(network, recipe)
-        self.best: dict[str, Tensor] = {}
-        self.history = self._restored()
+        tensors, self.history = folder.open()
+        if tensors:
+            self.learner.restore(tensors)
+        self.best = {name.removeprefix(_BEST): tensor for name, tensor in tensors.items() if name.startswith(_BEST)}
         self.step = self.history[-1].step if self.history else 0
-        seeds = self._draws(_GAMES, self.step).integers(2**31, size=games.count)
+        seeds = self._draws(_GAMES).integers(2**31, size=games.count)
         self.now = games.reset([int(s) for s in seeds])
         shape = (self.now.stacks.shape[2], self.now.stacks.shape[3])
         self.replay = Replay(recipe.replay, games.count, shape, recipe.gamma, recipe.n_step)
         self.first = np.ones(games.count, np.bool_)
         self.points = np.zeros(games.count)
+        self.stretch = _Stretch()
         self._refill()
         self.stretch = _Stretch()
-        progress.on_start(recipe, self.history)
 
-    def advance(self, learn: bool) -> None:
-        """Play one step in each game; learn, where an update is due, while the emulators compute it."""
-        actions = self._send(self._draws(_ACT, self.step))
-        if learn and self.step % self.recipe.update_every == 0:
+    def advance(self) -> None:
+        """Play one step in each game; learn, if an update is due, while the emulators compute it."""
+        actions = self._send(self._draws(_ACT))
+        if self.step >= self.recipe.warmup and self.step % self.recipe.update_every == 0:
             self._learn()
         self._receive(actions)
         self.step += self.games.count
-        self.progress.on_step(self.step)
 
-    def record(self, score: Score | None) -> None:
+    def record(self, score: Score | None) -> AgentRecord:
         """Describe the stretch since the last record, save a checkpoint, and begin a new stretch."""
         played = time.perf_counter()
         before = self.history[-1].step if self.history else 0
@@ -158,10 +153,10 @@ class _Run:
         self.history.append(record)
         if recipe.keep_best and best_record(self.history) is record:
             self.best = {name: tensor.clone() for name, tensor in self.learner.network.state_dict().items()}
-        save_checkpoint(self.out / CHECKPOINT, self.request, self.learner, self.history, self.best)
-        write_history(self.out / HISTORY, self.history)
-        self.progress.on_record(record)
+        best = {f"{_BEST}{name}": tensor for name, tensor in self.best.items()}
+        self.folder.save(self.learner.tensors() | best, self.history)
         self.stretch = _Stretch()
+        return record
 
     def _send(self, draws: np.random.Generator) -> NDArray[np.int64]:
         values = self.learner.values(self.now.stacks)
@@ -170,16 +165,17 @@ class _Run:
         return actions
 
     def _learn(self) -> None:
-        batch = self.replay.sample(self.recipe.batch, self._draws(_SAMPLE, self.step))
+        batch = self.replay.sample(self.recipe.batch, self._draws(_SAMPLE))
         loss = self.learner.update(batch, self.recipe.rate(self.step))
         if not np.isfinite(loss):
-            raise Diverged(f"training stopped at step {self.step}: the loss is {loss}; {self.out} keeps what was saved")
+            kept = f"{self.folder.path} keeps what was saved"
+            raise Diverged(f"training stopped at step {self.step}: the loss is {loss}; {kept}")
         self.stretch.losses.append(loss)
         if self.step % self.recipe.target_every == 0:
             self.learner.copy_to_target()
 
     def _receive(self, actions: NDArray[np.int64]) -> None:
-        """Take the step's outcome, and store what was seen and done before it."""
+        """Take in the outcome of the step, and store what was seen and done before it."""
         before, self.now = self.now, self.games.receive()
         lost_life = self.now.lives < before.lives
         self.replay.add(
@@ -191,39 +187,22 @@ class _Run:
         self.stretch.scores.extend(self.points[self.now.over].tolist())
 
     def _refill(self) -> None:
-        """Fill a continued run's replay buffer by play that counts as no step."""
-        self.stretch, draws = _Stretch(), self._draws(_REFILL, self.step)
+        """Fill the replay buffer of a resumed run by play that counts as no step."""
+        draws = self._draws(_REFILL)
         while len(self.replay) < min(self.step, REFILL, self.recipe.replay):
             self._receive(self._send(draws))
 
-    def _restored(self) -> list[AgentRecord]:
-        path = self.out / CHECKPOINT
-        if not path.exists():
-            if (self.out / HISTORY).exists():
-                raise ValueError(f"{self.out} holds a training history without a checkpoint; choose another folder")
-            return []
-        tensors, history = load_checkpoint(path, self.request)
-        put_back(self.learner, tensors)
-        self.best = {name.removeprefix(BEST): tensor for name, tensor in tensors.items() if name.startswith(BEST)}
-        write_history(self.out / HISTORY, history)
-        return history
-
-    def _draws(self, purpose: int, step: int) -> np.random.Generator:
-        """Give the random numbers of a purpose at a step."""
+    def _draws(self, purpose: int) -> np.random.Generator:
+        """Return the random numbers of a purpose at this step."""
         key = np.array([self.seed, purpose], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, step], np.uint64)))
-
-
-def write_history(path: Path, history: Sequence[AgentRecord]) -> None:
-    """Write one JSON object a line for each record."""
-    write_atomically(path, "".join(json.dumps(asdict(record)) + "\n" for record in history).encode())
+        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, self.step], np.uint64)))
 
 
 def request_of(recipe: AgentRecipe, task: str, seed: int) -> dict[str, Any]:
-    """Give what a checkpoint must have been made for, as JSON's own types.
+    """Return what a checkpoint must have been made for, in JSON's own types.
 
-    The number of steps is not in it: a run may be ended earlier or later than it was begun for, and its learning rate
-    then follows the new end.
+    The number of steps is not in it: a run may end earlier or later than it was begun for, and its learning rate then
+    follows the new end.
     """
     fields = asdict(recipe)
     optimizer = {"kind": type(recipe.optimizer).__name__, **fields["optimizer"]}

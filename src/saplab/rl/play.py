@@ -1,7 +1,7 @@
 """Full games for a score: a player, plain or defended, and an adversary that changes what it sees.
 
-An episode is a function of (rules, player, adversary, seed, episode number), apart from rounding that may differ with
-the number of episodes in a batch: its game, its random actions and all draws of its passes have streams of their own.
+An episode is a function of (rules, player, adversary, seed, episode number), up to rounding that may differ with the
+number of episodes in a batch: its game, its random actions and all draws of its passes have streams of their own.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ _GAME, _ACT = 1, 2
 class Rules:
     """How games are played for a score.
 
-    Args:
+    Attributes:
         game: as in `Games`.
-        sticky: chance that the emulator repeats the previous action.
-        epsilon: chance of a random action.
+        sticky: probability that the emulator repeats the previous action.
+        epsilon: probability of a random action.
         max_frames: emulated frames after which a game is stopped.
 
     Raises:
-        ValueError: a chance outside [0, 1], or `max_frames` outside 1..108000.
+        ValueError: `epsilon` outside [0, 1], or `max_frames` outside 1..131068.
     """
 
     game: str
@@ -59,9 +59,9 @@ class Episode:
 
 @dataclass(frozen=True)
 class Moment:
-    """One step of all games that are still played, for whoever watches; tensors are on the player's device.
+    """One step of all games that are still being played; tensors are on the player's device.
 
-    Args:
+    Attributes:
         episodes: (N,) their numbers.
         stacks, seen: (N, 4, 84, 84) in [0, 1], as the games showed them and as the player saw them.
         values: (N, actions) that the player acted on.
@@ -92,11 +92,11 @@ def play(
         episodes: numbers of the games to play, ascending; with `seed` they decide no-ops and random actions.
         seed: of the games.
         adversary: changes what the player sees; none by default.
-        watch: told of every step.
+        watch: gets every step.
 
     Raises:
-        ValueError: no episode, numbers that do not ascend from 0 or more, more than one batch of them, a player with
-            another number of actions than the game, or as `Games`.
+        ValueError: no episode, numbers that do not ascend or are negative, more of them than fit in a batch, a player
+            whose actions are not the game's, or as `Games`.
     """
     numbers = list(episodes)
     if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0:
@@ -106,7 +106,7 @@ def play(
     going = [_Seat(rules, number, seed) for number in numbers]
     done: list[Episode] = []
     device = player.device
-    memory: Tensor | None = None  # what the player saw last, where an adversary's older frames stay as they are
+    memory: Tensor | None = None  # what the player saw last, where an adversary changes only the newest frame
     while going:
         stacks = torch.from_numpy(np.concatenate([seat.stacks for seat in going])).to(device).float().div_(255)
         given = stacks if memory is None else torch.cat((memory[:, 1:], stacks[:, -1:]), 1)
@@ -140,7 +140,7 @@ class _Seat:
         self.stacks = self._games.reset([int(_draws(seed, _GAME, number).integers(2**31))]).stacks
 
     def choose(self, values: NDArray[np.float32]) -> int:
-        """Give the action: the greatest value's, or a random one now and then."""
+        """Return the greedy action, or with probability ε a random one."""
         random = int(self._draws.integers(len(values)))
         return random if self._draws.random() < self._epsilon else int(values.argmax())
 
@@ -148,7 +148,7 @@ class _Seat:
         self._games.send(np.array([action]))
 
     def receive(self) -> bool:
-        """Take in what the action led to, and say whether the game has ended."""
+        """Take in what the action led to, and return whether the game has ended."""
         step = self._games.receive()
         self.stacks, self.steps = step.stacks, self.steps + 1
         self.score += float(step.rewards[0])

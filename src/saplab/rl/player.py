@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from saplab.defenses.defended import draws_weights, is_random
+from saplab.defenses import is_random, shares_draws
 from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import BATCH, logits
 from saplab.rng.streams import pass_streams, stream_key
@@ -13,11 +13,11 @@ from saplab.rng.streams import pass_streams, stream_key
 
 @dataclass(frozen=True)
 class Player:
-    """An agent: acts on the mean of its network's values over passes.
+    """An agent that plays.
 
-    Args:
+    Attributes:
         network: stacks (N, 4, 84, 84) in [0, 1] -> values (N, actions); defended or not.
-        passes: averaged; a network without randomness is run once.
+        passes: averaged; a network without randomness runs once.
         seed: of the passes' draws.
     """
 
@@ -27,17 +27,17 @@ class Player:
 
     @property
     def device(self) -> torch.device:
-        """Give the device of the network."""
+        """Return the device of the network."""
         return next((tensor.device for tensor in self.network.parameters()), torch.device("cpu"))
 
     def values(self, stacks: Tensor, numbers: Tensor) -> Tensor:
-        """Give the mean values (N, actions) of stacks, whose numbers (N,) decide the draws."""
+        """Return the mean values (N, actions) of stacks, whose numbers (N,) decide the draws."""
         return mean_values(self.network, stacks, self.passes, stream_key(self.seed), numbers)
 
 
 @torch.no_grad()
 def mean_values(network: nn.Module, stacks: Tensor, passes: int, key: int, numbers: Tensor) -> Tensor:
-    """Average the values (N, actions) over the passes 0..passes-1 of a stream key, several in one batch.
+    """Average the values (N, actions) over the passes 0..passes-1 of a stream key, several of them in one batch.
 
     Raises:
         ValueError: `passes` < 1, or a network that does not return (N, actions).
@@ -45,7 +45,7 @@ def mean_values(network: nn.Module, stacks: Tensor, passes: int, key: int, numbe
     if passes < 1:
         raise ValueError(f"`passes` must be >= 1, got {passes}")
     rounds = passes if is_random(network) else 1
-    most = 1 if draws_weights(network) else max(1, BATCH // len(stacks))
+    most = 1 if shares_draws(network) else max(1, BATCH // len(stacks))
     total = torch.zeros(())
     for start in range(0, rounds, most):
         group = range(start, min(start + most, rounds))

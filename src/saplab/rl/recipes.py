@@ -1,8 +1,8 @@
 """How an agent is trained, as data.
 
-``paper`` is appendix A of Dhillon et al. 2018, which follows Mnih et al. 2015; ``small`` and ``gpu`` are this package's
-own, for one or two CPU cores and for a GPU; docs/deviations.md numbers what they change, and why. ``smoke`` only shows
-that the parts fit together.
+``paper`` is appendix A of Dhillon et al. 2018, which follows Mnih et al. 2015; ``small`` and ``gpu`` are saplab's own,
+for one or two CPU cores and for a GPU (docs/deviations.md lists what they change, and why). ``smoke`` only shows that
+the parts work together.
 """
 
 from collections.abc import Iterator
@@ -19,40 +19,40 @@ from saplab.system.precision import Precision
 class RMSProp:
     """The centred RMSProp of Mnih et al. 2015, whose "momentum" is the decay of both running means.
 
-    Their smallest squared gradient, 0.01, is added under the root and to gradients that are summed over the batch; for
-    mean gradients of a batch of 32, and outside the root as in PyTorch, that is `eps` = √0.01 / 32.
+    They add 0.01 to the squared gradient under the root, of gradients summed over the batch. For mean gradients of a
+    batch of 32, and outside the root as in PyTorch, that is `eps` = √0.01 / 32.
     """
 
     decay: float = 0.95
     eps: float = 0.1 / 32
 
     def build(self, parameters: Iterator[Tensor], lr: float) -> torch.optim.Optimizer:
-        """Make PyTorch's optimiser."""
+        """Return PyTorch's optimiser."""
         return torch.optim.RMSprop(parameters, lr, alpha=self.decay, eps=self.eps, centered=True)
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam with the usual small constant.
+    """Adam with PyTorch's usual constant.
 
-    The 1.5e-4 of Hessel et al. 2018 ("Rainbow"), whose loss is another, is larger than most gradients of the Huber loss
-    where rewards are rare, and all but stops the learning there.
+    The 1.5e-4 of Hessel et al. 2018 ("Rainbow"), who use another loss, is larger than most gradients of the Huber loss
+    where rewards are rare, and nearly stops the learning there.
     """
 
     eps: float = 1e-8
 
     def build(self, parameters: Iterator[Tensor], lr: float) -> torch.optim.Optimizer:
-        """Make PyTorch's optimiser."""
+        """Return PyTorch's optimiser."""
         return torch.optim.Adam(parameters, lr, eps=self.eps, fused=True)
 
 
 @dataclass(frozen=True)
 class AgentRecipe:
-    """Everything about the training of an agent that is not its game, its seed or its machine.
+    """Everything about the training of an agent but its game, seed and machine.
 
     A step is one action of one game, four emulated frames.
 
-    Args:
+    Attributes:
         preset: as on the command line.
         steps: of the whole training, over all games.
         games: played side by side.
@@ -61,12 +61,13 @@ class AgentRecipe:
         replay: transitions kept.
         warmup: steps of random play before the first update.
         target_every: steps between two copies of the network into its target; a multiple of `update_every`.
-        optimizer, lr: gradient descent; `lr_end` is the share of `lr` that a linear decay over all steps ends with.
+        optimizer, lr: of gradient descent; `lr_end` is the fraction of `lr` that a linear decay over all steps ends at.
         gamma: discount of one step.
         reward_scale: points that count as a reward of 1; what remains beyond ±1 is clipped.
-        n_step: steps of one transition before it bootstraps.
-        epsilon_end, epsilon_steps: chance of a random action, which falls linearly from 1 over so many steps.
-        clip: longest gradient, in the Euclidean norm; None for no limit.
+        n_step: steps of a transition before it bootstraps.
+        epsilon_end, epsilon_steps: the probability of a random action falls linearly from 1 to `epsilon_end` over
+            `epsilon_steps` steps.
+        clip: largest Euclidean norm of the gradient; None for no limit.
         precision: of the network's arithmetic but for its last layer; the weights are always float32.
         record_every: steps between two records and checkpoints; a multiple of `update_every`.
         score_every, score_episodes: steps between two evaluations during training, and the games of each.
@@ -112,11 +113,11 @@ class AgentRecipe:
                 raise ValueError(f"`{name}` must be a positive multiple of {unit}, got {value}")
 
     def epsilon(self, step: int) -> float:
-        """Give the chance of a random action at a step."""
+        """Return the probability of a random action at a step."""
         return max(self.epsilon_end, 1 - (1 - self.epsilon_end) * step / self.epsilon_steps)
 
     def rate(self, step: int) -> float:
-        """Give the learning rate at a step."""
+        """Return the learning rate at a step."""
         return self.lr * (1 - (1 - self.lr_end) * step / self.steps)
 
 
@@ -179,10 +180,10 @@ RECIPES: Final = {recipe.preset: recipe for recipe in (_PAPER, _SMALL, _GPU, _SM
 
 
 def find_recipe(preset: str) -> AgentRecipe:
-    """Give the recipe of a preset.
+    """Return the recipe of a preset.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is none; the message lists what there is.
     """
     if preset not in RECIPES:
         raise ValueError(f"`preset` must be one of {', '.join(RECIPES)}, got {preset!r}")

@@ -16,10 +16,10 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Transitions over m ≤ n steps: what was seen and done, what it paid, and what was seen then.
+class Transitions:
+    """Transitions over m ≤ n steps: what was seen and done, what it paid, and what was seen after it.
 
-    Args:
+    Attributes:
         stacks, next_stacks: (B, 4, H, W) uint8, o_t and o_{t+m}.
         actions: (B,) int64, a_t.
         returns: (B,) float32, Σ_{i<m} γ^i r_{t+i}.
@@ -36,10 +36,9 @@ class Batch:
 class Replay:
     """The most recent transitions of E games that are played side by side.
 
-    A slot holds one observation's newest frame with the action taken there, its reward and what followed. A game's
-    last observation has a slot too, without an action: a truncated game needs it to estimate what would have come.
-    Stacks never reach over the beginning of a game; frames before it are zeros, as in the games themselves. They do
-    reach over a lost life, after which the game goes on.
+    A slot holds the newest frame of an observation, the action taken there, its reward and what followed. The last
+    observation of a game has a slot without an action, from which a truncated game bootstraps. Stacks do not reach back
+    beyond the beginning of a game (frames are zeros there, as in the games themselves), but over a lost life they do.
 
     Args:
         capacity: slots, over all games; each takes H·W bytes.
@@ -48,7 +47,7 @@ class Replay:
         gamma, n_step: discount, and the most steps that a transition spans.
 
     Raises:
-        ValueError: a capacity that is too small to sample from, or `n_step` < 1.
+        ValueError: `capacity` is too small to sample from, or `n_step` < 1.
     """
 
     def __init__(self, capacity: int, games: int, shape: tuple[int, int], gamma: float, n_step: int = 1) -> None:
@@ -67,7 +66,7 @@ class Replay:
         self._count = 0
 
     def __len__(self) -> int:
-        """Count the slots in use."""
+        """Return the number of slots in use."""
         return min(self._count, self._slots) * len(self._frames)
 
     def add(
@@ -78,10 +77,10 @@ class Replay:
 
         Args:
             frames: (E, H, W), the newest frame of each observation.
-            first: (E,) whether it is the first of a game.
+            first: (E,) whether the observation is the first of a game.
             actions, rewards: (E,) what was done there, and what it paid.
-            terminal: (E,) whether nothing more is to be expected after that: the game was over, or a life lost.
-            last: (E,) whether the observation is its game's last, so that nothing was done there.
+            terminal: (E,) whether no reward counts after that: the game was over, or a life lost.
+            last: (E,) whether the observation is the last of a game, so that nothing was done there.
         """
         slot, before = self._count % self._slots, (self._count - 1) % self._slots
         self._frames[:, slot] = frames.reshape(len(frames), -1)
@@ -90,7 +89,7 @@ class Replay:
         self._age[:, slot] = np.where(first | (self._count == 0), 0, np.minimum(self._age[:, before], STACK) + 1)
         self._count += 1
 
-    def sample(self, size: int, draws: np.random.Generator) -> Batch:
+    def sample(self, size: int, draws: np.random.Generator) -> Transitions:
         """Draw `size` transitions, each stored one equally likely, with replacement.
 
         Raises:
@@ -100,10 +99,10 @@ class Replay:
         returns, discounts, spans = self._outcomes(games, times)
         stacks, next_stacks = (self._stacks(games, t) for t in (times, times + spans))
         actions = torch.from_numpy(self._actions[games, times % self._slots])
-        return Batch(stacks, actions, torch.from_numpy(returns), torch.from_numpy(discounts), next_stacks)
+        return Transitions(stacks, actions, torch.from_numpy(returns), torch.from_numpy(discounts), next_stacks)
 
     def _drawn(self, size: int, draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Draw games (size,) and times (size,), counted from the first slot ever, of slots with an action."""
+        """Draw slots with an action: their games (size,), and their times (size,) counted from the first slot ever."""
         oldest = max(0, self._count - self._slots)
         low, high = oldest + (STACK - 1 if oldest else 0), self._count - self._n_step
         if high - low < 2:  # of two neighbours, at most one is a game's last
@@ -115,7 +114,7 @@ class Replay:
         return games, times
 
     def _outcomes(self, games: NDArray[np.int64], times: NDArray[np.int64]) -> tuple[Any, Any, NDArray[np.int64]]:
-        """Give the returns, discounts and numbers of steps m of n-step transitions, which end where a game does."""
+        """Return the returns, discounts and numbers of steps m of n-step transitions, which end where a game does."""
         returns, discounts = np.zeros(len(times), np.float32), np.ones(len(times), np.float32)
         spans, going = np.zeros(len(times), np.int64), np.ones(len(times), np.bool_)
         for i in range(self._n_step):
@@ -130,7 +129,7 @@ class Replay:
         return returns, discounts, spans
 
     def _stacks(self, games: NDArray[np.int64], times: NDArray[np.int64]) -> Tensor:
-        """Put together stacks (B, 4, H, W), stored channels last, which convolutions on CPUs prefer."""
+        """Return stacks (B, 4, H, W), stored channels last, which convolutions on CPUs prefer."""
         slots = times % self._slots
         packed = np.empty((len(times), self._frames.shape[2]), np.uint32)
         _pack(packed, self._frames, games, slots, self._age[games, slots])

@@ -23,14 +23,14 @@ _INK, _FAINT, _CHOSEN = (20, 20, 20), (170, 180, 190), (200, 60, 30)
 
 
 class Clip:
-    """Records the first steps of one episode; `watch` is told of every moment, `save` writes a GIF.
+    """Records the first steps of an episode: `watch` gets every moment, `save` writes a GIF.
 
     Args:
-        title: what the clip shows, in its first line; in ASCII, as Pillow's own font has no other signs.
+        title: first line of the clip, in ASCII: Pillow's own font has no other characters.
         actions: names of the game's actions, in the order of their numbers.
         lam: the adversary's λ in pixel steps; decides how much the perturbation is enlarged.
         episode: number of the episode to record.
-        steps: to record at most.
+        steps: how many to record at most.
 
     Raises:
         ValueError: Pillow is missing, or `steps` < 1.
@@ -45,7 +45,7 @@ class Clip:
         self.frames: list[Image.Image] = []
 
     def watch(self, moment: Moment) -> None:
-        """Draw one moment of the episode, if it is still played."""
+        """Draw a moment of the episode, if it is still being played."""
         if self._episode in moment.episodes and len(self.frames) < self._most:
             self.frames.append(self._drawn(moment, moment.episodes.index(self._episode)))
 
@@ -83,7 +83,7 @@ class Clip:
         return picture
 
     def _draw_values(self, draw: "ImageDraw.ImageDraw", values: NDArray[np.float32], action: int) -> None:
-        """Draw a bar for each action, longer for a greater value; the shortest is the least of them."""
+        """Draw a bar for each action, from the shortest for the least value to the longest for the greatest."""
         left, height = 2 * _SIDE + 3 * _MARGIN, _SIDE / max(len(values), 8)
         spread = float(values.max() - values.min()) or 1.0
         for number, value in enumerate(values):

@@ -1,1 +1,1 @@
-"""One classifier loop, and the paper's recipes as data."""
+"""How classifiers are trained: one loop, and recipes as data."""

@@ -1,8 +1,8 @@
 """Shuffles, crops and flips as a function of (seed, epoch, image) and of nothing else.
 
-The draws are raw words of the counter-based generator Philox (Salmon et al. 2011), one stream for each purpose and
-epoch; word i belongs to image i. They depend on no batch size, no thread and nothing that ran before, so an
-interrupted run goes on with the draws of an unbroken one.
+The draws are raw words of the counter-based generator Philox (Salmon et al. 2011): one stream for each purpose and
+epoch, in which word i belongs to image i. They depend on no batch size, no thread and nothing that ran before, so that
+a resumed run makes the same draws as an uninterrupted one.
 """
 
 from dataclasses import dataclass
@@ -14,25 +14,28 @@ _SHUFFLE, _SHIFT, _HELD_OUT = 1, 2, 3
 
 @dataclass(frozen=True)
 class Shifts:
-    """Where each image's crop begins in the padded image, and whether it is mirrored; all three (N,)."""
+    """Where each image's crop begins in the padded image, and whether the crop is mirrored; all three (N,)."""
 
     rows: np.ndarray
     columns: np.ndarray
     mirrored: np.ndarray
 
+    def __getitem__(self, chosen: np.ndarray) -> "Shifts":
+        return Shifts(self.rows[chosen], self.columns[chosen], self.mirrored[chosen])
+
 
 def shuffle(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Give a permutation of ``0 .. count - 1``, each equally likely but for ties of 64-bit words."""
+    """Return a permutation of ``0 .. count - 1``, each equally likely but for ties of 64-bit words."""
     return np.argsort(_words(seed, _SHUFFLE, epoch, count), kind="stable")
 
 
 def held_out_positions(count: int, held_out: int) -> np.ndarray:
-    """Choose ``held_out`` of ``count`` positions, equally likely; the same ones for every seed of a run."""
+    """Choose ``held_out`` of ``count`` positions, all equally likely; the same ones for every seed of a run."""
     return np.argsort(_words(0, _HELD_OUT, 0, count), kind="stable")[:held_out]
 
 
 def draw_shifts(seed: int, epoch: int, count: int, pad: int, flip: bool) -> Shifts:
-    """Draw each image's crop, uniform over the ``2 * pad + 1`` offsets either way, and its flip."""
+    """Draw each image's crop, uniform over the ``2 * pad + 1`` offsets in both directions, and its flip."""
     words = _words(seed, _SHIFT, epoch, count)
     offsets = np.uint64(2 * pad + 1)
     rows = _scaled(words & np.uint64(0xFFFFFF), offsets)
@@ -41,7 +44,7 @@ def draw_shifts(seed: int, epoch: int, count: int, pad: int, flip: bool) -> Shif
 
 
 def crop_and_flip(images: np.ndarray, shifts: Shifts, pad: int) -> np.ndarray:
-    """Crop zero-padded images at their shifts and mirror the chosen ones; any type (N, C, H, W), same shape back."""
+    """Crop zero-padded images (N, C, H, W) at their shifts and mirror the chosen ones; shape and type stay."""
     height, width = images.shape[2:]
     padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
@@ -49,17 +52,11 @@ def crop_and_flip(images: np.ndarray, shifts: Shifts, pad: int) -> np.ndarray:
     return np.where(shifts.mirrored[:, None, None, None], crops[..., ::-1], crops)
 
 
-def take(shifts: Shifts, chosen: np.ndarray) -> Shifts:
-    """Give the shifts of the chosen images."""
-    return Shifts(shifts.rows[chosen], shifts.columns[chosen], shifts.mirrored[chosen])
-
-
 def _words(seed: int, purpose: int, epoch: int, count: int) -> np.ndarray:
-    """Give ``count`` words, uint64, of the stream for this seed, purpose and epoch."""
     key = np.array([seed, (purpose << 32) | epoch], dtype=np.uint64)
     return np.random.Philox(key=key).random_raw(count)
 
 
 def _scaled(bits: np.ndarray, count: np.uint64) -> np.ndarray:
-    """Turn 24 uniform bits into a whole number below ``count``; off from uniform by less than count / 2**24."""
+    """Turn 24 uniform bits into a whole number below ``count``, uniform up to count / 2**24."""
     return ((bits * count) >> np.uint64(24)).astype(np.int64)

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,46 +15,21 @@ from torch import nn
 
 from saplab.models.packaged import CLEAN, Measured, Packaged
 from saplab.system.files import write_atomically
-from saplab.training.checkpoint import EpochRecord
 from saplab.training.recipes import Recipe
+from saplab.training.records import EpochRecord
 
-MODEL = "model"
-
-
-@dataclass(frozen=True)
-class Score:
-    """Right answers among a number of images."""
-
-    correct: int
-    images: int
-
-    @property
-    def accuracy(self) -> float:
-        """Give the share of right answers, in [0, 1]."""
-        return self.correct / self.images
-
-    def interval(self) -> tuple[float, float]:
-        """Give the 95 % interval of Wilson (1927), in [0, 1]."""
-        bounds = binomtest(self.correct, self.images).proportion_ci(0.95, method="wilson")
-        return float(bounds.low), float(bounds.high)
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        return (
-            f"{100 * self.accuracy:.2f} % ({self.correct:,} of {self.images:,} right; "
-            f"95 % Wilson interval {100 * low:.2f}–{100 * high:.2f} %)"
-        )
+MODEL: Final = "model"
 
 
 @dataclass(frozen=True)
-class Result:
-    """A finished run, as its card tells of it.
+class FinishedRun:
+    """A finished run, as its card describes it.
 
-    Args:
+    Attributes:
         recipe, seed, history: of the run.
-        command: what makes it again.
+        command: that makes the same network.
         machine: its processor and number of threads, in words.
-        measured: of the finished weights in float32, clean images first.
+        measured: accuracies of the finished weights in float32, that on clean images first.
         images: what the images are that it was measured on, in words.
     """
 
@@ -66,37 +42,51 @@ class Result:
     images: str
 
 
-def export(model: nn.Module, result: Result, out: Path, name: str = MODEL) -> Packaged:
+def wilson(row: Measured) -> tuple[float, float]:
+    """Return the 95 % interval of Wilson (1927) for a measured accuracy, in [0, 1]."""
+    bounds = binomtest(row.correct, row.images).proportion_ci(0.95, method="wilson")
+    return float(bounds.low), float(bounds.high)
+
+
+def accuracy_text(row: Measured) -> str:
+    """Return a measured accuracy in words, with its interval."""
+    low, high = wilson(row)
+    return (
+        f"{100 * row.correct / row.images:.2f} % ({row.correct:,} of {row.images:,} right; "
+        f"95 % Wilson interval {100 * low:.2f}–{100 * high:.2f} %)"
+    )
+
+
+def export(model: nn.Module, run: FinishedRun, out: Path, name: str = MODEL) -> Packaged:
     """Write ``NAME.safetensors``, ``NAME.json`` and ``NAME.md``; the same weights give the same bytes.
 
     Raises:
         OSError: a file could not be written.
     """
     content = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
-    recipe = result.recipe
-    sha256 = hashlib.sha256(content).hexdigest()
-    facts = Packaged(recipe.network, sha256, recipe.name, recipe.preset, result.command, result.measured)
+    recipe, sha256 = run.recipe, hashlib.sha256(content).hexdigest()
+    facts = Packaged(recipe.network, sha256, recipe.name, recipe.preset, run.command, run.measured)
     beside = out / f"{name}.json"
-    beside.unlink(missing_ok=True)  # at no time do facts lie beside other weights than theirs
+    beside.unlink(missing_ok=True)  # facts never lie beside weights other than theirs
     write_atomically(out / f"{name}.safetensors", content)
-    write_atomically(out / f"{name}.md", write_card(result, name).encode())
+    write_atomically(out / f"{name}.md", write_card(run, name).encode())
     write_atomically(beside, facts.to_json())
     return facts
 
 
-def write_card(result: Result, name: str = MODEL) -> str:
+def write_card(run: FinishedRun, name: str = MODEL) -> str:
     """Describe a finished run in Markdown: what was measured, and what would make it again."""
-    recipe, history = result.recipe, result.history
+    recipe, history = run.recipe, run.history
     seconds = sum(record.seconds for record in history)
     speed = float(np.median([record.images_per_second for record in history]))
     title = recipe.network if name == MODEL else f"{name}: {recipe.network}"
     return f"""# {title}, trained by the recipe {recipe.name}
 
-{_accuracies(result)}
+{_accuracies(run)}
 
 The weights are those after the last epoch; no test image decided anything.
 
-Made by `{result.command}` with seed {result.seed}.
+Made by `{run.command}` with seed {run.seed}.
 
 ## Recipe
 
@@ -104,7 +94,7 @@ Made by `{result.command}` with seed {result.seed}.
 
 ## Machine
 
-- {result.machine}
+- {run.machine}
 - PyTorch {torch.__version__}, NumPy {np.__version__}, Python {platform.python_version()}
 - {seconds / 60:.1f} minutes for {len(history)} epochs; training at a median {speed:.0f} images a second
 
@@ -112,14 +102,13 @@ Another machine or number of threads rounds otherwise and ends with other weight
 """
 
 
-def _accuracies(result: Result) -> str:
-    """Say what was measured, a line each."""
-    without = ", without the defences that it was trained with" if result.recipe.defenses else ""
+def _accuracies(run: FinishedRun) -> str:
+    without = ", without the defences that it was trained with" if run.recipe.defenses else ""
     lines = [f"Accuracy in float32{without}:", ""]
-    for row in result.measured:
+    for row in run.measured:
         attack = "clean" if row.attack == CLEAN else f"under {row.attack}, λ = {row.strength:g} pixel steps"
-        images = "the 1,000 images of the packaged sample" if row.data == "sample" else result.images
-        lines.append(f"- {attack}, on {images}: **{Score(row.correct, row.images)}**")
+        images = "the 1,000 images of the packaged sample" if row.data == "sample" else run.images
+        lines.append(f"- {attack}, on {images}: **{accuracy_text(row)}**")
     return "\n".join(lines)
 
 
@@ -129,8 +118,3 @@ def _recipe_lines(recipe: Recipe) -> str:
 
 def _shown(value: object) -> str:
     return " + ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
-
-
-def clean(score: Score, data: str) -> Measured:
-    """Give a clean accuracy as facts hold it."""
-    return Measured(CLEAN, 0.0, score.correct, score.images, data)

@@ -1,19 +1,20 @@
-"""What a person chooses about a training run, in the words of the command line."""
+"""What a user chooses about a training run, in the words of the command line."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A recipe's name and preset, and what is to be other than they say; None and "" leave it as it is.
+    """A recipe's name and preset, and what to change in it; None and "" leave the recipe's own.
 
-    Args:
+    Attributes:
         recipe, preset: names.
-        network: an architecture's name.
-        rate: of dropout, for that recipe.
+        network: name of an architecture.
+        rate: of dropout, for the recipe of that name.
         defense: train through it, such as ``sap:100``.
-        epochs, batch, validation: numbers of epochs, of images in a step, of training images held out.
+        epochs, batch: numbers of epochs, and of images in a step.
+        validation: number of training images held out.
         precision: of the network's arithmetic, ``float32`` or ``bfloat16``.
     """
 
@@ -28,20 +29,18 @@ class Choice:
     precision: str | None = None
 
     def options(self) -> dict[str, str]:
-        """Give the options beside the preset that say so, with their values."""
-        names = ("network", "rate", "defense", "epochs", "batch", "validation", "precision")
-        values = {name: getattr(self, name) for name in names}
-        return {f"--{name}": str(value) for name, value in values.items() if value not in (None, "")}
+        """Return the command line options, other than the preset, that express the choice, with their values."""
+        chosen = {name: value for name, value in asdict(self).items() if name not in ("recipe", "preset")}
+        return {f"--{name}": str(value) for name, value in chosen.items() if value not in (None, "")}
 
     def command(self, data: str = "cifar10:DIR", processes: int = 1, **others: int | str | None) -> str:
-        """Give the command that trains so; `others` are options that do not belong to the recipe."""
+        """Return the command that trains so; `others` are options that do not belong to the recipe."""
         launcher = ("torchrun", "--nproc-per-node", str(processes), "-m") if processes > 1 else ()
         options = {"--preset": self.preset, **self.options(), "--data": data}
         options |= {f"--{name.replace('_', '-')}": str(value) for name, value in others.items() if value is not None}
-        return shlex.join(
-            [*launcher, "saplab", "train", self.recipe, *(text for pair in options.items() for text in pair)]
-        )
+        words = (word for pair in options.items() for word in pair)
+        return shlex.join([*launcher, "saplab", "train", self.recipe, *words])
 
     def folder(self) -> str:
-        """Give a folder's name for the run: one for each choice."""
+        """Return the name of a folder for the run, a different one for each choice."""
         return "-".join((self.recipe, self.preset, *(value.replace(":", "-") for value in self.options().values())))

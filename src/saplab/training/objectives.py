@@ -1,47 +1,23 @@
 """What a step of training minimises: the loss of clean images, or of images that an adversary changed first.
 
-Each objective is data, and a function of a `Step`. All of an adversary's gradients are taken with batch-norm in
-evaluation mode: an image's perturbation then depends on no other image of its batch, and the running statistics are
-those of the images trained on. λ and steps are in pixel steps of 0..255.
+Each objective is data, and a function of a `Step` that returns the mean loss of the batch and the logits (B, classes)
+from which its accuracy is taken. All gradients of an adversary are taken with batch-norm in evaluation mode: an image's
+perturbation then depends on no other image of its batch, and the running statistics are those of the images trained on.
+λ and steps are in pixel steps of 0..255.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saplab.attacks.ball import eps_of, project
+from saplab.attacks import LINF, eps_of
+from saplab.training.steps import INNER, Step
 
-MAIN, START, INNER = 0, 1, 2  # numbers of a step's passes: the one trained on, the random start, the adversary's first
-PASSES = 64  # that one step may run
-_TRADES_START = 0.001
-
-
-class Step(Protocol):
-    """What the loop offers an objective: a batch, and passes of the network over images like it."""
-
-    @property
-    def images(self) -> Tensor:
-        """Give the batch, (B, C, H, W) in [0, 1]."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Give its labels, (B,)."""
-
-    def trained(self, images: Tensor, pass_: int = MAIN) -> Tensor:
-        """Run the network in training mode; float32 logits (B, classes)."""
-
-    def attacked(self, images: Tensor, pass_: int, previous: bool = False) -> Tensor:
-        """Run the network, or that of the epoch before, in evaluation mode, over the batch's first images."""
-
-    def uniform(self) -> Tensor:
-        """Draw numbers in [0, 1) like the images, a function of seed, step and image."""
-
-    def normal(self) -> Tensor:
-        """Draw standard normal numbers like the images, a function of seed, step and image."""
+_TRADES_START: Final = 0.001
 
 
 @dataclass(frozen=True)
@@ -49,19 +25,19 @@ class CrossEntropy:
     """The mean cross-entropy of the clean images."""
 
     def loss(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Give the batch's mean loss, and the logits (B, classes) that its accuracy is taken of."""
+        """Return the loss and the logits."""
         logits = step.trained(step.images)
         return F.cross_entropy(logits, step.labels), logits
 
 
 @dataclass(frozen=True)
 class PreviousEpoch:
-    """A share of each batch is changed by FGSM against the network of the epoch before (section 4.1.3).
+    """Cross-entropy, where FGSM against the network of the previous epoch changes a part of each batch (section 4.1.3).
 
-    In the first epoch that is the network's first weights.
+    In the first epoch, the previous network is the one with the initial weights.
 
-    Args:
-        share: of the images; those of a batch's first ones, in an epoch's own order, rounded to whole images.
+    Attributes:
+        share: the changed part, the first images of a batch (the order is random), rounded to whole images.
         lam: λ, in pixel steps.
     """
 
@@ -69,26 +45,26 @@ class PreviousEpoch:
     lam: float
 
     def loss(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Give the batch's mean loss, and the logits (B, classes) that its accuracy is taken of."""
+        """Return the loss and the logits."""
         count, eps = round(self.share * len(step.images)), eps_of(self.lam)
         clean, labels = step.images[:count], step.labels[:count]
-        gradient = _gradient(lambda x: F.cross_entropy(step.attacked(x, INNER, previous=True), labels), clean)
-        changed = project(clean + eps * gradient.sign(), clean, eps)
+        gradient = _gradient(lambda x: F.cross_entropy(step.previous(x, INNER), labels), clean)
+        changed = LINF.project(clean + eps * gradient.sign(), clean, eps)
         logits = step.trained(torch.cat((changed, step.images[count:])))
         return F.cross_entropy(logits, step.labels), logits
 
 
 @dataclass(frozen=True)
 class Projected:
-    """All images are changed by projected gradient steps from a random start (Madry et al. 2018).
+    """Cross-entropy, where projected gradient steps from a random start change all images (Madry et al. 2018).
 
     One step of 1.25 λ is the attack of Wong, Rice & Kolter 2020, "Fast is better than free".
 
-    Args:
+    Attributes:
         lam: λ, in pixel steps.
         step: length of a step, in pixel steps.
         steps: number of steps.
-        start: begin at a point drawn uniformly from the λ-ball, or at the image itself.
+        start: begin at a point drawn uniformly from the λ-ball, not at the image itself.
     """
 
     lam: float
@@ -97,27 +73,27 @@ class Projected:
     start: bool = True
 
     def changed(self, step: Step) -> Tensor:
-        """Give the images (B, C, H, W) that the adversary makes of the batch."""
+        """Return the adversarial images (B, C, H, W)."""
         eps, clean = eps_of(self.lam), step.images
-        x = project(clean + eps * (2 * step.uniform() - 1), clean, eps) if self.start else clean
+        x = LINF.project(clean + eps * (2 * step.uniform() - 1), clean, eps) if self.start else clean
         return _ascend(x, clean, self, lambda x, k: F.cross_entropy(step.attacked(x, INNER + k), step.labels))
 
     def loss(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Give the batch's mean loss, and the logits (B, classes) that its accuracy is taken of."""
+        """Return the loss and the logits."""
         logits = step.trained(self.changed(step))
         return F.cross_entropy(logits, step.labels), logits
 
 
 @dataclass(frozen=True)
 class Trades:
-    """Cross-entropy of the clean images, and β times the divergence to those that an adversary moved most.
+    """Cross-entropy of the clean images, plus β times their divergence from the images that an adversary moved.
 
-    Source: Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy", equation 5: the
+    Source: Zhang et al. 2019, "Theoretically principled trade-off between robustness and accuracy", equation 5. The
     adversary maximises KL(p(x) ‖ p(x')), from a start 0.001 of a standard normal away.
 
-    Args:
-        lam, step, steps: as for `Projected`.
-        beta: 1/λ in the paper's own letters.
+    Attributes:
+        lam, step, steps: as in `Projected`.
+        beta: 1/λ in the paper's own notation.
     """
 
     lam: float
@@ -126,11 +102,11 @@ class Trades:
     beta: float
 
     def loss(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Give the batch's mean loss, and the logits (B, classes) that its accuracy is taken of."""
+        """Return the loss and the logits."""
         clean, eps = step.images, eps_of(self.lam)
         with torch.no_grad():
             target = step.attacked(clean, INNER + self.steps + 1).softmax(1)
-        x = project(clean + _TRADES_START * step.normal(), clean, eps)
+        x = LINF.project(clean + _TRADES_START * step.normal(), clean, eps)
         changed = _ascend(x, clean, self, lambda x, k: _divergence(target, step.attacked(x, INNER + k)))
         logits = step.trained(clean)
         divergence = _divergence(logits.softmax(1), step.trained(changed, INNER + self.steps))
@@ -141,16 +117,16 @@ Objective = CrossEntropy | PreviousEpoch | Projected | Trades
 
 
 def _ascend(x: Tensor, clean: Tensor, steps: Projected | Trades, loss: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Take the steps, each to the sign of the gradient and back into the λ-ball and the cube."""
+    """Step along the sign of the gradient, each time back into the λ-ball and [0, 1]."""
     eps = eps_of(steps.lam)
     for k in range(steps.steps):
         gradient = _gradient(lambda x, k=k: loss(x, k), x)  # type: ignore[misc]  # mypy sees a second argument
-        x = project(x + eps_of(steps.step) * gradient.sign(), clean, eps)
+        x = LINF.project(x + eps_of(steps.step) * gradient.sign(), clean, eps)
     return x
 
 
 def _gradient(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Give the gradient of a loss by the images; no parameter's is computed."""
+    """Return the gradient of a loss with respect to the images alone."""
     with torch.enable_grad():
         x = images.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(x), x)
@@ -158,5 +134,5 @@ def _gradient(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _divergence(target: Tensor, logits: Tensor) -> Tensor:
-    """Give the batch's mean of KL(target ‖ softmax(logits))."""
+    """Return the batch's mean of KL(target ‖ softmax(logits))."""
     return F.kl_div(logits.log_softmax(1), target, reduction="batchmean")

@@ -10,60 +10,60 @@ import torch
 from torch import Tensor, nn
 
 from saplab.system.device import find_device
-from saplab.training.batches import Share
 
 
 @dataclass(frozen=True)
 class Place:
-    """A device, and this process's place among those that share each batch.
+    """A device, and the rank of this process among those that share each batch.
 
-    Args:
+    Attributes:
         device: ``cpu`` or ``cuda``, with a number where there are several.
-        share: this process's part of each batch.
+        rank, world: this process gets every ``world``-th image of a batch, beginning with number ``rank``.
         compiled: run the network through ``torch.compile``.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    share: Share = field(default_factory=Share)
+    rank: int = 0
+    world: int = 1
     compiled: bool = False
 
     @property
     def is_first(self) -> bool:
-        """Tell whether this process is the one that writes files."""
-        return self.share.rank == 0
+        """Return whether this process is the one that writes files."""
+        return self.rank == 0
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Average each parameter's gradient over the processes: one message for all of them together."""
-        if self.share.world == 1:
+        """Average each parameter's gradient over the processes, in one message for all of them together."""
+        if self.world == 1:
             return
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients])
         torch.distributed.all_reduce(flat)
-        flat /= self.share.world
+        flat /= self.world
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
     def average_statistics(self, model: nn.Module) -> None:
         """Average batch-norm's running statistics over the processes, each of which saw its own images."""
         for buffer in model.buffers():
-            if self.share.world > 1 and buffer.is_floating_point():
+            if self.world > 1 and buffer.is_floating_point():
                 torch.distributed.all_reduce(buffer)
-                buffer /= self.share.world
+                buffer /= self.world
 
     def total(self, values: Tensor) -> Tensor:
-        """Add numbers up over the processes."""
-        if self.share.world > 1:
+        """Add numbers up over the processes, in place."""
+        if self.world > 1:
             torch.distributed.all_reduce(values)
         return values
 
     def compile(self, network: Any) -> Any:
-        """Compile a network, if that is wanted."""
+        """Compile a network if `compiled` says so."""
         return torch.compile(network) if self.compiled else network
 
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """Set PyTorch's number of threads for a while; None leaves it as it is.
+    """Set PyTorch's number of threads inside the context; None leaves it as it is.
 
     Raises:
         ValueError: `threads` is below 1.
@@ -81,30 +81,30 @@ def torch_threads(threads: int | None) -> Iterator[None]:
 
 @contextmanager
 def joined(device: str = "auto", compiled: bool = False) -> Iterator[Place]:
-    """Give this process's place, together with the other processes that ``torchrun`` started, if it did.
+    """Yield this process's place, after joining the other processes if ``torchrun`` started several.
 
     Args:
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        compiled: see `Place`.
+        device: ``auto`` (CUDA where available), ``cpu``, ``cuda`` or ``cuda:N``.
+        compiled: as in `Place`.
 
     Raises:
-        ValueError: another device, or one that is not there.
+        ValueError: another device, or one that does not exist.
     """
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = _device(device, local if world > 1 else None)
+    world, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = _device(device, local_rank if world > 1 else 0)
     if world == 1:
         yield Place(chosen, compiled=compiled)
         return
     torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Place(chosen, Share(torch.distributed.get_rank(), world), compiled)
+        yield Place(chosen, torch.distributed.get_rank(), world, compiled)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def _device(name: str, local_rank: int | None) -> torch.device:
+def _device(name: str, local_rank: int) -> torch.device:
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{local_rank or 0}"
+        name = f"cuda:{local_rank}"
     device = find_device(name)
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"`device` must be auto, cpu, cuda or cuda:N, got {name!r}")

@@ -1,7 +1,7 @@
 """How a network is trained, as data.
 
-Presets: ``paper`` is as published by the recipe's source; ``small`` is this package's own, for two CPU cores; ``smoke``
-only shows that the parts fit together. Sources:
+Presets: ``paper`` is as published in the recipe's source; ``small`` is saplab's own, for two CPU cores; ``smoke`` takes
+seconds and only shows that the parts work together. Sources:
 
 - ``dense``, ``dropout``, ``adversarial``: Dhillon et al. 2018, sections 4.1, 4.1.2 and 4.1.3;
 - ``fast``: Wong, Rice & Kolter 2020, "Fast is better than free";
@@ -9,39 +9,35 @@ only shows that the parts fit together. Sources:
 - ``trades``: Zhang et al. 2019, as their published code runs it, in whole pixel steps.
 """
 
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Final
 
-from saplab.defenses.activations import Dropout
-from saplab.defenses.sites import ActivationDefense
-from saplab.defenses.weights import WeightDefense
+from saplab.defenses import Defense, Dropout
 from saplab.system.precision import Precision
 from saplab.training.objectives import CrossEntropy, Objective, PreviousEpoch, Projected, Trades
-from saplab.training.schedules import Steps, WarmupLinear, halved
-
-Defense = ActivationDefense | WeightDefense
+from saplab.training.schedules import Steps, WarmupLinear
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about a training run that is not its data, its seed or its machine.
+    """Everything about a training run but its data, seed and machine.
 
-    Args:
+    Attributes:
         name, preset: as on the command line.
-        epochs: times that every training image is seen.
-        batch: images in one step of gradient descent; an epoch's incomplete last batch is left out.
+        epochs: passes over the training images.
+        batch: images in a step; the incomplete last batch of an epoch is left out.
         schedule: the learning rate.
         momentum, nesterov, weight_decay: of stochastic gradient descent; the decay acts on every parameter.
-        network: an architecture's name.
-        pad: pixels of zero padding on each side before a random crop of the image's own size.
+        network: name of an architecture.
+        pad: pixels of zero padding on each side, before a random crop to the image's own size.
         flip: mirror every second image, on average.
         precision: of the network's arithmetic; the weights themselves are always float32.
-        images: use only so many training images, the first ones; None for all.
+        images: use only the first N training images; None for all.
         objective: what a step minimises.
-        defenses: the network is trained with them on, fresh draws in every pass.
-        held_out: so many of the training images, chosen at random by a fixed rule, are not trained on: accuracy on
+        defenses: on during training, with fresh draws in every pass.
+        held_out: number of training images, chosen at random by a fixed rule, that are not trained on; the accuracy on
             them is part of the history.
-        check: the attack under which the held-out images' accuracy is measured after each epoch.
+        check: the attack under which the accuracy on the held-out images is measured after each epoch.
     """
 
     name: str
@@ -74,39 +70,30 @@ class Recipe:
             raise ValueError("`held_out` must be >= 1 for a check, got 0")
 
     def described(self) -> dict[str, Any]:
-        """Give the recipe in JSON's own types; fields of later versions only where they are not what they default to.
+        """Return the recipe in JSON's own types.
 
-        A run begun before such a field existed is then the same run.
+        Fields that early versions did not have are left out where they have their default, so that a run begun by an
+        early version is found again.
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {n: _plain(value) for n, value in values.items() if n not in _LATER or value != _LATER[n]}
 
 
-_LATER: dict[str, Any] = {"objective": CrossEntropy(), "defenses": (), "held_out": 0, "check": None}
+_LATER: Final[dict[str, Any]] = {"objective": CrossEntropy(), "defenses": (), "held_out": 0, "check": None}
 
 
 def _plain(value: Any) -> Any:
-    """Turn a field into JSON's own types; a dataclass says its kind."""
-    if isinstance(value, tuple) and value and not isinstance(value[0], tuple):
+    """Return a field in JSON's own types, with the class of a dataclass as its kind."""
+    if isinstance(value, tuple):
         return [_plain(part) for part in value]
-    if hasattr(value, "__dataclass_fields__"):
-        return {"kind": type(value).__name__, **asdict(value)}
-    return value
+    if isinstance(value, Defense) and not type(value).__module__.startswith("saplab."):
+        return Defense.registry.encode(value)  # with a digest of the user's source
+    return {"kind": type(value).__name__, **asdict(value)} if is_dataclass(value) else value  # type: ignore[arg-type]
 
 
 FIG_2_RATES = (0.05, 0.1, 0.2, 0.3)  # the figure's legend has its own; the paper's text names none
 
 _DENSE = Recipe("dense", "paper", epochs=150, batch=512, schedule=Steps(((0.5, 100), (0.05, 30), (0.005, 20))))
-_DENSE_SMALL = Recipe(
-    "dense",
-    "small",
-    epochs=45,
-    batch=256,
-    schedule=WarmupLinear(peak=0.2, warmup=5),
-    nesterov=True,
-    weight_decay=5e-4,
-    precision="bfloat16",
-)
 _DROPOUT = replace(
     _DENSE,
     name="dropout",
@@ -118,7 +105,7 @@ _ADVERSARIAL = replace(
     _DENSE,
     name="adversarial",
     epochs=100,
-    schedule=halved(0.5, every=10, epochs=100),
+    schedule=Steps(tuple((0.5 / 2**k, 10) for k in range(10))),
     objective=PreviousEpoch(share=0.2, lam=2),
 )
 _FAST = Recipe(
@@ -150,14 +137,14 @@ _TRADES = replace(
 
 
 def _small(recipe: Recipe, epochs: int, **changes: Any) -> Recipe:
-    """Shorten a recipe for two cores: the schedule, precision and decay of dense's, unless told otherwise."""
+    """Shorten a recipe for two cores: batch, schedule, precision and decay as in dense's, unless told otherwise."""
     own: dict[str, Any] = {"nesterov": True, "weight_decay": 5e-4, "batch": 256, "schedule": WarmupLinear(0.2, 5)}
     return replace(recipe, preset="small", epochs=epochs, precision="bfloat16", **(own | changes))
 
 
 _ROBUST: dict[str, Any] = {"batch": 128, "weight_decay": 2e-4}  # a network this small underfits adversarial images
 _SMALL = (
-    _DENSE_SMALL,
+    _small(_DENSE, 45),
     _small(_DROPOUT, 24),
     _small(_ADVERSARIAL, 30, held_out=500, check=Projected(lam=4, step=4, steps=1, start=False)),
     _small(_FAST, 30, schedule=WarmupLinear(0.2, 10), **_ROBUST),
@@ -183,10 +170,10 @@ RECIPES = {
 
 
 def find_recipe(name: str, preset: str) -> Recipe:
-    """Give the recipe of that name and preset.
+    """Return the recipe with a name and preset.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is none; the message lists what there is.
     """
     if (name, preset) in RECIPES:
         return RECIPES[name, preset]

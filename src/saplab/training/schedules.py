@@ -10,7 +10,7 @@ class Steps:
     parts: tuple[tuple[float, int], ...]
 
     def rate(self, progress: float, epochs: int) -> float:
-        """Give the rate after ``progress`` epochs; beyond the last part, the last part's."""
+        """Return the rate after ``progress`` epochs; beyond the last part, that of the last part."""
         end = 0
         for rate, length in self.parts:
             end += length
@@ -19,7 +19,7 @@ class Steps:
         return self.parts[-1][0]
 
     def least_epochs(self) -> int:
-        """Give the fewest epochs that this rate makes sense for."""
+        """Return the smallest number of epochs that this schedule makes sense for."""
         return 1
 
 
@@ -27,21 +27,16 @@ class Steps:
 class WarmupLinear:
     """A learning rate that climbs linearly from 0 to ``peak`` over ``warmup`` epochs and falls linearly to 0.
 
-    One cycle of Smith 2017's "cyclical learning rates", where ``warmup`` is a large part of the epochs.
+    This is one cycle of Smith 2017, "Cyclical learning rates", where ``warmup`` is a large part of the epochs.
     """
 
     peak: float
     warmup: float
 
     def rate(self, progress: float, epochs: int) -> float:
-        """Give the rate after ``progress`` of ``epochs`` epochs."""
+        """Return the rate after ``progress`` of ``epochs`` epochs."""
         return self.peak * min(progress / self.warmup, (epochs - progress) / (epochs - self.warmup))
 
     def least_epochs(self) -> int:
-        """Give the fewest epochs that this rate makes sense for."""
+        """Return the smallest number of epochs that this schedule makes sense for."""
         return int(self.warmup) + 1
-
-
-def halved(first: float, every: int, epochs: int) -> Steps:
-    """Give a rate that begins at ``first`` and is halved every so many epochs."""
-    return Steps(tuple((first / 2**k, every) for k in range(-(-epochs // every))))

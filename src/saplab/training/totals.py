@@ -7,7 +7,7 @@ from saplab.training.place import Place
 
 
 class Totals:
-    """Loss and right answers of the images seen so far, kept on the device that counts them."""
+    """Loss and correct answers of the images seen so far, kept on the device that counts them."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -15,18 +15,18 @@ class Totals:
         self._seen = 0
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: its mean loss, and the logits (B, classes) that decide which labels (B,) are right."""
+        """Add a batch: its mean loss, its logits (B, classes) and its labels (B,)."""
         right = (logits.detach().argmax(dim=1) == labels).sum()
         self._sums += torch.stack((loss.detach().double() * len(labels), right.double()))
         self._seen += len(labels)
 
     def means(self) -> tuple[float, float]:
-        """Give mean loss and accuracy of this process's images."""
+        """Return mean loss and accuracy of this process's images."""
         loss, accuracy = (self._sums / self._seen).tolist()
         return loss, accuracy
 
     def of_all(self) -> tuple[float, float]:
-        """Give mean loss and accuracy of all processes' images."""
-        sums = self._place.total(self._sums.clone()) / (self._seen * self._place.share.world)
+        """Return mean loss and accuracy of all processes' images."""
+        sums = self._place.total(self._sums.clone()) / (self._seen * self._place.world)
         loss, accuracy = sums.tolist()
         return loss, accuracy

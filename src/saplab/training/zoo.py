@@ -1,31 +1,30 @@
-"""The networks of the package: which there are, how well each does, and how a finished run becomes one of them."""
+"""The networks of the package: which there are, how well each does, and how each is trained."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from saplab.attacks import PGD
-from saplab.attacks.ball import eps_of
+from saplab.attacks import PGD, eps_of
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.models.packaged import CLEAN, Measured
-from saplab.training.batches import network_input
 from saplab.training.choice import Choice
+from saplab.training.place import Place
 from saplab.training.recipes import FIG_2_RATES
-from saplab.training.testing import count_correct
+from saplab.training.testing import count_by, count_correct
 
-STRENGTHS = (2.0, 8.0)
-STEPS = 20
-ATTACK = f"PGD-{STEPS}"
-_BATCH = 500
+STRENGTHS: Final = (2.0, 8.0)
+STEPS: Final = 20
+ATTACK: Final = f"PGD-{STEPS}"
 
 
 def choices(preset: str) -> dict[str, Choice]:
-    """Give every network of the zoo, and how it is trained under that preset.
+    """Return how each network of the zoo is trained with a preset, by the network's name.
 
-    On two CPU cores ``fast`` stands for ``pgd``, and the network trained through SAP gets fewer epochs.
+    On two CPU cores ``fast`` replaces ``pgd``, and the network trained through SAP gets fewer epochs.
     """
     robust = "pgd" if preset == "paper" else "fast"
     base = "preact-resnet20"
@@ -40,10 +39,10 @@ def choices(preset: str) -> dict[str, Choice]:
 
 
 def choose(preset: str, only: str | None) -> dict[str, Choice]:
-    """Give the choice of one name, or all.
+    """Return all choices, or the one of a single network.
 
     Raises:
-        ValueError: there is none of that name; the message lists those there are.
+        ValueError: there is no such network; the message lists what there is.
     """
     known = choices(preset)
     if only is not None and only not in known:
@@ -52,7 +51,7 @@ def choose(preset: str, only: str | None) -> dict[str, Choice]:
 
 
 def measure(model: nn.Module, test: Records | None = None) -> Iterator[Measured]:
-    """Count the images that a network in eval mode gets right under PGD-20.
+    """Count the images that a network in eval mode classifies correctly under PGD-20.
 
     PGD (Madry et al. 2018): 20 steps of λ/8 from one random start, cross-entropy, no restarts, in float32.
 
@@ -65,7 +64,7 @@ def measure(model: nn.Module, test: Records | None = None) -> Iterator[Measured]
 
 
 def measure_again(model: nn.Module, stored: Measured, test: Records | None) -> Measured:
-    """Measure what a stored number says: the same attack and strength, on the same images.
+    """Measure a stored number again: the same attack and strength, on the same images.
 
     Raises:
         ValueError: it needs test images, and there are none.
@@ -79,18 +78,18 @@ def measure_again(model: nn.Module, stored: Measured, test: Records | None) -> M
 
 
 def _count_under_attack(model: nn.Module, records: Records, strength: float) -> int:
-    attack, correct = PGD(steps=STEPS), 0
-    for start in range(0, len(records), _BATCH):
-        part = records.chosen(slice(start, start + _BATCH))
-        images, labels, examples = network_input(part.images), torch.from_numpy(part.labels), part.indices
-        changed = attack(model, images, labels, eps_of(strength), seed=0, examples=torch.from_numpy(examples))
+    attack, eps = PGD(steps=STEPS), eps_of(strength)
+
+    def logits(images: Tensor, labels: Tensor, examples: Tensor) -> Tensor:
+        changed = attack(model, images, labels, eps, seed=0, examples=examples)
         with torch.no_grad():
-            correct += int((model(changed).argmax(dim=1) == labels).sum())
-    return correct
+            return model(changed)  # type: ignore[no-any-return]
+
+    return count_by(logits, records, Place())
 
 
 def agrees(stored: Measured, found: Measured) -> bool:
-    """Tell whether a new count is the stored one, but for what another machine's rounding may move.
+    """Return whether a new count is the stored one, up to what another machine's rounding may move.
 
     That is one clean image in a thousand, and one attacked image in a hundred: an attack of many steps amplifies.
     """

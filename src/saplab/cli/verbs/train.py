@@ -2,23 +2,25 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saplab.cli.epochs import tell, watch
+from saplab.cli.training import tell, watch
 from saplab.system.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
 
     from saplab.data.dataset import Records
-    from saplab.training.card import Result
-    from saplab.training.checkpoint import EpochRecord
+    from saplab.models.packaged import Measured
+    from saplab.training.card import FinishedRun
     from saplab.training.choice import Choice
     from saplab.training.place import Place
     from saplab.training.recipes import Recipe
+    from saplab.training.records import EpochRecord
 
 CIFAR10 = "cifar10:DIR"  # in a command for others, who have it elsewhere
 TEST_IMAGES = "CIFAR-10's test images that every copy of the set holds bit by bit"
@@ -47,7 +49,7 @@ class Job:
     tensorboard: bool = False
 
     def command(self, processes: int) -> str:
-        """Give the command that makes the same network, by so many processes."""
+        """Return the command that makes the same network with this number of processes."""
         return self.choice.command(self.source, processes, seed=self.seed or None, threads=self.threads)
 
 
@@ -91,19 +93,18 @@ def train(
     folder = out or Path("runs/train") / job.choice.folder()
     job = replace(job, out=folder, seed=seed, threads=threads, tensorboard=tensorboard)
     with joined(device, compiled) as place:
-        model, result = run(job, place)
+        model, finished = run(job, place)
         if place.is_first:
-            finish(model, result, job, as_json)
+            finish(model, finished, job, as_json)
 
 
 def recipe_of(choice: "Choice") -> "Recipe":
-    """Find the recipe, and change what was chosen otherwise.
+    """Return the recipe with what was chosen otherwise.
 
     Raises:
-        ValueError: an unknown name, or a choice that the recipe has no place for.
+        ValueError: an unknown name, or a choice that does not belong to the recipe.
     """
-    from saplab.defenses import Dropout
-    from saplab.defenses.specs import parse_defenses
+    from saplab.defenses import Dropout, parse_defenses
     from saplab.models.zoo import ARCHITECTURES
     from saplab.system.precision import PRECISIONS
     from saplab.training.recipes import find_recipe
@@ -143,34 +144,48 @@ def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
     return Job(choice, images, None, Path(), source, _HELD_OUT_IMAGES)
 
 
-def run(job: Job, place: "Place") -> "tuple[nn.Module, Result]":
+def run(job: Job, place: "Place") -> "tuple[nn.Module, FinishedRun]":
     """Train, or read what was trained, and measure the network's accuracy."""
+    from saplab.learning.progress import Progress, TensorBoard
     from saplab.training.loop import train as train_network
-    from saplab.training.progress import Silent, TensorBoard
 
     recipe = recipe_of(job.choice)
     try:
-        with watch() as progress:
-            told = progress if place.is_first else Silent()
+        with watch("train", partial(_line, recipe.epochs), lambda r: f"epoch {r.epoch} of {recipe.epochs}") as progress:
+            told = progress if place.is_first else Progress()
             told = TensorBoard(job.out / "tensorboard", told) if job.tensorboard and place.is_first else told
             model, history = train_network(recipe, job.data, job.test, job.out, job.seed, job.threads, told, place)
     except KeyboardInterrupt:
         tell(f"stopped; {job.out} keeps every finished epoch, and the same command goes on from there")
         raise
-    return model.cpu(), _result(model, history, job, recipe, place)
+    return model.cpu(), _finished(model, history, job, recipe, place)
 
 
-def _result(model: "nn.Module", history: "list[EpochRecord]", job: Job, recipe: "Recipe", place: "Place") -> "Result":
-    from saplab.training.card import Result, Score, clean
+def _line(epochs: int, record: "EpochRecord") -> str:
+    accuracies = {
+        "train": record.train_accuracy,
+        "test": record.test_accuracy,
+        "held out": record.held_out_accuracy,
+        "under attack": record.robust_accuracy,
+    }
+    shown = ", ".join(f"{name} {100 * value:.2f} %" for name, value in accuracies.items() if value is not None)
+    speed = f"{record.images_per_second:.0f} images/s, {record.seconds:.0f} s"
+    return f"epoch {record.epoch}/{epochs}: loss {record.train_loss:.4f}, {shown}, {speed}"
+
+
+def _finished(
+    model: "nn.Module", history: "list[EpochRecord]", job: Job, recipe: "Recipe", place: "Place"
+) -> "FinishedRun":
+    from saplab.models.packaged import CLEAN, Measured
+    from saplab.training.card import FinishedRun
     from saplab.training.testing import count_correct, hold_out
 
     test = job.test or hold_out(job.data.chosen(slice(recipe.images)), recipe.held_out)[1]
     assert test is not None  # _job holds some out where there are no test images
-    score = Score(count_correct(model, test), len(test))
-    measured = clean(score, "test" if job.test is not None else "held out")
-    return Result(
-        recipe, job.seed, history, job.command(place.share.world), _machine(job, place), (measured,), job.tested_on
-    )
+    kind = "test" if job.test is not None else "held out"
+    measured = Measured(CLEAN, 0.0, count_correct(model, test), len(test), kind)
+    command, machine = job.command(place.world), _machine(job, place)
+    return FinishedRun(recipe, job.seed, history, command, machine, (measured,), job.tested_on)
 
 
 def _machine(job: Job, place: "Place") -> str:
@@ -178,27 +193,28 @@ def _machine(job: Job, place: "Place") -> str:
 
     from saplab.system.machine import processor
 
-    processes = f" in each of {place.share.world} processes" if place.share.world > 1 else ""
+    processes = f" in each of {place.world} processes" if place.world > 1 else ""
     if place.device.type == "cuda":
         return f"{torch.cuda.get_device_name(place.device)}{processes}"
     return f"{processor()}, {counted(job.threads or torch.get_num_threads(), 'thread')}{processes}"
 
 
-def finish(model: "nn.Module", result: "Result", job: Job, as_json: bool) -> None:
-    """Write weights, facts, card and plots, and say how good the network is."""
+def finish(model: "nn.Module", finished: "FinishedRun", job: Job, as_json: bool) -> None:
+    """Write weights, facts, card and plots, and say how accurate the network is."""
+    from saplab.learning.plot import save_plot
     from saplab.models.zoo import weights_digest
-    from saplab.training.card import Score, export
-    from saplab.training.plot import save_plots
+    from saplab.training.card import accuracy_text, export, wilson
+    from saplab.training.plot import history_chart
 
-    export(model, result, job.out)
-    save_plots(result.history, job.out, job.choice.folder())
-    score = Score(result.measured[0].correct, result.measured[0].images)
+    export(model, finished, job.out)
+    save_plot(history_chart(finished.history, job.choice.folder()), job.out)
+    clean: Measured = finished.measured[0]
     if as_json:
-        low, high = score.interval()
-        shown = {"out": str(job.out), "correct": score.correct, "images": score.images, "accuracy": score.accuracy}
-        typer.echo(json.dumps({**shown, "interval": [low, high], "digest": weights_digest(model)}))
+        counts = {"correct": clean.correct, "images": clean.images, "accuracy": clean.correct / clean.images}
+        shown = {"out": str(job.out), **counts, "interval": wilson(clean), "digest": weights_digest(model)}
+        typer.echo(json.dumps(shown))
     else:
-        typer.echo(f"{job.out}: {score}")
+        typer.echo(f"{job.out}: {accuracy_text(clean)}")
 
 
 def _list_recipes() -> None:

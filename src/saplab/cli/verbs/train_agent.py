@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.cli.training import watch
 from saplab.system.words import counted
 
 if TYPE_CHECKING:
-    from saplab.cli.console import Advance
     from saplab.models.qnetwork import QNetwork
     from saplab.rl.agents import Facts
-    from saplab.rl.checkpoint import AgentRecord
     from saplab.rl.play import Rules
     from saplab.rl.recipes import AgentRecipe
+    from saplab.rl.records import AgentRecord
 
 GAME = "A game's name: Assault, BankHeist, or any of the ROMs that ale-py holds."
 _FIVE_MINUTES = 18_000  # frames, after which a game that is scored during training is stopped
@@ -61,13 +61,14 @@ def train_agent(
 
     from saplab.cli.console import Console
     from saplab.cli.running import prepare
+    from saplab.learning.plot import save_plot
+    from saplab.learning.progress import TensorBoard
     from saplab.metrics.scores import mean_score
     from saplab.models.qnetwork import new_network
     from saplab.rl.atari import Games, rom_name
     from saplab.rl.loop import train_agent as run
     from saplab.rl.play import Rules
-    from saplab.rl.plot import save_plots
-    from saplab.rl.progress import TensorBoard
+    from saplab.rl.plot import history_chart
     from saplab.rl.recipes import find_recipe
     from saplab.system.machine import usable_cores
 
@@ -90,11 +91,16 @@ def train_agent(
         rules = Rules(rom, sticky, max_frames=_FIVE_MINUTES)
         return _points(learned, rules, recipe.score_episodes, _TRAINING_SEED + step)
 
-    with console.progress(f"{rom}, steps", recipe.steps) as advance:
-        task, watch = f"{rom}, sticky {sticky:g}", _Watch(advance)
-        told = TensorBoard(folder / "tensorboard", watch) if tensorboard else watch
+    def name(record: "AgentRecord") -> str:
+        return f"step {record.step:,} of {recipe.steps:,}"
+
+    with watch(rom, lambda record: f"{name(record)}: {_numbers(record)}", name) as progress:
+        task, told = (
+            f"{rom}, sticky {sticky:g}",
+            TensorBoard(folder / "tensorboard", progress) if tensorboard else progress,
+        )
         history = run(recipe, games, network, folder, seed, task=task, score=score, progress=told)
-    save_plots(history, folder, f"{rom}, {preset}")
+    save_plot(history_chart(history, f"{rom}, {preset}"), folder)
     facts = _export(
         network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{counted(threads, 'thread')}, {place}"
     )
@@ -141,22 +147,15 @@ def _points(network: "QNetwork", rules: "Rules", episodes: int, seed: int) -> li
     return [episode.score for episode in play(player, rules, range(episodes), seed)]
 
 
-class _Watch:
-    """Shows the steps and the latest record on a console's progress."""
+def _numbers(record: "AgentRecord") -> str:
+    from saplab.metrics.scores import mean_score
 
-    def __init__(self, advance: "Advance") -> None:
-        self._advance, self._done = advance, 0
-
-    def on_start(self, recipe: "AgentRecipe", history: "Sequence[AgentRecord]") -> None:
-        self.on_step(history[-1].step if history else 0)
-
-    def on_step(self, step: int) -> None:
-        if step > self._done:
-            self._advance(step - self._done)
-            self._done = step
-
-    def on_record(self, record: "AgentRecord") -> None:
-        shown = {"points": record.score} if record.score is not None else {}
-        if record.evaluation:
-            shown["evaluation"] = sum(record.evaluation) / len(record.evaluation)
-        self._advance(0, **{"steps/s": round(record.steps_per_second)}, ε=record.epsilon, **shown)
+    parts = [
+        "" if record.loss is None else f"loss {record.loss:.4f}",
+        ""
+        if record.score is None
+        else f"{record.score:.1f} points in {counted(record.games, 'game')} at ε {record.epsilon:.2f}",
+        f"evaluation {mean_score(record.evaluation)}" if record.evaluation else "",
+        f"{record.steps_per_second:.0f} steps/s, {record.seconds:.0f} s",
+    ]
+    return ", ".join(filter(None, parts))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saplab.cli.epochs import tell
+from saplab.cli.training import tell
 from saplab.cli.verbs.train import Job, recipe_of, run
 from saplab.system.words import counted
 
@@ -85,14 +85,13 @@ def _table(facts: "Mapping[str, Packaged]") -> "Table":
 
 
 def _accuracy(entry: "Packaged", strength: float) -> str:
-    from saplab.training.card import Score
+    from saplab.training.card import wilson
 
     found = next((row for row in entry.measured if row.strength == strength), None)
     if found is None:
         return "–"
-    score = Score(found.correct, found.images)
-    low, high = score.interval()
-    return f"{100 * score.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    low, high = wilson(found)
+    return f"{100 * found.correct / found.images:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _show(table: "Table") -> None:
@@ -169,10 +168,10 @@ def _train(
     images = load_records(data)
     with joined(device) as place:
         for name, choice in choices.items():
-            tell(f"{name}: {choice.command(processes=place.share.world)}")
-            model, result = run(Job(choice, images, test, out / name, threads=threads), place)
+            tell(f"{name}: {choice.command(processes=place.world)}")
+            model, finished = run(Job(choice, images, test, out / name, threads=threads), place)
             if place.is_first:
                 into.mkdir(parents=True, exist_ok=True)
-                measured = (*result.measured, *measure(model, test if full else None))
-                facts = export(model, replace(result, measured=measured), into, name)
+                measured = (*finished.measured, *measure(model, test if full else None))
+                facts = export(model, replace(finished, measured=measured), into, name)
                 tell(f"{name}: {', '.join(f'{_accuracy(facts, row.strength)} %' for row in facts.measured)}")

@@ -1,34 +1,37 @@
-"""Agents that ship with the package: for each its weights (float16 safetensors), its facts (JSON) and its card."""
+"""Agents that ship with the package or were trained by the user: weights (float16), facts and a card."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Final
 
+import msgspec
 import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from saplab.models.packaged import require_checksum
 from saplab.models.qnetwork import QNetwork, new_network
 from saplab.models.zoo import put_weights
 from saplab.rl.atari import rom_name
-from saplab.rl.formats import AGENT_FILES, read_agent
+from saplab.rl.formats import read_agent
 from saplab.system.files import write_atomically
 
-MODEL, FACTS, CARD = "model.safetensors", "agent.json", "card.md"
+MODEL: Final = "model.safetensors"
+FACTS: Final = "agent.json"
+CARD: Final = "card.md"
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of an agent beside its weights.
 
-    Args:
+    Attributes:
         game: that it plays.
         preset, steps, seed: of its training.
         sha256: of its file of weights.
-        scores, random_scores: points of single games (ε = 0.05, no adversary), its own and of random play.
+        scores, random_scores: points of single games (ε = 0.05, no adversary), its own and those of random play.
     """
 
     game: str
@@ -41,23 +44,26 @@ class Facts:
 
     @classmethod
     def from_json(cls, text: str) -> "Facts":
-        """Read what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        return cls(**{**fields, "scores": tuple(fields["scores"]), "random_scores": tuple(fields["random_scores"])})
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        return msgspec.json.decode(text, type=cls)
 
     def to_json(self) -> str:
-        """Give the text of ``agent.json``."""
+        """Return the text of ``agent.json``."""
         return json.dumps(asdict(self)) + "\n"
 
 
 def shipped() -> tuple[str, ...]:
-    """Give the ROM names of the games that an agent ships for."""
+    """Return the ROM names of the games that an agent ships for."""
     names = (file.name for file in resources.files(__name__).iterdir())
     return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
 
 
 def facts_of(game: str) -> Facts:
-    """Give the facts of the agent that ships for a game.
+    """Return the facts of the agent that ships for a game.
 
     Raises:
         ValueError: there is none.
@@ -77,23 +83,24 @@ def load_agent(game: str, weights: str | Path | None = None) -> QNetwork:
 
     Args:
         game: that it plays.
-        weights: a file as `read_agent` reads it; by default the agent that ships for the game.
+        weights: a file for `saplab.rl.formats.read_agent`; by default the agent that ships for the game.
 
     Raises:
-        ValueError: no agent ships for the game, or the file is damaged or none of an agent's.
+        ValueError: no agent ships for the game, or the file is damaged or not an agent's.
         FileNotFoundError: there is no such file.
     """
     if weights is not None:
         return read_agent(weights)
     facts = facts_of(game)
     content = resources.files(__name__).joinpath(f"{rom_name(game)}.safetensors").read_bytes()
-    return _checked(content, facts, f"the packaged agent of {game}")
+    require_checksum(content, facts.sha256, f"the packaged agent of {game} is damaged")
+    return unpack(content)
 
 
 def trained(folder: Path, game: str) -> Path | None:
-    """Find the agent of a game in a folder with one folder a game, as ``train-agent --out`` wrote it; None without one.
+    """Find the folder of a game's agent, as ``train-agent --out`` wrote it, in a folder of such folders.
 
-    A game's folder is named after the game or its ROM: ``BankHeist``, ``bank_heist``.
+    It is named after the game or its ROM: ``BankHeist``, ``bank_heist``.
     """
     names = (game, rom_name(game))
     return next((folder / name for name in names if (folder / name / FACTS).is_file()), None)
@@ -108,26 +115,20 @@ def load_trained(folder: Path) -> tuple[QNetwork, Facts]:
     """
     try:
         facts = Facts.from_json((folder / FACTS).read_text(encoding="utf-8"))
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"{folder / FACTS} holds no facts of an agent: {error}") from None
-    return _checked((folder / MODEL).read_bytes(), facts, str(folder / MODEL)), facts
-
-
-def _checked(content: bytes, facts: Facts, source: str) -> QNetwork:
-    """Make the network of a file, if it is the one that the facts are about."""
-    found = hashlib.sha256(content).hexdigest()
-    if found != facts.sha256:
-        raise ValueError(f"{source} is damaged: SHA-256 must be {facts.sha256}, got {found}")
-    return unpack(content)
+    content = (folder / MODEL).read_bytes()
+    require_checksum(content, facts.sha256, f"{folder / MODEL} is damaged")
+    return unpack(content), facts
 
 
 def pack(network: nn.Module) -> bytes:
-    """Give the file of a network's weights: float16, the same bytes for the same weights."""
+    """Return the file of a network's weights: float16, the same bytes for the same weights."""
     return save({name: t.detach().cpu().to(torch.float16).contiguous() for name, t in network.state_dict().items()})
 
 
 def unpack(content: bytes) -> QNetwork:
-    """Make the network of a file that `pack` gave, in float32 and in eval mode."""
+    """Return the network of a file that `pack` made, in float32 and in eval mode."""
     state = {name: tensor.float() for name, tensor in load(content).items()}
     network = new_network(len(state["head.bias"]), 0)
     put_weights(network, state, "the agent's file")
@@ -135,7 +136,7 @@ def unpack(content: bytes) -> QNetwork:
 
 
 def write_agent(out: Path, content: bytes, facts: Facts, card: str) -> None:
-    """Write an agent's three files into a folder; renamed after its ROM, they are what ships.
+    """Write an agent's three files into a folder; renamed after its ROM, they can ship.
 
     Raises:
         OSError: a file could not be written.
@@ -143,18 +144,3 @@ def write_agent(out: Path, content: bytes, facts: Facts, card: str) -> None:
     write_atomically(out / MODEL, content)
     write_atomically(out / FACTS, facts.to_json().encode())
     write_atomically(out / CARD, card.encode())
-
-
-__all__ = [
-    "AGENT_FILES",
-    "Facts",
-    "facts_of",
-    "load_agent",
-    "load_trained",
-    "pack",
-    "read_agent",
-    "shipped",
-    "trained",
-    "unpack",
-    "write_agent",
-]
