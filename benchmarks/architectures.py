@@ -32,7 +32,7 @@ COLUMNS = ("network", "activation functions", "sites", "activations per image", 
 
 def main() -> None:
     """Measure each network, print the table, and put it into the page if asked."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=224)
@@ -44,7 +44,7 @@ def main() -> None:
     for name in NETWORKS:
         rows.append(row(name, options.batch, options.size, options.rounds))
         print(*rows[-1], sep=" | ", flush=True)
-    table = markdown_table(COLUMNS, rows)
+    table = markdown_table(COLUMNS, rows, words=2)
     content = f"{table}\n\n{conditions(options.batch, options.size, options.rounds)}\n"
     print(f"\n{content}")
     if options.write:

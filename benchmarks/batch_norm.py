@@ -28,7 +28,7 @@ NETWORKS = (
 
 def main() -> None:
     """Measure each network both ways and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--samples", type=int, default=20)

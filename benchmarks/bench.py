@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=_sections, default=tuple(SECTIONS), help="sections, joined by commas")
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer rounds: less than a minute")
-    parser.add_argument("--threads", type=int, help="of PyTorch and the kernels; by default PyTorch's own number")
+    parser.add_argument(
+        "--threads", type=_at_least_one, help="of PyTorch and the kernels; by default PyTorch's own number"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("saplab-bench"), help="folder for the files")
     parser.add_argument(
@@ -96,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="write the results as JSON to stdout")
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
 
 
 def _sections(text: str) -> tuple[str, ...]:

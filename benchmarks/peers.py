@@ -114,7 +114,8 @@ def main() -> None:
     info = machine(args.threads)
     print_machine(info)
     attacks, left_out = installed(ATTACKS, MODULES)
-    print(*left_out, sep="\n")
+    for line in left_out:
+        print(f"left out: {line}")
     content: dict[str, Any] = {"machine": info, "arguments": {k: str(v) for k, v in vars(args).items()}}
     content["attacks"] = {rule: _attacks(args, attacks, rule) for rule in args.backward}
     save(args.json, content)

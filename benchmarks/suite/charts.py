@@ -81,7 +81,7 @@ def _grown(records: Sequence[Record]) -> Iterable[Point]:
         yield {
             "series": record.case,
             "size": record.size,
-            "growth": (record.size or 0.0) / (start.size or 1.0),
+            "growth": (record.size or 0) / (start.size or 1),
             "milliseconds": record.value.median,
             "time": record.value.median / unit,
             "low": record.value.low / unit,

@@ -35,7 +35,7 @@ class Record:
     ratio: Spread | None = None
     of: str = ""
     processor: float | None = None
-    size: float | None = None
+    size: int | None = None
     details: Mapping[str, float] = field(default_factory=dict)
 
     @property

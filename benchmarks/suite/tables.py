@@ -199,9 +199,9 @@ def to_markdown(results: Results) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table in Markdown, the first column on the left, the others on the right."""
-    marks = ["---", *["---:"] * (len(columns) - 1)]
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """Write a table in Markdown: `words` columns on the left, then numbers on the right."""
+    marks = ["---"] * words + ["---:"] * (len(columns) - words)
     lines = [columns, marks, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

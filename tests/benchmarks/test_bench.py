@@ -1,29 +1,16 @@
-"""`saplab bench`: what is measured and how it is written down. No test asserts a time."""
+"""`benchmarks/bench.py`: what is measured and how it is written down. No test asserts a time."""
 
 import dataclasses
-import json
+import importlib
 import math
 import sys
+from pathlib import Path
 
+import bench
+import msgspec
 import pytest
 import torch
-from suite import (
-    SECTIONS,
-    Plan,
-    Results,
-    compare,
-    gradients,
-    measure,
-    passes,
-    read_results,
-    render,
-    roofline,
-    run,
-    sampling,
-    scaling,
-    tables,
-    to_markdown,
-)
+from suite import gradients, memory, passes, roofline, sampling, scaling, timing
 from suite.handwritten import (
     MultinomialSAP,
     gradient_by_loop,
@@ -31,17 +18,17 @@ from suite.handwritten import (
     prune_by_multinomial,
     prune_by_search,
 )
-from suite.independent import prune_independently
-from suite.measure import Spread, Times, time_in_turn
-from suite.plan import DEFENSES, RELU
-from suite.results import Record
+from suite.kernels import prune_independently
+from suite.networks import BY_HAND, DEFENSES, DENSE, network, sample_images
+from suite.page import render
+from suite.plan import RELU, Plan
+from suite.results import Part, Results, read_results
 from suite.roofline import BANDWIDTH, EXPONENTIALS, FLOPS, NEEDS, WORDS
-from suite.run import MEASURES
+from suite.run import SECTIONS, run
 from suite.scaling import fit_power
-from suite.tables import BEGIN, END, number, rewritten
+from suite.tables import BEGIN, END, compare, number, put_between, tables, to_markdown
+from suite.timing import Spread, Times, time_in_turn
 
-from saplab.cli import app
-from saplab.cli.errors import guarded
 from saplab.rng.streams import pass_streams, stream_key
 
 TINY = dataclasses.replace(
@@ -54,14 +41,14 @@ ABSENT = dict.fromkeys(gradients.MODULES, "no_such_library")
 
 @pytest.fixture(scope="module")
 def results():
-    """Give what a tiny run finds, without other libraries and with invented memory."""
-    weights = {passes.DENSE: 200, "sap:100": 260, passes.BY_HAND: 900}
+    """Return what a tiny run finds, without other libraries and with made-up memory."""
+    weights = {DENSE: 200, "sap:100": 260, BY_HAND: 900}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "_WARM_UP", 0.0)
+        patch.setattr(timing, "_WARM_UP", 0.0)
         patch.setattr(roofline, "_REPEATS", 1)
         patch.setattr(gradients, "MODULES", ABSENT)
-        patch.setattr(passes, "_rise_in_child", lambda name, plan: weights[name])
-        return run(TINY, SECTIONS, lambda text: None, lambda known: None)
+        patch.setattr(memory, "rise_in_a_process", lambda name, plan: weights[name])
+        return run(TINY, SECTIONS, lambda known: None)
 
 
 # Timing
@@ -74,7 +61,7 @@ def test_spread_has_the_quartiles():
         Spread.of([])
 
 
-def test_an_inverse_turns_the_quartiles_round():
+def test_an_inverse_swaps_the_quartiles():
     assert Spread(4.0, 2.0, 8.0, 1.0, 3).inverse(8.0) == Spread(2.0, 1.0, 4.0, 8.0, 3)
 
 
@@ -86,7 +73,7 @@ def test_ratios_are_taken_round_by_round():
 
 
 def test_works_take_turns(monkeypatch):
-    monkeypatch.setattr(measure, "_WARM_UP", 0.0)
+    monkeypatch.setattr(timing, "_WARM_UP", 0.0)
     calls = []
     works = {name: lambda name=name: calls.append(name) for name in "ab"}
     times = time_in_turn(works, {"a": 3, "b": 2})
@@ -122,12 +109,12 @@ def test_contenders_keep_with_algorithm_1_s_probability(prune):
 
 
 def test_the_hand_written_network_prunes_every_relu():
-    dense = passes.network(passes.DENSE)
+    dense = network(DENSE)
     model = multinomial_network(dense)
     count = [sum(isinstance(module, kind) for module in net.modules())
              for net, kind in ((dense, torch.nn.ReLU), (model, MultinomialSAP))]  # fmt: skip
     assert count == [19, 19]
-    images, labels = passes.sample_images(2)
+    images, labels = sample_images(2)
     assert not torch.equal(model(images), model(images))
     assert gradient_by_loop(model, images, labels, 2).abs().sum() > 0
 
@@ -141,7 +128,7 @@ def test_the_loop_averages():
 
 
 def test_sample_images_repeat():
-    images, labels = passes.sample_images(1003)
+    images, labels = sample_images(1003)
     assert torch.equal(images[1000:], images[:3])
     assert labels[1000:].tolist() == labels[:3].tolist()
 
@@ -194,7 +181,7 @@ def test_needs_are_those_counted_by_hand():
 
 def test_kernels_of_the_roofline_do_their_work():
     h = sampling.maps(RELU, 4, 256)
-    full, low = roofline.Room.of(h), roofline.Room.of(h.bfloat16())
+    full, low = roofline.Buffers.of(h), roofline.Buffers.of(h.bfloat16())
     works = roofline.kernels(full, low)
     assert list(works) == [name for name in NEEDS if name != roofline.COPY]
     works[roofline.BERNOULLI]()
@@ -224,10 +211,10 @@ def test_the_least_time_is_memory_s_or_arithmetic_s():
 def test_a_run_has_every_contender(results):
     names = {section: [record.name for record in results.section(section)] for section in SECTIONS}
     assert names["sampler"] == [sampling.OURS, sampling.BERNOULLI, sampling.MULTINOMIAL, sampling.SEARCH, sampling.COPY]
-    every = [passes.DENSE, *DEFENSES]
-    assert names["pass"] == 2 * [*every, passes.BY_HAND] + every
+    every = [DENSE, *DEFENSES]
+    assert names["pass"] == 2 * [*every, BY_HAND] + every
     assert names["gradients"] == [gradients.OURS, gradients.ALONE, gradients.LOOP, gradients.LOOP]
-    assert names["memory"] == [passes.DENSE, "sap:100", passes.BY_HAND]
+    assert names["memory"] == [DENSE, "sap:100", BY_HAND]
     assert names["roofline"] == list(NEEDS)
     assert [fit.case for fit in results.fits] == ["images", "samples", "activations", "percent", "percent of a pass"]
     assert [r.size for r in results.section("scaling") if r.case == "percent"] == [50, 100, 200]
@@ -236,49 +223,48 @@ def test_a_run_has_every_contender(results):
 
 def test_a_run_says_who_is_left_out(results):
     assert len([text for text in results.left_out if "no_such_library is not installed (extra `peers`)" in text]) == 3
-    assert "scaling: threads, as there is one alone" in results.left_out
+    assert "scaling: threads, as there is only one" in results.left_out
 
 
 def test_a_run_s_numbers_are_numbers(results):
     assert all(0 < r.value.best <= r.value.low <= r.value.median <= r.value.high for r in results.records)
-    references = [r for r in results.records if r.section == "pass" and r.name == passes.DENSE]
+    references = [r for r in results.records if r.section == "pass" and r.name == DENSE]
     assert all(r.ratio == Spread(1.0, 1.0, 1.0, 1.0, 2) for r in references)
     assert [r.ratio.median for r in results.section("memory")] == [1.0, 1.3, 4.5]
     assert set(results.ceilings) == {BANDWIDTH, FLOPS, WORDS, EXPONENTIALS}
     for r in results.section("roofline"):
         assert r.details["least"] == max(r.details["memory"], r.details["arithmetic"])
     assert results.machine["threads"] == 1
-    assert set(results.machine["load"]) == {"start", "end"}
+    assert {"load", "load_after", "seconds", "commit"} <= set(results.machine)
 
 
-def test_results_survive_their_file(results, tmp_path):
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(results.to_json()))
-    again = read_results(path)
-    assert again.records == results.records
-    assert again.fits == results.fits
-    assert again.ceilings == results.ceilings
-    assert json.dumps(again.to_json()) == path.read_text()
+@pytest.fixture
+def stored(results, tmp_path):
+    path = tmp_path / "old.json"
+    path.write_bytes(results.to_json())
+    return path
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"format": 99}', '{"format": 1, "machine": {}}'])
+def test_results_survive_their_file(results, stored):
+    again = read_results(stored)
+    assert dataclasses.replace(again, options={}) == dataclasses.replace(results, options={})
+    assert again.options["grows"]["samples"] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"format": 1, "machine": {}}', '{"format": 99, "machine": {}, "options": {}}']
+)
 def test_other_files_are_refused(text, tmp_path):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"other\.json holds no results of `saplab bench`"):
+    with pytest.raises(ValueError, match=r"other\.json holds no results of benchmarks/bench\.py"):
         read_results(path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")
-def test_memory_is_measured_in_a_child():
-    risen = passes._rise_in_child("dense", dataclasses.replace(TINY, images=32))
-    assert risen > 32 * 16 * 32 * 32 * 4  # at least one map of the first stage
-
-
-def test_a_gpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="`device` is cuda, but PyTorch finds no GPU here"):
-        run(Plan(device="cuda"), SECTIONS, print, print)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak memory of a process")
+def test_memory_is_measured_in_a_process_of_its_own():
+    risen = memory.rise_in_a_process("dense", dataclasses.replace(TINY, images=32))
+    assert 32 * 16 * 32 * 32 * 4 < risen < 2**30  # at least one map of the first stage
 
 
 # Tables, page, comparison
@@ -297,12 +283,12 @@ def test_markdown_has_every_table(results):
     assert results.machine["processor"] in text
 
 
-def test_a_page_is_rewritten_between_its_marks(results):
-    first = rewritten("# Performance\n\nBy hand.\n", results)
-    assert first.startswith("# Performance\n\nBy hand.\n\n## Measured\n\n" + BEGIN)
-    assert rewritten(first + "\nAfter.\n", results) == first + "\nAfter.\n"
-    with pytest.raises(ValueError, match="the page must hold the lines"):
-        rewritten(f"{END}\n{BEGIN}\n", results)
+def test_a_page_is_rewritten_between_its_marks():
+    page = f"By hand.\n\n{BEGIN}\n\nold\n\n{END}\n\nAfter.\n"
+    assert put_between(page, BEGIN, END, "new\n") == page.replace("old", "new")
+    for wrong in (f"{END}\n{BEGIN}\n", BEGIN, ""):
+        with pytest.raises(ValueError, match="the page must hold the lines"):
+            put_between(wrong, BEGIN, END, "new\n")
 
 
 def test_the_page_is_whole_and_escaped(results):
@@ -315,7 +301,6 @@ def test_the_page_is_whole_and_escaped(results):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     for section in SECTIONS:
         assert f'id="chart-{section}"' in page
-    assert page.count("<noscript><svg") == len(SECTIONS)
     assert "default-src 'none'" in page
 
 
@@ -347,21 +332,15 @@ def test_compare_needs_something_in_common(results):
 
 
 def command(*words):
-    return guarded(lambda: app(["bench", *map(str, words)], standalone_mode=False))
-
-
-@pytest.fixture
-def stored(results, tmp_path):
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps(results.to_json()))
-    return path
+    bench.main([*map(str, words)])
 
 
 def test_stored_results_are_shown_compared_and_written(stored, tmp_path, capsys, results):
     out, page = tmp_path / "out", tmp_path / "performance.md"
-    assert command("--from", stored, "--compare", stored, "--out", out, "--markdown", page, "--json") == 0
+    page.write_text(f"{BEGIN}\n{END}\n")
+    command("--from", stored, "--compare", stored, "--out", out, "--markdown", page, "--json")
     shown = capsys.readouterr()
-    assert Results.from_json(json.loads(shown.out)).records == results.records
+    assert msgspec.json.decode(shown.out, type=Results).records == results.records
     assert "New against old" in shown.err
     assert {path.name for path in out.iterdir()} == {"results.json", "report.html", "tables.md"}
     assert (out / "tables.md").read_text() in page.read_text()
@@ -370,39 +349,54 @@ def test_stored_results_are_shown_compared_and_written(stored, tmp_path, capsys,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            ["--only", "speed"],
-            "`only` must name some of sampler, pass, gradients, scaling, memory, roofline, got sp",
-        ),
-        (["--device", "tpu"], "`device` must be cpu or cuda, got 'tpu'"),
-        (["--from", "no/such.json"], "no/such.json: No such file or directory"),
-        (["--threads", "0"], "threads"),
+        (["--only", "speed"], "must name some of sampler, pass, gradients, scaling, memory, roofline, got speed"),
+        (["--device", "tpu"], "'tpu'"),
+        (["--device", "cuda"], "`--device` is cuda, but PyTorch finds no GPU here"),
+        (["--from", "no/such.json"], "No such file or directory: 'no/such.json'"),
+        (["--threads", "0"], "must be at least 1, got 0"),
     ],
 )
-def test_mistakes_are_one_line(words, message, capsys):
-    assert command(*words) == 2
+def test_mistakes_end_in_one_line(words, message, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as end:
+        command(*words)
     shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.count("\n") == 1
-    assert message in shown.err
+    assert (end.value.code, shown.out) == (2, "")
+    assert message in shown.err.splitlines()[-1]
 
 
 def test_the_command_measures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Plan, "quick", lambda device, threads: dataclasses.replace(TINY, threads=threads))
-    assert command("--only", "sampler", "--quick", "--threads", 1, "--out", tmp_path) == 0
+    command("--only", "sampler", "--quick", "--threads", 1, "--out", tmp_path)
     assert "independent Bernoulli" in capsys.readouterr().out
     assert {record.section for record in read_results(tmp_path / "results.json").records} == {"sampler"}
 
 
 def test_an_interrupted_run_keeps_its_finished_sections(tmp_path, monkeypatch):
-    def interrupted(plan, say):
+    def interrupted(plan):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Plan, "quick", lambda device, threads: dataclasses.replace(TINY, threads=threads))
-    monkeypatch.setitem(MEASURES, "pass", interrupted)
-    assert command("--only", "pass,sampler", "--quick", "--threads", 1, "--out", tmp_path) == 130
+    monkeypatch.setitem(SECTIONS, "pass", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command("--only", "pass,sampler", "--quick", "--threads", 1, "--out", tmp_path)
     assert {record.section for record in read_results(tmp_path / "results.json").records} == {"sampler"}
 
 
-def test_a_record_is_named_by_section_case_and_name():
-    assert Record("pass", "forward", "dense", "s", Spread.of([1.0])).key == ("pass", "forward", "dense")
+def test_sections_follow_one_another_on_the_plan_s_threads(monkeypatch):
+    found = []
+    for name in ("roofline", "sampler"):
+        monkeypatch.setitem(
+            SECTIONS, name, lambda plan, name=name: found.append((name, torch.get_num_threads())) or Part(())
+        )
+    before = torch.get_num_threads()
+    run(Plan(threads=before + 1), ("roofline", "sampler"), lambda known: None)
+    assert found == [("sampler", before + 1), ("roofline", before + 1)]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in Path(bench.__file__).parent.glob("*.py")))
+def test_every_script_finds_what_it_imports(script):
+    for package in {"gpu": ["triton"], "agents": ["ale_py", "gymnasium"]}.get(script, []):
+        pytest.importorskip(package)
+    importlib.import_module(script)
