@@ -1,26 +1,40 @@
-"""What an adversary may do: the ball and cube it moves in, Monte Carlo gradients, and attacks."""
+"""What an adversary may do: the room it moves in, Monte Carlo gradients, attacks and batteries of them."""
 
 from saplab.attacks.apgd import APGD
-from saplab.attacks.attack import Attack, Cost
-from saplab.attacks.ball import eps_of
-from saplab.attacks.black_box import Square
+from saplab.attacks.base import Attack, Craft, GradientAttack
+from saplab.attacks.batteries import BATTERIES, Attacker, attackers_of, parse_attackers, parse_strengths, radii_of
 from saplab.attacks.estimate import Estimate, Score, lost
-from saplab.attacks.gradient import MonteCarlo
-from saplab.attacks.iterative import PGD, Iterative
-from saplab.attacks.one_step import FGSM, RandomNoise
+from saplab.attacks.fgsm import FGSM, RandomNoise
+from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.pgd import PGD, Iterative
+from saplab.attacks.problem import Problem
+from saplab.attacks.square import Square
+from saplab.attacks.threat import LINF, ThreatModel, eps_of, strength_of
 
 __all__ = [
     "APGD",
+    "BATTERIES",
     "FGSM",
+    "LINF",
     "PGD",
     "Attack",
+    "Attacker",
     "Cost",
+    "Craft",
     "Estimate",
+    "GradientAttack",
     "Iterative",
     "MonteCarlo",
+    "Problem",
     "RandomNoise",
     "Score",
     "Square",
+    "ThreatModel",
+    "attackers_of",
     "eps_of",
     "lost",
+    "parse_attackers",
+    "parse_strengths",
+    "radii_of",
+    "strength_of",
 ]

@@ -5,29 +5,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from saplab.attacks.attack import Attack, Cost
-from saplab.attacks.ball import project
+from saplab.attacks.base import GradientAttack
 from saplab.attacks.estimate import Estimate, lost
-from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import Search
-from saplab.defenses.defended import is_random
+from saplab.system.registry import register
 
 MOMENTUM = 0.75  # α of eq. 1
 
 
 def checkpoints(steps: int) -> list[int]:
-    """Give the steps w_j = ⌈p_j·N⌉ after which the step size is looked at: p_0 = 0, p_1 = 0.22 (section 3)."""
+    """Return the steps w_j = ⌈p_j·N⌉ after which the step size is looked at: p_0 = 0, p_1 = 0.22 (section 3)."""
     shares = [0.0, 0.22]
     while shares[-1] + 0.06 <= 1.0:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     return sorted({math.ceil(round(share * steps, 6)) for share in shares[1:] if share <= 1.0})
 
 
+@register("apgd")
 @dataclass(frozen=True)
-class APGD(Attack):
+class APGD(GradientAttack):
     """Auto-PGD (Croce & Hein 2020, Algorithm 1), with an expectation over the adversary's passes in each step.
 
     Where passes differ, the highest loss so far is one of lucky draws: there the best point is estimated anew, with
@@ -50,6 +50,8 @@ class APGD(Attack):
         >>> adversarial = attack(sap, images, labels, eps=8 / 255, seed=1)
     """
 
+    title = "APGD"
+    names_loss = True
     gradient: MonteCarlo = field(default_factory=MonteCarlo)
     steps: int = 100
     restarts: int = 1
@@ -65,35 +67,38 @@ class APGD(Attack):
         self._search()
 
     def _search(self) -> Search:
-        return Search(self.restarts, self.targets, self.stop_when_lost, blocks=self._estimates)
+        return Search(self.gradient, self.restarts, self.targets, self.stop_when_lost, blocks=self._estimates)
 
     @property
     def _estimates(self) -> int:
-        """One at the start, one after each step, and one at each checkpoint."""
+        """Count the estimates of a try: one at the start, one after each step, and one at each checkpoint."""
         return 1 + self.steps + len(checkpoints(self.steps))
 
-    def curve(
-        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
-        examples: Tensor | None = None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield adversarial images for each of `eps`; see `Attack.curve`."""
-        problem = Problem.of(self.gradient, adversary, images, labels, eps, seed, examples)
-        return self._search().curve(problem, eps, self._climb)
+    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+        """Yield adversarial images for each of `radii`."""
+        return self._search().ascending(problem, radii, self._climb)
 
     def cost(self, eps: Sequence[float]) -> Cost:
         """Bound the passes of a curve for one image; a network that is not random takes none at checkpoints."""
-        return self._search().cost(eps, self.gradient, self.gradient.cost * self._estimates)
+        return self._search().cost(eps, self.gradient.cost * self._estimates)
+
+    def steps_at(self, eps: float) -> int:
+        """Return the steps of one try."""
+        return self.steps
+
+    def _head(self) -> str:
+        return f"APGD-{self.steps}"
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
         points, looks = problem.random_start(eps, number), checkpoints(self.steps)
-        estimate = problem.estimate(points, first_block)
+        estimate = self.gradient.estimate(problem.at(points), first_block)
         climber = _Climber.at(points, estimate, eps).part(self._going(estimate))
         for step in range(1, self.steps + 1):
             if len(climber.which) == 0:
                 break
             part = problem.part(climber.which)
-            climber.move(part.images, eps, MOMENTUM if step > 1 else 1.0)
-            estimate = part.estimate(climber.x, first_block + step)
+            climber.move(part, eps, MOMENTUM if step > 1 else 1.0)
+            estimate = self.gradient.estimate(part.at(climber.x), first_block + step)
             climber.note(estimate)
             going = self._going(estimate)
             points[climber.which[~going]] = climber.x[~going]
@@ -105,14 +110,14 @@ class APGD(Attack):
         return points
 
     def _going(self, estimate: Estimate) -> Tensor:
-        """Say which examples are attacked on."""
+        """Return which examples are attacked on."""
         gone = lost(estimate)
         return ~gone if self.stop_when_lost else torch.ones_like(gone)
 
     def _look(self, problem: Problem, climber: "_Climber", since: int, block: int) -> None:
         """Halve the step where condition 1 or 2 of section 3 holds, and go back to the best point there."""
-        if is_random(problem.adversary):
-            climber.reconsider(problem.part(climber.which).estimate(climber.best, block))
+        if problem.random:
+            climber.reconsider(self.gradient.estimate(problem.part(climber.which).at(climber.best), block))
         few_rises = climber.rises < self.rho * since
         stuck = ~climber.halved & ~climber.improved
         climber.halve(few_rises | stuck)
@@ -122,7 +127,7 @@ class APGD(Attack):
 class _Climber:
     """What the climb holds of the examples that it still moves, row by row (n, ...).
 
-    Args:
+    Attributes:
         which: their positions in the problem.
         x, before: the present points and those of the step before.
         gradient, loss: at x.
@@ -155,14 +160,14 @@ class _Climber:
         return cls(which, x, x, g, f, x, g, f, step, torch.zeros_like(which), never, never)
 
     def part(self, mask: Tensor) -> "_Climber":
-        """Give the rows where `mask` (n,) holds."""
+        """Return the rows where `mask` (n,) holds."""
         return self if bool(mask.all()) else _Climber(*(getattr(self, f.name)[mask] for f in fields(self)))
 
-    def move(self, images: Tensor, eps: float, momentum: float) -> None:
+    def move(self, problem: Problem, eps: float, momentum: float) -> None:
         """Take a step: z = P(x + η·sign ∇f), x ← P(x + α(z - x) + (1 - α)(x - x_before))."""
-        z = project(self.x + self.step * self.gradient.sign(), images, eps)
+        z = problem.project(self.x + self.step * self.gradient.sign(), eps)
         x = self.x + momentum * (z - self.x) + (1 - momentum) * (self.x - self.before)
-        self.before, self.x = self.x, project(x, images, eps)
+        self.before, self.x = self.x, problem.project(x, eps)
 
     def note(self, estimate: Estimate) -> None:
         """Take in what was found at x."""

@@ -61,7 +61,7 @@ def joined(parts: Sequence[AnyScore]) -> AnyScore:
 
 
 def lost(score: Score) -> Tensor:
-    """Say for each example, (N,), whether its averaged prediction is wrong beyond doubt.
+    """Return for each example, (N,), whether its averaged prediction is wrong beyond doubt.
 
     That is: the lead is above 0 by Student's equivalent of three standard errors (level 0.13 %, one-sided), so that
     few samples need the wider distance that they deserve.
@@ -102,7 +102,7 @@ class Tally:
             self._halves[self.samples] = self._gradient
 
     def score(self) -> Score:
-        """Give the score of all passes so far.
+        """Return the score of all passes so far.
 
         Raises:
             ValueError: logits that have no softmax.
@@ -123,7 +123,7 @@ class Tally:
         return Score(self._loss / n, self._logits / n, probs, lead, error, n)
 
     def estimate(self) -> Estimate:
-        """Give the score and the gradient of all passes so far.
+        """Return the score and the gradient of all passes so far.
 
         Raises:
             ValueError: the gradient is not finite.

@@ -11,19 +11,19 @@ LossName = Literal["cross-entropy", "margin", "dlr"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give -log softmax(z)_y, (N,)."""
+    """Return -log softmax(z)_y, (N,)."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give max_{i≠y} z_i - z_y, (N,): positive exactly where the example is lost (Carlini & Wagner 2017)."""
+    """Return max_{i≠y} z_i - z_y, (N,): positive exactly where the example is lost (Carlini & Wagner 2017)."""
     own = logits.gather(1, labels[:, None])[:, 0]
     others = logits.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
     return others.amax(1) - own
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give the difference of logits ratio (Croce & Hein 2020, eq. 6), (N,), for three classes or more.
+    """Return the difference of logits ratio (Croce & Hein 2020, eq. 6), (N,), for three classes or more.
 
     Raises:
         ValueError: fewer than three classes.
@@ -35,18 +35,18 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def targeted_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Give log softmax(z)_t, (N,): minus the cross-entropy of the target (Kurakin et al. 2017)."""
+    """Return log softmax(z)_t, (N,): minus the cross-entropy of the target (Kurakin et al. 2017)."""
     return -cross_entropy(logits, targets)
 
 
 def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Give z_t - z_y, (N,): lost where positive (Gowal et al. 2019, the MultiTargeted attack)."""
+    """Return z_t - z_y, (N,): lost where positive (Gowal et al. 2019, the MultiTargeted attack)."""
     own, wanted = (logits.gather(1, classes[:, None])[:, 0] for classes in (labels, targets))
     return wanted - own
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Give the targeted difference of logits ratio (Croce & Hein 2020, eq. 8), (N,), for four classes or more.
+    """Return the targeted difference of logits ratio (Croce & Hein 2020, eq. 8), (N,), for four classes or more.
 
     Raises:
         ValueError: fewer than four classes.

@@ -16,7 +16,7 @@ _bytes: "WeakKeyDictionary[nn.Module, dict[_Place, int]]" = WeakKeyDictionary()
 
 
 def rows_at_once(model: nn.Module, images: Tensor, rows: int, run_one: Callable[[], Any]) -> int:
-    """Give the number of rows whose way back fits into `BUDGET`; on a GPU, where an error says so, any number.
+    """Return the number of rows whose way back fits into `BUDGET`; on a GPU, where an error says so, any number.
 
     What a row keeps is measured once for a network and a shape, where the rows are large or many.
 

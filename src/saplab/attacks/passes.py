@@ -6,82 +6,85 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from saplab.attacks.ball import check_labels
 from saplab.attacks.memory import rows_at_once
-from saplab.defenses.defended import draws_weights
+from saplab.attacks.problem import Problem
+from saplab.attacks.threat import check_labels
+from saplab.defenses.defended import shares_draws
 from saplab.defenses.drawing import drawing
+from saplab.defenses.parallel import Run, over_threads
 from saplab.defenses.prediction import logits
-from saplab.defenses.sharing import Run, shared_out
 from saplab.pruning.operator import BackwardRule
-from saplab.rng.streams import pass_streams
+from saplab.rng.streams import pass_streams, stream_key
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (M, C), the rows (M,) of the batch -> what to differentiate
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A batch of images, and the passes to run over them: several stacked where the batch is small."""
+class Passes:
+    """The passes that an attacker runs over a batch.
 
-    adversary: nn.Module
-    images: Tensor
-    labels: Tensor
-    examples: Tensor
-    targets: Tensor | None
-    key: int
+    Attributes:
+        batch: the examples.
+        first_sample: number of the first pass.
+        rule: how the gradient passes a defence.
+        batch_size: images times passes in one forward pass.
+    """
+
+    batch: Problem
     first_sample: int
     rule: BackwardRule
     batch_size: int
-    random: bool
 
-    def _stacks(self, samples: int) -> Iterator[tuple[int, Tensor]]:
+    def _streams(self, samples: int) -> Iterator[tuple[int, Tensor]]:
         """Yield, for each stack of passes, their number k and the streams (k·N, 3)."""
-        most = 1 if draws_weights(self.adversary) else max(1, self.batch_size // len(self.images))
+        batch, key = self.batch, stream_key(self.batch.seed, "attack")
+        most = 1 if shares_draws(batch.adversary) else max(1, self.batch_size // len(batch.images))
         for start in range(0, samples, most):
             passes = range(self.first_sample + start, self.first_sample + min(start + most, samples))
-            yield len(passes), torch.cat([pass_streams(self.key, p, self.examples) for p in passes])
+            yield len(passes), torch.cat([pass_streams(key, p, batch.examples) for p in passes])
 
     def _logits(self, images: Tensor) -> Tensor:
-        z = logits(self.adversary, images)
-        check_labels(self.labels, z.shape[1])
-        if self.targets is not None:
-            check_labels(self.targets, z.shape[1], "targets")
+        z = logits(self.batch.adversary, images)
+        check_labels(self.batch.labels, z.shape[1])
+        if self.batch.targets is not None:
+            check_labels(self.batch.targets, z.shape[1], "targets")
         return z
 
-    def passes_with_gradient(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
+    def with_gradient(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
         """Yield logits (k, N, C), objective (k, N) and its gradient by the images (k, N, ...) of k passes at a time."""
+        batch = self.batch
 
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
-            x = self.images[rows].requires_grad_()
+            x = batch.images[rows].requires_grad_()
             with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True):
                 z = self._logits(x)
                 value = objective(z, rows)
                 (gradient,) = torch.autograd.grad(value.sum(), x)
             return z.detach(), value.detach(), gradient
 
-        first = torch.zeros(1, dtype=torch.int64, device=self.images.device)
-        streams = pass_streams(self.key, self.first_sample, self.examples[:1])
-        rows = max(len(self.images), min(self.batch_size, samples * len(self.images)))
-        most = rows_at_once(self.adversary, self.images, rows, lambda: run(first, streams))
+        first = torch.zeros(1, dtype=torch.int64, device=batch.images.device)
+        streams = pass_streams(stream_key(batch.seed, "attack"), self.first_sample, batch.examples[:1])
+        rows = max(len(batch.images), min(self.batch_size, samples * len(batch.images)))
+        most = rows_at_once(batch.adversary, batch.images, rows, lambda: run(first, streams))
         return self._run(samples, run, most)
 
-    def passes(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
+    def forward(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
         """Yield logits (k, N, C) and objective (k, N) of k passes at a time: the very passes of the gradient."""
 
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad(), drawing(streams, self.rule):
-                z = self._logits(self.images[rows])
+                z = self._logits(self.batch.images[rows])
                 return z, objective(z, rows)
 
         return self._run(samples, run)
 
     def _run(self, samples: int, run: Run, most: int = sys.maxsize) -> Iterator[tuple[Tensor, ...]]:
         """Run stacks of passes, `most` rows at once."""
-        everyone = torch.arange(len(self.images), device=self.images.device)
-        in_threads = partial(shared_out, self.adversary, run)
-        for count, streams in self._stacks(samples):
-            parts = zip(everyone.repeat(count).split(most), streams.split(most), strict=True)
+        in_threads = partial(over_threads, self.batch.adversary, run)
+        for count, streams in self._streams(samples):
+            parts = zip(self.batch.everyone().repeat(count).split(most), streams.split(most), strict=True)
             results = joined(as_memory_allows(in_threads, *part) for part in parts)
             yield tuple(t.unflatten(0, (count, -1)) for t in results)
 

@@ -1,16 +1,16 @@
-"""Examples under attack, and what an attacker may ask about any part of them: no answer depends on the others."""
+"""Examples under attack: no answer about one of them depends on the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saplab.attacks.ball import check_request, project
-from saplab.attacks.estimate import Estimate, Score
-from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.threat import LINF, ThreatModel
+from saplab.defenses.defended import is_random
 from saplab.rng.streams import pass_streams, random_words, stream_key
 
 STARTS: Final = 5  # kind of these random numbers; a defence's have 0 to 4
@@ -20,63 +20,77 @@ STARTS: Final = 5  # kind of these random numbers; a defence's have 0 to 4
 class Problem:
     """Images with their labels, their numbers, and the network whose passes the attacker sees.
 
-    Args:
-        gradient: how a pass is taken and averaged.
+    Attributes:
+        adversary: images (N, C, H, W) -> logits (N, classes); the defender may be another network.
+        images: (N, C, H, W), within the threat model's bounds.
+        labels: (N,) integers.
+        examples: (N,) number of each image; with `seed` it decides the draws.
+        seed: of the attack's draws and, as a stream apart from the defender's, of the adversary's passes.
+        threat: what may be changed.
         targets: (N,) classes to drive towards; None for the untargeted losses.
+        batch_size: images times passes in one forward pass; None for as many as run fastest.
     """
 
     adversary: nn.Module
     images: Tensor
     labels: Tensor
     examples: Tensor
-    seed: int
-    gradient: MonteCarlo
+    seed: int = 0
+    threat: ThreatModel = LINF
     targets: Tensor | None = None
+    batch_size: int | None = None
 
     @classmethod
     def of(
-        cls, gradient: MonteCarlo, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float],
-        seed: int, examples: Tensor | None,
+        cls, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float] = (), seed: int = 0, *,
+        examples: Tensor | None = None, threat: ThreatModel = LINF, targets: Tensor | None = None,
+        batch_size: int | None = None,
     ) -> "Problem":  # fmt: skip
-        """Check an attack's arguments and hold them.
+        """Check what is asked and return the problem; examples are numbered 0..N-1 by default.
 
         Raises:
-            ValueError: see `saplab.attacks.attack.Attack.curve`.
+            ValueError: images, labels or radii that `threat` refuses, a bad seed, targets that are labels.
         """
-        check_request(images, labels, eps)
+        threat.check(images, labels, eps)
         stream_key(seed)
+        if targets is not None and (targets.shape != labels.shape or bool((targets == labels).any())):
+            raise ValueError(f"`targets` must be {len(labels)} classes, none of them its example's label")
         numbers = torch.arange(len(images)) if examples is None else examples
-        return cls(adversary, images.detach(), labels, numbers, seed, gradient)
+        return cls(adversary, images.detach(), labels, numbers, seed, threat, targets, batch_size)
+
+    @cached_property
+    def random(self) -> bool:
+        """Return whether the adversary's passes differ."""
+        return is_random(self.adversary)
 
     def part(self, which: Tensor) -> "Problem":
-        """Give the problem of the examples at the positions `which` (n,) alone."""
+        """Return the problem of the examples at the positions `which` (n,) alone."""
         if len(which) == len(self.images):
             return self
         examples = self.examples[which.to(self.examples.device)]
         targets = None if self.targets is None else self.targets[which]
         return replace(self, images=self.images[which], labels=self.labels[which], examples=examples, targets=targets)
 
+    def at(self, points: Tensor) -> "Problem":
+        """Return the same problem with `points` in the place of its images."""
+        return replace(self, images=points.detach())
+
+    def split(self, size: int) -> Iterator["Problem"]:
+        """Yield the problems of `size` examples at a time."""
+        for start in range(0, len(self.images), size):
+            yield self.part(self.everyone()[start : start + size])
+
     def everyone(self) -> Tensor:
-        """Give the positions (N,) of all examples."""
+        """Return the positions (N,) of all examples."""
         return torch.arange(len(self.images), device=self.images.device)
 
-    def estimate(self, points: Tensor, block: int) -> Estimate:
-        """Estimate the gradient at `points`, with the block of fresh samples of that number."""
-        return self.gradient.estimate(
-            self.adversary, points, self.labels, self.seed, examples=self.examples, targets=self.targets,
-            first_sample=block * self.gradient.samples,
-        )  # fmt: skip
-
-    def score(self, points: Tensor, block: int) -> Score:
-        """Score `points` by the untargeted loss, with the block of fresh samples of that number."""
-        return self.gradient.score(
-            self.adversary, points, self.labels, self.seed, examples=self.examples,
-            first_sample=block * self.gradient.samples,
-        )  # fmt: skip
+    def project(self, points: Tensor, eps: float) -> Tensor:
+        """Project points on to the ball of radius `eps` around the images, and on to valid values."""
+        return self.threat.project(points, self.images, eps)
 
     def random_start(self, eps: float, number: int) -> Tensor:
-        """Draw points uniform in the ball, then project them on the cube; other ones for each `number`."""
+        """Draw points uniform in the ball, then project them on to valid values; other ones for each `number`."""
         rows = pass_streams(stream_key(self.seed, "noise"), number, self.examples)
         words = random_words(rows, self.images[0].numel(), kind=STARTS) >> np.uint32(8)
         u = torch.from_numpy(words.astype(np.float32)).view(self.images.shape).to(self.images) * 2.0**-24
-        return project(self.images + eps * (2 * u - 1), self.images, eps)
+        return self.project(self.images + eps * (2 * u - 1), eps)

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saplab.attacks.attack import Cost, in_order
 from saplab.attacks.estimate import lost
-from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 
 Climb = Callable[[Problem, float, int, int], Tensor]  # (problem, eps, number of the try, its first block) -> points
@@ -24,7 +23,8 @@ class Search:
     more if `stop_when_lost`, neither here nor at larger eps, whose balls hold its point too; nor is one that is lost
     as it comes.
 
-    Args:
+    Attributes:
+        gradient: how tries ask about a point.
         restarts: tries, or tries towards each target.
         targets: how many other classes to drive towards, the likeliest on the clean image first; 0 for untargeted.
         stop_when_lost: see above.
@@ -34,6 +34,7 @@ class Search:
         ValueError: `restarts` < 1 or `targets` < 0.
     """
 
+    gradient: MonteCarlo
     restarts: int
     targets: int
     stop_when_lost: bool
@@ -45,16 +46,12 @@ class Search:
         if self.targets < 0:
             raise ValueError(f"`targets` must be >= 0, got {self.targets}")
 
-    def curve(self, problem: Problem, eps: Sequence[float], climb: Climb) -> Iterator[Tensor]:
-        """Yield the points found for each of `eps`, in that order."""
-        return in_order(eps, lambda radii: self._ascending(problem, radii, climb))
-
-    def cost(self, eps: Sequence[float], gradient: MonteCarlo, climb: Cost) -> Cost:
+    def cost(self, eps: Sequence[float], climb: Cost) -> Cost:
         """Bound the passes of a whole curve, where one climb takes `climb`."""
         radii = len({e for e in eps if e > 0})
         looks = self._looks_first * (radii > 0)
         judged = radii * self._tries if self._tries > 1 else max(radii - 1, 0) * self.stop_when_lost
-        return climb * (radii * self._tries) + Cost(gradient.samples, 0) * (looks + judged)
+        return climb * (radii * self._tries) + Cost(self.gradient.samples, 0) * (looks + judged)
 
     @property
     def _tries(self) -> int:
@@ -64,10 +61,11 @@ class Search:
     def _looks_first(self) -> bool:
         return self.stop_when_lost or self.targets > 0
 
-    def _ascending(self, problem: Problem, radii: Sequence[float], climb: Climb) -> Iterator[Tensor]:
+    def ascending(self, problem: Problem, radii: Sequence[float], climb: Climb) -> Iterator[Tensor]:
+        """Yield the points found at each of `radii`, which ascend."""
         best, active, rivals = problem.images.clone(), problem.everyone(), None
         if self._looks_first and radii[-1] > 0:
-            clean = problem.score(problem.images, self._tries * (self.blocks + 1))
+            clean = self.gradient.score(problem, self._tries * (self.blocks + 1))
             active = active[~lost(clean)] if self.stop_when_lost else active
             rivals = _likeliest_others(clean.probs, problem.labels, self.targets)
         for eps in radii:
@@ -92,7 +90,7 @@ class Search:
             if not judged:
                 best[active] = points
                 continue
-            score = part.score(points, first + self.blocks)
+            score = self.gradient.score(part.at(points), first + self.blocks)
             better = ~(score.loss < loss[active])
             best[active[better]], loss[active[better]] = points[better], score.loss[better].double()
             active = active[~lost(score)] if self.stop_when_lost else active
@@ -100,7 +98,7 @@ class Search:
 
 
 def _likeliest_others(probs: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Give the `count` likeliest classes other than the label, (N, count), likeliest first.
+    """Return the `count` likeliest classes other than the label, (N, count), likeliest first.
 
     Raises:
         ValueError: the network has no `count` other classes.

@@ -100,13 +100,13 @@ class Registry(Generic[T]):
     def _settings(self, kind: type[T], text: str) -> dict[str, Any]:
         if not text:
             return {}
-        known, first = set(setting_names(kind)), next(iter(fields(kind)), None)  # type: ignore[arg-type]
+        known, first = set(setting_names(kind)), _first(kind)
         pairs = [part.rpartition("=") for part in text.split(",")]
         by_name = {name.strip(): value.strip() for name, sign, value in pairs if sign}
-        if first is not None and len(pairs) == 1 and not by_name:
-            return {first.name: text}
-        if first is not None and len(by_name) == len(pairs) and _takes_patterns(kind, first) and not by_name.keys() & known:
-            return {first.name: by_name}
+        if first and len(pairs) == 1 and not by_name:
+            return {first: text}
+        if first and len(by_name) == len(pairs) and _takes_patterns(kind, first) and not by_name.keys() & known:
+            return {first: by_name}
         if len(by_name) < len(pairs):
             raise ValueError(f"`{self.kind}` settings are written NAME=VALUE, got {text!r}")
         return by_name
@@ -181,13 +181,12 @@ class Registry(Generic[T]):
     def spec(self, value: T) -> str:
         """Return the text that `parse` reads: the settings that are not the class's defaults."""
         kind = type(value)
-        name, given, known = self.name_of(kind), dict(_unusual(value)), setting_names(kind)
-        first = known[0] if known else ""
-        if len(known) == 1:
+        name, given, first = self.name_of(kind), dict(unusual_settings(value)), _first(kind)
+        if setting_names(kind) == [first]:
             given = {first: getattr(value, first)}
         if ":" in name:
             return f"{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
-        if list(given) == [first]:
+        if first and list(given) == [first]:
             return f"{name}:{_text(given[first])}"
         return f"{name}:{','.join(f'{key}={_text(value)}' for key, value in given.items())}" if given else name
 
@@ -287,18 +286,24 @@ def _flat(value: Any) -> dict[str, Any]:
     return found
 
 
-def _unusual(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that differ from the class's defaults."""
+def unusual_settings(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the settings that differ from the class's defaults."""
     for field, hint in _fields(type(value)):
         own = getattr(value, field.name)
         if is_dataclass(hint):
-            yield from _unusual(own)
+            yield from unusual_settings(own)
         elif own != _default(field):
             yield field.name, own
 
 
-def _takes_patterns(kind: Any, field: Field[Any]) -> bool:
-    return any(getattr(arg, "__origin__", None) is Mapping for arg in get_args(get_type_hints(kind)[field.name]))
+def _first(kind: Any) -> str:
+    """Return the setting that a text may give without its name; "" where there is none."""
+    field, hint = next(iter(_fields(kind)), (None, None))
+    return field.name if field is not None and not is_dataclass(hint) else ""
+
+
+def _takes_patterns(kind: Any, name: str) -> bool:
+    return any(getattr(arg, "__origin__", None) is Mapping for arg in get_args(get_type_hints(kind)[name]))
 
 
 def _arguments(kind: Any, text: str, whole: str) -> dict[str, Any]:

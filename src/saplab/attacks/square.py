@@ -2,26 +2,26 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from saplab.attacks.attack import Attack, Cost
-from saplab.attacks.ball import project
+from saplab.attacks.base import Attack
 from saplab.attacks.estimate import Score, lost
-from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import Search
-from saplab.defenses.defended import is_random
 from saplab.rng.streams import pass_streams, random_words, stream_key
+from saplab.system.registry import register
 
 SQUARES: Final = 6  # kind of these random numbers
 HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in queries of 10,000 (section 5)
 
 
+@register("square")
 @dataclass(frozen=True)
 class Square(Attack):
     """Square Attack (Andriushchenko et al. 2020, Algorithms 1 and 2), on probabilities averaged over passes.
@@ -44,6 +44,8 @@ class Square(Attack):
         ValueError: a number outside its range.
     """
 
+    knowledge = "scores"
+    title = "the Square attack"
     queries: int = 1000
     passes: int = 10
     p_init: float = 0.8
@@ -56,38 +58,52 @@ class Square(Attack):
         if not 0 < self.p_init <= 1:
             raise ValueError(f"`p_init` must be in (0, 1], got {self.p_init}")
 
-    def _search(self) -> Search:
-        return Search(1, 0, self.stop_when_lost, blocks=self.queries)
+    @property
+    def samples(self) -> int:
+        """Return the passes that a query averages."""
+        return self.passes
+
+    def steps_at(self, eps: float) -> int:
+        """Return the queries."""
+        return self.queries
+
+    def plain(self, random: bool, rules: bool, own: bool) -> Self:
+        """Return the attack with one pass a query where passes do not differ; see `Attack.plain`."""
+        found: Any = super().plain(random, rules, own)
+        return cast(Self, found if random else replace(found, passes=1))
+
+    def describe(self, rules: bool) -> str:
+        """Return the attack's name for people: queries, and passes where there are several."""
+        head = f"Square-{self.queries}" + (f" ×{self.passes}" if self.passes > 1 else "")
+        return " ".join([head, *self._unusual(("queries", "passes"))])
 
     def _asking(self, passes: int) -> MonteCarlo:
         return MonteCarlo(passes, average="probabilities", loss="margin")
 
-    def curve(
-        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
-        examples: Tensor | None = None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield adversarial images for each of `eps`; see `Attack.curve`."""
-        asking = self._asking(self.passes if is_random(adversary) else 1)
-        problem = Problem.of(asking, adversary, images, labels, eps, seed, examples)
-        return self._search().curve(problem, eps, self._climb)
+    def _search(self, passes: int) -> Search:
+        return Search(self._asking(passes), 1, 0, self.stop_when_lost, blocks=self.queries)
+
+    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+        """Yield adversarial images for each of `radii`."""
+        return self._search(self.passes if problem.random else 1).ascending(problem, radii, self._climb)
 
     def cost(self, eps: Sequence[float]) -> Cost:
         """Bound the passes of a curve for one image; one of a look at the clean image is no query."""
-        return self._search().cost(eps, self._asking(self.passes), Cost(self.queries * self.passes, 0))
+        return self._search(self.passes).cost(eps, Cost(self.queries * self.passes, 0))
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
         points, active = _stripes(problem, eps), problem.everyone()
-        random = is_random(problem.adversary)
-        loss = torch.empty(0)
+        random = problem.random
+        asking, loss = self._asking(self.passes if random else 1), torch.empty(0)
         for turn in range(self.queries // 2 if random else self.queries - 1):
             if random or turn == 0:
-                present = problem.part(active).score(points[active], first_block + turn)
+                present = asking.score(problem.part(active).at(points[active]), first_block + turn)
                 active, loss = self._going(active, present.loss, present)
             if len(active) == 0:
                 break
             part = problem.part(active)
             candidates = _with_squares(part, points[active], eps, self._side(turn * (1 + random), points), turn + 1)
-            score = part.score(candidates, first_block + turn)
+            score = asking.score(part.at(candidates), first_block + turn)
             better = score.loss > loss
             points[active[better]] = candidates[better]
             if not random:
@@ -100,7 +116,7 @@ class Square(Attack):
         return active[going], loss[going]
 
     def _side(self, used: int, images: Tensor) -> int:
-        """Give the side of the next square, by the schedule of p over the queries used."""
+        """Return the side of the next square, by the schedule of p over the queries used."""
         *_, height, width = images.shape
         halvings = sum(used * 10_000 > after * self.queries for after in HALVINGS)
         side = round(math.sqrt(self.p_init * 0.5**halvings * height * width))
@@ -118,7 +134,7 @@ def _stripes(problem: Problem, eps: float) -> Tensor:
     """Start with vertical stripes one pixel wide, of +eps or -eps in each channel."""
     count, channels, _, width = problem.images.shape
     signs = (_words(problem, 0, channels * width) & 1).view(count, channels, 1, width) * 2 - 1
-    return project(problem.images + eps * signs, problem.images, eps)
+    return problem.project(problem.images + eps * signs, eps)
 
 
 def _with_squares(problem: Problem, points: Tensor, eps: float, side: int, turn: int) -> Tensor:
@@ -128,11 +144,11 @@ def _with_squares(problem: Problem, points: Tensor, eps: float, side: int, turn:
     signs = ((words[:, 2:] & 1) * 2 - 1)[:, :, None, None]
     rows, columns = (_covered(words[:, i], side, size) for i, size in ((0, height), (1, width)))
     squares = (rows[:, :, None] & columns[:, None, :])[:, None]
-    return torch.where(squares, project(problem.images + eps * signs, problem.images, eps), points)
+    return torch.where(squares, problem.project(problem.images + eps * signs, eps), points)
 
 
 def _covered(words: Tensor, side: int, size: int) -> Tensor:
-    """Say which of `size` places each side covers, (n, size), when its beginning is uniform over all that fit."""
+    """Return which of `size` places each side covers, (n, size), when its beginning is uniform over all that fit."""
     begin = (words * (size - side + 1) >> 32)[:, None]
     place = torch.arange(size, device=words.device)
     return (place >= begin) & (place < begin + side)

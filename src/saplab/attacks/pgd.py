@@ -6,21 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from saplab.attacks.attack import Attack, Cost, in_order
-from saplab.attacks.ball import STEPS, project
+from saplab.attacks.base import GradientAttack
 from saplab.attacks.estimate import lost
-from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import Search
+from saplab.attacks.threat import STEPS
+from saplab.system.registry import register
 
 
 @dataclass(frozen=True)
 class Ascent:
     """Steps of one length along the sign of the gradient, or of its decaying sum.
 
-    Args:
+    Attributes:
+        gradient: how each step's gradient is estimated.
         eps: radius of the ball.
         step: length of a step, in the unit of `eps`.
         steps: how many.
@@ -28,6 +30,7 @@ class Ascent:
         stop_when_lost: whether examples stay where an estimate finds them lost.
     """
 
+    gradient: MonteCarlo
     eps: float
     step: float
     steps: int
@@ -40,16 +43,17 @@ class Ascent:
         velocity = torch.zeros_like(points)
         for block in range(first_block, first_block + self.steps):
             if len(active) > 0:
-                estimate = problem.part(active).estimate(points[active], block)
+                part = problem.part(active)
+                estimate = self.gradient.estimate(part.at(points[active]), block)
                 going = ~lost(estimate) if self.stop_when_lost else torch.ones_like(active, dtype=torch.bool)
                 active = active[going]
                 velocity[active] = self.momentum * velocity[active] + _normalised(estimate.gradient[going])
                 moved = points[active] + self.step * velocity[active].sign()
-                points[active] = project(moved, problem.images[active], self.eps)
+                points[active] = problem.part(active).project(moved, self.eps)
             yield points.clone()
 
     def last(self, problem: Problem, start: Tensor, first_block: int = 0) -> Tensor:
-        """Give the points after all steps."""
+        """Return the points after all steps."""
         return deque(self.path(problem, start, first_block), maxlen=1).pop()
 
 
@@ -59,8 +63,9 @@ def _normalised(gradient: Tensor) -> Tensor:
     return gradient / size.view(-1, *[1] * (gradient.dim() - 1))
 
 
+@register("iterative")
 @dataclass(frozen=True)
-class Iterative(Attack):
+class Iterative(GradientAttack):
     """The paper's iterative attack (section 4.5; Madry et al. 2017): ⌈λ/k⌉ steps of k pixel steps from the image.
 
     Each step goes along the sign of a gradient of fresh samples, and back on to the ball and the cube. After t steps
@@ -77,6 +82,7 @@ class Iterative(Attack):
         ValueError: `step` is not above 0.
     """
 
+    title = "iterative"
     step: float = 1.0
     gradient: MonteCarlo = field(default_factory=MonteCarlo)
     stop_when_lost: bool = True
@@ -85,34 +91,31 @@ class Iterative(Attack):
         if not 0 < self.step < math.inf:
             raise ValueError(f"`step` must be > 0 pixel steps, got {self.step}")
 
-    def steps(self, eps: float) -> int:
-        """Give ⌈λ/k⌉, where λ = 255·eps is known to a millionth."""
+    def steps_at(self, eps: float) -> int:
+        """Return ⌈λ/k⌉, at least 1, where λ = 255·eps is known to a millionth."""
+        return max(1, self._steps(eps))
+
+    def _steps(self, eps: float) -> int:
         return math.ceil(round(eps * STEPS / self.step, 6))
 
-    def curve(
-        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
-        examples: Tensor | None = None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield adversarial images for each of `eps`, from one path; see `Attack.curve`."""
-        problem = Problem.of(self.gradient, adversary, images, labels, eps, seed, examples)
-        return in_order(eps, lambda radii: self._ascending(problem, radii))
-
-    def _ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+        """Yield adversarial images for each of `radii`, from one path."""
         top, points, done = radii[-1], problem.images, 0
-        ascent = Ascent(top, self.step / STEPS, self.steps(top), stop_when_lost=self.stop_when_lost)
+        ascent = Ascent(self.gradient, top, self.step / STEPS, self._steps(top), stop_when_lost=self.stop_when_lost)
         path = ascent.path(problem, problem.images)
         for radius in radii:
-            while done < self.steps(radius):
+            while done < self._steps(radius):
                 points, done = next(path), done + 1
-            yield project(points, problem.images, radius)
+            yield problem.project(points, radius)
 
     def cost(self, eps: Sequence[float]) -> Cost:
-        """Bound the passes of a curve for one image: those of its largest `eps`."""
-        return self.gradient.cost * self.steps(max(eps, default=0.0))
+        """Bound the passes of a curve for one image: those of its largest radius."""
+        return self.gradient.cost * self._steps(max(eps, default=0.0))
 
 
+@register("pgd")
 @dataclass(frozen=True)
-class PGD(Attack):
+class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2017), with an expectation over the adversary's passes in each step.
 
     A try ends with its last point, not with the best one on its way: among many noisy estimates the best is one of
@@ -140,6 +143,7 @@ class PGD(Attack):
         >>> adversarial = attack(sap, images, labels, eps=8 / 255, seed=1)
     """
 
+    title = "PGD"
     gradient: MonteCarlo = field(default_factory=MonteCarlo)
     steps: int = 20
     restarts: int = 1
@@ -159,22 +163,25 @@ class PGD(Attack):
         self._search()
 
     def _search(self) -> Search:
-        return Search(self.restarts, self.targets, self.stop_when_lost, blocks=self.steps)
+        return Search(self.gradient, self.restarts, self.targets, self.stop_when_lost, blocks=self.steps)
 
-    def curve(
-        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
-        examples: Tensor | None = None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Yield adversarial images for each of `eps`; see `Attack.curve`."""
-        problem = Problem.of(self.gradient, adversary, images, labels, eps, seed, examples)
-        return self._search().curve(problem, eps, self._climb)
+    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+        """Yield adversarial images for each of `radii`."""
+        return self._search().ascending(problem, radii, self._climb)
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
         share = 2.5 / self.steps if self.relative_step is None else self.relative_step
-        ascent = Ascent(eps, share * eps, self.steps, self.momentum, self.stop_when_lost)
+        ascent = Ascent(self.gradient, eps, share * eps, self.steps, self.momentum, self.stop_when_lost)
         start = problem.random_start(eps, number) if self.random_start else problem.images
         return ascent.last(problem, start, first_block)
 
     def cost(self, eps: Sequence[float]) -> Cost:
         """Bound the passes of a curve for one image."""
-        return self._search().cost(eps, self.gradient, self.gradient.cost * self.steps)
+        return self._search().cost(eps, self.gradient.cost * self.steps)
+
+    def steps_at(self, eps: float) -> int:
+        """Return the steps of one try."""
+        return self.steps
+
+    def _head(self) -> str:
+        return f"PGD-{self.steps}"

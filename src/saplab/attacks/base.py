@@ -1,0 +1,185 @@
+"""What every attack offers: perturbed images for one radius or a whole curve of them, facts about it, and its cost."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Literal, Self, cast
+
+from torch import Tensor, nn
+
+from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.problem import Problem
+from saplab.attacks.threat import LINF, ThreatModel
+from saplab.system.registry import Named, Registry, unusual_settings
+
+Knowledge = Literal["gradient", "scores", "nothing"]
+
+
+@dataclass(frozen=True)
+class Craft:
+    """One attack's images, and what its gradient at the clean image was like.
+
+    Attributes:
+        attack: that made them.
+        images: (N, C, H, W) for each radius, in order.
+        half_cosine: (N,) cosine between the gradients of two halves of the samples; None where there is no such thing.
+        gradient_norm: (N,) norm of the gradient; None likewise.
+    """
+
+    attack: "Attack"
+    images: Iterator[Tensor]
+    half_cosine: Tensor | None = None
+    gradient_norm: Tensor | None = None
+
+
+class Attack(Named, ABC):
+    """An attack: derive a frozen dataclass of its settings and write `ascending` and `cost`.
+
+    Attributes:
+        knowledge: what it sees of the network: its ``gradient``, its ``scores`` or ``nothing``.
+        title: what a sentence calls it.
+    """
+
+    registry: ClassVar[Registry["Attack"]] = Registry("attack")
+    knowledge: ClassVar[Knowledge] = "gradient"
+    title: ClassVar[str] = ""
+
+    def __call__(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: int = 0, *,
+        examples: Tensor | None = None, threat: ThreatModel = LINF,
+    ) -> Tensor:  # fmt: skip
+        """Return `images` (N, C, H, W) perturbed within `eps` and the threat model's bounds; see `curve`."""
+        return next(self.curve(adversary, images, labels, (eps,), seed, examples=examples, threat=threat))
+
+    def curve(
+        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
+        examples: Tensor | None = None, threat: ThreatModel = LINF,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Yield perturbed images for each of `eps`, in that order.
+
+        Args:
+            adversary: the network that the attacker asks; the defender may be another.
+            images: (N, C, H, W), in [0, 1] unless `threat` has other bounds.
+            labels: (N,) integers.
+            eps: radii in the unit of the images; λ pixel steps are λ/255.
+            seed: of the attack's draws, and of the adversary's passes in it.
+            examples: (N,) number of each image, 0..N-1 by default; with `seed` it decides the draws.
+            threat: norm and bounds.
+
+        Raises:
+            ValueError: images outside the bounds, bad labels, a radius that is not within them, a network in training
+                mode, a gradient that is not finite.
+        """
+        problem = Problem.of(adversary, images, labels, eps, seed, examples=examples, threat=threat)
+        return in_order(eps, lambda radii: self.ascending(problem, radii))
+
+    @abstractmethod
+    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+        """Yield the points (N, C, H, W) for each of `radii`, which ascend."""
+
+    @abstractmethod
+    def cost(self, eps: Sequence[float]) -> Cost:
+        """Return the most passes of the adversary that a curve takes for one image."""
+
+    @property
+    def family(self) -> "Attack":
+        """Return what stands for all attacks whose images are made together; see `craft`."""
+        return self
+
+    def craft(
+        self, members: Sequence["Attack"], adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float],
+        seed: int, *, examples: Tensor, threat: ThreatModel = LINF,
+    ) -> Iterator[Craft]:  # fmt: skip
+        """Make the images of all `members` of the attack's family, each once; see `curve`."""
+        for member in members:
+            yield Craft(member, member.curve(adversary, images, labels, eps, seed, examples=examples, threat=threat))
+
+    @property
+    def samples(self) -> int:
+        """Return how many passes one question to the network averages; 0 for an attack that asks none."""
+        return 0
+
+    def steps_at(self, eps: float) -> int:
+        """Return how many steps the attack takes at a radius: gradient steps, or queries of a black box."""
+        return 1
+
+    @property
+    def iterative(self) -> bool:
+        """Return whether it takes more than one step."""
+        return self.steps_at(1.0) > 1
+
+    def plain(self, random: bool, rules: bool, own: bool) -> Self:
+        """Return the attack with the settings that make no difference at their plainest.
+
+        Args:
+            random: whether the passes of the network that it asks differ.
+            rules: whether that network's defences make a difference between backward rules.
+            own: whether that network is the defender. An example that another network gets wrong may still be right.
+        """
+        if not own and getattr(self, "stop_when_lost", False):
+            return replace(cast(Any, self), stop_when_lost=False)
+        return self
+
+    def describe(self, rules: bool) -> str:
+        """Return the attack's name for people, with the settings that are not its defaults.
+
+        Args:
+            rules: whether to name the backward rule.
+        """
+        return " ".join([self.title, *self._unusual()])
+
+    def _unusual(self, shown: Sequence[str] = ()) -> list[str]:
+        left_out = (*shown, "stop_when_lost")
+        return [f"{name}={value}" for name, value in unusual_settings(self) if name not in left_out]
+
+
+_LOSSES: Final = {"cross-entropy": "CE", "dlr": "DLR"}
+
+
+class GradientAttack(Attack):
+    """An attack along a Monte Carlo gradient, which is one of its fields."""
+
+    gradient: MonteCarlo
+    names_loss: ClassVar[bool] = False  # also where it is the usual one
+
+    @property
+    def samples(self) -> int:
+        """Return the samples of one gradient."""
+        return self.gradient.samples
+
+    def plain(self, random: bool, rules: bool, own: bool) -> Self:
+        """Return the attack with the settings that make no difference at their plainest; see `Attack.plain`."""
+        samples = self.gradient.samples if random else 1
+        gradient = replace(self.gradient, samples=samples, backward=self.gradient.backward if rules else "mask")
+        return replace(cast(Any, super().plain(random, rules, own)), gradient=gradient)  # type: ignore[no-any-return]
+
+    def describe(self, rules: bool) -> str:
+        """Return the attack's name for people: kind, steps, loss, samples, backward rule, other settings."""
+        gradient = self.gradient
+        parts = [self._head()]
+        if gradient.loss != "cross-entropy" or self.names_loss:
+            parts.append(_LOSSES.get(gradient.loss, gradient.loss))
+        if gradient.samples > 1:
+            parts.append(f"×{gradient.samples}")
+        if rules:
+            parts.append(gradient.backward)
+        if gradient.average != "loss":
+            parts.append(f"of {gradient.average}")
+        return " ".join(parts + self._unusual(("samples", "backward", "average", "loss", "steps")))
+
+    def _head(self) -> str:
+        return self.title
+
+
+def in_order(eps: Sequence[float], ascending: Callable[[Sequence[float]], Iterator[Tensor]]) -> Iterator[Tensor]:
+    """Yield for each of `eps`, in the order asked, what `ascending` yields for them sorted and without repeats."""
+    radii = sorted(set(eps))
+    results = zip(radii, ascending(radii), strict=True)
+    waiting: dict[float, Tensor] = {}
+    for i, radius in enumerate(eps):
+        while radius not in waiting:
+            waiting.update((next(results),))
+        points = waiting[radius]
+        if radius not in eps[i + 1 :]:
+            del waiting[radius]
+        yield points
