@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from scipy import stats
 
-from saplab.pruning import gpu, gpu_clocks, operator
+from saplab.pruning import backward, gpu, gpu_clocks, operator
 from saplab.pruning.finite import NotFiniteError, check_finite
 from saplab.pruning.gpu import Tiling
 from saplab.rng import numbers, numbers_gpu
@@ -261,7 +261,7 @@ def test_dtypes_and_layouts(dtype: torch.dtype, memory_format: torch.memory_form
 def test_mask_gradient(dtype: torch.dtype) -> None:
     h, grad = torch.randn(2, 6, 4, 5, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
     out = h * torch.tensor([0.0, 1.5, 3.0])[torch.arange(h.numel()) % 3].view(h.shape).to(dtype)
-    got = operator._mask_gradient_on_gpu(*(t.to(DEVICE) for t in (grad, h, out))).cpu()
+    got = backward._mask_gradient_on_gpu(*(t.to(DEVICE) for t in (grad, h, out))).cpu()
     exact = torch.where(out != 0, grad.double() * out.double() / h.double(), 0.0)
     assert got.dtype == dtype
     assert torch.allclose(got.double(), exact, rtol=2 * TOLERANCES[dtype], atol=0)

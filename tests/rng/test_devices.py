@@ -14,8 +14,9 @@ from saplab.attacks.passes import Batch
 from saplab.defenses.drawing import drawing, fresh
 from saplab.models.initialise import initialise
 from saplab.models.preact_resnet import preact_resnet20
+from saplab.pruning.backward import probability_gradient
 from saplab.pruning.finite import NotFiniteError
-from saplab.pruning.operator import RULES, _probability_gradient
+from saplab.pruning.operator import RULES
 from saplab.rng.gpu import gpu_kernels
 from saplab.rng.numbers import normals, uniforms
 from saplab.rng.streams import pass_streams
@@ -85,7 +86,7 @@ def test_samples_of_a_gradient_stay_where_the_images_are(monkeypatch: pytest.Mon
 def test_gradients_and_variates_of_other_devices() -> None:
     h = torch.empty(4, 30, device=META)
     assert torch.ops.saplab.mask_gradient(h, h, h).device == META
-    assert _probability_gradient(h, h, h, 5).device == META
+    assert probability_gradient(h, h, h, 5).device == META
     keys = pass_streams(3, 0, torch.arange(4)).to(META)
     assert [draw(keys, 30).device for draw in (normals, uniforms)] == [META] * 2
 

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import saplab
-from saplab.pruning.operator import BackwardRule, _probability_gradient, prune
+from saplab.pruning.backward import probability_gradient
+from saplab.pruning.operator import BackwardRule, prune
 from saplab.rng.numbers import normals
 
 CUDA = torch.device("cuda", 0)
@@ -30,7 +31,7 @@ def test_pruned_maps_and_gradients_are_like_the_maps(dtype: torch.dtype, memory_
     h = torch.empty(4, 3, 5, 7, dtype=dtype, device=CUDA, memory_format=memory_format)
     for keys in (torch.empty(4, 3, dtype=torch.int64), torch.empty(4, 3, dtype=torch.int64, device=CUDA)):
         out = prune(h, keys, 50)
-        for t in (out, torch.ops.saplab.mask_gradient(h, h, out), _probability_gradient(h, h, out, 50)):
+        for t in (out, torch.ops.saplab.mask_gradient(h, h, out), probability_gradient(h, h, out, 50)):
             assert (t.device, t.dtype, t.shape) == (CUDA, dtype, h.shape)
         assert out.stride() == h.stride()
 

@@ -60,7 +60,7 @@ CASES = {
     "add": ("pruning.gpu_draws", ADD, "fp32"),
 }
 SLOW = {
-    "ring, few draws of bfloat16": ("pruning.gpu_clocks", {**RING, "FEW": True, "ROWS": 4, "CHUNK": 512, "TILE": 512}, "bf16"),
+    "ring, few draws": ("pruning.gpu_clocks", {**RING, "FEW": True, "ROWS": 4, "CHUNK": 512, "TILE": 512}, "bf16"),
     "ring, one of many chunks": ("pruning.gpu_clocks", {**RING, "FUSED": False, "LIGHT": True, "CHUNK": 8192}, "fp16"),
     "settle, many chunks": ("pruning.gpu_draws", {"LIGHT": True, "ROWS": 1, "CHUNKS": 2048}, "fp32"),
     "add, many chunks": ("pruning.gpu_draws", {**ADD, "LIGHT": True, "FEW": True, "CHUNK": 8192, "LEVELS": 11}, "bf16"),

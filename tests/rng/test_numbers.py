@@ -15,7 +15,7 @@ KINDS = [KIND, 16, 17, 255]
 
 
 def place_in_block(word: int) -> int:
-    """Return where the k-th word of the generator comes: a block holds the first words of 32 counters, then the second."""
+    """Return the place of the generator's k-th word: a block holds the first words of 32 counters, then the second."""
     block, inside = divmod(word, 128)
     return 128 * block + 32 * (inside % 4) + inside // 4
 

@@ -1,1 +1,1 @@
-"""Algorithm 1, Stochastic Activation Pruning: the oracle, the kernels, and the torch operator around them."""
+"""Stochastic Activation Pruning (Algorithm 1): an oracle, kernels, and the torch operators around them."""

@@ -1,4 +1,4 @@
-"""Algorithm 1 of Dhillon et al. (2018) as printed, line by line: slow, plain, and the oracle of the kernels."""
+"""Algorithm 1 of Dhillon et al. (2018) line by line as printed: slow and plain, an oracle for the kernels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ def probabilities(h: Floats) -> Floats:
 
 
 def inclusion(p: Floats, draws: int) -> Floats:
-    """Give 1 - (1 - p_j)^r, the probability that index j is drawn at least once in r = `draws` draws."""
+    """Return 1 - (1 - p_j)^r, the probability that index j is drawn at least once in r = `draws` draws."""
     with np.errstate(divide="ignore"):
         kept: Floats = -np.expm1(draws * np.log1p(-p))
     return kept

@@ -1,4 +1,4 @@
-"""Binomial numbers of any size, exactly, from counters of one stream: how the draws share out among parts of a row."""
+"""Exact binomial numbers of any size from the counters of a stream: how draws fall on the parts of a row."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ def uniform64(counter: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
 
 @njit(inline="always")
 def _stirling(k: Any) -> Any:
-    """Give log k! - [log sqrt(2 pi) + (k + 1/2) log(k + 1) - (k + 1)]."""
+    """Return log k! - [log sqrt(2 pi) + (k + 1/2) log(k + 1) - (k + 1)]."""
     if k < 10:
         return math.lgamma(k + 1.0) - (0.9189385332046727 + (k + 0.5) * math.log(k + 1.0) - (k + 1.0))
     s = 1.0 / ((k + 1.0) * (k + 1.0))
@@ -30,7 +30,7 @@ def _stirling(k: Any) -> Any:
 
 @scalar_kernel
 def _binomial_inversion(n: Any, p: Any, u: Any) -> Any:
-    """Give Binomial(n, p) at the uniform `u`, for n·p < 10, by sequential search."""
+    """Return Binomial(n, p) at the uniform `u` by sequential search, for n·p < 10."""
     pmf = math.exp(n * math.log1p(-p))
     odds = p / (1.0 - p)
     k = 0.0

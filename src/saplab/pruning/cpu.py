@@ -1,22 +1,22 @@
-"""Algorithm 1 on the CPU: exact, fused, one pass of arithmetic over each row while it lies in the cache.
+"""Algorithm 1 on the CPU: exact, in one pass of arithmetic over each row while it is in the cache.
 
-How r categorical draws are made without making r draws. Element j has the rate r·p_j. Its rate is cut in a light
-part v_j = min(r·p_j, CAP) and a remainder w_j = r·p_j - v_j; V and W are their sums over the row.
+How to get the result of r categorical draws without making r draws: element j has the rate r·p_j, which is split into
+a light part v_j = min(r·p_j, CAP) and a remainder w_j = r·p_j - v_j; V and W are their sums over the row.
 
 1. How many of the r draws fall into the remainder is B ~ Binomial(r, W/(V+W)); n = r - B are light.
 2. Every element gets an independent Poisson process of draws on [0, v_j], of which only the first matters: it comes
-   at the time t_j ~ Exp(1), so the element is hit when t_j < v_j. Draws after the first are Poisson(v_j - t_j), and
+   at the time t_j ~ Exp(1), so the element is hit where t_j < v_j. Draws after the first are Poisson(v_j - t_j), and
    their number over the whole row is one Poisson(sum of v_j - t_j over the elements hit), so that the total N of
    draws is known without a count of each element. Given N, draws are Multinomial(N, v/V).
-3. The total is corrected: n - N more draws from v/V, or N - n of the draws taken away, uniformly among all draws.
-   Either leaves exactly Multinomial(n, v/V). An element whose first draw is taken away stays when it has a later
-   one: these fall on the elements hit in proportion to v_j - t_j, so their shares are conditional binomials.
-4. The B remainder draws are independent with law w/W. Only elements above CAP can receive them, and only for those
-   without a light draw does it matter: their shares are drawn one after the other from conditional binomials.
+3. The total is corrected: n - N more draws from v/V are made, or N - n draws chosen uniformly are removed. Both leave
+   exactly Multinomial(n, v/V). An element whose first draw is removed stays if it has a later one: those fall on the
+   elements hit in proportion to v_j - t_j, so their shares are conditional binomials.
+4. The B remainder draws are independent with law w/W. Only elements above CAP can receive them, and it matters only
+   for those without a light draw: their shares are drawn one after the other from conditional binomials.
 
-Element j is kept when it received a draw, light or not. Numbers come from `saplab.rng.streams` of the example, so
-rows, batches, threads and machines do not influence one another. A time is the logarithm of a uniform of 32 bits, and
-of 64 more where it is below 2^-16, so that rates far below 2^-32 are drawn with their own probability.
+Element j is kept if it received a draw, light or not. Numbers come from `saplab.rng.streams` of the example, so rows,
+batches, threads and machines do not influence one another. A time is the logarithm of a uniform of 32 bits, and of 64
+more where it is below 2^-16, so that rates far below 2^-32 are drawn with their own probability.
 """
 
 import math
@@ -91,7 +91,7 @@ def _one_minus_exp(x: Any) -> Any:
 
 @vector_kernel
 def _mass(x: Any) -> Any:
-    """Sum |x| in float64; NaN or infinity in a row makes it NaN or infinite."""
+    """Return the sum of |x| in float64: NaN or infinity where the row holds one."""
     full_width()
     total = 0.0
     for i in range(x.shape[0]):
@@ -114,7 +114,7 @@ def _arrival(bits: Any) -> Any:
 
 @vector_kernel
 def _arrivals(bits: Any, times: Any) -> Any:
-    """Turn words into the times of first draws; give the lowest word."""
+    """Turn words into the times of first draws; return the lowest word."""
     full_width()
     lowest = _ALL
     for i in range(times.shape[0]):
@@ -125,13 +125,13 @@ def _arrivals(bits: Any, times: Any) -> Any:
 
 @scalar_kernel
 def _resolve(bits: Any, more: Any) -> Any:
-    """Give the time of a word of `bits` with 64 more bits."""
+    """Return the time of a word of `bits` with 64 more bits."""
     return np.float32(-math.log1p((float(bits) + more) * -(2.0**-32)))
 
 
 @scalar_kernel
 def _resolve_piece(bits: Any, times: Any, lo: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:
-    """Give words below _FEW more bits."""
+    """Compute the times of words below _FEW again, with more bits."""
     for i in range(times.shape[0]):
         if bits[i] < _FEW:
             more, _ = uniform64(lo + i, c1, c2, c3, k0, k1)
@@ -140,7 +140,7 @@ def _resolve_piece(bits: Any, times: Any, lo: Any, c1: Any, c2: Any, c3: Any, k0
 
 @njit(inline="always")
 def _scaled(x: Any, rate: Any, share: Any) -> Any:
-    """Give x / (1 - (1-p)^r); r·log1p(-p) by its series, right for p <= _SMALL_P."""
+    """Return x / (1 - (1-p)^r), with r·log1p(-p) by its series, right for p <= _SMALL_P."""
     p = rate * share
     exponent = rate * (_F1 + p * (_HALF + p * (_L3 + p * (_L4 + p * _L5))))
     return x / _one_minus_exp(min(exponent, _EXP_LIMIT))
@@ -148,11 +148,11 @@ def _scaled(x: Any, rate: Any, share: Any) -> Any:
 
 @vector_kernel
 def _prune_piece(x: Any, times: Any, out: Any, c: Any, share: Any) -> Any:
-    """Write the elements that their first light draw reaches in time, scaled, and 0 for the others.
+    """Write the elements whose first light draw comes in time, scaled, and 0 for the others.
 
     Returns:
-        How many were hit, the sums of v, of w, and of v - t over the elements hit, and the number of elements above
-        CAP that were not.
+        The number of elements hit, the sums of v and of w, the sum of v - t over the elements hit, and the number of
+        elements above CAP that were not hit.
     """
     full_width()
     kept = light = rest = later = orphans = _F0
@@ -173,7 +173,7 @@ def _prune_piece(x: Any, times: Any, out: Any, c: Any, share: Any) -> Any:
 def _propose(bits: Any, elements: Any, levels: Any, a: Any, unfair: Any, cell: Any) -> None:
     """Turn words into uniform elements of a row of `a` (Lemire 2019; 2^32 mod a of the words are unfair) and levels.
 
-    Levels are uniform below 2^32·`cell`, and infinite, so that nothing lies above, where the element's word was unfair.
+    Levels are uniform below 2^32·`cell`; where the element's word was unfair, infinite, which no rate exceeds.
     """
     full_width()
     for i in range(_PROPOSALS):
@@ -185,7 +185,7 @@ def _propose(bits: Any, elements: Any, levels: Any, a: Any, unfair: Any, cell: A
 
 @njit(inline="always")
 def _surely_below(level: Any, rate: Any, more: Any) -> Any:
-    """Decide with `more` bits whether a level that begins a cell of width CAP / 2^32 lies below a rate inside it."""
+    """Return whether a level in a cell of width CAP / 2^32, at the part `more` of it, is below a rate inside it."""
     return level + more * (_CAP * 2.0**-32) < rate
 
 
@@ -216,7 +216,7 @@ def _add_draws(x: Any, out: Any, c: Any, share: Any, missing: Any, proposals: An
 
 @scalar_kernel
 def _firsts(kept: Any, later: Any, excess: Any, bits: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
-    """Count the first draws among `excess` draws chosen uniformly from `kept` first and `later` others."""
+    """Return how many of `excess` draws, chosen uniformly from `kept` first and `later` others, are first draws."""
     firsts = 0
     for k in range(excess):
         i = k % _PROPOSALS
@@ -230,9 +230,9 @@ def _firsts(kept: Any, later: Any, excess: Any, bits: Any, c1: Any, c2: Any, c3:
 @scalar_kernel
 def _remove_firsts(x: Any, times: Any, out: Any, c: Any, firsts: Any, later: Any, weight: Any, orphaned: Any,
                    proposals: Any, c1: Any, c2: Any, c3: Any, c4: Any, k0: Any, k1: Any) -> None:  # fmt: skip
-    """Take `firsts` first draws away, uniformly; an element that none of the `later` draws falls on is lost.
+    """Remove `firsts` first draws, uniformly; an element on which none of the `later` draws falls is lost.
 
-    Of these, which share out in proportion to v - t, whose sum is `weight`, each element draws its own in turn.
+    Later draws fall in proportion to v - t, whose sum is `weight`: each element draws its own number of them in turn.
     """
     bits, elements, levels = proposals
     a = np.uint64(x.shape[0])
@@ -263,7 +263,7 @@ def _remove_firsts(x: Any, times: Any, out: Any, c: Any, firsts: Any, later: Any
 @scalar_kernel
 def _share_remainder(x: Any, out: Any, c: Any, share: Any, orphaned: Any, draws: Any, weight: Any,
                      c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
-    """Give the elements above CAP that have no light draw their shares of the remainder's `draws`, step 4."""
+    """Draw which elements above CAP without a light draw are among the remainder's `draws`, step 4."""
     first = 0
     for piece in range(orphaned.shape[0]):
         if not orphaned[piece]:
@@ -283,7 +283,7 @@ def _share_remainder(x: Any, out: Any, c: Any, share: Any, orphaned: Any, draws:
 
 @scalar_kernel
 def _write_large(x: Any, out: Any, mass: Any, draws: Any) -> None:
-    """Write the kept elements whose p is above the reach of the series."""
+    """Write the kept elements whose p is too large for the series."""
     limit = np.float32(0.9 * _SMALL_P * mass)
     for i in range(x.shape[0]):
         if abs(x[i]) > limit and out[i] != _F0:
@@ -293,7 +293,7 @@ def _write_large(x: Any, out: Any, mass: Any, draws: Any) -> None:
 
 @scalar_kernel
 def _light_draws(x: Any, out: Any, c: Any, share: Any, stream: Any, site: Any, scratch: Any) -> Any:
-    """Make the first light draws of a row, step 2; give the sums of `_prune_piece`, and the largest of w of a piece."""
+    """Make the first light draws of a row, step 2; return the sums of `_prune_piece`, and the largest w of a piece."""
     times, orphaned, bits = scratch
     c1, c2, c3, k0, k1 = row_counter(stream, site, _UNIFORM)
     _, _, extension, _, _ = row_counter(stream, site, _EXTENSION)
@@ -344,7 +344,7 @@ def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, 
 
 @scalar_kernel
 def scratch_for(a: Any) -> Any:
-    """Make the memory that pruning a row of `a` activations needs: for its times, and for proposals."""
+    """Return memory for pruning rows of `a` activations: for times, and for proposals."""
     bits = np.empty(_PIECE, np.uint32)
     drawing = (np.empty(a, np.float32), np.empty((a + _PIECE - 1) // _PIECE, np.bool_), bits)
     return drawing, (bits, np.empty(_PROPOSALS, np.uint32), np.empty(_PROPOSALS, np.float32))
@@ -352,7 +352,7 @@ def scratch_for(a: Any) -> Any:
 
 @scalar_kernel
 def prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any) -> Any:
-    """Prune one row of any scale; tell whether it is finite. A row of zeros gives zeros, one with NaN nothing."""
+    """Prune one row of any scale; return whether it is finite. A row of zeros stays; one with NaN is not written."""
     full_width()
     mass = _mass(x)
     if not np.isfinite(mass):
@@ -371,9 +371,9 @@ def prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch:
 
 @scalar_kernel
 def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
-    """Apply Algorithm 1 to the rows of `x` (N, a) float32 with `draws` draws each; write `out` (N, a).
+    """Write the rows of `x` (N, a) float32, pruned with `draws` draws each, to `out` (N, a).
 
-    Rows of zeros give zeros. Rows with NaN or infinity are marked in `bad` (N,).
+    Rows with NaN or infinity are marked in `bad` (N,).
     """
     full_width()
     scratch, proposals = scratch_for(x.shape[1])

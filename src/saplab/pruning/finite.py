@@ -1,7 +1,7 @@
-"""Errors for activation maps that are not finite: told at once where the CPU prunes, on time where a GPU does.
+"""Errors for activation maps that are not finite: raised at once on the CPU, later for a GPU.
 
-A GPU works behind the program's back, and to ask it after each pruning would make it wait. Its kernels make maps with
-NaN or infinity NaN as a whole, and note them; `check_finite` asks once for all prunings since the last time.
+A GPU works asynchronously, and asking it after each pruning would make it wait. Its kernels turn maps with NaN or
+infinity into NaN as a whole and note them; `check_finite` asks once for all prunings since the last time.
 """
 
 import threading
@@ -11,22 +11,22 @@ from typing import Final
 import torch
 from torch import Tensor
 
-_PLACES: Final = 1024  # prunings between two checks, or the next one checks
+_PLACES: Final = 1024  # prunings between two checks; the next one checks by itself
 _NOBODY: Final = 2**31 - 1
 
 
 class NotFiniteError(ValueError):
-    """An activation map with NaN or infinity, which has no distribution to draw from."""
+    """An activation map holds NaN or infinity and has no distribution to draw from."""
 
 
 def not_finite(name: str, bad: int, maps: int, example: int) -> NotFiniteError:
-    """Make the error for `bad` of `maps` maps, called `name`, of which the first is of the given example."""
+    """Return the error for `bad` of the `maps` maps called `name`, of which the first is the example's."""
     return NotFiniteError(f"{name}: NaN or infinity in {bad} of {maps} maps, first in example {example}")
 
 
 @dataclass
 class _Notes:
-    """What the kernels of one device have noted: (number of bad maps, first of them) of each pruning."""
+    """What the kernels of one device note of each pruning: the number of bad maps, and the first of them."""
 
     places: Tensor
     calls: list[tuple[str, Tensor]] = field(default_factory=list)
@@ -40,10 +40,10 @@ _notes: dict[torch.device, _Notes] = {}
 
 
 def note(streams: Tensor, name: str) -> Tensor:
-    """Give the place (2,) int32, on the device of `streams` (N, 3), where a pruning is to note what is not finite.
+    """Return a place (2,) int32, on the device of `streams` (N, 3), where a pruning can note maps that are not finite.
 
     Raises:
-        NotFiniteError: there is no place left, and of the prunings so far one was not finite.
+        NotFiniteError: no place is left, and a map of an earlier pruning was not finite.
     """
     device = streams.device
     with _lock:
@@ -61,10 +61,7 @@ def note(streams: Tensor, name: str) -> Tensor:
 
 
 def check_finite(*devices: torch.device) -> None:
-    """Wait for the GPUs, and raise the first error of their prunings since the last check, if there is one.
-
-    Args:
-        devices: which to ask; every one where nothing is given.
+    """Wait for GPUs, all of them by default, and raise the first error of their prunings since the last check.
 
     Raises:
         NotFiniteError: an activation map held NaN or infinity.

@@ -1,7 +1,7 @@
-"""Noise drawn and applied to activation maps in one pass over memory, as a torch operator for the CPU.
+"""Noise that is drawn and applied to activation maps in one pass over memory; a torch operator for the CPU.
 
-An entry of a map gets the number that `saplab.rng.numbers` gives its place in the order (C, H, W), however the map
-lies in memory.
+An entry of a map gets the number that `saplab.rng.numbers` gives to its place in the order (C, H, W), whatever the
+map's memory format.
 """
 
 from typing import Any, Final, Literal
@@ -12,8 +12,7 @@ from numba import types
 from numba.extending import overload
 from torch import Tensor
 
-from saplab.pruning.layouts import scatter
-from saplab.pruning.operator import as_array
+from saplab.pruning.layouts import as_array, dense_format, scatter
 from saplab.rng.numbers import KIND, normal_block, uniform_block
 from saplab.rng.simd import BLOCK, fill_words, full_width, narrow, scalar_kernel, select, vector_kernel, widen
 from saplab.rng.streams import row_counter
@@ -27,11 +26,11 @@ _F0, _F1 = np.float32(0.0), np.float32(1.0)
 
 
 def _read(x: Any) -> Any:
-    """Read an activation as float32: bfloat16 comes as its bits."""
+    """Return an activation, or the bits of a bfloat16 one, as float32."""
 
 
 def _write(value: Any, like: Any) -> Any:
-    """Give a float32 in the type of the activation `like`."""
+    """Return a float32 in the type of the activation `like`."""
 
 
 @overload(_read, inline="always")
@@ -58,7 +57,7 @@ def _write_any(value: Any, like: Any) -> Any:
 
 @vector_kernel
 def _noise(bits: Any, values: Any, law: int, amount: Any) -> None:
-    """Turn words into what is added to an activation, or what it is multiplied with."""
+    """Turn words into the terms or factors of activations."""
     full_width()
     if law == _DROPOUT:
         uniform_block(bits, values)
@@ -102,8 +101,8 @@ def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any
 def _noise_channels_last(x: Any, out: Any, channels: int, streams: Any, site: int, law: int, amount: Any) -> None:
     """Apply noise to maps (N, H·W·C).
 
-    A map's noise is drawn in the order (C, H, W), and turned while it lies in the cache. Drawing it in the order
-    (H, W, C) at once, by the counters of a position in all channels, took twice as long.
+    A map's noise is drawn in the order (C, H, W) and reordered in the cache. Drawing it in the order (H, W, C) at once,
+    by the counters of a position in all channels, took twice as long.
     """
     full_width()
     size, places = x.shape[1], x.shape[1] // channels
@@ -119,7 +118,7 @@ def _noise_channels_last(x: Any, out: Any, channels: int, streams: Any, site: in
 
 
 def can_noise(h: Tensor) -> bool:
-    """Tell whether `noised` serves these maps: in float32 or bfloat16 on the CPU, not compiled or transformed."""
+    """Return whether `noised` takes these maps: float32 or bfloat16 on the CPU, not compiled or transformed."""
     return (
         not torch.compiler.is_compiling()
         and h.is_cpu
@@ -129,7 +128,7 @@ def can_noise(h: Tensor) -> bool:
 
 
 def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, through: bool = True) -> Tensor:
-    """Apply noise to the maps `h` (N, ...), for which `can_noise`.
+    """Apply noise to the maps `h` (N, ...), which `can_noise` accepts.
 
     Args:
         h: activations, each example one map of a = C·H·W, in any memory format.
@@ -138,7 +137,7 @@ def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, throu
         law: ``dropout``: h·[u >= amount] / (1 - amount), u uniform in [0, 1); ``add``: h + amount·z, z standard normal;
             ``scale``: h·(1 + amount·z).
         amount: rate, or standard deviation.
-        through: whether the gradient is multiplied with the factor, or passes as if nothing had been scaled.
+        through: multiply the gradient by the factor; else it passes unchanged.
 
     Returns:
         Tensor like `h`.
@@ -149,7 +148,7 @@ def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, throu
 @torch.library.custom_op("saplab::noised", mutates_args=(), device_types="cpu")
 def _noised(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
     x = h.detach()
-    innermost = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    innermost = dense_format(x) == torch.channels_last
     x = x if innermost else x.contiguous()
     out = torch.empty_like(x)
     if h.numel() == 0:
@@ -179,7 +178,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Multiply by the same factors, drawn once more: that is faster than keeping them."""
+    """Multiply by the same factors, drawn again: that is faster than keeping them."""
     _, law, _, through = ctx.drawn
     if through and law != _ADD:
         grad = torch.ops.saplab.noised(grad, *ctx.saved_tensors, *ctx.drawn)

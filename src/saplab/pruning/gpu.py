@@ -1,6 +1,6 @@
-"""Algorithm 1 on a GPU: memory and launches around the Triton kernels of gpu_sums, gpu_clocks and gpu_draws.
+"""Algorithm 1 on a GPU: memory and launches of the Triton kernels of gpu_sums, gpu_clocks and gpu_draws.
 
-This file and those with kernels are imported when the first CUDA tensor comes, as Triton is not everywhere.
+This file and the kernels' are imported once a CUDA tensor is pruned, as Triton is not installed everywhere.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from saplab.pruning.gpu_gradient import scale_gradient
 from saplab.pruning.gpu_sums import GROUP, accumulate, measure, share
 from saplab.rng.gpu import on_device_of
 
-FEW: Final = 1200  # draws; from here on the series for the scale covers every share that matters
-MANY: Final = 32  # draws an activation; with more, heavy elements are set apart
+FEW: Final = 1200  # draws; with as many, the series for the scale covers every share that matters
+MANY: Final = 32  # draws per activation; with more, heavy elements are treated apart
 _CHUNK: Final = 1 << 14  # activations that one program takes
-_SHARED_CHUNK: Final = 1 << 13  # and where several share a row
+_SHARED_CHUNK: Final = 1 << 13  # the same where several share a row
 _AT_ONCE: Final = 512  # activations of a warp in one step
 _BLOCK: Final = 1024  # of the gradient
-_FULL: Final = 8  # warps of a program; with _REGISTERS a thread, four of them fit a multiprocessor
+_FULL: Final = 8  # warps of a program; with _REGISTERS a thread, four programs fit a multiprocessor
 _REGISTERS: Final = 64
 
 
@@ -30,16 +30,16 @@ _REGISTERS: Final = 64
 class Tiling:
     """How a batch of rows is cut for the kernels.
 
-    Args:
-        rows: of a tile, a power of two.
+    Attributes:
+        rows: rows of a tile, a power of two.
         chunk: activations of a chunk of a row, a power of two >= 16; >= 128 where a row has several.
         tile: activations in one step through a chunk, a power of two >= 128.
-        warps: of a program.
+        warps: warps of a program.
         step: missing draws made at once, a power of two.
         parts: programs that share the missing draws of a row; 1 where tiles have several rows.
         lines: rows of a tile where only their totals matter, a power of two.
-        margin: by how many standard deviations the clocks stay below the number of draws.
-        registers: of a thread of `ring` at most; None leaves them to the compiler.
+        margin: how many standard deviations the clocks stay below the number of draws.
+        registers: the most registers of a thread of `ring`; None leaves them to the compiler.
     """
 
     rows: int
@@ -54,7 +54,7 @@ class Tiling:
 
 
 def tiling(a: int, draws: int) -> Tiling:
-    """Choose how to cut rows of `a` activations with `draws` draws each; not by their number, which decides no draw."""
+    """Choose how to cut rows of `a` activations with `draws` draws each; their number must not change the draws."""
     whole = max(_power_of_two(a), GROUP.value)
     chunk = whole if whole <= _CHUNK else _SHARED_CHUNK
     width = max(chunk, 128)
@@ -70,7 +70,7 @@ def tiling(a: int, draws: int) -> Tiling:
 
 
 def _power_of_two(n: int) -> int:
-    """Give the least power of two that is at least `n`."""
+    """Return the least power of two that is at least `n`."""
     return 1 << (n - 1).bit_length()
 
 
@@ -82,15 +82,15 @@ def prune_rows(x: Tensor, streams: Tensor, draws: int, site: int, bad: Tensor, c
         streams: (N, 3) int64 on the same device.
         draws: r.
         site: number of the site.
-        bad: (2,) int32; learns how many rows hold NaN or infinity, which give NaN, and the first of them.
-        cut: how to cut the batch; chosen by itself if None.
+        bad: (2,) int32, where the number of rows with NaN or infinity, which become NaN, and the first are noted.
+        cut: how to cut the batch; by `tiling` if None.
     """
     with on_device_of(x):
         return _Pruning(x, streams, draws, site, bad, cut or tiling(x.shape[1], draws)).run()
 
 
 def scale_gradients(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
-    """Give grad * m, of tensors that lie in memory in one and the same dense order."""
+    """Return grad * m of tensors with one dense memory format."""
     result = torch.empty_like(grad)
     size = h.numel()
     with on_device_of(h):
@@ -129,7 +129,7 @@ class _Pruning:
 
     @cached_property
     def groups(self) -> int:
-        """Give the number of running sums of a chunk."""
+        """Return the number of running sums of a chunk."""
         return int(self.cut.chunk // GROUP.value)
 
     @cached_property

@@ -1,13 +1,13 @@
-"""The clocks of Algorithm 1 on a GPU: which elements are drawn by some time before the last draw; a Triton kernel.
+"""Algorithm 1 on a GPU, first part: which elements are drawn by a time shortly before the last draw; a Triton kernel.
 
 Element j has a clock, an exponential number E_j. In a Poisson process of draws from p, one a unit of time on average,
 element j is drawn for the first time at E_j / p_j: the elements drawn before time t are those with E_j < t·p_j, and
-their further draws number Poisson(sum of (t·p_j - E_j)). The time is some 4.5·sqrt(r) before r, so that with near
-certainty fewer than r draws are made by then; `gpu_draws` makes the missing ones.
+the number of their further draws is Poisson(sum of (t·p_j - E_j)). The time is about r - 4.5·sqrt(r), so that fewer
+than r draws are almost surely made by then; `gpu_draws` makes the missing ones.
 
-A kernel's parts share what they know: the `span` of a tile is its rows, which of them there are, their length a, and
-the columns that a program begins and ends with; the `law` of rows is (R, 1) each of the power of two that their sizes
-are multiplied with, the time in units of their mass, the size from which elements are heavy, and what `scaled` needs.
+Functions pass tuples: the `span` of a tile is its rows, which of them exist, their length a, and the first and last
+columns of a program; the `law` of rows is, (R, 1) each, the power of two that multiplies their sizes, the time in units
+of their mass, the size above which elements are heavy, and what `scaled` needs.
 """
 
 import triton
@@ -45,13 +45,13 @@ def _store(out, span, column, value, wanted):
 
 @triton.jit
 def _spread_like(lane, h):
-    """Give `lane` as it is, spread over threads as `h` is: clocks spread otherwise would have to be moved."""
+    """Return `lane` itself, but laid out over threads as `h` is, so that clocks need not be moved between threads."""
     return lane + ((h.to(tl.uint32, bitcast=True) >> 31) >> 1).to(tl.int32)
 
 
 @triton.jit
 def _read(h, word, law):
-    """Read clocks: the time, how far they are ahead of it, and their elements' sizes."""
+    """Return clocks, how far they are ahead of the time, and their elements' sizes."""
     size = tl.abs(h) * law[0]
     clock = exponential(word)
     return clock, tl.fma(size, law[1], -clock), size
@@ -59,7 +59,7 @@ def _read(h, word, law):
 
 @triton.jit
 def _keep(h, word, found, law, LIGHT: tl.constexpr, FEW: tl.constexpr):
-    """Give the pruned activations of a part of a tile, and what was `found` with what is found here."""
+    """Return the pruned activations of a part of a tile, and what was `found` with this part added."""
     rung, further, nearest, latest = found
     clock, ahead, size = _read(h, word, law)
     kept = ahead > 0.0
@@ -76,10 +76,10 @@ def _keep(h, word, found, law, LIGHT: tl.constexpr, FEW: tl.constexpr):
 @triton.jit
 def _ring_span(x, out, span, clocks, law, LIGHT: tl.constexpr, FEW: tl.constexpr,
                ROWS: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
-    """Write what the clocks keep of a span.
+    """Write the elements of a span that the clocks keep.
 
-    Returns, for each lane: the number of elements whose clocks have rung, the sum of what these are ahead of time, how
-    close to its time any clock came, and the latest clock.
+    Returns, for each lane, the number of elements whose clocks have rung, the sum by which these are ahead of time, the
+    least distance of a clock from its time, and the latest clock.
     """
     begin, end = span[3], span[4]
     lane = tl.arange(0, TILE // 4)[None, :]
@@ -103,10 +103,10 @@ def _ring_span(x, out, span, clocks, law, LIGHT: tl.constexpr, FEW: tl.constexpr
 
 @triton.jit
 def _read_again(h, word, more, law, LIGHT: tl.constexpr):
-    """Read clocks once more, with more bits where a word's 32 leave open whether it has rung.
+    """Read clocks again, with more bits where the 32 of a word leave open whether it has rung.
 
-    Returns which were open, whether they have rung, their elements' sizes, and what changes of the number and of the
-    sum that `_ring_span` gives.
+    Returns which were open, whether they have rung, their elements' sizes, and the changes of the number and of the sum
+    that `_ring_span` returns.
     """
     clock, before, size = _read(h, word, law)
     ahead = size.to(tl.float64) * law[1].to(tl.float64) - exponential64(word, more)
@@ -121,7 +121,7 @@ def _read_again(h, word, more, law, LIGHT: tl.constexpr):
 @triton.jit
 def _ring_again(x, out, span, clocks, finer, law, LIGHT: tl.constexpr, FEW: tl.constexpr,
                 ROWS: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
-    """Correct what `_ring_span` wrote by `_read_again`; give the changes of the number and of the sum (R, 1)."""
+    """Correct what `_ring_span` wrote by `_read_again`; return the changes of the number and of the sum (R, 1)."""
     begin, end = span[3], span[4]
     lane = tl.arange(0, TILE // 4)[None, :]
     all_rung = tl.zeros([ROWS, TILE // 4], tl.int32)
@@ -143,7 +143,7 @@ def _ring_again(x, out, span, clocks, finer, law, LIGHT: tl.constexpr, FEW: tl.c
 
 @triton.jit
 def _write_nan(out, span, lost, TILE: tl.constexpr):
-    """Write NaN into lost rows, after all that this program's threads wrote there before."""
+    """Write NaN to lost rows, after everything that this program's threads wrote there before."""
     begin, end = span[3], span[4]
     tl.debug_barrier()
     for start in range(begin, end, TILE):
@@ -153,14 +153,14 @@ def _write_nan(out, span, lost, TILE: tl.constexpr):
 
 @triton.jit
 def _report(bad, rows, lost):
-    """Add the number of lost rows to `bad`, and keep the first of them next to it."""
+    """Add the number of lost rows to `bad[0]`, and keep the first of them in `bad[1]`."""
     tl.atomic_add(bad, tl.sum(tl.sum(lost.to(tl.int32), axis=1), axis=0))
     tl.atomic_min(bad + 1, tl.min(tl.min(tl.where(lost, rows, 0x7FFFFFFF), axis=1), axis=0).to(tl.int32))
 
 
 @triton.jit
 def _law(mass, light_mass, usable, goal, draws, margin, FEW: tl.constexpr):
-    """Give the law of rows, whose clocks are to make nearly `goal` draws among elements of `light_mass`."""
+    """Return the law of rows whose clocks are to make nearly `goal` draws among elements of `light_mass`."""
     unit = unit_of(mass)
     early = tl.maximum(goal - margin * tl.sqrt(goal), 0.0)
     speed = tl.where(usable, early / (tl.where(usable, light_mass, 1.0) * unit).to(tl.float32), 0.0)
@@ -173,9 +173,9 @@ def ring(x, out, streams, sums, masses, light_masses, goals, totals, bad, n, a, 
          ROWS: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
     """Write the elements of `x` (n, a) that the clocks keep; store their number and the mean of their further draws.
 
-    Where FUSED, a row is one chunk, and summed here; else `measure` and `accumulate` came before. Where LIGHT, heavy
-    elements are kept without a clock, and `goals` are the draws of the others. Rows with NaN or infinity become NaN,
-    and `bad` learns their number and the first of them.
+    Where FUSED, a row is one chunk and is summed here; otherwise `measure` and `accumulate` came before. Where LIGHT,
+    heavy elements are kept without a clock, and `goals` are the draws of the others. Rows with NaN or infinity become
+    NaN; their number and the first of them are noted in `bad`.
     """
     rows, live = tile_rows(n, ROWS)
     chunk = tl.program_id(1)

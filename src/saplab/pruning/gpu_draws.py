@@ -1,4 +1,4 @@
-"""The draws of Algorithm 1 that clocks leave to be made on a GPU, one by one from the running sums; Triton kernels."""
+"""Algorithm 1 on a GPU, second part: the missing draws, one by one from the running sums; Triton kernels."""
 
 import triton
 import triton.language as tl
@@ -13,7 +13,7 @@ _BELOW_ONE = tl.constexpr(1.0 - 2.0**-53)
 @triton.jit(do_not_specialize=["draws", "site"])
 def settle(streams, masses, goals, totals, missing, n, chunks, draws, site,
            LIGHT: tl.constexpr, ROWS: tl.constexpr, CHUNKS: tl.constexpr):  # fmt: skip
-    """Work out how many draws each row lacks: what the clocks have not made; negative where they made too many."""
+    """Store how many draws of each row the clocks have not made; negative where they made too many."""
     rows, live = tile_rows(n, ROWS)
     mass = row_mass(masses, rows, live, chunks)
     usable = live & (mass > 0.0) & (mass < float("inf"))
@@ -29,9 +29,9 @@ def settle(streams, masses, goals, totals, missing, n, chunks, draws, site,
 
 @triton.jit
 def _uniforms_in_a_circle(first, count, of, totals, DRAWS: tl.constexpr):
-    """Draw `count` (R, 1) uniform float64 numbers in the order of a circle, so that neighbours read near-by memory.
+    """Draw `count` (R, 1) uniform float64 numbers in cyclic order, so that neighbours read nearby memory.
 
-    Uniform points on a circle have exponential distances, of which the last closes it, and a uniform turn.
+    The distances of uniform points on a circle are exponential numbers, scaled to its length, from a uniform start.
     """
     lane = tl.arange(0, DRAWS)[None, :]
     word, _, _, _ = philox(first + lane, of)
@@ -44,7 +44,7 @@ def _uniforms_in_a_circle(first, count, of, totals, DRAWS: tl.constexpr):
 
 @triton.jit
 def _rank(place, inside, length, target, STEPS: tl.constexpr):
-    """Find how many of `length` running sums are at most `target`, and the last of these (0 where there is none)."""
+    """Return how many of `length` running sums are at most `target`, and the last of these (0 without any)."""
     rank = (target * 0.0).to(tl.int32)
     below = target * 0.0
     for step in tl.static_range(STEPS):
@@ -57,7 +57,7 @@ def _rank(place, inside, length, target, STEPS: tl.constexpr):
 
 @triton.jit
 def _four_sizes(x, rows, inside, a, first, limit, LIGHT: tl.constexpr):
-    """Load |h| in float64 (R, D, 4) of four elements from `first` (R, D) on."""
+    """Load |h| of the four elements from `first` (R, D) on, in float64 (R, D, 4)."""
     column = tl.multiple_of(first[:, :, None], (4, 4, 4)) + tl.arange(0, 4)[None, None, :]
     h = tl.load(x + rows[:, :, None] * a + column, mask=inside[:, :, None] & (column < a), other=0.0)
     size = tl.abs(h.to(tl.float32))
@@ -68,7 +68,7 @@ def _four_sizes(x, rows, inside, a, first, limit, LIGHT: tl.constexpr):
 
 @triton.jit
 def _count_below(sizes, before, target):
-    """Count the running sums of sizes (R, D, 4) on top of `before` that are at most `target`."""
+    """Return how many running sums of sizes (R, D, 4), begun at `before`, are at most `target`."""
     running = tl.cumsum(sizes, axis=2) + before[:, :, None]
     return tl.sum((running <= target[:, :, None]).to(tl.int32), axis=2)
 
@@ -78,7 +78,7 @@ def _draw(x, sums, masses, rows, inside, a, chunks, limit, u,
           LIGHT: tl.constexpr, CHUNK: tl.constexpr, LEVELS: tl.constexpr, STEPS: tl.constexpr):  # fmt: skip
     """Draw an element for each uniform `u` (R, D), with probability |h| / mass, by inversion; LIGHT as in `measure`.
 
-    Each level keeps its target below its own last sum, whose rounding may differ from that of the level above.
+    Each level keeps its target below its own last sum, which may be rounded otherwise than in the level above.
     """
     place = masses + rows * chunks
     target = u * tl.load(place + chunks - 1, mask=inside, other=1.0)
@@ -105,7 +105,7 @@ def _draw(x, sums, masses, rows, inside, a, chunks, limit, u,
 
 @triton.jit
 def _begin_anew(x, out, rows, live, a, limit, unit, scale, LIGHT: tl.constexpr, FEW: tl.constexpr, STEP: tl.constexpr):
-    """Write rows as they are before any draw: zeros, and where LIGHT the heavy elements."""
+    """Write rows as before any draw: zeros, and the heavy elements where LIGHT."""
     for start in range(0, a, STEP):
         column = start + tl.arange(0, STEP)[None, :]
         inside = live & (column < a)
@@ -121,10 +121,10 @@ def _begin_anew(x, out, rows, live, a, limit, unit, scale, LIGHT: tl.constexpr, 
 def add(x, out, streams, sums, masses, all_masses, goals, missing, n, a, chunks, draws, site,
         LIGHT: tl.constexpr, FEW: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
         LEVELS: tl.constexpr, STEPS: tl.constexpr, DRAWS: tl.constexpr):  # fmt: skip
-    """Make the draws that are missing, DRAWS at a time, shared out among the programs of a row.
+    """Make the missing draws, DRAWS at a time, shared out among the programs of a row.
 
-    Where the clocks made too many, a chance in hundreds of thousands, the row's first program begins it anew and makes
-    all draws. A tile is one row, or the one program of its rows.
+    Where the clocks made too many draws, which happens once in hundreds of thousands of rows, the row's first program
+    starts it again and makes all draws. A tile has either one row or one program.
     """
     rows, live = tile_rows(n, ROWS)
     part, parts = tl.program_id(1), tl.num_programs(1)

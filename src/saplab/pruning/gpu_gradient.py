@@ -1,4 +1,4 @@
-"""The mask's gradient on a GPU: grad * m, in one pass over memory; a Triton kernel."""
+"""The mask's gradient grad * m on a GPU, in one pass over memory; a Triton kernel."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""Sums of rows for Algorithm 1 on a GPU, and what follows from them: Triton kernels and parts of kernels.
+"""Sums of rows for Algorithm 1 on a GPU, and scales that follow from them: Triton kernels and their parts.
 
 A tile holds R rows; what belongs to a row has the shape (R, 1). A row is cut into chunks, and these into groups.
 """
@@ -20,14 +20,14 @@ _HEAVY = tl.constexpr(64.0)  # an element with more draws than this on average i
 
 @triton.jit
 def tile_rows(n, ROWS: tl.constexpr):
-    """Give the rows (R, 1) of this program's tile, and which of them there are."""
+    """Return the rows (R, 1) of this program's tile, and which of them exist."""
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     return rows, rows < n
 
 
 @triton.jit
 def sum_chunk(x, sums, rows, live, a, chunk, chunks, limit, LIGHT: tl.constexpr, CHUNK: tl.constexpr):
-    """Store the running sums of |h| over a chunk, one a group, in float64; give the chunk's mass (R, 1).
+    """Store the running sums of |h| over a chunk, one a group, in float64; return the chunk's mass (R, 1).
 
     Where LIGHT, activations above `limit` are left out.
     """
@@ -45,20 +45,20 @@ def sum_chunk(x, sums, rows, live, a, chunk, chunks, limit, LIGHT: tl.constexpr,
 
 @triton.jit
 def row_mass(masses, rows, live, chunks):
-    """Load the mass of whole rows (R, 1), the last of their chunks' running sums."""
+    """Load the masses of whole rows (R, 1), the last of their chunks' running sums."""
     return tl.load(masses + rows * chunks + chunks - 1, mask=live, other=0.0)
 
 
 @triton.jit
 def heavy_limit(mass, draws):
-    """Give the size (R, 1) above which an activation is heavy: drawn more than _HEAVY times on average."""
+    """Return the size (R, 1) above which an activation is heavy: drawn more than _HEAVY times on average."""
     return (mass * (_HEAVY / draws.to(tl.float64))).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["draws"])
 def measure(x, sums, masses, all_masses, n, a, chunks, draws,
             LIGHT: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
-    """Sum |h| over each chunk of each row of `x` (n, a); where LIGHT, over what is not heavy beside `all_masses`."""
+    """Sum |h| over each chunk of each row of `x` (n, a); where LIGHT, without elements heavy beside `all_masses`."""
     rows, live = tile_rows(n, ROWS)
     chunk = tl.program_id(1)
     limit = heavy_limit(row_mass(all_masses, rows, live, chunks), draws) if LIGHT else 0.0
@@ -68,7 +68,7 @@ def measure(x, sums, masses, all_masses, n, a, chunks, draws,
 
 @triton.jit
 def accumulate(masses, n, chunks, CHUNKS: tl.constexpr):
-    """Turn the masses of a row's chunks into their running sums, in place; a program a row."""
+    """Replace the masses of a row's chunks by their running sums, one program a row."""
     chunk = tl.arange(0, CHUNKS)
     place = masses + tl.program_id(0).to(tl.int64) * chunks + chunk
     mass = tl.load(place, mask=chunk < chunks, other=0.0)
@@ -89,7 +89,7 @@ def share(streams, light_masses, all_masses, goals, n, chunks, draws, site, ROWS
 
 @triton.jit
 def unit_of(mass):
-    """Give the power of two, within float32's range, that brings a mass next to 1; a tiny one as near as it can."""
+    """Return the power of two, within float32's range, that scales a mass to about 1."""
     exponent = ((mass.to(tl.int64, bitcast=True) >> 52) & 0x7FF).to(tl.int32) - 1023
     power = tl.minimum(tl.maximum(-exponent, -126), 126)
     return ((power + 127) << 23).to(tl.float32, bitcast=True)
@@ -97,7 +97,7 @@ def unit_of(mass):
 
 @triton.jit
 def scale_of(mass, draws, FEW: tl.constexpr):
-    """Give what `scaled` needs to know of rows whose sizes sum to `mass`: the series of -r log(1 - p) in the size."""
+    """Return what `scaled` needs for rows whose sizes sum to `mass`: the series of -r log(1 - p) in the size."""
     mass = mass.to(tl.float32)
     r = mass * 0.0 + draws.to(tl.float32)
     if FEW:
@@ -110,7 +110,7 @@ def scale_of(mass, draws, FEW: tl.constexpr):
 
 @triton.jit
 def scaled(h, size, scale, FEW: tl.constexpr):
-    """Give h / (1 - (1-p)^r), with size / mass = p."""
+    """Return h / (1 - (1-p)^r), with p = size / mass."""
     r0, r1, r2, r3 = scale
     if FEW:
         exponent = tl.where(size < r1, r0 * _minus_log1m(size / r1), float("inf"))

@@ -1,4 +1,4 @@
-"""The mask's gradient on the CPU: grad * m, in one pass over memory."""
+"""The mask's gradient grad * m on the CPU, in one pass over memory."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def scale_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
 
 @vector_kernel
 def scale_bfloat16_gradient(grad: Any, x: Any, out: Any, result: Any) -> None:
-    """Do as `scale_gradient` with the bits of bfloat16 numbers, as uint16."""
+    """Write what `scale_gradient` does, of bfloat16 numbers as bits (uint16)."""
     full_width()
     for i in range(x.shape[0]):
         kept = widen(out[i])
@@ -39,7 +39,7 @@ def scale_gradient_by_channel(grad: Any, x: Any, out: Any, result: Any, scale: A
 
 @vector_kernel
 def scale_bfloat16_gradient_by_channel(grad: Any, x: Any, out: Any, result: Any, scale: Any) -> None:
-    """Do as `scale_gradient_by_channel` with the bits of bfloat16 numbers, as uint16."""
+    """Write what `scale_gradient_by_channel` does, of bfloat16 numbers as bits (uint16)."""
     full_width()
     for n in range(x.shape[0]):
         for i in range(x.shape[1]):
@@ -61,7 +61,7 @@ def pass_gradient_by_channel(grad: Any, x: Any, result: Any, scale: Any) -> None
 
 @vector_kernel
 def pass_bfloat16_gradient_by_channel(grad: Any, x: Any, result: Any, scale: Any) -> None:
-    """Do as `pass_gradient_by_channel` with the bits of bfloat16 numbers, as uint16."""
+    """Write what `pass_gradient_by_channel` does, of bfloat16 numbers as bits (uint16)."""
     full_width()
     for n in range(x.shape[0]):
         for i in range(x.shape[1]):

@@ -1,20 +1,33 @@
-"""Rows in other shapes than float32 side by side: bfloat16, and maps whose channels lie innermost in memory.
+"""Rows that are not contiguous float32: bfloat16, and maps whose channels are innermost in memory.
 
-A row becomes contiguous float32 while it lies in the cache, in the order (C, H, W), so that draws do not depend on how
-a map is stored.
+A row becomes contiguous float32 in the order (C, H, W) while it is in the cache, so that draws do not depend on how a
+map is stored.
 """
 
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from saplab.pruning.cpu import prune_any_row, scratch_for
 from saplab.rng.simd import full_width, narrow, narrow_row, scalar_kernel, vector_kernel, widen, widen_row
 
 
+def as_array(t: Tensor) -> np.ndarray[Any, Any]:
+    """Return a tensor's memory as an array; of bfloat16, which NumPy does not know, the bits (uint16)."""
+    return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
+
+
+def dense_format(h: Tensor) -> torch.memory_format:
+    """Return the format, channels last or contiguous, in which the maps are stored or are to be copied."""
+    in_channels_last = h.dim() == 4 and h.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if in_channels_last and not h.is_contiguous() else torch.contiguous_format
+
+
 @scalar_kernel
 def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
-    """Do as `prune_rows` with the bits of bfloat16 numbers, as uint16, (N, a)."""
+    """Do what `prune_rows` does to rows (N, a) of bfloat16 as bits (uint16)."""
     full_width()
     scratch, proposals = scratch_for(x.shape[1])
     wide, pruned = np.empty(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
@@ -26,7 +39,7 @@ def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float,
 
 @scalar_kernel
 def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
-    """Do as `prune_rows` with float32 maps (N, H·W, C), raised to `floor`: 0 rectifies, -infinity changes nothing."""
+    """Do what `prune_rows` does to max(x, floor) of float32 maps (N, H·W, C); a floor of 0 is ReLU, -inf nothing."""
     full_width()
     size = x.shape[1] * x.shape[2]
     scratch, proposals = scratch_for(size)
@@ -39,7 +52,7 @@ def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float,
 
 @scalar_kernel
 def prune_bfloat16_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
-    """Do as `prune_channels_last` with the bits of bfloat16 maps, as uint16, (N, H·W, C)."""
+    """Do what `prune_channels_last` does to maps of bfloat16 as bits (uint16)."""
     full_width()
     size = x.shape[1] * x.shape[2]
     scratch, proposals = scratch_for(size)
@@ -52,7 +65,7 @@ def prune_bfloat16_channels_last(x: Any, out: Any, streams: Any, site: int, draw
 
 @vector_kernel
 def _gather(x: Any, row: Any, floor: Any) -> None:
-    """Write the map `x` (H·W, C) as a row (C·H·W,), raised to `floor` where it is below; NaN stays."""
+    """Write max(x, floor) of the map `x` (H·W, C) as a row (C·H·W,); NaN stays."""
     full_width()
     for k in range(x.shape[1]):
         for i in range(x.shape[0]):

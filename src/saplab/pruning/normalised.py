@@ -1,7 +1,7 @@
 """Pruning after batch-norm and ReLU, with one gradient for all three: grad * m * scale, in one pass over memory.
 
 Batch-norm in evaluation multiplies each channel by weight / sqrt(variance + eps), and so does its gradient by the
-input. Where nobody asks for the gradients of its weights, that is all there is to it.
+input, which is all that is needed where nobody asks for the gradients of its weights.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ from saplab.pruning.gradient import (
     scale_bfloat16_gradient_by_channel,
     scale_gradient_by_channel,
 )
-from saplab.pruning.operator import BackwardRule, as_array, prune
+from saplab.pruning.layouts import as_array
+from saplab.pruning.operator import BackwardRule, prune
 from saplab.rng.threads import over_rows
 
 _KERNELS: Final = {torch.float32: scale_gradient_by_channel, torch.bfloat16: scale_bfloat16_gradient_by_channel}
@@ -26,12 +27,12 @@ _IDENTITY_KERNELS: Final = {torch.float32: pass_gradient_by_channel, torch.bfloa
 
 @dataclass(frozen=True)
 class Normalised:
-    """What a batch-norm in evaluation mode gave.
+    """A call of batch-norm in evaluation mode.
 
-    Args:
-        before, after: its input and output, (N, C, H, W), channels innermost in memory.
-        scale: (C,) float32, the derivative of one by the other.
-        version: of `after`, which tells whether it was changed in place since.
+    Attributes:
+        before, after: its input and output (N, C, H, W), channels innermost in memory.
+        scale: (C,) float32, the derivative of the output by the input.
+        version: of `after`, which changes when it is modified in place.
     """
 
     before: Tensor
@@ -40,12 +41,12 @@ class Normalised:
     version: int
 
     def is_the_origin_of(self, h: Tensor) -> bool:
-        """Tell whether `h` is this output, as it was."""
+        """Return whether `h` is this output, unchanged."""
         return h is self.after and h._version == self.version and not h._backward_hooks
 
 
 def normalised(args: tuple[Any, ...], kwargs: Mapping[str, Any], after: Tensor) -> Normalised | None:
-    """Describe a call of `batch_norm`, as PyTorch tells of it; None where there is no shorter way back."""
+    """Describe a call of `torch.nn.functional.batch_norm`; None where its gradient has no shorter way."""
     if len(args) != 3 or args[2] is None or kwargs.get("training") or torch.compiler.is_compiling():
         return None
     before, variance, weight, eps = args[0], args[2], kwargs.get("weight"), kwargs.get("eps", 1e-5)
@@ -61,7 +62,7 @@ def normalised(args: tuple[Any, ...], kwargs: Mapping[str, Any], after: Tensor) 
 
 
 def prune_normalised(norm: Normalised, streams: Tensor, draws: int, site: int, name: str, rule: BackwardRule) -> Tensor:
-    """Prune relu(norm.after), as `prune` does; its gradient, by ``mask`` or ``identity``, goes to norm.before."""
+    """Prune relu(norm.after) as `prune` does; the gradient, by ``mask`` or ``identity``, goes to norm.before."""
     arguments = norm.before, norm.after.detach(), norm.scale, streams, draws, site, name, rule
     return _PruneNormalised.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -81,7 +82,7 @@ class _PruneNormalised(torch.autograd.Function):
 
 
 def _gradient(grad: Tensor, scale: Tensor, h: Tensor, *out: Tensor) -> Tensor:
-    """Give grad * out / h * scale, or grad * [h > 0] * scale, of maps whose channels lie innermost, over threads."""
+    """Return grad * out / h * scale, or grad * [h > 0] * scale without `out`, of maps with channels innermost."""
     result = torch.empty_like(h)
     kernel, channels = (_KERNELS if out else _IDENTITY_KERNELS)[h.dtype], scale.numpy()
     grad = grad.to(h.dtype).contiguous(memory_format=torch.channels_last)

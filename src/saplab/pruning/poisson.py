@@ -1,4 +1,4 @@
-"""Poisson numbers of any mean, exactly, from counters of one stream: how many draws follow the first ones of a row."""
+"""Exact Poisson numbers of any mean from the counters of a stream: how many draws follow the first ones of a row."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from saplab.rng.simd import scalar_kernel
 
 @scalar_kernel
 def _poisson_inversion(mean: Any, u: Any) -> Any:
-    """Give Poisson(mean) at the uniform `u`, for a mean below 10, by sequential search."""
+    """Return Poisson(mean) at the uniform `u` by sequential search, for a mean below 10."""
     pmf = math.exp(-mean)
     k = 0.0
     while u > pmf and pmf > 0.0:
