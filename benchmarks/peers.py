@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from contenders import ATTACKS, EOTPGD, EVERY_STEP, MODULES, OURS, RAND, Attack, Task
-from suite.gradients import installed
+from contenders import ATTACKS, EVERY_STEP, MODULES, OURS, RAND, Attack, Task
+from suite.gradients import EOTPGD, installed
 from suite.machine import machine, print_machine, save
 from suite.timing import Spread, Times, time_once
 from torch import Tensor

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import saplab
+from saplab.attacks import MonteCarlo, Problem
 from suite.handwritten import gradient_by_loop
 from suite.networks import BY_HAND, network, sample_images
 from suite.plan import Plan
@@ -32,9 +32,9 @@ Contender = TypeVar("Contender")
 log = logging.getLogger(__name__)
 
 
-def gradient_by_saplab(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> Tensor:
+def gradient_by_saplab(model: nn.Module, images: Tensor, labels: Tensor, samples: int = 1) -> Tensor:
     """Average as saplab's attacks do."""
-    return saplab.MonteCarlo(samples=samples).gradient(model, images, labels)
+    return MonteCarlo(samples=samples).estimate(Problem.of(model, images, labels)).gradient
 
 
 def gradient_alone(model: nn.Module, images: Tensor, labels: Tensor, samples: int) -> None:

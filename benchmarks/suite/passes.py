@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import saplab
 from saplab.system.precision import computing_in
+from suite.gradients import gradient_by_saplab
 from suite.networks import BY_HAND, DEFENSES, DENSE, network, sample_images
 from suite.plan import Plan
 from suite.results import Part, Record
@@ -37,7 +37,7 @@ def gradient_pass(model: nn.Module, images: Tensor, labels: Tensor, precision: s
 def attack_pass(model: nn.Module, images: Tensor, labels: Tensor, precision: str = "float32") -> Tensor:
     """Return the same gradient as saplab's attacks compute it: without parameters', each thread with its own images."""
     with computing_in(precision, images.device):
-        return saplab.MonteCarlo().gradient(model, images, labels)
+        return gradient_by_saplab(model, images, labels)
 
 
 def measure_passes(plan: Plan) -> Part:

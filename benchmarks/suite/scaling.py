@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 import saplab
+from suite.gradients import gradient_by_saplab
 from suite.networks import DENSE, network, sample_images
 from suite.plan import RELU, Plan
 from suite.results import Fit, Part, Record
@@ -75,21 +76,23 @@ def _growths(plan: Plan) -> Mapping[str, Mapping[int, Work]]:
     images, labels = sample_images(max(plan.grows["images"]), plan.device)
     some = images[: plan.scaling_images], labels[: plan.scaling_images]
     dense, sap = network(DENSE, plan.device), network("sap:100", plan.device)
-    rows, one = plan.scaling_rows, saplab.MonteCarlo(samples=1).gradient
+    rows = plan.scaling_rows
     percents = plan.grows["percent"]
     map_ = maps(RELU, rows, _PERCENT_A, plan.device)
     sampling = pruning(map_, _PERCENT_A)
     growths: dict[str, dict[int, Work]] = {
-        "images": {n: partial(one, sap, images[:n], labels[:n]) for n in plan.grows["images"]},
-        "samples": {n: partial(saplab.MonteCarlo(samples=n).gradient, sap, *some) for n in plan.grows["samples"]},
+        "images": {n: partial(gradient_by_saplab, sap, images[:n], labels[:n]) for n in plan.grows["images"]},
+        "samples": {n: partial(gradient_by_saplab, sap, *some, n) for n in plan.grows["samples"]},
         "activations": {a: pruning(maps(RELU, rows, a, plan.device), a) for a in plan.grows["activations"]},
         "percent": {p: pruning(map_, p * _PERCENT_A // 100) for p in percents},
-        "percent of a pass": {p: partial(one, saplab.defend(dense, saplab.SAP(p)), *some) for p in percents},
+        "percent of a pass": {
+            p: partial(gradient_by_saplab, saplab.defend(dense, saplab.SAP(p)), *some) for p in percents
+        },
     }
     if plan.device == "cpu":
         growths["threads"] = {n: partial(_on_threads, n, sampling) for n in _doubled(plan.threads)}
         growths["threads of a pass"] = {
-            n: partial(_on_threads, n, partial(one, sap, *some)) for n in _doubled(plan.threads)
+            n: partial(_on_threads, n, partial(gradient_by_saplab, sap, *some)) for n in _doubled(plan.threads)
         }
     return growths
 
