@@ -1,4 +1,4 @@
-"""Accuracy from stored predictions, with 95 % intervals whose sample is the images."""
+"""Accuracy from stored predictions, with 95 % intervals for a sample of images."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,14 +7,14 @@ from saplab.metrics.intervals import Interval, mean_interval
 
 
 def accuracy(probs: ArrayLike, labels: ArrayLike) -> Interval:
-    """Estimate the share of images whose likeliest class is their label, with the Wilson interval.
+    """Estimate the share of images whose most probable class is their label, with the Wilson interval.
 
     Args:
         probs: probabilities (N, C).
-        labels: classes (N,), whole numbers in 0..C-1.
+        labels: classes (N,), integers in 0..C-1.
 
     Raises:
-        ValueError: for other shapes, no image, labels that are not classes, probabilities outside [0, 1].
+        ValueError: other shapes, no image, labels that are not classes, probabilities outside [0, 1].
 
     Example:
         >>> accuracy([[0.9, 0.1], [0.2, 0.8]], [0, 0]).percent()
@@ -24,39 +24,41 @@ def accuracy(probs: ArrayLike, labels: ArrayLike) -> Interval:
 
 
 def single_pass_accuracy(votes: ArrayLike, labels: ArrayLike) -> Interval:
-    """Estimate the chance that one stochastic pass over a random image gives its label.
+    """Estimate the chance that one stochastic pass over a random image predicts its label.
 
-    The passes of one image are not independent evidence about other images, so the sample is the images: see
+    The passes of one image are no independent evidence about other images, so the sample is the images: see
     `mean_interval`. With one pass per image this is `accuracy`.
 
     Args:
-        votes: counts (N, C): how many passes over image i found class j the likeliest.
-        labels: classes (N,), whole numbers in 0..C-1.
+        votes: counts (N, C), for how many passes over image i class j was the most probable.
+        labels: classes (N,), integers in 0..C-1.
 
     Raises:
-        ValueError: as `accuracy`, and for counts below 0, fractions, or an image without a pass.
+        ValueError: as `accuracy`, and for negative counts, fractions, or an image without a pass.
     """
     shares = pass_shares(votes, labels)
     return mean_interval(shares, passes=int(np.asarray(votes).sum(axis=1).max()))
 
 
 def correct(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
-    """Say for each image whether its likeliest class (the first of equals) is its label: (N,)."""
-    table, classes = _checked(probs, labels, "probs")
+    """Return, for each image, whether its most probable class (the first of equals) is its label: (N,)."""
+    table = _checked_table(probs, "probs")
+    classes = class_labels(labels, table.shape)
     if not (np.isfinite(table).all() and table.min() >= 0 and table.max() <= 1 + 1e-5):
         raise ValueError(f"`probs` must be in [0, 1], got {table.min()} to {table.max()}")
     return np.asarray(table.argmax(axis=1) == classes)
 
 
 def pass_shares(votes: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Give for each image the share of its single passes that found its label: (N,) in [0, 1]."""
+    """Return, for each image, the share of its passes that predicted its label: (N,) in [0, 1]."""
     hits, passes = hits_and_passes(votes, labels)
     return np.asarray(hits / passes)
 
 
 def hits_and_passes(votes: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give for each image how many of its passes found its label, and how many there are: (N,) each."""
-    table, classes = _checked(votes, labels, "votes")
+    """Return, for each image, how many of its passes predicted its label, and how many there are: (N,) each."""
+    table = _checked_table(votes, "votes")
+    classes = class_labels(labels, table.shape)
     if not np.issubdtype(table.dtype, np.integer) or table.min() < 0:
         raise ValueError(f"`votes` must be counts, got {table.dtype} from {table.min()}")
     passes = table.sum(axis=1, dtype=np.int64)
@@ -65,14 +67,29 @@ def hits_and_passes(votes: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int
     return np.asarray(table[np.arange(len(classes)), classes], np.int64), passes
 
 
-def _checked(table: ArrayLike, labels: ArrayLike, name: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    values, classes = np.asarray(table), np.asarray(labels)
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"`{name}` must have the shape (N, C) with at least one image, got {values.shape}")
-    if classes.shape != values.shape[:1]:
-        raise ValueError(f"`labels` must have the shape ({len(values)},), got {classes.shape}")
+def class_labels(labels: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return labels as int64 (N,).
+
+    Args:
+        labels: one for each image.
+        shape: of a table (..., N, C) of N images and C classes.
+
+    Raises:
+        ValueError: another shape, or labels that are not integers in 0..C-1.
+    """
+    images, count = shape[-2:]
+    classes = np.asarray(labels)
+    if classes.shape != (images,):
+        raise ValueError(f"`labels` must have the shape ({images},), got {classes.shape}")
     if not np.issubdtype(classes.dtype, np.integer):
         raise ValueError(f"`labels` must be whole numbers, got {classes.dtype}")
-    if classes.min() < 0 or classes.max() >= values.shape[1]:
-        raise ValueError(f"`labels` must be in 0..{values.shape[1] - 1}, got {classes.min()} to {classes.max()}")
-    return values, classes
+    if classes.min() < 0 or classes.max() >= count:
+        raise ValueError(f"`labels` must be in 0..{count - 1}, got {classes.min()} to {classes.max()}")
+    return classes.astype(np.int64)
+
+
+def _checked_table(table: ArrayLike, name: str) -> NDArray[np.generic]:
+    values = np.asarray(table)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"`{name}` must have the shape (N, C) with at least one image, got {values.shape}")
+    return values

@@ -1,10 +1,11 @@
-"""Do predictions of confidence c come true in a share c of the cases? Diagrams and errors of calibration."""
+"""Calibration: whether predictions with confidence c are right in a share c of the cases."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from saplab.metrics.accuracy import class_labels
 from saplab.metrics.intervals import Interval
 from saplab.metrics.resampling import resamples
 
@@ -13,9 +14,9 @@ from saplab.metrics.resampling import resamples
 class Reliability:
     """A reliability diagram: predictions by confidence, in B bins of equal width.
 
-    Args:
-        edges: (B + 1,); bin m holds confidences in (edges[m], edges[m + 1]], the first one 0 as well.
-        counts: (B,) predictions.
+    Attributes:
+        edges: (B + 1,); bin m holds confidences in (edges[m], edges[m + 1]], the first bin also 0.
+        counts: (B,) numbers of predictions.
         confidence: (B,) their mean confidence, NaN in an empty bin.
         accuracy: (B,) the share of them that is right, NaN in an empty bin.
     """
@@ -30,11 +31,11 @@ class Reliability:
 class Calibration:
     """How far probabilities are from frequencies.
 
-    Args:
+    Attributes:
         reliability: the diagram behind `ece` and `mce`.
         ece: expected calibration error, the mean gap between confidence and accuracy, 0 to 1; with a 95 % bootstrap
             interval over images.
-        adaptive_ece: the same in as many bins of equal numbers of predictions.
+        adaptive_ece: the same with bins that hold equal numbers of predictions.
         mce: maximum calibration error, the largest gap of a bin.
         brier: mean of Σ over classes of (p - y)², 0 to 2.
         nll: mean negative log-likelihood of the label, in nats; infinite where a label has probability 0.
@@ -51,32 +52,32 @@ class Calibration:
 def calibration(
     probs: ArrayLike, labels: ArrayLike, bins: int = 15, *, seed: int = 0, replicates: int = 1000
 ) -> Calibration:
-    """Measure the calibration of probabilities: of averaged ones, or of single passes.
+    """Measure the calibration of averaged probabilities, or of single passes.
 
     Source: Guo et al. 2017, "On calibration of modern neural networks", section 2 (the paper's Fig. 4 is their
     diagram); adaptive ECE: Nixon et al. 2019, "Measuring calibration in deep learning"; Brier 1950.
 
     An estimated ECE is too high on average, the more so the fewer images a bin holds, and resampling adds as much
-    again: plain percentiles of the bootstrap exclude the truth for a calibrated network. So the interval's lower end is
-    ECE - q, where q is the 97.5 % quantile of Σ|gap* - gap| over bins, which no difference of two ECEs exceeds; its
-    upper end is the percentile, on the safe side.
+    again, so that plain percentiles of the bootstrap exclude the truth for a calibrated network. The interval's lower
+    end is therefore ECE - q, where q is the 97.5 % quantile of Σ|gap* - gap| over bins, which bounds any difference of
+    two ECEs; its upper end is the percentile, which is conservative.
 
     Args:
         probs: probabilities (N, C), or those of K single passes (K, N, C), whose images are resampled as wholes.
-        labels: classes (N,), whole numbers in 0..C-1.
-        bins: of equal width; the paper's diagrams have 10, Guo's 15.
-        seed: of the bootstrap.
-        replicates: of the bootstrap.
+        labels: classes (N,), integers in 0..C-1.
+        bins: number of bins of equal width; the paper's diagrams have 10, Guo's 15.
+        seed: seed of the bootstrap.
+        replicates: resamples of the bootstrap.
 
     Raises:
-        ValueError: other shapes, rows that are no probabilities, labels that are no classes, `bins` < 1.
+        ValueError: other shapes, rows that are not probabilities, labels that are not classes, `bins` < 1.
 
     Example:
         >>> calibration([[0.8, 0.2], [0.4, 0.6]], [0, 0]).ece.percent()
         '40.0 % [0.0, 60.0]'
     """
     table, classes = _passes(probs, labels)
-    confidence, right = _confidence(table, classes)
+    confidence, right = table.max(axis=-1), (table.argmax(axis=-1) == classes).astype(np.float64)
     sums = _bin_sums(confidence, right, bins)
     diagram = _diagram(sums)
     gaps = np.abs(diagram.confidence - diagram.accuracy)
@@ -88,53 +89,18 @@ def calibration(
     return Calibration(diagram, ece, _adaptive(confidence, right, bins), float(np.nanmax(gaps)), brier, nll)
 
 
-def reliability(probs: ArrayLike, labels: ArrayLike, bins: int = 10) -> Reliability:
-    """Draw up the reliability diagram of probabilities (N, C), or (K, N, C) for K single passes.
-
-    Source: Guo et al. 2017, section 2; the paper's Fig. 4.
-
-    Raises:
-        ValueError: as `calibration`.
-    """
-    return _diagram(_bin_sums(*_confidence(*_passes(probs, labels)), bins))
-
-
-def bin_confidences(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> Reliability:
-    """Draw up the reliability diagram of given confidences (N,) in [0, 1] and whether each prediction is right (N,).
-
-    Raises:
-        ValueError: other shapes, numbers outside [0, 1], `bins` < 1.
-    """
-    values, hits = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
-    if values.ndim != 1 or values.size == 0 or values.shape != hits.shape:
-        raise ValueError(f"`confidence` and `right` must both be (N,), got {values.shape} and {hits.shape}")
-    for name, column in (("confidence", values), ("right", hits)):
-        if not (column.min() >= 0 and column.max() <= 1):
-            raise ValueError(f"`{name}` must be in [0, 1], got {column.min()} to {column.max()}")
-    return _diagram(_bin_sums(values[None], hits[None], bins))
-
-
 def _passes(probs: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    table, classes = np.asarray(probs, np.float64), np.asarray(labels)
+    table = np.asarray(probs, np.float64)
     if table.ndim not in (2, 3) or table.size == 0:
         raise ValueError(f"`probs` must have the shape (N, C) or (K, N, C) with at least one image, got {table.shape}")
-    if classes.shape != table.shape[-2:-1]:
-        raise ValueError(f"`labels` must have the shape ({table.shape[-2]},), got {classes.shape}")
-    if not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0 or classes.max() >= table.shape[-1]:
-        raise ValueError(f"`labels` must be whole numbers in 0..{table.shape[-1] - 1}, got {classes.dtype}")
+    classes = class_labels(labels, table.shape)
     if not (table.min() >= 0 and np.allclose(table.sum(axis=-1), 1, rtol=0, atol=1e-3)):
         raise ValueError(f"`probs` must be probabilities that add up to 1, got rows from {table.min()}")
-    return np.minimum(table.reshape(-1, *table.shape[-2:]), 1.0), classes.astype(np.int64)
-
-
-def _confidence(
-    table: NDArray[np.float64], classes: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return table.max(axis=-1), (table.argmax(axis=-1) == classes).astype(np.float64)
+    return np.minimum(table.reshape(-1, *table.shape[-2:]), 1.0), classes
 
 
 def _bin_sums(confidence: NDArray[np.float64], right: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """Add up (number, confidence, right) over each image's passes, by bin: from (K, N) twice to (N, B, 3)."""
+    """Sum (number, confidence, right) over each image's passes by bin: from (K, N) each to (N, B, 3)."""
     if bins < 1:
         raise ValueError(f"`bins` must be >= 1, got {bins}")
     images = confidence.shape[1]
@@ -147,14 +113,13 @@ def _bin_sums(confidence: NDArray[np.float64], right: NDArray[np.float64], bins:
 
 def _diagram(sums: NDArray[np.float64]) -> Reliability:
     counts, confidence, right = sums.sum(axis=0).T
+    edges = np.linspace(0, 1, len(counts) + 1)
     with np.errstate(invalid="ignore"):
-        return Reliability(
-            np.linspace(0, 1, len(counts) + 1), counts.astype(np.int64), confidence / counts, right / counts
-        )  # fmt: skip
+        return Reliability(edges, counts.astype(np.int64), confidence / counts, right / counts)
 
 
 def _gaps(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give confidence minus accuracy of each bin, times its share of the predictions: from (B, 3) to (B,)."""
+    """Return confidence minus accuracy of each bin, times its share of the predictions: from (B, 3) to (B,)."""
     return np.asarray((sums[:, 1] - sums[:, 2]) / sums[:, 0].sum())
 
 
@@ -170,7 +135,7 @@ def _bootstrapped(sums: NDArray[np.float64], seed: int, replicates: int) -> Inte
 
 
 def _adaptive(confidence: NDArray[np.float64], right: NDArray[np.float64], bins: int) -> float:
-    """Give the ECE of bins of equal numbers; equal confidences share their hits, so that no order decides."""
+    """Return the ECE of bins of equal numbers; equal confidences share their hits, so that no order decides."""
     values, group, size = np.unique(confidence, return_inverse=True, return_counts=True)
     shared = np.bincount(group.ravel(), right.ravel()) / size
     gaps = np.repeat(values - shared, size)

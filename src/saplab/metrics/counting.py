@@ -1,4 +1,4 @@
-"""What K single passes and their average say of each image, counted in five ways."""
+"""Accuracy of a stochastic network, counted in five ways."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ from saplab.metrics.intervals import Interval, mean_interval
 
 @dataclass(frozen=True)
 class Counts:
-    """The share of images that are right, by the way of counting; 95 % intervals over images.
+    """The share of images that are classified correctly, in five senses, with 95 % intervals over images.
 
-    Args:
-        averaged: the class with the highest mean probability.
-        single_pass: one pass.
-        majority: the class that most passes found, the first of equals.
-        in_all, in_any: all of `of` passes, and at least one of them; None where fewer passes were made.
-        of: passes that `in_all` and `in_any` speak of.
-        passes: passes made of each image (the fewest, K).
+    Attributes:
+        averaged: by the class with the highest mean probability.
+        single_pass: by one pass.
+        majority: by the class that most passes predict, the first of equals.
+        in_all, in_any: by all of `of` passes, and by at least one of them; None where fewer passes were made.
+        of: the number of passes behind `in_all` and `in_any`.
+        passes: passes over each image (the fewest, K).
     """
 
     averaged: Interval
@@ -32,13 +32,13 @@ class Counts:
 
 
 def count(probs: ArrayLike, votes: ArrayLike, labels: ArrayLike, of: int = 10) -> Counts:
-    """Count right images in every way that a stochastic network allows.
+    """Measure the accuracy of a stochastic network in five senses.
 
     Args:
         probs: mean probabilities over the passes (N, C).
-        votes: counts (N, C): how many passes over image i found class j the likeliest.
+        votes: counts (N, C), for how many passes over image i class j was the most probable.
         labels: classes (N,).
-        of: passes of which all, or any, shall be right.
+        of: number of passes for `in_all` and `in_any`.
 
     Raises:
         ValueError: as `accuracy` and `single_pass_accuracy`; `of` < 1.
@@ -49,23 +49,21 @@ def count(probs: ArrayLike, votes: ArrayLike, labels: ArrayLike, of: int = 10) -
     if fewest >= of:
         every, some = right_in_all(votes, labels, of), right_in_any(votes, labels, of)
         in_all, in_any = (mean_interval(scores, fewest // of) for scores in (every, some))
-    majority = mean_interval(right_by_majority(votes, labels))
-    return Counts(
-        accuracy(probs, labels), single_pass_accuracy(votes, labels), majority, in_all, in_any, of, fewest
-    )  # fmt: skip
+    averaged, single = accuracy(probs, labels), single_pass_accuracy(votes, labels)
+    return Counts(averaged, single, mean_interval(right_by_majority(votes, labels)), in_all, in_any, of, fewest)
 
 
 def right_by_majority(votes: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
-    """Say for each image whether the class that most passes found (the first of equals) is its label: (N,)."""
+    """Return, for each image, whether the class that most passes predict (the first of equals) is its label: (N,)."""
     hits_and_passes(votes, labels)
     return np.asarray(np.asarray(votes).argmax(axis=1) == np.asarray(labels))
 
 
 def right_in_all(votes: ArrayLike, labels: ArrayLike, of: int = 10) -> NDArray[np.float64]:
-    """Estimate for each image the chance that `of` passes are all right: (N,) in [0, 1].
+    """Estimate, for each image, the chance that `of` passes are all right: (N,) in [0, 1].
 
-    The unbiased estimate from h right ones of K passes is the hypergeometric C(h, m) / C(K, m), m = `of`: the share of
-    the subsets of m passes that are all right (a U-statistic; the estimator of pass^k). It is exact for K = m.
+    With h of K passes right and m = `of`, the unbiased estimate is C(h, m) / C(K, m), the share of the subsets of m
+    passes that are all right (a U-statistic; the estimator of pass^k). For K = m it is what was observed.
 
     Raises:
         ValueError: as `single_pass_accuracy`, `of` < 1, or an image with fewer passes than `of`.
@@ -75,7 +73,7 @@ def right_in_all(votes: ArrayLike, labels: ArrayLike, of: int = 10) -> NDArray[n
 
 
 def right_in_any(votes: ArrayLike, labels: ArrayLike, of: int = 10) -> NDArray[np.float64]:
-    """Estimate for each image the chance that at least one of `of` passes is right: 1 - C(K - h, m) / C(K, m).
+    """Estimate, for each image, the chance that at least one of `of` passes is right: 1 - C(K - h, m) / C(K, m).
 
     Raises:
         ValueError: as `right_in_all`.

@@ -8,25 +8,22 @@ from numpy.typing import NDArray
 Mixture = NDArray[np.float64]
 Equilibrium = tuple[float, Mixture, Mixture]
 
-GAP: Final = 1e-6
-"""Largest gain from leaving the equilibrium that counts as rounding, as a share of the table's range."""
-
-ANOTHER: Final = 1e-4
-"""Probability that another mixture must move before it counts as another."""
+GAP: Final = 1e-6  # largest gain from leaving an equilibrium that counts as rounding, as a share of the table's range
+ANOTHER: Final = 1e-4  # probability that a mixture must move before it counts as another
 
 
 def equilibrium(matrix: NDArray[np.float64], near: Equilibrium | None = None) -> Equilibrium:
-    """Give value, row mixture (it maximises) and column mixture (it minimises) of a matrix game (D, A).
+    """Return the value, the row mixture (maximising) and the column mixture (minimising) of a matrix game (D, A).
 
-    The rows' programme is: maximise v over x >= 0 with Σx = 1 and (x @ matrix)[a] >= v for every column a; the columns'
-    mixture is its dual solution (Dantzig 1951).
+    The row player maximises v over x >= 0 with Σx = 1 and (x @ matrix)[a] >= v for every column a; the column player's
+    mixture is the dual solution (Dantzig 1951).
 
     Args:
-        matrix: payoffs of the rows' player (D, A).
-        near: an equilibrium of a similar table; where its rows and columns serve this one too, no programme is solved.
+        matrix: payoffs of the row player (D, A).
+        near: an equilibrium of a similar table; if its rows and columns fit this one too, no programme is solved.
 
     Raises:
-        RuntimeError: the solver failed, or either player could gain more than rounding by leaving the equilibrium.
+        RuntimeError: the solver failed, or a player could gain more than rounding by leaving the equilibrium.
     """
     guess = _on_supports(matrix, near[1] > GAP, near[2] > GAP) if near else None
     if guess and _gain(matrix, *guess) <= GAP:
@@ -42,10 +39,10 @@ def equilibrium(matrix: NDArray[np.float64], near: Equilibrium | None = None) ->
 
 
 def has_another(mixture: Mixture, matrix: NDArray[np.float64]) -> bool:
-    """Tell whether another row mixture guarantees as much as that of an `equilibrium`.
+    """Return whether another row mixture guarantees as much as this one of an `equilibrium`.
 
-    The solver's is a vertex of the set of those that do, so another one loosens a constraint that binds here: a
-    probability of 0, or a column at the value. The loosest of them is one more linear programme (Appa 2002, "On the
+    The solver returns a vertex of the set of optimal mixtures, so another one loosens a constraint that binds here: a
+    probability of 0, or a column at the value. The loosest is found by one more linear programme (Appa 2002, "On the
     uniqueness of solutions to linear programs").
     """
     scaled = _scaled(matrix)
@@ -61,7 +58,7 @@ def has_another(mixture: Mixture, matrix: NDArray[np.float64]) -> bool:
 def _on_supports(
     matrix: NDArray[np.float64], rows: NDArray[np.bool_], columns: NDArray[np.bool_]
 ) -> tuple[Mixture, Mixture] | None:
-    """Solve for mixtures of these rows and columns alone that make the other player indifferent; None if they fail."""
+    """Return the mixtures of these rows and columns that make the other player indifferent; None if there are none."""
     size = int(rows.sum())
     if size != columns.sum():
         return None
@@ -81,7 +78,7 @@ def _on_supports(
 
 
 def _solve(cost: NDArray[np.float64], slopes: NDArray[np.float64], limits: NDArray[np.float64]) -> Any:
-    """Minimise cost @ (x, v) over probabilities x and any v, with slopes @ (x, v) <= limits."""
+    """Minimise cost @ (x, v) over probabilities x and any v with slopes @ (x, v) <= limits."""
     from scipy.optimize import linprog  # slow to import, and only games need it
 
     size = len(cost) - 1
@@ -103,6 +100,6 @@ def _valued(matrix: NDArray[np.float64], x: Mixture, y: Mixture) -> Equilibrium:
 
 
 def _gain(matrix: NDArray[np.float64], x: Mixture, y: Mixture) -> float:
-    """Give what the players could gain together by best replies, as a share of the table's range (the duality gap)."""
+    """Return what both players could gain by best replies, as a share of the table's range (the duality gap)."""
     scaled = _scaled(matrix)
     return float((scaled @ y).max() - (x @ scaled).min())

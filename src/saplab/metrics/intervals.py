@@ -1,19 +1,19 @@
-"""Intervals for shares and their differences; the sample is the images."""
+"""Confidence intervals for means of per-image scores and for their differences; the sample is the images."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, ndtri
+from scipy.special import ndtri
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the ends of its confidence interval, 95 % unless its maker was asked for another.
+    """An estimate with its confidence interval, of 95 % by default.
 
-    Args:
+    Attributes:
         estimate, low, high: shares, 0 to 1 (differences of shares, -1 to 1).
-        n: images behind the estimate.
+        n: number of images behind the estimate.
     """
 
     estimate: float
@@ -22,7 +22,7 @@ class Interval:
     n: int
 
     def percent(self, digits: int = 1) -> str:
-        """Give the text ``85.2 % [83.1, 87.1]``."""
+        """Return text such as ``85.2 % [83.1, 87.1]``."""
         estimate, low, high = (f"{100 * share:.{digits}f}" for share in (self.estimate, self.low, self.high))
         return f"{estimate} % [{low}, {high}]"
 
@@ -37,7 +37,7 @@ def mean_interval(scores: ArrayLike, passes: int = 1, confidence: float = 0.95) 
     Args:
         scores: one number in [0, 1] per image (N,).
         passes: trials behind each score; bounds the effective number where the scores hardly vary.
-        confidence: of the interval; for m intervals that shall hold together, 1 - 0.05 / m (Bonferroni).
+        confidence: of the interval; for m intervals that must hold jointly, 1 - 0.05 / m (Bonferroni).
 
     Raises:
         ValueError: scores outside [0, 1] or none, a confidence outside (0, 1).
@@ -57,12 +57,11 @@ def paired_difference(first: ArrayLike, second: ArrayLike, passes: int = 1, conf
     paired data", method 10; for scores between 0 and 1 with the effective numbers of `mean_interval`.
 
     Args:
-        first, second: scores of the same images in the same order (N,), such as `correct` gives.
-        passes: trials behind each score, as in `mean_interval`.
-        confidence: of the interval, as in `mean_interval`.
+        first, second: scores of the same images in the same order (N,), such as `correct` returns.
+        passes, confidence: as in `mean_interval`.
 
     Raises:
-        ValueError: as `mean_interval`, and for scores of other images.
+        ValueError: as `mean_interval`, and for different numbers of images.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
@@ -75,36 +74,15 @@ def paired_difference(first: ArrayLike, second: ArrayLike, passes: int = 1, conf
     return Interval(theta, max(theta - down, -1.0), min(theta + up, 1.0), p.n)
 
 
-def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
-    """Give the exact two-sided p-value that two predictors are right equally often, paired by image.
-
-    Source: McNemar 1947, "Note on the sampling error of the difference between correlated proportions"; exact: of the
-    images that only one of them gets right, either is as likely to be it, Binomial(n, 1/2).
-
-    Args:
-        first, second: whether each of the same images is right (N,), such as `correct` gives.
-
-    Raises:
-        ValueError: other shapes, or values that are not 0 or 1.
-    """
-    a, b = np.asarray(first), np.asarray(second)
-    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
-        raise ValueError(f"`first` and `second` must score the same images, got shapes {a.shape} and {b.shape}")
-    if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
-        raise ValueError("`first` and `second` must be 0 or 1 for each image, got other numbers")
-    only_first, only_second = int(np.sum(a > b)), int(np.sum(b > a))
-    return float(min(1.0, 2 * bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
-
-
 def normal_quantile(confidence: float) -> float:
-    """Give the z with P(|Z| <= z) = confidence: 1.96 for 0.95."""
+    """Return the z with P(|Z| <= z) = confidence: 1.96 for 0.95."""
     if not 0 < confidence < 1:
         raise ValueError(f"`confidence` must be in (0, 1), got {confidence}")
     return float(ndtri((1 + confidence) / 2))
 
 
 def effective_n(scores: NDArray[np.float64], passes: int) -> float:
-    """Give the number of independent trials whose mean would vary as much as that of per-image scores."""
+    """Return the number of independent trials whose mean would vary as much as that of the per-image scores."""
     p, variance, n = scores.mean(), scores.var(), scores.size
     if variance == 0:
         return float(n if p in (0, 1) else n * passes)
@@ -112,7 +90,7 @@ def effective_n(scores: NDArray[np.float64], passes: int) -> float:
 
 
 def wilson(p: float, n: float, z: float) -> tuple[float, float]:
-    """Give the ends of Wilson's interval (1927) for a share `p` of `n` trials, `z` standard errors wide each way."""
+    """Return the ends of Wilson's interval (1927) for a share `p` of `n` trials at the normal quantile `z`."""
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return float(max(centre - half, 0.0)) if p > 0 else 0.0, float(min(centre + half, 1.0)) if p < 1 else 1.0

@@ -1,4 +1,4 @@
-"""Defence as a zero-sum game: the value of a payoff table, and the mixtures that reach it."""
+"""Defence as a zero-sum game: the value of a payoff table, and both players' optimal mixtures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from saplab.metrics.resampling import resamples
 
 @dataclass(frozen=True, eq=False)
 class Game:
-    """An equilibrium of the game that the defender wants high and the adversary low.
+    """An equilibrium of the game in which the defender wants a high payoff and the adversary a low one.
 
-    Args:
+    Attributes:
         defenders, adversaries: labels of the rows and columns.
         payoff: (D, A) mean payoffs.
         value: payoff of the equilibrium.
-        defender: (D,) probabilities by which the defender should draw a row.
-        adversary: (A,) probabilities by which the adversary should draw a column.
-        several: whose equilibrium mixture is not the only one: ``defender``, ``adversary``, both or neither.
-        value_interval: 95 % percentile bootstrap over images; None where only a matrix was given.
-        defender_intervals, adversary_intervals: the same for each probability; empty where only a matrix was given.
-        degenerate: names of the intervals of width 0 ("value", or a label): no resample moved them, so that they say
-            how firm a choice is, not how exact.
+        defender: (D,) probabilities with which the defender should draw a row.
+        adversary: (A,) probabilities with which the adversary should draw a column.
+        several: the players with more than one optimal mixture: ``defender``, ``adversary``, both or neither.
+        value_interval: 95 % percentile bootstrap over images; None for a payoff matrix without images.
+        defender_intervals, adversary_intervals: the same for each probability; empty without images.
+        degenerate: names of the intervals of width 0 ("value", or a label), which no resample moved: they say how firm
+            a choice is, not how exact.
     """
 
     defenders: tuple[str, ...]
@@ -49,20 +49,20 @@ def game_value(
     seed: int = 0,
     replicates: int = 1000,
 ) -> Game:
-    """Solve the defender's and the adversary's game for its minimax equilibrium, by linear programming.
+    """Find the minimax equilibrium of the defender's and the adversary's game by linear programming.
 
     Source: section 3 of the paper, eq. 3, with both players' choices limited to the table's; von Neumann 1928; as a
     linear programme: Dantzig 1951. A mixed defence draws one of the defences anew for each prediction; the adversary
-    knows the mixture, not the draw, and plays one attack for all images.
+    knows the mixture but not the draw, and plays one attack for all images.
 
     Args:
         payoff: accuracy of each defender under each adversary (D, A), or the score of each image (D, A, N).
         defenders, adversaries: labels; ``defender 1``, ``adversary 1``, … by default.
-        seed: of the bootstrap over images.
-        replicates: of the bootstrap.
+        seed: seed of the bootstrap over images.
+        replicates: resamples of the bootstrap.
 
     Raises:
-        ValueError: other shapes, no row or column, numbers that are not finite, labels that do not fit or that repeat.
+        ValueError: other shapes, no row or column, numbers that are not finite, labels that do not fit or repeat.
         RuntimeError: the solver found no equilibrium.
 
     Example:
@@ -97,7 +97,7 @@ def _labels(given: Sequence[str] | None, count: int, kind: str, name: str) -> tu
 
 
 def _bootstrapped(table: NDArray[np.float64], found: Equilibrium, seed: int, replicates: int) -> tuple[Interval, ...]:
-    """Give the intervals of value, row weights and column weights, in this order."""
+    """Return the intervals of the value, of the row weights and of the column weights, in this order."""
     images = table.shape[2]
     drawn = np.array([np.hstack(equilibrium(table @ w / images, found)) for w in resamples(images, replicates, seed)])
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0, method="inverted_cdf")

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 
 def resamples(images: int, replicates: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Give, for each replicate, how often each image is in a sample with replacement of as many images: (N,).
+    """Yield, for each replicate, how often each image is in a sample of N images with replacement: (N,).
 
-    Replicate b is a function of (seed, b, N) alone: Philox4x64-10 at the counter b, under a key of its own purpose.
+    Replicate b is a function of (seed, b, N) alone: Philox4x64-10 at the counter b, under a key for this purpose.
 
     Raises:
         ValueError: `seed` is negative or not an integer, or fewer than 2 replicates.
@@ -19,10 +19,6 @@ def resamples(images: int, replicates: int, seed: int) -> Iterator[NDArray[np.fl
         raise ValueError(f"`seed` must be an integer >= 0, got {seed!r}")
     if replicates < 2:
         raise ValueError(f"`replicates` must be >= 2, got {replicates}")
-    return _resamples(images, replicates, seed)
-
-
-def _resamples(images: int, replicates: int, seed: int) -> Iterator[NDArray[np.float64]]:
     key = np.frombuffer(hashlib.sha256(f"saplab/bootstrap/{seed}".encode()).digest()[:16], np.uint64)
     for replicate in range(replicates):
         rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, replicate]))

@@ -1,4 +1,4 @@
-"""Scores of games with 95 % intervals whose sample is the games, and the paper's relative change."""
+"""Points of Atari games: means, differences and relative changes, with 95 % intervals for a sample of games."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from saplab.metrics import Interval
+from saplab.metrics.intervals import Interval
 
 
 @dataclass(frozen=True)
 class Score:
-    """A mean score with the ends of its 95 % interval.
+    """A mean score with its 95 % interval.
 
-    Args:
-        mean, low, high: points; the ends are None for a single game, which says nothing of the spread.
-        games: behind the mean.
+    Attributes:
+        mean, low, high: points; the ends are None for a single game, which says nothing about the spread.
+        games: number of games behind the mean.
     """
 
     mean: float
@@ -30,7 +30,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Change:
-    """A relative change in %, with the ends of its 95 % interval."""
+    """A relative change in %, with its 95 % interval."""
 
     percent: float
     low: float
@@ -52,14 +52,14 @@ def mean_score(scores: Sequence[float]) -> Score:
 
 
 def relative_change(defended: Sequence[float], original: Sequence[float]) -> Change | None:
-    """Give 100 · (mean(defended) - mean(original)) / mean(original), the numbers of the paper's Table 1.
+    """Estimate 100 · (mean(defended) - mean(original)) / mean(original), the numbers of the paper's Table 1.
 
     The interval is Fieller's (1954, "Some problems in interval estimation") for the ratio of two independent means,
     with Welch's degrees of freedom.
 
     Returns:
-        None, for a blank, where the original's mean cannot be told from zero at 95 %, so that the ratio has no
-        bounded interval, or is below it.
+        None where the original's mean is not significantly above zero, as the ratio then has no bounded interval, and
+        where one of them is a single game.
 
     Raises:
         ValueError: no score, or one that is not finite.
@@ -79,7 +79,7 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
 
 
 def score_difference(first: Sequence[float], second: Sequence[float]) -> Interval | None:
-    """Give mean(first) - mean(second) in points, with Welch's interval; None where one of them has a single game.
+    """Estimate mean(first) - mean(second) in points, with Welch's interval; None where one of them is a single game.
 
     Raises:
         ValueError: no score, or one that is not finite.
@@ -105,6 +105,6 @@ def _variance_of_mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> f
 
 
 def _student(va: float, na: int, vb: float, nb: int) -> float:
-    """Give the 97.5 % quantile of Student's law with Welch's degrees of freedom."""
+    """Return the 97.5 % quantile of Student's law with Welch's degrees of freedom."""
     spread = va**2 / (na - 1) + vb**2 / (nb - 1)
     return float(stdtrit((va + vb) ** 2 / spread, 0.975)) if spread > 0 else 0.0

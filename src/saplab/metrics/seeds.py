@@ -1,4 +1,4 @@
-"""Accuracy over several seeds of a defence: how much is chance of the images, how much of the draws."""
+"""Accuracy over several seeds of a defence: how much it varies with the images and how much with the draws."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from saplab.metrics.intervals import Interval, mean_interval, wilson
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """The mean over S seeds and N images, with 95 % intervals for three questions.
+    """The mean over S seeds and N images, with three 95 % intervals.
 
-    Args:
-        images: what other images would give (Wilson, as `mean_interval`).
-        noise: what other seeds would give on these images (Student's t on the S means).
-        combined: what other seeds would give on other images.
+    Attributes:
+        images: for other images (Wilson, as `mean_interval`).
+        noise: for other seeds on these images (Student's t on the S means).
+        combined: for other seeds on other images.
         deviation: standard deviation of one seed's mean.
         seeds: S.
     """
@@ -35,7 +35,7 @@ def over_seeds(right: ArrayLike) -> OverSeeds:
     the mean is (MS_images + MS_seeds - MS_error) / (S N), by Satterthwaite's degrees of freedom, in Wilson's formula.
 
     Args:
-        right: one row a seed, the same images in each (S, N); numbers in [0, 1], such as `correct` gives.
+        right: (S, N), a row for each seed and the same images in each; numbers in [0, 1], such as `correct` returns.
 
     Raises:
         ValueError: fewer than two seeds or images, or scores outside [0, 1].

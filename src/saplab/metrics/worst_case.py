@@ -1,26 +1,28 @@
-"""The worst of several attacks on each image, without counting a stochastic defender's luck against it."""
+"""The worst of several attacks on each image, without bias from the luck of a stochastic defence."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from saplab.metrics.accuracy import class_labels
+
 
 def worst_case(halves: ArrayLike, strengths: Sequence[float], labels: ArrayLike) -> NDArray[np.float64]:
     """Score each image under the worst of A attacks at each strength, by cross-fitting.
 
-    The least of A freshly drawn predictions is biased low: each attack draws anew whether a borderline image survives.
-    So one half of the passes chooses the attack with the smallest margin, the other half says whether the image is
-    right under it, both ways round. What is estimated, without bias, is the accuracy left by an attacker who tries all
-    attacks against K/2 passes of his own and plays the best one; networks without randomness give equal halves, and
-    the plain minimum.
+    The minimum over A freshly drawn predictions is biased low: with each attack, a borderline image has another chance
+    to fail. So one half of the passes chooses the attack with the smallest margin, the other half says whether the
+    image is right under it, and vice versa. This estimates without bias the accuracy left by an attacker who tries all
+    attacks against K/2 passes of his own and plays the best one. Networks without randomness have equal halves, and
+    get the plain minimum.
 
-    Balls are nested: an attack of a smaller strength is one of a larger strength too.
+    Balls are nested: an attack with a smaller strength is one with a larger strength too.
 
     Args:
         halves: mean probabilities over the first and over the second half of the passes (2, A, L, N, C).
         strengths: λ of each of the L rows.
-        labels: classes (N,), whole numbers in 0..C-1.
+        labels: classes (N,), integers in 0..C-1.
 
     Returns:
         (L, N) scores 0, 0.5 or 1: the mean of both ways.
@@ -38,26 +40,22 @@ def worst_case(halves: ArrayLike, strengths: Sequence[float], labels: ArrayLike)
 
 
 def margins(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Give probability of the label minus the highest other one: above 0 where the prediction is right.
+    """Return the label's probability minus the highest other one, (..., N): above 0 where the prediction is right.
 
     Of equal probabilities the first class is predicted, as in `correct`; where that is the label, the margin is the
-    smallest number above 0 instead of 0.
+    smallest number above 0.
 
     Args:
         probs: (..., N, C).
-        labels: classes (N,), whole numbers in 0..C-1.
-
-    Returns:
-        (..., N).
+        labels: classes (N,), integers in 0..C-1.
 
     Raises:
         ValueError: other shapes, labels that are not classes, probabilities outside [0, 1].
     """
-    table, classes = np.asarray(probs, np.float64), np.asarray(labels)
-    if table.ndim < 2 or table.size == 0 or classes.shape != table.shape[-2:-1]:
-        raise ValueError(f"`labels` must have one class for each image of {table.shape}, got {classes.shape}")
-    if not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0 or classes.max() >= table.shape[-1]:
-        raise ValueError(f"`labels` must be whole numbers in 0..{table.shape[-1] - 1}, got {classes.dtype}")
+    table = np.asarray(probs, np.float64)
+    if table.ndim < 2 or table.size == 0:
+        raise ValueError(f"`probs` must have the shape (..., N, C) with at least one image, got {table.shape}")
+    classes = class_labels(labels, table.shape)
     if not (table.min() >= 0 and table.max() <= 1 + 1e-5):
         raise ValueError(f"probabilities must be in [0, 1], got {table.min()} to {table.max()}")
     images = np.arange(len(classes))

@@ -1,3 +1,5 @@
+"""Accuracy and intervals: Wilson, paired differences, and what they refuse."""
+
 import math
 
 import numpy as np
@@ -10,7 +12,6 @@ from saplab.metrics import (
     Interval,
     accuracy,
     correct,
-    mcnemar,
     mean_interval,
     paired_difference,
     pass_shares,
@@ -208,25 +209,3 @@ def test_paired_difference_at_another_confidence_by_hand():
 def test_confidence_is_a_share(confidence):
     with pytest.raises(ValueError, match=r"`confidence` must be in \(0, 1\)"):
         mean_interval([0, 1], confidence=confidence)
-
-
-@given(st.integers(0, 40), st.integers(0, 40))
-def test_mcnemar_is_the_binomial_test_of_the_images_that_differ(only_first, only_second):
-    first = [1] * only_first + [0] * only_second + [1, 0]
-    second = [0] * only_first + [1] * only_second + [1, 0]
-    differ = only_first + only_second
-    expected = binomtest(only_first, differ).pvalue if differ else 1.0
-    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-12)
-
-
-def test_mcnemar_by_hand():
-    assert mcnemar([1] * 5 + [0], [0] * 6) == 2 / 2**5
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [([1, 0], [1], "same images"), ([], [], "same images"), ([0.5, 1], [1, 1], "must be 0 or 1")],
-)
-def test_mcnemar_refuses(first, second, message):
-    with pytest.raises(ValueError, match=message):
-        mcnemar(first, second)

@@ -1,3 +1,5 @@
+"""The game of defences against attacks: equilibria, their uniqueness and their intervals."""
+
 import math
 from types import SimpleNamespace
 
@@ -129,6 +131,15 @@ def test_intervals_of_choices_that_no_resample_moves_are_named():
     assert [i.estimate for i in game.defender_intervals] == pytest.approx([1, 0])
     assert [i.estimate for i in game.adversary_intervals] == pytest.approx([0, 1])
     assert {i.n for i in game.defender_intervals} == {200}
+
+
+def test_all_cells_of_an_image_are_resampled_together():
+    # what an image adds to every cell moves the value of the game, but not the mixtures
+    images = np.random.default_rng(4).random(200)
+    game = play(np.array([[0.9, 0.3], [0.2, 0.8]])[..., None] + images)
+    for interval in (*game.defender_intervals, *game.adversary_intervals):
+        assert interval.high - interval.low < 1e-9
+    assert game.value_interval.high - game.value_interval.low > 2 * images.std() / np.sqrt(200)
 
 
 def test_a_matrix_has_no_images_to_resample():
