@@ -1,6 +1,28 @@
-"""How to compute: the store of results, and the engines that fill it."""
+"""Cells, the unit of work, where their results are kept, and what computes them."""
 
-from saplab.runs.request import Request, cell_from_json
-from saplab.runs.store import BrokenCellError, CellResult, Store
+from saplab.runs.cell import Cell, Curve, GameCell, ImageCell, Network, cell_of, cut, groups_of, work_of
+from saplab.runs.request import Request
+from saplab.runs.results import BrokenCellError, GameResult, ImageResult
+from saplab.runs.run import run
+from saplab.runs.store import Memory, Results, Store, Survey
 
-__all__ = ["BrokenCellError", "CellResult", "Request", "Store", "cell_from_json"]
+__all__ = [
+    "BrokenCellError",
+    "Cell",
+    "Curve",
+    "GameCell",
+    "GameResult",
+    "ImageCell",
+    "ImageResult",
+    "Memory",
+    "Network",
+    "Request",
+    "Results",
+    "Store",
+    "Survey",
+    "cell_of",
+    "cut",
+    "groups_of",
+    "run",
+    "work_of",
+]

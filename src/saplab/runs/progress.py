@@ -1,16 +1,15 @@
 """How far a run is, from its folder alone: what is stored, what failed, who computes it, the time it still takes."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal
+from typing import Any, Literal
 
-from saplab.runs.cell import Cell, Curve
-from saplab.runs.cellfiles import C, Survey
-from saplab.runs.groups import groups, work_of
+from saplab.runs.cell import Curve, work_of
 from saplab.runs.record import failures, is_alive, last_run
-from saplab.runs.store import Store
+from saplab.runs.request import Request
+from saplab.runs.store import Store, Survey
 
 State = Literal["finished", "running", "stopped"]
 
@@ -72,87 +71,51 @@ class Progress:
     ranges: str = "examples"
 
 
-@dataclass(frozen=True)
-class Plan(Generic[C]):
-    """What a run folder was asked for, as far as its progress needs it.
-
-    Args:
-        root, title, command: of the run.
-        curves: labels and their cells, in the request's order.
-        work: of cells, in the unit that the time is proportional to.
-        ranges: what the ranges of cells count.
-    """
-
-    root: Path
-    title: str
-    command: str
-    curves: Sequence[tuple[str, tuple[C, ...]]]
-    work: Callable[[Sequence[C]], int]
-    ranges: str
-
-
 def progress_of(store: Store) -> Progress:
-    """Look how far a run is; reads files of cells only where they are new to the index."""
-    request = store.request
-    curves = [(curve.label, tuple(_cells(curve))) for curve in request.curves]
-    return progress(Plan(store.root, request.title, request.command, curves, _work, "examples"), store.survey())
-
-
-def progress(plan: Plan[C], survey: Survey[C]) -> Progress:
-    """Say how far a run of any kind of cells is, by what is in its folder."""
-    run, own = last_run(plan.root), {cell.digest: cell for _, cells in plan.curves for cell in cells}
+    """Return how far a run is; files of cells are read only where they are new to the index."""
+    request, survey, run = store.request, store.survey(), last_run(store.root)
     alive = is_alive(run)
     return Progress(
-        plan.root,
-        plan.title,
-        plan.command,
+        store.root,
+        request.title,
+        request.command,
         "finished" if not survey.missing else "running" if alive else "stopped",
         run.get("engine", ""),
         len(survey.stored),
-        len(own),
-        _seconds_left(plan, own, survey, run, alive),
-        tuple(_curve_progress(label, cells, survey) for label, cells in plan.curves),
-        tuple(_failures(plan, own, survey)),
+        len(request.by_digest),
+        _seconds_left(request, survey, run, alive),
+        tuple(_curve_progress(curve, survey) for curve in request.curves),
+        tuple(_failures(store, survey)),
         (*survey.damaged, *survey.foreign),
-        plan.ranges,
+        request.curves[0].first.ranges,
     )
 
 
-def _curve_progress(label: str, cells: Sequence[C], survey: Survey[C]) -> CurveProgress:
-    return CurveProgress(label, sum(cell.digest in survey.stored for cell in cells), len(cells))
+def _curve_progress(curve: Curve, survey: Survey) -> CurveProgress:
+    cells = list(curve.every_cell())
+    return CurveProgress(curve.label, sum(cell.digest in survey.stored for cell in cells), len(cells))
 
 
-def _cells(curve: Curve) -> Iterator[Cell]:
-    for cells in (curve.cells, *curve.repeats):
-        yield from cells
-
-
-def _work(cells: Sequence[Cell]) -> int:
-    return sum(map(work_of, groups(cells)))
-
-
-def _seconds_left(
-    plan: Plan[C], own: Mapping[str, C], survey: Survey[C], run: Mapping[str, Any], alive: bool
-) -> float | None:
+def _seconds_left(request: Request, survey: Survey, run: Mapping[str, Any], alive: bool) -> float | None:
     """Divide the work that is missing by the speed of the last run, from its start to its last cell, or to now."""
     if not survey.missing:
         return 0.0
     started = float(run.get("started", "inf"))
     times = {digest: nanoseconds / 1e9 for digest, nanoseconds in survey.stored.items()}
-    new = [cell for digest, cell in own.items() if times.get(digest, 0) >= started]
+    new = [cell for digest, cell in request.by_digest.items() if times.get(digest, 0) >= started]
     if not new:
         return None
     end = time.time() if alive else max(times[cell.digest] for cell in new)
-    return max(end - started, 0.0) * plan.work(survey.missing) / max(plan.work(new), 1)
+    return max(end - started, 0.0) * work_of(survey.missing) / max(work_of(new), 1)
 
 
-def _failures(plan: Plan[C], own: Mapping[str, C], survey: Survey[C]) -> Iterator[Failure]:
+def _failures(store: Store, survey: Survey) -> Iterator[Failure]:
     labels: dict[str, str] = {}
-    for label, cells in plan.curves:
-        for cell in cells:
-            labels.setdefault(cell.digest, label)
-    for note in failures(plan.root):
+    for curve in store.request.curves:
+        for cell in curve.every_cell():
+            labels.setdefault(cell.digest, curve.label)
+    for note in failures(store.root):
         digest = note["cells"][0]
         if digest in labels and digest not in survey.stored:
-            cell = own[digest]
+            cell = store.request.by_digest[digest]
             yield Failure(labels[digest], cell.start, cell.stop, note["reason"], note["tries"])

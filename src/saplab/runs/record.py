@@ -31,7 +31,7 @@ def running(root: Path, engine: str) -> Iterator[None]:
 
 
 def last_run(root: Path) -> Mapping[str, Any]:
-    """Give the note of the last run: pid, host, engine, started, ended (None while it runs); empty if there is none."""
+    """Return the note of the last run: pid, host, engine, started, ended (None while it runs); empty without one."""
     try:
         found = json.loads((root / _RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -40,7 +40,7 @@ def last_run(root: Path) -> Mapping[str, Any]:
 
 
 def is_alive(run: Mapping[str, Any]) -> bool:
-    """Say whether the process of a run may still be there: it has not ended, nor vanished from this machine."""
+    """Return whether the process of a run may still be there: it has not ended, nor vanished from this machine."""
     if not run or run["ended"] is not None:
         return False
     if run["host"] != socket.gethostname() or os.name != "posix":  # elsewhere `os.kill` would end the process
@@ -68,7 +68,7 @@ def note_failure(root: Path, failed: Failed) -> None:
 
 
 def failures(root: Path) -> Iterator[Mapping[str, Any]]:
-    """Give the failures of the last run: cells (their digests), reason, details, tries, time."""
+    """Return the failures of the last run: cells (their digests), reason, details, tries, time."""
     with suppress(FileNotFoundError), (root / _FAILURES).open(encoding="utf-8") as file:
         for line in file:
             with suppress(ValueError):  # a line that a kill has torn

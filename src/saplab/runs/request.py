@@ -1,29 +1,59 @@
 """What a run folder was asked for: its curves as JSON, read back as they were."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from typing import Any
+from itertools import groupby, pairwise
+from typing import Any, Final
 
-from saplab.runs.cell import NUMERICS, Cell, Curve, Network
+import msgspec
 
-_FORMAT = 4
+from saplab.runs.cell import Cell, Curve, cell_of
+
+FORMAT: Final = 5
+
+
+class OldFormatError(ValueError):
+    """A request that another version of saplab wrote."""
+
+
+class _Part(msgspec.Struct, forbid_unknown_fields=True):
+    """Cells that differ in their range alone: thousands of them in a few lines."""
+
+    cell: dict[str, Any]
+    bounds: list[int]
+
+
+class _Curve(msgspec.Struct, forbid_unknown_fields=True):
+    label: str
+    claim: str
+    paper: list[tuple[float, float]]
+    figure: str
+    against: str
+    parts: list[_Part]
+    seeds: list[int]
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    format: int
+    title: str
+    command: str
+    classes: list[str]
+    curves: list[_Curve]
 
 
 @dataclass(frozen=True)
 class Request:
     """All that a run folder shall hold.
 
-    Args:
+    Attributes:
         title: heading of the report.
-        curves: what to compute, in the order of the report; no label twice.
-        command: the command line that makes the same run again.
+        curves: what to compute, in the order of the report; no label twice in a figure.
+        command: the command line that makes the same run again; empty for a run from Python.
         classes: names of the classes, in the labels' order; empty where unknown.
 
     Raises:
-        ValueError: for no curve, a curve without cells, or a label used twice.
+        ValueError: no curve, a curve without cells, or a label used twice.
     """
 
     title: str
@@ -40,12 +70,12 @@ class Request:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Give the cells of all curves in order, each once; repeats with other seeds last."""
+        """Return the cells of all curves in order, each once; repeats with other seeds last."""
         return tuple(self.by_digest.values())
 
     @cached_property
     def by_digest(self) -> Mapping[str, Cell]:
-        """Give the same cells by their digests."""
+        """Return the same cells by their digests."""
         first = (cell for curve in self.curves for cell in curve.cells)
         repeats = (cell for curve in self.curves for cells in curve.repeats for cell in cells)
         found: dict[str, Cell] = {}
@@ -53,11 +83,16 @@ class Request:
             found.setdefault(cell.digest, cell)
         return found
 
+    @property
+    def shareable(self) -> bool:
+        """Return whether other requests may share the folder: games are the same whoever asks for them."""
+        return all(cell.kind == "games" for curve in self.curves for cell in curve.cells[:1])
+
     def extended(self, other: "Request") -> "Request":
-        """Give this request and after it the curves of `other` that it lacks; the commands that make both.
+        """Return this request and after it the curves of `other` that it lacks; the commands that make both.
 
         Raises:
-            ValueError: if there is a `conflict`.
+            ValueError: there is a `conflict`.
         """
         if conflict := self.conflict(other):
             raise ValueError(f"`other` must not ask otherwise ({conflict})")
@@ -75,37 +110,6 @@ class Request:
         found = ((curve.label, _curve_difference(own[curve.label], curve)) for curve in both)
         return next((f"curve {label!r}: {difference}" for label, difference in found if difference), "")
 
-    def to_json(self) -> str:
-        """Give the text of ``request.json``.
-
-        Raises:
-            ValueError: if the cells of a curve are not one request cut into ranges without a gap.
-        """
-        fields = {
-            "format": _FORMAT,
-            "title": self.title,
-            "command": self.command,
-            "classes": list(self.classes),
-            "curves": [_curve_fields(curve) for curve in self.curves],
-        }
-        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "Request":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: for any other text, or cells of another version of the numerics.
-        """
-        try:
-            fields = json.loads(text)
-            if fields["format"] != _FORMAT:
-                raise ValueError(f"format {fields['format']}, this version of saplab reads {_FORMAT}")
-            curves = tuple(_curve(curve) for curve in fields["curves"])
-            return cls(fields["title"], curves, fields["command"], tuple(fields["classes"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a request: {error!r}") from error
-
     def difference(self, other: "Request") -> str:
         """Name what `other` asks otherwise ("passes 100, not 20"); empty if both ask for the same numbers.
 
@@ -117,65 +121,76 @@ class Request:
         pairs = zip(self.curves, other.curves, strict=True)
         return next(filter(None, (_curve_difference(a, b) for a, b in pairs)), "")
 
+    def to_json(self) -> str:
+        """Return the text of ``request.json``.
 
-def cell_from_json(text: str) -> Cell:
-    """Read what `Cell.to_json` wrote, so that the digest is the same.
+        Raises:
+            ValueError: the cells of a curve are not requests cut into ranges without a gap.
+        """
+        curves = [_described(curve) for curve in self.curves]
+        content = _File(FORMAT, self.title, self.command, list(self.classes), curves)
+        return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
 
-    Raises:
-        ValueError: for any other text, or a cell of another version of the numerics.
-    """
-    try:
-        return _cell(json.loads(text))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a cell: {error!r}") from error
+    @classmethod
+    def from_json(cls, text: str) -> "Request":
+        """Read what `to_json` wrote.
 
-
-def _cell(fields: Mapping[str, Any]) -> Cell:
-    values = dict(fields)
-    if (numerics := values.pop("numerics")) != NUMERICS:
-        raise ValueError(f"numerics {numerics}, this version of saplab computes with {NUMERICS}")
-    for name in ("defender", "adversary"):
-        values[name] = Network(**values[name])
-    return Cell(**{**values, "strengths": tuple(values["strengths"])})
-
-
-def _curve_fields(curve: Curve) -> dict[str, Any]:
-    """Describe a curve by its first cell, the bounds of its ranges and its seeds: thousands of cells in a few lines."""
-    first = curve.cells[0]
-    bounds = [first.start, *(cell.stop for cell in curve.cells)]
-    seeds = [cells[0].seed for cells in (curve.cells, *curve.repeats) if cells]
-    if _cut(first, bounds, seeds) != (curve.cells, *curve.repeats):
-        raise ValueError(f"`curves` must hold one cell cut into ranges without a gap, got others in {curve.label!r}")
-    cell = json.loads(first.to_json())
-    paper = [[strength, percent] for strength, percent in curve.paper.items()]
-    words = {"label": curve.label, "claim": curve.claim, "paper": paper, "figure": curve.figure}
-    return {**words, "cell": cell, "bounds": bounds, "seeds": seeds}
+        Raises:
+            OldFormatError: another version of saplab wrote it.
+            ValueError: any other text, or a defence or attack that is not known here.
+        """
+        try:
+            written = msgspec.json.decode(text, type=dict[str, Any]).get("format")
+            if written != FORMAT:
+                raise OldFormatError(f"format {written}, this version of saplab reads {FORMAT}")
+            found = msgspec.json.decode(text, type=_File)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"not a request: {error}") from None
+        return cls(found.title, tuple(map(_curve, found.curves)), found.command, tuple(found.classes))
 
 
-def _curve(fields: Mapping[str, Any]) -> Curve:
-    cells, *repeats = _cut(_cell(fields["cell"]), fields["bounds"], fields["seeds"])
-    return Curve(fields["label"], cells, fields["claim"], dict(fields["paper"]), tuple(repeats), fields["figure"])
+def _described(curve: Curve) -> _Curve:
+    parts = [_Part(dict(cells[0].key), _bounds(cells)) for cells in _runs_of(curve.cells)]
+    paper = [(float(strength), float(percent)) for strength, percent in curve.paper.items()]
+    seeds = [cells[0].seed for cells in curve.seeds]
+    found = _Curve(curve.label, curve.claim, paper, curve.figure, curve.against, parts, seeds)
+    if [cell.digest for cell in _curve(found).every_cell()] != [cell.digest for cell in curve.every_cell()]:
+        raise ValueError(f"`curves` must hold cells cut into ranges without a gap, got others in {curve.label!r}")
+    return found
 
 
-def _cut(cell: Cell, bounds: Sequence[int], seeds: Sequence[int]) -> tuple[tuple[Cell, ...], ...]:
-    """Cut a cell into the ranges between `bounds`, for each seed."""
-    ranges = tuple(pairwise(bounds))
-    return tuple(tuple(replace(cell, start=a, stop=b, seed=seed) for a, b in ranges) for seed in seeds)
+def _runs_of(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Yield the cells that follow each other and differ in their range alone."""
+    for _, run in groupby(cells, lambda cell: replace(cell, start=0, stop=1).digest):
+        yield list(run)
+
+
+def _bounds(cells: Sequence[Cell]) -> list[int]:
+    return [cells[0].start, *(cell.stop for cell in cells)]
+
+
+def _curve(found: _Curve) -> Curve:
+    wholes = [(cell_of(part.cell), part.bounds) for part in found.parts]
+    cells, *repeats = (
+        tuple(replace(cell, start=a, stop=b, seed=seed) for cell, bounds in wholes for a, b in pairwise(bounds))
+        for seed in found.seeds
+    )
+    return Curve(found.label, cells, found.claim, dict(found.paper), tuple(repeats), found.figure, found.against)
 
 
 def _curve_difference(a: Curve, b: Curve) -> str:
-    mine, others = (dict(_leaves(json.loads(curve.cells[0].to_json()))) for curve in (a, b))
+    mine, others = (dict(_leaves(curve.first.key)) for curve in (a, b))
     for fields, curve in ((mine, a), (others, b)):
         fields.pop("start"), fields.pop("stop")
-        fields["examples"] = f"{curve.cells[0].start}..{curve.cells[-1].stop}"
-        fields["examples per cell"] = str([cell.stop - cell.start for cell in curve.cells])
-        fields["seeds"] = str(1 + len(curve.repeats))
+        fields["eps"] = ", ".join(map(str, curve.eps))
+        fields["ranges"] = str([_bounds(cells) for cells in _runs_of(curve.cells)])
+        fields["seeds"] = str(len(curve.seeds))
     names = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
     return ", ".join(f"{name} {mine.get(name, 'absent')}, not {others.get(name, 'absent')}" for name in names[:2])
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(inner, f"{name} {key}".strip())
     else:

@@ -282,8 +282,16 @@ def _flat(value: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field, hint in _fields(type(value)):
         own = getattr(value, field.name)
-        found.update(_flat(own) if is_dataclass(hint) else {field.name: dict(own) if isinstance(own, Mapping) else own})
+        found.update(_flat(own) if is_dataclass(hint) else {field.name: _as_hinted(own, hint)})
     return found
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    """Return a plain value in the one form that equal settings share: whole numbers as floats where a float is meant."""
+    if isinstance(value, Mapping):
+        return {name: _as_hinted(inner, float) for name, inner in value.items()}
+    is_float = hint is float or float in get_args(hint)
+    return float(value) if is_float and type(value) is int and int not in get_args(hint) else value
 
 
 def unusual_settings(value: Any) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,10 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self
 
+from saplab.runs.cell import Group
+from saplab.system.machine import usable_cores
+from saplab.system.registry import import_object
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -14,56 +18,31 @@ TRIES: Final = 3  # of a group, before it is given up
 Tick = Callable[[int], None]
 
 
-class AnyCell(Protocol):
-    """What runs know of a cell, be it of images or of games: its name, and the range of its examples or episodes."""
-
-    @property
-    def digest(self) -> str:
-        """Give what names the cell's file."""
-
-    @property
-    def start(self) -> int:
-        """Give the first of the range."""
-
-    @property
-    def stop(self) -> int:
-        """Give the end of the range."""
-
-
-Group = tuple[AnyCell, ...]
-
-
 class Workload(Protocol):
     """What the cells of a run name, and how they are computed with it; one class for each kind of cells.
 
-    Engines do not look into cells and results (`Any`): they carry those of one kind to its own workload and back.
+    Engines do not look into results (`Any`): they carry those of one kind to its own workload and back.
     """
 
     numerics: ClassVar[int]  # version of the numbers
 
     @property
     def models(self) -> "Mapping[tuple[str, str], nn.Module]":
-        """Give the plain networks by (model, digest)."""
+        """Return the plain networks by (model, digest)."""
 
     @property
     def device(self) -> str:
-        """Give PyTorch's device, where the models are."""
+        """Return PyTorch's device, where the models are."""
 
-    def groups(self, cells: Iterable[Any]) -> Sequence[Any]:
-        """Gather the cells that are computed together."""
-
-    def work(self, group: Any) -> int:
-        """Give the work of a group, in the unit of the progress bar."""
-
-    def compute(self, group: Any, tick: Tick) -> Sequence[Any]:
-        """Compute the results of a group, in the order of its cells; `tick` gets `work(group)` in all."""
+    def compute(self, group: Group, tick: Tick) -> Sequence[Any]:
+        """Compute the results of a group, in the order of its cells; `tick` gets the group's work in all."""
 
     def beside(self) -> Mapping[str, Any]:
-        """Give what travels to other processes beside the networks, as plain values and NumPy arrays."""
+        """Return what travels to other processes beside the networks, as plain values and NumPy arrays."""
 
     @classmethod
     def unpacked(cls, models: "Mapping[tuple[str, str], nn.Module]", beside: Mapping[str, Any], device: str) -> Self:
-        """Give the workload again where it has travelled to."""
+        """Return the workload again where it has travelled to."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +81,70 @@ class Engine(Protocol):
     """
 
     def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
-        """Give each group's outcome, in any order; `tick` gets the work done, `inputs.work(group)` for each in all."""
+        """Return each group's outcome, in any order; `tick` gets the work done, in all that of each group."""
 
     def __str__(self) -> str:
-        """Say in a few words where it computes."""
+        """Return in a few words where it computes."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What people choose of an engine.
+
+    Attributes:
+        workers: processes, or tasks at once; None for what the engine takes by itself.
+        threads: of PyTorch in each worker; None for a fair share of the cores.
+        address: of a cluster; None for this machine.
+        device: of PyTorch that the workers compute on; its kind is a part of every cell.
+    """
+
+    workers: int | None = None
+    threads: int | None = None
+    address: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"`workers` must be >= 1, got {self.workers}")
+
+    @property
+    def share(self) -> int:
+        """Return the threads of each worker: the cores of this machine divided among them unless chosen otherwise."""
+        if self.threads is not None:
+            return self.threads
+        return max(1, usable_cores() // self.workers) if self.workers and self.address is None else 1
+
+
+Maker = Callable[[Options], Engine]
+
+_makers: dict[str, Maker] = {}
+
+
+def register_engine(name: str) -> Callable[[Maker], Maker]:
+    """Register what makes an engine from options under a name, which the command line's ``--engine`` takes.
+
+    Example:
+        >>> @register_engine("slurm")
+        ... def slurm(options: Options) -> Engine: ...
+    """
+
+    def add(maker: Maker) -> Maker:
+        _makers[name] = maker
+        return maker
+
+    return add
+
+
+def make_engine(name: str, options: Options) -> Engine:
+    """Make the engine with a name, or by the maker that ``package.module:function`` names.
+
+    Raises:
+        ValueError: there is no such engine, or it cannot take the options.
+    """
+    if name not in _makers and ":" not in name:
+        raise ValueError(f"`engine` must be one of {', '.join(_makers)} or package.module:maker, got {name!r}")
+    maker: Maker = _makers[name] if name in _makers else import_object(name)
+    return maker(options)
 
 
 @dataclass(frozen=True)
@@ -146,11 +185,11 @@ class Queue:
         return len(self._tries)
 
     def take(self) -> Try | None:
-        """Give the next try; None where there is none left for now."""
+        """Return the next try; None where there is none left for now."""
         return self._tries.popleft() if self._tries else None
 
     def settle(self, attempt: Try, found: Sequence[Any] | Trouble) -> Outcome | None:
-        """Give a try's outcome; None where the group will be tried again, before all others."""
+        """Return a try's outcome; None where the group will be tried again, before all others."""
         if not isinstance(found, Trouble):
             return Computed(attempt.group, found)
         if found.final or attempt.number >= TRIES:

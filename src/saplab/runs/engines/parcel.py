@@ -60,7 +60,7 @@ def pack(inputs: Workload, dumps: Dumps = pickle.dumps) -> Parcel:
 
 
 def unpack(parcel: Parcel, device: str) -> Workload:
-    """Give the workload of a parcel, on `device`.
+    """Return the workload of a parcel, on `device`.
 
     Modules of the working folder are found, as they were where the networks were loaded.
 

@@ -14,7 +14,22 @@ from typing import Any, Final
 
 import torch
 
-from saplab.runs.engines.base import TRIES, Computed, Group, Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
+from saplab.runs.cell import Group, work_of
+from saplab.runs.engines.base import (
+    TRIES,
+    Computed,
+    Engine,
+    Options,
+    Outcome,
+    Queue,
+    Tick,
+    Trouble,
+    Try,
+    Workload,
+    register_engine,
+    trouble_of,
+)
+from saplab.runs.engines.in_process import InProcess
 from saplab.runs.engines.parcel import pack, unpack
 from saplab.system.memory import keep_freed_memory
 from saplab.system.words import counted
@@ -47,13 +62,25 @@ class Workers:
             while crew.busy:
                 for outcome in crew.listen():
                     if isinstance(outcome, Computed):
-                        tick(inputs.work(outcome.group))
+                        tick(work_of(outcome.group))
                     yield outcome
         finally:
             crew.end()
 
     def __str__(self) -> str:
         return f"{counted(self.count, 'worker process', 'worker processes')}, {counted(self.threads, 'thread')} each"
+
+
+@register_engine("local")
+def local(options: Options) -> Engine:
+    """Make the engine of this machine: this process alone, or worker processes.
+
+    Raises:
+        ValueError: an address, which belongs to clusters.
+    """
+    if options.address is not None:
+        raise ValueError(f"`address` is for `engine` ray, got {options.address!r} with local")
+    return InProcess() if options.workers is None else Workers(options.workers, options.share)
 
 
 @dataclass
@@ -96,7 +123,7 @@ class _Crew:
 
     @property
     def busy(self) -> bool:
-        """Say whether there are groups to wait for; a process that only begins is not waited for."""
+        """Return whether there are groups to wait for; a process that only begins is not waited for."""
         return bool(self.queue) or any(worker.attempt for worker in self.workers.values())
 
     def listen(self) -> Iterator[Outcome]:
@@ -130,7 +157,7 @@ class _Crew:
         self.add(worker.number)
 
     def _give(self, worker: _Worker) -> None:
-        """Give a worker the next group, or end it."""
+        """Return a worker the next group, or end it."""
         worker.attempt = self.queue.take()
         if worker.attempt is None:
             self._end(worker)
@@ -154,7 +181,7 @@ class _Crew:
 
 
 def _places(device: str) -> Sequence[str]:
-    """Give the devices to use in turn: all GPUs where `device` means any."""
+    """Return the devices to use in turn: all GPUs where `device` means any."""
     return [f"cuda:{k}" for k in range(torch.cuda.device_count())] if device == "cuda" else [device]
 
 

@@ -1,13 +1,14 @@
 """The engine of a Ray cluster: groups as tasks, networks and data through Ray's object store, results to the driver."""
 
 import os
+import pickle
 import socket
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,20 @@ from typing import Any, Final
 
 import torch
 
-from saplab.runs.engines.base import Computed, Group, Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
+from saplab.runs.cell import Group, work_of
+from saplab.runs.engines.base import (
+    Computed,
+    Engine,
+    Options,
+    Outcome,
+    Queue,
+    Tick,
+    Trouble,
+    Try,
+    Workload,
+    register_engine,
+    trouble_of,
+)
 from saplab.runs.engines.parcel import Parcel, pack, unpack
 from saplab.system.machine import usable_cores
 from saplab.system.memory import keep_freed_memory
@@ -41,7 +55,7 @@ class RayCluster:
         address: of a cluster that is there (``auto``, ``HOST:6379``); None starts one on this machine for the run.
         workers: groups that are computed at once; None for as many as there is room for.
         threads: of PyTorch in a task.
-        device: ``cpu`` or ``cuda``; None takes GPUs where the cluster has some.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: Ray is not installed, a network cannot be sent, no node has so many cores, or none has a GPU.
@@ -51,7 +65,7 @@ class RayCluster:
     address: str | None = None
     workers: int | None = None
     threads: int = 1
-    device: str | None = None
+    device: str = "cpu"
 
     def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
         """Compute the groups, in the order in which they become ready; see `Engine`."""
@@ -59,11 +73,10 @@ class RayCluster:
         ours = not ray.is_initialized()
         with self._connected(ray) as most:
             parcel = ray.put(pack(inputs, _dumps))
-            task, device = self._task(ray)
-            submit = partial(_submit, task, parcel, self.threads, device)
-            for outcome in drive(Queue(todo), submit, _Room(ray, self.threads, device, most), cancel=not ours):
+            submit = partial(_submit, self._task(ray), parcel, self.threads, self.device)
+            for outcome in drive(Queue(todo), submit, _Room(ray, self.threads, self.device, most), cancel=not ours):
                 if isinstance(outcome, Computed):
-                    tick(inputs.work(outcome.group))
+                    tick(work_of(outcome.group))
                 yield outcome
 
     def __str__(self) -> str:
@@ -96,15 +109,27 @@ class RayCluster:
         except Exception as error:  # Ray's own: other versions of it or of Python, a machine too busy to start it
             raise ConnectionError(f"{self} cannot be used: {error}") from error
 
-    def _task(self, ray: Any) -> tuple[Any, str]:
-        """Give the task with what it needs, and the device that it computes on."""
+    def _task(self, ray: Any) -> Any:
+        """Return the task with what it needs."""
         gpus = ray.cluster_resources().get("GPU", 0)
-        device = self.device or ("cuda" if gpus else "cpu")
-        if device != "cpu" and not gpus:
-            raise ValueError(f"`device` {device} needs a cluster with GPUs, this one has none")
-        share = 1 / ceil(max(self.workers or 1, gpus) / gpus) if device != "cpu" else 0.0
+        if self.device != "cpu" and not gpus:
+            raise ValueError(f"`device` {self.device} needs a cluster with GPUs, this one has none")
+        share = 1 / ceil(max(self.workers or 1, gpus) / gpus) if self.device != "cpu" else 0.0
         needs = {"num_cpus": self.threads, "num_gpus": share}
-        return ray.remote(max_retries=0, max_calls=0, **needs)(_compute), device  # processes live on, on GPUs as well
+        return ray.remote(max_retries=0, max_calls=0, **needs)(_compute)  # processes live on, on GPUs as well
+
+
+@register_engine("ray")
+def ray_cluster(options: Options) -> Engine:
+    """Make the engine of a Ray cluster.
+
+    Raises:
+        ValueError: Ray is not installed, or a device that names one GPU among several.
+    """
+    if options.device not in ("cpu", "cuda"):
+        raise ValueError(f"`device` of a Ray cluster's tasks must be auto, cpu or cuda, got {options.device!r}")
+    import_ray()
+    return RayCluster(options.address, options.workers, options.share, options.device)
 
 
 def _knock(address: str) -> None:
@@ -123,7 +148,7 @@ def _knock(address: str) -> None:
 
 
 def import_ray() -> Any:
-    """Give the module of Ray, which is an extra.
+    """Return the module of Ray, which is an extra.
 
     Raises:
         ValueError: if it is not installed.
@@ -201,28 +226,28 @@ class _Room:
         return _AHEAD * max(1, self._slots)
 
     def _nodes(self) -> Iterator[tuple[float, float]]:
-        """Give the cores and GPUs of each node that is alive."""
+        """Return the cores and GPUs of each node that is alive."""
         for node in self._ray.nodes():
             if node["Alive"]:
                 yield node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)
 
 
 def _submit(task: Any, parcel: Any, threads: int, device: str, group: Group) -> Any:
-    return task.remote(group, parcel, threads, device)
+    return task.remote(_dumps(group), parcel, threads, device)
 
 
 _loaded: dict[str, Workload] = {}  # in a worker process: the parcel that it computes with
 
 
-def _compute(group: Group, parcel: Parcel, threads: int, device: str) -> Sequence[Any] | Trouble:
-    """Compute a group in a worker process."""
+def _compute(group: bytes, parcel: Parcel, threads: int, device: str) -> Sequence[Any] | Trouble:
+    """Compute a pickled group in a worker process, where classes of the user's may become known with the parcel."""
     try:
         torch.set_num_threads(threads)
         if parcel.digest not in _loaded:
             keep_freed_memory()
             _loaded.clear()
             _loaded[parcel.digest] = unpack(parcel, device)
-        return _loaded[parcel.digest].compute(group, lambda n: None)
+        return _loaded[parcel.digest].compute(pickle.loads(group), lambda n: None)
     except Exception as error:  # Ray would wrap it
         return trouble_of(error)
 
@@ -230,7 +255,7 @@ def _compute(group: Group, parcel: Parcel, threads: int, device: str) -> Sequenc
 def _dumps(value: Any) -> bytes:
     """Pickle with the code of modules in the working folder, which other nodes do not have."""
     pickler: Any = import_ray().cloudpickle
-    own = [module for module in list(sys.modules.values()) if _is_local(module)]
+    own = _local_modules(len(sys.modules))
     for module in own:
         pickler.register_pickle_by_value(module)
     try:
@@ -240,8 +265,14 @@ def _dumps(value: Any) -> bytes:
             pickler.unregister_pickle_by_value(module)
 
 
+@lru_cache(maxsize=1)
+def _local_modules(count: int) -> list[ModuleType]:
+    """Return the modules of the working folder, looked for anew whenever the number of all modules has changed."""
+    return [module for module in list(sys.modules.values()) if _is_local(module)]
+
+
 def _is_local(module: ModuleType) -> bool:
-    """Say whether a module's file is in the working folder, and neither of this package nor installed there."""
+    """Return whether a module's file is in the working folder, and neither of this package nor installed there."""
     name, file = getattr(module, "__name__", ""), getattr(module, "__file__", None)
     if not file or name.partition(".")[0] in ("saplab", "__main__"):
         return False
