@@ -1,9 +1,7 @@
-"""Double DQN: its targets, its replay buffer, its loop on a toy game, and its checkpoints."""
+"""Double DQN: its targets, its replay buffer, its loop on a toy game, and how a run goes on."""
 
 import json
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 
 from saplab.learning.checkpoint import CHECKPOINT, HISTORY, RunFolder
 from saplab.learning.plot import save_plot
-from saplab.learning.progress import Progress, TensorBoard
+from saplab.learning.progress import Progress
 from saplab.models.qnetwork import QNetwork, new_network
 from saplab.rl.ddqn import Learner, epsilon_greedy, td_targets
 from saplab.rl.loop import Diverged, request_of, train_agent
@@ -301,12 +299,6 @@ def test_another_runs_checkpoint_is_refused_and_kept(tmp_path):
     assert (tmp_path / CHECKPOINT).read_bytes() == content
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path):
-    (tmp_path / CHECKPOINT).write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="no readable checkpoint"):
-        train_agent(SHORT, Catch(4), CatchNetwork(), tmp_path)
-
-
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     network = CatchNetwork()
     with torch.no_grad():
@@ -399,34 +391,6 @@ RECORDS = [
     AgentRecord(400, 1.0, 400.0, 0.5, 1e-3, None, 0, None),
     AgentRecord(800, 1.0, 400.0, 0.1, 1e-3, 0.25, 3, 12.0, (10.0, 20.0)),
 ]
-
-
-def test_tensorboard_is_told_of_every_record(tmp_path, monkeypatch):
-    told = []
-
-    class Writer:
-        def __init__(self, folder, purge_step):
-            told.append((folder, purge_step))
-
-        def add_scalar(self, name, value, step):
-            told.append((name, value, step))
-
-        def flush(self):
-            pass
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    board = TensorBoard(tmp_path, Progress())
-    board.on_start(RECORDS[:1], 400, 1_200)
-    board.on_step(800, {})
-    board.on_record(RECORDS[0])
-    assert told[0] == (str(tmp_path), 401)
-    assert {name for name, *_ in told[1:]} == {"seconds", "steps_per_second", "epsilon", "lr", "games"}
-    board.on_record(RECORDS[1])
-    assert ("evaluation", 15.0, 800) in told
-    assert ("loss", 0.25, 800) in told
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match="`tensorboard` needs the package of that name"):
-        TensorBoard(tmp_path, Progress())
 
 
 def test_the_plot_shows_each_evaluated_game_and_the_means(tmp_path):

@@ -193,9 +193,10 @@ def data() -> Records:
     return read_sample()
 
 
-def test_count_correct_by_hand(data: Records) -> None:
+def test_count_correct_by_hand(data: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_correct(AlwaysThree(), data) == 100
-    assert count_correct(AlwaysThree(), data.chosen(slice(7)), batch=2) == int((data.labels[:7] == 3).sum())
+    monkeypatch.setattr("saplab.training.testing.BATCH", 2)
+    assert count_correct(AlwaysThree(), data.chosen(slice(7))) == int((data.labels[:7] == 3).sum())
 
 
 def test_count_robust_by_hand(data: Records) -> None:

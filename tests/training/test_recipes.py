@@ -3,15 +3,16 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
-from saplab.defenses import SAP, Dropout, RandomNoisyWeights
+from saplab.defenses import SAP, Defense, Draw, Dropout, RandomNoisyWeights
 from saplab.learning.progress import Progress
 from saplab.models.zoo import ARCHITECTURES
 from saplab.training.loop import describe, train
@@ -115,6 +116,25 @@ def test_what_decides_the_weights_is_described(name: str, data: Records) -> None
 def test_defences_are_told_apart(data: Records) -> None:
     described = [json.dumps(replace(TINY, defenses=d).described()) for d in ((SAP(50),), (SAP(100),), (Dropout(0.5),))]
     assert len(set(described)) == 3
+
+
+@dataclass(frozen=True)
+class Scaled(Defense):
+    """A defence of the user's own."""
+
+    factor: float
+
+    def activation(self, h: Tensor, draw: Draw, where: str) -> Tensor:
+        return self.factor * h
+
+
+def test_the_source_of_a_users_defence_decides_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(TINY, defenses=(Scaled(0.5),))
+    (before,) = json.loads(json.dumps(recipe.described()))["defenses"]
+    assert (before["class"], before["factor"]) == (f"{__name__}:Scaled", 0.5)
+    monkeypatch.setattr("saplab.system.registry.source_digest", lambda kind: "another")
+    (after,) = recipe.described()["defenses"]
+    assert [name for name in before if after[name] != before[name]] == ["class source"]
 
 
 def test_wrong_held_out() -> None:

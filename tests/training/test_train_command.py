@@ -2,10 +2,8 @@
 
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from typer.testing import CliRunner
 
 from saplab.cli.verbs import train as cli
 from saplab.learning.plot import save_plot
-from saplab.learning.progress import Progress, TensorBoard
 from saplab.models.packaged import Measured
 from saplab.models.zoo import load_model, weights_digest
 from saplab.training.card import FinishedRun, accuracy_text, wilson, write_card
@@ -211,28 +208,3 @@ def test_chart_shows_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="`history` must hold at least one epoch"):
         history_chart([])
-
-
-def test_tensorboard_is_told_of_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[object, ...]] = []
-
-    class Writer:
-        def __init__(self, folder: str, purge_step: int) -> None:
-            told.append((folder, purge_step))
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            told.append((name, value, step))
-
-        def flush(self) -> None:
-            pass
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
-    board = TensorBoard(tmp_path, Progress())
-    board.on_start(HISTORY[:1], 2, 4)
-    board.on_record(HISTORY[1])
-    assert told[0] == (str(tmp_path), 2)
-    assert ("robust_accuracy", 0.125, 2) in told
-    assert not any(name == "epoch" for name, *_ in told)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match="`tensorboard` needs the package of that name"):
-        TensorBoard(tmp_path, Progress())

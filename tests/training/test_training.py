@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.learning.progress import Progress
-from saplab.models.preact_resnet import preact_resnet20
 from saplab.training.loop import Diverged, describe, train
 from saplab.training.place import Place
 from saplab.training.recipes import Recipe
@@ -192,16 +191,6 @@ def test_ctrl_c_keeps_the_last_checkpoint(data: Records, tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         train(replace(TINY, images=32), data, None, tmp_path, threads=1, progress=Interrupted())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "history.jsonl"]
-
-
-def test_damaged_checkpoint(data: Records, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is no readable checkpoint"):
-        train(TINY, data, None, tmp_path)
-    save_model(preact_resnet20(), tmp_path)
-    (tmp_path / "model.safetensors").rename(tmp_path / "checkpoint.safetensors")
-    with pytest.raises(ValueError, match="is no checkpoint of a training run"):
-        train(TINY, data, None, tmp_path)
 
 
 def test_wrong_arguments(data: Records, tmp_path: Path) -> None:

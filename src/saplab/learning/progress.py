@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -59,6 +58,10 @@ class TensorBoard(Progress[Record]):
         (_, position), *numbers = vars(record).items()
         for name, value in numbers:
             if value is not None and value != ():
-                self._writer.add_scalar(name, fmean(value) if isinstance(value, tuple) else value, position)
+                self._writer.add_scalar(name, _mean(value), position)
         self._writer.flush()
         self._other.on_record(record)
+
+
+def _mean(value: Any) -> float:
+    return sum(value) / len(value) if isinstance(value, tuple) else value

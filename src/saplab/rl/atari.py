@@ -103,7 +103,10 @@ def rom_name(game: str) -> str:
     Raises:
         ValueError: ale-py is missing or has no such ROM.
     """
-    roms = _roms()
+    _vector_env()
+    from ale_py import roms as shipped
+
+    roms = list(shipped.get_all_rom_ids())
     rom = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", game).lower()
     if rom not in roms:
         close = difflib.get_close_matches(rom, roms, n=1)
@@ -124,13 +127,6 @@ def action_names(game: str) -> tuple[str, ...]:
     emulator = ale_py.ALEInterface()
     emulator.loadROM(roms.get_rom_path(rom_name(game)))  # type: ignore[arg-type]
     return tuple(action.name for action in emulator.getMinimalActionSet())
-
-
-def _roms() -> list[str]:
-    _vector_env()
-    from ale_py import roms
-
-    return list(roms.get_all_rom_ids())
 
 
 def _vector_env() -> Any:

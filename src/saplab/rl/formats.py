@@ -60,18 +60,15 @@ def by_shape(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 
 def _only(state: Mapping[str, Tensor], shape: tuple[int | None, ...], source: str) -> str:
     """Return the name of the one weight of a shape, in which None stands for any length."""
-    names = [name for name, tensor in state.items() if _fits(tuple(tensor.shape), shape)]
+    names = [
+        name for name, tensor in state.items()
+        if tensor.ndim == len(shape) and all(b in (a, None) for a, b in zip(tensor.shape, shape, strict=True))
+    ]  # fmt: skip
     if len(names) != 1:
         wanted = "×".join("actions" if length is None else str(length) for length in shape)
         found = f"several ({', '.join(names[:3])})" if names else "none"
         raise ValueError(f"{source} must hold one weight of shape {wanted}, as appendix A's network has, found {found}")
     return names[0]
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    if len(shape) != len(wanted):
-        return False
-    return all(length in (own, None) for own, length in zip(shape, wanted, strict=True))
 
 
 def _zipped(path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from saplab.learning.checkpoint import Diverged, RunFolder
 from saplab.learning.progress import Progress
 from saplab.models.qnetwork import QNetwork
-from saplab.rl.atari import TimeStep
+from saplab.rl.atari import Games
 from saplab.rl.ddqn import Learner, epsilon_greedy
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.records import AgentRecord, best_record
@@ -29,23 +29,7 @@ REFILL: Final = 100_000  # at most so many steps of play fill the replay buffer 
 _BEST: Final = "best."  # before the names of the tensors of the weights that scored most
 _ACT, _SAMPLE, _GAMES, _REFILL = 1, 2, 3, 4
 
-Score = Callable[[QNetwork, int], Sequence[float]]
-
-
-class GameSet(Protocol):
-    """What the loop plays: `Games`, or anything like it."""
-
-    count: int
-    actions: int
-
-    def reset(self, seeds: Sequence[int]) -> TimeStep:
-        """Begin new games."""
-
-    def send(self, actions: NDArray[np.int64]) -> None:
-        """Begin a step."""
-
-    def receive(self) -> TimeStep:
-        """Wait for the step."""
+Evaluate = Callable[[QNetwork, int], Sequence[float]]
 
 
 @dataclass
@@ -58,16 +42,9 @@ class _Stretch:
 
 
 def train_agent(
-    recipe: AgentRecipe,
-    games: GameSet,
-    network: QNetwork,
-    out: Path,
-    seed: int = 0,
-    *,
-    task: str = "",
-    score: Score | None = None,
-    progress: Progress[AgentRecord] | None = None,
-) -> list[AgentRecord]:
+    recipe: AgentRecipe, games: Games, network: QNetwork, out: Path, seed: int = 0, *, task: str = "",
+    score: Evaluate | None = None, progress: Progress[AgentRecord] | None = None,
+) -> list[AgentRecord]:  # fmt: skip
     """Train `network` in place by Double DQN, beginning with the last checkpoint in `out` if there is one.
 
     Args:
@@ -111,7 +88,7 @@ class _Run:
     """The moving parts of a run."""
 
     def __init__(
-        self, recipe: AgentRecipe, games: GameSet, network: QNetwork, folder: RunFolder[AgentRecord], seed: int
+        self, recipe: AgentRecipe, games: Games, network: QNetwork, folder: RunFolder[AgentRecord], seed: int
     ) -> None:
         self.recipe, self.games, self.folder, self.seed = recipe, games, folder, seed
         self.learner = Learner(network, recipe)
@@ -138,7 +115,7 @@ class _Run:
         self._receive(actions)
         self.step += self.games.count
 
-    def record(self, score: Score | None) -> AgentRecord:
+    def record(self, score: Evaluate | None) -> AgentRecord:
         """Describe the stretch since the last record, save a checkpoint, and begin a new stretch."""
         played = time.perf_counter()
         before = self.history[-1].step if self.history else 0
@@ -205,9 +182,9 @@ def request_of(recipe: AgentRecipe, task: str, seed: int) -> dict[str, Any]:
     follows the new end.
     """
     fields = asdict(recipe)
-    optimizer = {"kind": type(recipe.optimizer).__name__, **fields["optimizer"]}
-    named = {name: value for name, value in fields.items() if name != "steps"}
-    return {"numerics": NUMERICS, "task": task, "seed": seed, "recipe": {**named, "optimizer": optimizer}}
+    del fields["steps"]
+    fields["optimizer"]["kind"] = type(recipe.optimizer).__name__
+    return {"numerics": NUMERICS, "task": task, "seed": seed, "recipe": fields}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -122,55 +122,19 @@ class AgentRecipe:
 
 
 _PAPER = AgentRecipe(
-    "paper",
-    steps=100_000_000,
-    games=1,
-    update_every=4,
-    batch=32,
-    replay=1_000_000,
-    warmup=50_000,
-    target_every=10_000,
-    optimizer=RMSProp(),
-    lr=2.5e-4,
-)
+    "paper", steps=100_000_000, games=1, update_every=4, batch=32, replay=1_000_000, warmup=50_000,
+    target_every=10_000, optimizer=RMSProp(), lr=2.5e-4,
+)  # fmt: skip
 _SMALL = AgentRecipe(
-    "small",
-    steps=120_000,
-    games=4,
-    update_every=4,
-    batch=64,
-    replay=120_000,
-    warmup=5_000,
-    target_every=2_000,
-    optimizer=Adam(),
-    lr=1.5e-4,
-    lr_end=0.05,
-    n_step=10,
-    epsilon_end=0.05,
-    epsilon_steps=20_000,
-    clip=10.0,
-    precision="bfloat16",
-    record_every=10_000,
-    score_every=10_000,
-    keep_best=True,
-)
+    "small", steps=120_000, games=4, update_every=4, batch=64, replay=120_000, warmup=5_000, target_every=2_000,
+    optimizer=Adam(), lr=1.5e-4, lr_end=0.05, n_step=10, epsilon_end=0.05, epsilon_steps=20_000, clip=10.0,
+    precision="bfloat16", record_every=10_000, score_every=10_000, keep_best=True,
+)  # fmt: skip
 _GPU = replace(
-    _SMALL,
-    preset="gpu",
-    steps=20_000_000,
-    games=128,
-    update_every=128,
-    batch=1024,
-    replay=1_000_000,
-    warmup=128 * 400,
-    target_every=128 * 80,
-    lr=5e-4,
-    n_step=3,
-    epsilon_end=0.02,
-    epsilon_steps=1_000_000,
-    record_every=128 * 2_000,
-    score_every=128 * 10_000,
-)
+    _SMALL, preset="gpu", steps=20_000_000, games=128, update_every=128, batch=1024, replay=1_000_000,
+    warmup=128 * 400, target_every=128 * 80, lr=5e-4, n_step=3, epsilon_end=0.02, epsilon_steps=1_000_000,
+    record_every=128 * 2_000, score_every=128 * 10_000,
+)  # fmt: skip
 _SMOKE = replace(
     _SMALL, preset="smoke", steps=2_048, warmup=512, replay=2_048, target_every=256, epsilon_steps=1_024,
     record_every=512, score_every=1_024, score_episodes=1,

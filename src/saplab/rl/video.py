@@ -37,9 +37,9 @@ class Clip:
     """
 
     def __init__(self, title: str, actions: Sequence[str], lam: float, episode: int = 0, steps: int = 300) -> None:
-        _pillow()
         if steps < 1:
             raise ValueError(f"`steps` must be >= 1, got {steps}")
+        self._images, self._drawing = _pillow()
         self._title, self._actions, self._episode, self._most = title, actions, episode, steps
         self._gain = max(1, int(120 / lam)) if lam else 0
         self.frames: list[Image.Image] = []
@@ -64,11 +64,10 @@ class Clip:
         first.save(path, save_all=True, append_images=others, duration=_MILLISECONDS, loop=0)
 
     def _drawn(self, moment: Moment, row: int) -> "Image.Image":
-        image_of, draw_on = _pillow()
         seen, shown = moment.seen[row, -1].cpu(), moment.stacks[row, -1].cpu()
         width = 2 * _SIDE + _BARS + 4 * _MARGIN
-        picture: Image.Image = image_of.new("RGB", (width, _HEADER + _SIDE + 3 * _MARGIN), "white")
-        draw = draw_on.Draw(picture)
+        picture: Image.Image = self._images.new("RGB", (width, _HEADER + _SIDE + 3 * _MARGIN), "white")
+        draw = self._drawing.Draw(picture)
         action = self._actions[int(moment.actions[row])]
         state = f"step {len(self.frames)}, {moment.scores[row]:g} points, action {action}"
         draw.text((_MARGIN, 4), f"{self._title}: {state}", _INK)
@@ -77,7 +76,8 @@ class Clip:
         for column, (label, pixels) in enumerate(zip(labels, panels, strict=True)):
             left = _MARGIN + column * (_SIDE + _MARGIN)
             draw.text((left, _HEADER - 14), label, _INK)
-            picture.paste(_enlarged(pixels), (left, _HEADER))
+            gray = np.clip(np.rint(pixels), 0, 255).astype(np.uint8).repeat(_ZOOM, 0).repeat(_ZOOM, 1)
+            picture.paste(self._images.fromarray(gray), (left, _HEADER))
         draw.text((2 * _SIDE + 3 * _MARGIN, _HEADER - 14), "value of each action", _INK)
         self._draw_values(draw, moment.values[row].cpu().numpy(), int(moment.actions[row]))
         return picture
@@ -93,12 +93,6 @@ class Clip:
             draw.rectangle((left + 115, top + 2, left + 115 + length, top + height - 2), colour)
             draw.text((left, top + height / 2 - 6), self._actions[number], _INK)
             draw.text((left + 122 + length, top + height / 2 - 6), f"{value:.3f}", _INK)
-
-
-def _enlarged(pixels: Any) -> "Image.Image":
-    image_of, _ = _pillow()
-    gray: Image.Image = image_of.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
-    return gray.resize((_SIDE, _SIDE), image_of.Resampling.NEAREST)
 
 
 def _pillow() -> tuple[Any, Any]:

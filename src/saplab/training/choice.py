@@ -6,16 +6,9 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Choice:
-    """A recipe's name and preset, and what to change in it; None and "" leave the recipe's own.
+    """A recipe's name and preset, and what to change in it, by the options of ``saplab train``.
 
-    Attributes:
-        recipe, preset: names.
-        network: name of an architecture.
-        rate: of dropout, for the recipe of that name.
-        defense: train through it, such as ``sap:100``.
-        epochs, batch: numbers of epochs, and of images in a step.
-        validation: number of training images held out.
-        precision: of the network's arithmetic, ``float32`` or ``bfloat16``.
+    None and "" leave what the recipe says.
     """
 
     recipe: str

@@ -19,7 +19,7 @@ from saplab.learning.checkpoint import CHECKPOINT, Diverged, RunFolder
 from saplab.learning.progress import Progress
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES
-from saplab.training.batches import Batch, OnDevice, OnHost, network_input
+from saplab.training.batches import OnDevice, OnHost, network_input
 from saplab.training.objectives import PreviousEpoch
 from saplab.training.place import Place, torch_threads
 from saplab.training.recipes import Recipe
@@ -29,23 +29,15 @@ from saplab.training.testing import count_correct, count_robust, hold_out
 from saplab.training.totals import Totals
 
 NUMERICS: Final = 1  # raise it when the same request would give other weights
-PRUNING_NUMERICS: Final = (
-    2  # the same, for requests that train through pruning, whose kernel may come to draw otherwise
-)
+PRUNING_NUMERICS: Final = 2  # the same, for requests that train through pruning, whose kernel may draw otherwise
 _MOMENTUM: Final = "momentum."
 _READ_EVERY: Final = 20  # steps between two looks at a CUDA device's loss, each of which waits for the device
 
 
 def train(
-    recipe: Recipe,
-    data: Records,
-    test: Records | None,
-    out: Path,
-    seed: int = 0,
-    threads: int | None = None,
-    progress: Progress[EpochRecord] | None = None,
-    place: Place | None = None,
-) -> tuple[nn.Module, list[EpochRecord]]:
+    recipe: Recipe, data: Records, test: Records | None, out: Path, seed: int = 0, threads: int | None = None,
+    progress: Progress[EpochRecord] | None = None, place: Place | None = None,
+) -> tuple[nn.Module, list[EpochRecord]]:  # fmt: skip
     """Train the recipe's network, beginning with the last checkpoint in ``out`` if there is one.
 
     Args:
@@ -53,8 +45,7 @@ def train(
         data: training images, uint8 (N, 3, H, W), of any size and number of classes.
         test: images on which the accuracy is measured after each epoch; they decide nothing.
         out: folder for ``checkpoint.safetensors`` and ``history.jsonl``.
-        seed: of the first weights, the shuffles, the crops and the flips, an adversary's starts and the defences'
-            draws; 0 .. 2**63 - 1.
+        seed: of first weights, shuffles, crops, flips, an adversary's starts and the defences' draws; 0 .. 2**63 - 1.
         threads: of PyTorch, while this runs; None leaves them as they are.
         progress: gets reports of every step and epoch.
         place: the device, and this process's share of each batch; by default the CPU, and all of it.
@@ -98,19 +89,16 @@ class _Run:
         self, recipe: Recipe, used: Records, test: Records | None, out: Path, seed: int,
         progress: Progress[EpochRecord], place: Place,
     ) -> None:  # fmt: skip
-        self.recipe, self.test, self.out, self.seed, self.progress, self.place = (
-            recipe,
-            test,
-            out,
-            seed,
-            progress,
-            place,
-        )
+        self.recipe, self.test, self.out, self.seed = recipe, test, out, seed
+        self.progress, self.place = progress, place
         self.data, self.held_out = hold_out(used, recipe.held_out)
         model = initialise(ARCHITECTURES[recipe.network](classes=_class_count(used)), seed)
         model.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
         self.networks = Networks(model, recipe.defenses, recipe.precision, seed, place)
-        self.optimizer = make_optimizer(recipe, model)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )  # fmt: skip
         self.batches = (OnHost if place.device.type == "cpu" else OnDevice)(self.data, recipe, place)
         self.steps = len(self.data) // recipe.batch
 
@@ -133,34 +121,30 @@ class _Run:
 
     def epoch(self, epoch: int) -> EpochRecord:
         """Take every step of an epoch (from 0), then test."""
-        start = time.perf_counter()
+        start, device = time.perf_counter(), self.place.device
         if isinstance(self.recipe.objective, PreviousEpoch):
             self.networks.keep_previous()
         totals, busy, rate = Totals(self.place), 0.0, 0.0
-        read_every = 1 if self.place.device.type == "cpu" else _READ_EVERY
+        read_every = 1 if device.type == "cpu" else _READ_EVERY
         for number, batch in enumerate(self.batches.epoch(self.seed, epoch)):
             rate = self.recipe.schedule.rate(epoch + number / self.steps, self.recipe.epochs)
-            step = self._step(batch, epoch * self.steps + number)
+            images, labels = network_input(batch.pixels.to(device)), batch.labels.to(device)
+            step = Step(self.networks, images, labels, batch.examples, epoch * self.steps + number)
             began = time.perf_counter()
             loss, logits = self._descend(step, rate)
             busy += time.perf_counter() - began
-            totals.add(loss, logits, step.labels)
+            totals.add(loss, logits, labels)
             if number % read_every == 0 or number == self.steps - 1:
                 self._report(totals, step.number, time.perf_counter() - start)
         trained = time.perf_counter() - start
-        self._require_finite_weights(epoch)
+        if not all(bool(tensor.isfinite().all()) for tensor in self.networks.model.state_dict().values()):
+            self._stop(epoch, "the weights after its last step are not finite")
         self.place.average_statistics(self.networks.model)
         loss_mean, accuracy = totals.of_all()
         tested, held_out, robust = self._accuracies()
         speed, seconds = self.steps * self.recipe.batch / trained, time.perf_counter() - start
-        return EpochRecord(
-            epoch + 1, rate, loss_mean, accuracy, tested, speed, seconds, busy / trained, held_out, robust
-        )
-
-    def _step(self, batch: Batch, number: int) -> Step:
-        """Put a batch on the device, in the form that the network takes."""
-        images = network_input(batch.pixels.to(self.place.device))
-        return Step(self.networks, images, batch.labels.to(self.place.device), batch.examples, number)
+        busy /= trained
+        return EpochRecord(epoch + 1, rate, loss_mean, accuracy, tested, speed, seconds, busy, held_out, robust)
 
     def _descend(self, step: Step, rate: float) -> tuple[Tensor, Tensor]:
         """Take a step of gradient descent; return the batch's mean loss and its logits from before it."""
@@ -181,10 +165,6 @@ class _Run:
         numbers = {"epoch": epoch + 1, "loss": loss, "accuracy": accuracy, "images/s": speed}
         self.progress.on_step(number + 1, numbers)
 
-    def _require_finite_weights(self, epoch: int) -> None:
-        if not all(bool(tensor.isfinite().all()) for tensor in self.networks.model.state_dict().values()):
-            self._stop(epoch, "the weights after its last step are not finite")
-
     def _stop(self, epoch: int, why: str) -> NoReturn:
         kept = f"{self.out / CHECKPOINT} holds epoch {epoch}" if epoch else "no epoch was finished"
         raise Diverged(f"training stopped in epoch {epoch + 1}: {why}; {kept}")
@@ -193,20 +173,14 @@ class _Run:
         """Return the accuracies on the test images, on the held-out ones, and on these under the recipe's check."""
         model, check, held_out = self.networks.model.eval(), self.recipe.check, self.held_out
 
-        def clean(records: Records | None) -> float | None:
-            if records is None:
-                return None
+        def clean(records: Records) -> float:
             return count_correct(model, records, self.recipe.precision, place=self.place) / len(records)
 
-        robust = count_robust(self.networks, held_out, check) / len(held_out) if check and held_out else None
-        return clean(self.test), clean(held_out), robust
-
-
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.SGD:
-    """Return stochastic gradient descent by a recipe; its learning rate is set before every step."""
-    return torch.optim.SGD(
-        model.parameters(), 0.0, recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
-    )
+        tested = clean(self.test) if self.test else None
+        if held_out is None:
+            return tested, None, None
+        robust = count_robust(self.networks, held_out, check) / len(held_out) if check else None
+        return tested, clean(held_out), robust
 
 
 def _checked_data(recipe: Recipe, data: Records, test: Records | None, seed: int, place: Place) -> Records:

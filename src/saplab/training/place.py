@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +54,6 @@ class Place:
         if self.world > 1:
             torch.distributed.all_reduce(values)
         return values
-
-    def compile(self, network: Any) -> Any:
-        """Compile a network if `compiled` says so."""
-        return torch.compile(network) if self.compiled else network
 
 
 @contextmanager

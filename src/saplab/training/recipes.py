@@ -95,45 +95,25 @@ FIG_2_RATES = (0.05, 0.1, 0.2, 0.3)  # the figure's legend has its own; the pape
 
 _DENSE = Recipe("dense", "paper", epochs=150, batch=512, schedule=Steps(((0.5, 100), (0.05, 30), (0.005, 20))))
 _DROPOUT = replace(
-    _DENSE,
-    name="dropout",
-    epochs=250,
+    _DENSE, name="dropout", epochs=250, defenses=(Dropout(0.1),),
     schedule=Steps(((0.5, 100), (0.05, 50), (0.005, 40), (0.0005, 30), (0.00005, 30))),
-    defenses=(Dropout(0.1),),
-)
+)  # fmt: skip
 _ADVERSARIAL = replace(
-    _DENSE,
-    name="adversarial",
-    epochs=100,
+    _DENSE, name="adversarial", epochs=100, objective=PreviousEpoch(share=0.2, lam=2),
     schedule=Steps(tuple((0.5 / 2**k, 10) for k in range(10))),
-    objective=PreviousEpoch(share=0.2, lam=2),
-)
+)  # fmt: skip
 _FAST = Recipe(
-    "fast",
-    "paper",
-    epochs=15,
-    batch=128,
-    schedule=WarmupLinear(peak=0.2, warmup=6),
-    weight_decay=5e-4,
-    objective=Projected(lam=8, step=10, steps=1),
-    held_out=500,
-    check=Projected(lam=8, step=2, steps=10),
-)
+    "fast", "paper", epochs=15, batch=128, schedule=WarmupLinear(peak=0.2, warmup=6), weight_decay=5e-4,
+    objective=Projected(lam=8, step=10, steps=1), held_out=500, check=Projected(lam=8, step=2, steps=10),
+)  # fmt: skip
 _PGD = replace(
-    _FAST,
-    name="pgd",
-    epochs=205,
+    _FAST, name="pgd", epochs=205, weight_decay=2e-4, objective=Projected(lam=8, step=2, steps=7),
     schedule=Steps(((0.1, 102), (0.01, 52), (0.001, 51))),  # 40, 20 and 20 thousand steps
-    weight_decay=2e-4,
-    objective=Projected(lam=8, step=2, steps=7),
-)
+)  # fmt: skip
 _TRADES = replace(
-    _PGD,
-    name="trades",
-    epochs=76,
+    _PGD, name="trades", epochs=76, objective=Trades(lam=8, step=2, steps=10, beta=6),
     schedule=Steps(((0.1, 74), (0.01, 2))),
-    objective=Trades(lam=8, step=2, steps=10, beta=6),
-)
+)  # fmt: skip
 
 
 def _small(recipe: Recipe, epochs: int, **changes: Any) -> Recipe:
@@ -159,14 +139,8 @@ def _smoke(recipe: Recipe) -> Recipe:
     return replace(recipe, preset="smoke", epochs=2, batch=64, schedule=schedule, images=512, held_out=held_out)
 
 
-RECIPES = {
-    (recipe.name, recipe.preset): recipe
-    for recipe in (
-        *(_DENSE, _DROPOUT, _ADVERSARIAL, _FAST, _PGD, _TRADES),
-        *_SMALL,
-        *map(_smoke, _SMALL),
-    )
-}
+_PAPER = (_DENSE, _DROPOUT, _ADVERSARIAL, _FAST, _PGD, _TRADES)
+RECIPES = {(recipe.name, recipe.preset): recipe for recipe in (*_PAPER, *_SMALL, *map(_smoke, _SMALL))}
 
 
 def find_recipe(name: str, preset: str) -> Recipe:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from saplab.defenses import Defense, defend
@@ -36,7 +37,7 @@ class Networks:
         self.model, self.defenses, self.precision, self.place = model, defenses, precision, place
         self.key = stream_key(seed, "training")
         self.defended = self._defended(model)
-        self.compiled = place.compile(self.defended)
+        self.compiled: Any = torch.compile(self.defended) if place.compiled else self.defended
         self._previous: nn.Module | None = None
 
     def keep_previous(self) -> None:

@@ -15,7 +15,7 @@ from saplab.training.objectives import Projected
 from saplab.training.place import Place
 from saplab.training.steps import INNER, Networks, Step
 
-BATCH: Final = 500
+BATCH: Final = 500  # images at a time
 
 
 def hold_out(data: Records, count: int) -> tuple[Records, Records | None]:
@@ -31,9 +31,7 @@ def hold_out(data: Records, count: int) -> tuple[Records, Records | None]:
     return data.chosen(~out), data.chosen(out)
 
 
-def count_correct(
-    model: nn.Module, records: Records, precision: str = "float32", batch: int = BATCH, place: Place | None = None
-) -> int:
+def count_correct(model: nn.Module, records: Records, precision: str = "float32", place: Place | None = None) -> int:
     """Count the images that a network in eval mode classifies correctly."""
     place = place or Place()
 
@@ -41,7 +39,7 @@ def count_correct(
         with torch.no_grad(), computing_in(precision, place.device):
             return model(images)  # type: ignore[no-any-return]
 
-    return count_by(logits, records, place, batch)
+    return count_by(logits, records, place)
 
 
 def count_robust(networks: Networks, records: Records, attack: Projected) -> int:
@@ -56,21 +54,18 @@ def count_robust(networks: Networks, records: Records, attack: Projected) -> int
     return count_by(logits, records, networks.place)
 
 
-def count_by(
-    logits: Callable[[Tensor, Tensor, Tensor], Tensor], records: Records, place: Place, batch: int = BATCH
-) -> int:
+def count_by(logits: Callable[[Tensor, Tensor, Tensor], Tensor], records: Records, place: Place) -> int:
     """Count the images whose greatest logit is that of their label, over all processes.
 
     Args:
         logits: of images (B, C, H, W) in [0, 1], given these, their labels (B,) and their indices in the data set (B,).
         records: the images.
         place: where to compute.
-        batch: images at a time.
     """
     mine = records.chosen(slice(place.rank, None, place.world))
     correct = torch.zeros((), dtype=torch.int64, device=place.device)
-    for start in range(0, len(mine), batch):
-        part = mine.chosen(slice(start, start + batch))
+    for start in range(0, len(mine), BATCH):
+        part = mine.chosen(slice(start, start + BATCH))
         pixels, labels = (torch.from_numpy(a).to(place.device) for a in (part.images, part.labels))
         found = logits(network_input(pixels), labels, torch.from_numpy(part.indices))
         correct += (found.argmax(dim=1) == labels).sum()

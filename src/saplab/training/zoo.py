@@ -21,14 +21,17 @@ STEPS: Final = 20
 ATTACK: Final = f"PGD-{STEPS}"
 
 
-def choices(preset: str) -> dict[str, Choice]:
-    """Return how each network of the zoo is trained with a preset, by the network's name.
+def choose(preset: str, only: str | None) -> dict[str, Choice]:
+    """Return how each network of the zoo, or only one of them, is trained with a preset, by the network's name.
 
     On two CPU cores ``fast`` replaces ``pgd``, and the network trained through SAP gets fewer epochs.
+
+    Raises:
+        ValueError: there is no such network; the message lists what there is.
     """
     robust = "pgd" if preset == "paper" else "fast"
     base = "preact-resnet20"
-    return {
+    known = {
         f"{base}-dense": Choice("dense", preset),
         "resnet20-dense": Choice("dense", preset, network="resnet20"),
         **{f"{base}-dropout-{rate:g}": Choice("dropout", preset, rate=rate) for rate in FIG_2_RATES},
@@ -36,15 +39,6 @@ def choices(preset: str) -> dict[str, Choice]:
         f"{base}-{robust}": Choice(robust, preset),
         f"{base}-sap-100": Choice("dense", preset, defense="sap:100", epochs=10 if preset == "small" else None),
     }
-
-
-def choose(preset: str, only: str | None) -> dict[str, Choice]:
-    """Return all choices, or the one of a single network.
-
-    Raises:
-        ValueError: there is no such network; the message lists what there is.
-    """
-    known = choices(preset)
     if only is not None and only not in known:
         raise ValueError(f"`only` must be one of {', '.join(known)} for preset {preset!r}, got {only!r}")
     return known if only is None else {only: known[only]}
