@@ -4,39 +4,73 @@ Public names load on first use, so that ``import saplab`` and ``saplab --help`` 
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saplab.attacks import APGD as APGD
+    from saplab.attacks import FGSM as FGSM
+    from saplab.attacks import PGD as PGD
+    from saplab.attacks import Attack as Attack
+    from saplab.attacks import Attacker as Attacker
+    from saplab.attacks import Estimate as Estimate
+    from saplab.attacks import Iterative as Iterative
+    from saplab.attacks import MonteCarlo as MonteCarlo
+    from saplab.attacks import Problem as Problem
+    from saplab.attacks import RandomNoise as RandomNoise
+    from saplab.attacks import Square as Square
+    from saplab.attacks import ThreatModel as ThreatModel
+    from saplab.data.cifar10 import load_cifar10 as load_cifar10
+    from saplab.defenses import SAP as SAP
+    from saplab.defenses import Defense as Defense
+    from saplab.defenses import DeterministicWeightPruning as DeterministicWeightPruning
+    from saplab.defenses import Draw as Draw
+    from saplab.defenses import Dropout as Dropout
+    from saplab.defenses import RandomlyScaledActivations as RandomlyScaledActivations
+    from saplab.defenses import RandomlyScaledWeights as RandomlyScaledWeights
+    from saplab.defenses import RandomNoisyActivations as RandomNoisyActivations
+    from saplab.defenses import RandomNoisyWeights as RandomNoisyWeights
+    from saplab.defenses import StochasticWeightPruning as StochasticWeightPruning
+    from saplab.defenses import defend as defend
+    from saplab.defenses import predict as predict
+    from saplab.defenses import sites as sites
+    from saplab.defenses import undefended as undefended
+    from saplab.evaluation.evaluate import evaluate as evaluate
+    from saplab.evaluation.evidence import Evidence as Evidence
+    from saplab.evaluation.result import Result as Result
+    from saplab.evaluation.result import load as load
+    from saplab.evaluation.verdict import Verdict as Verdict
+    from saplab.evaluation.verdict import verdict as verdict
+    from saplab.metrics import accuracy as accuracy
+    from saplab.metrics import calibration as calibration
+    from saplab.metrics import game_value as game_value
+    from saplab.models.zoo import load_model as load_model
+    from saplab.runs.engines import register_engine as register_engine
+    from saplab.system.registry import register as register
 
 __version__ = "0.1.0"
 
 _HOMES: dict[str, str] = {
-    "SAP": "saplab.defenses",
-    "DeterministicWeightPruning": "saplab.defenses",
-    "Dropout": "saplab.defenses",
-    "RandomNoisyActivations": "saplab.defenses",
-    "RandomNoisyWeights": "saplab.defenses",
-    "RandomlyScaledActivations": "saplab.defenses",
-    "RandomlyScaledWeights": "saplab.defenses",
-    "StochasticWeightPruning": "saplab.defenses",
-    "defend": "saplab.defenses",
-    "predict": "saplab.defenses",
-    "same_draws": "saplab.defenses",
-    "sites": "saplab.defenses",
-    "load_model": "saplab.models.zoo",
-    "load_cifar10": "saplab.data.cifar10",
-    "APGD": "saplab.attacks",
-    "FGSM": "saplab.attacks",
-    "Estimate": "saplab.attacks",
-    "Iterative": "saplab.attacks",
-    "MonteCarlo": "saplab.attacks",
-    "PGD": "saplab.attacks",
-    "RandomNoise": "saplab.attacks",
-    "Square": "saplab.attacks",
+    **dict.fromkeys(
+        ("APGD", "FGSM", "PGD", "Attack", "Attacker", "Estimate", "Iterative", "MonteCarlo", "Problem", "RandomNoise",
+         "Square", "ThreatModel"),
+        "saplab.attacks",
+    ),
+    **dict.fromkeys(
+        ("SAP", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "RandomNoisyActivations",
+         "RandomNoisyWeights", "RandomlyScaledActivations", "RandomlyScaledWeights", "StochasticWeightPruning",
+         "defend", "predict", "sites", "undefended"),
+        "saplab.defenses",
+    ),
+    **dict.fromkeys(("accuracy", "calibration", "game_value"), "saplab.metrics"),
+    **dict.fromkeys(("Result", "load"), "saplab.evaluation.result"),
+    **dict.fromkeys(("Verdict", "verdict"), "saplab.evaluation.verdict"),
     "Evidence": "saplab.evaluation.evidence",
-    "accuracy": "saplab.metrics",
-    "calibration": "saplab.metrics",
-    "game_value": "saplab.metrics",
-    "verdict": "saplab.evaluation.verdict",
-}
+    "evaluate": "saplab.evaluation.evaluate",
+    "load_cifar10": "saplab.data.cifar10",
+    "load_model": "saplab.models.zoo",
+    "register": "saplab.system.registry",
+    "register_engine": "saplab.runs.engines",
+}  # fmt: skip
 
 __all__ = ["__version__", *_HOMES]
 

@@ -1,1 +1,1 @@
-"""From stored predictions to rows, a verdict and a report."""
+"""One evaluation: from a request through its cells to rows, a verdict and a report."""

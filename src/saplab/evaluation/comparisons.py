@@ -1,4 +1,4 @@
-"""Which attacks a verdict sets against each other, so that neither has the larger budget."""
+"""Which attacks a verdict compares, so that the one that should be weaker never has the larger budget."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,178 +7,178 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saplab.evaluation.evidence import Evidence
-from saplab.metrics.intervals import Interval, paired_difference
+from saplab.attacks import strength_of
+from saplab.evaluation.evidence import Case, Evidence
+from saplab.metrics import Interval, paired_difference
 
 MARGIN: Final = 0.05
 """A comparison passes where its interval excludes a difference above 5 points; otherwise the images are too few."""
 
-Fair = Callable[[Evidence, float, Evidence, float], bool]
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """An attack at one radius."""
+
+    evidence: Evidence
+    eps: float
+
+    @property
+    def strength(self) -> float:
+        """Return λ in pixel steps."""
+        return strength_of(self.eps)
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Return the scores (N,) that the attack leaves."""
+        return self.evidence.at(self.eps)
+
+    @property
+    def steps(self) -> int:
+        """Return the steps that the attack takes."""
+        return self.evidence.steps_at(self.eps)
+
+    def text(self, where: str = "") -> str:
+        """Return the accuracy that the attack leaves, in words."""
+        return f"{self.evidence.label}{where} leaves {100 * self.scores.mean():.1f} %"
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Two scores of the same images, of which the first should not be the higher.
 
-    Args:
-        first, first_strength: an attack and its λ.
-        second, second_strength: the one that should not be stronger.
+    Attributes:
+        first: an attack at a radius.
+        second: the one that should not be stronger.
+        slack: how far above 0 the interval of the difference may reach.
     """
 
-    first: Evidence
-    first_strength: float
-    second: Evidence
-    second_strength: float
+    first: Point
+    second: Point
     slack: float = MARGIN
-
-    @property
-    def expected(self) -> NDArray[np.float64]:
-        """Give the scores (N,) that the first attack leaves."""
-        return self.first.at(self.first_strength)
-
-    @property
-    def found(self) -> NDArray[np.float64]:
-        """Give the scores (N,) that the second attack leaves."""
-        return self.second.at(self.second_strength)
 
     def excess(self, confidence: float) -> Interval:
         """Estimate first minus second, paired by image: bad where it is above 0."""
-        return paired_difference(self.expected, self.found, confidence=confidence)
+        return paired_difference(self.first.scores, self.second.scores, confidence=confidence)
+
+    @property
+    def gap(self) -> float:
+        """Return by how much the first leaves more."""
+        return float(self.first.scores.mean() - self.second.scores.mean())
 
     def text(self, confidence: float) -> str:
-        """Write both accuracies and their difference in points."""
+        """Return both accuracies and their difference in points, in words."""
         points = self.excess(confidence)
+        where = "" if self.first.eps == self.second.eps else f" at λ = {self.first.strength:g}"
         return (
-            f"λ = {self.second_strength:g}: {self._side(self.first, self.first_strength, self.expected)}, "
-            f"{self._side(self.second, self.second_strength, self.found)}; difference {100 * points.estimate:.1f} "
-            f"points [{100 * points.low:.1f}, {100 * points.high:.1f}]"
+            f"λ = {self.second.strength:g}: {self.first.text(where)}, {self.second.text()}; difference "
+            f"{100 * points.estimate:.1f} points [{100 * points.low:.1f}, {100 * points.high:.1f}]"
         )
 
-    def _side(self, evidence: Evidence, strength: float, scores: NDArray[np.float64]) -> str:
-        where = "" if strength == self.second_strength else f" at λ = {strength:g}"
-        return f"{evidence.label}{where} leaves {100 * scores.mean():.1f} %"
+
+Fair = Callable[[Point, Point], bool]
 
 
-def white_box(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Give the attacks by the network's own gradient; those by identity backward only where there are no others."""
-    own = [e for e in evidence if e.own_gradient]
-    return [e for e in own if e.backward != "identity"] or own
+def transfer(case: Case) -> list[Comparison]:
+    """Compare attacks made on another network with white-box ones of as many steps."""
+    return _challenges([e for e in case.evidence if e.transferred], case.white_box, _as_many_steps)
 
 
-def transfer(evidence: Sequence[Evidence]) -> list[Comparison]:
-    """Set transfer attacks against the white-box ones with as many steps."""
-    return _challenges([e for e in evidence if e.adversary == "transfer"], white_box(evidence), _as_many_steps)
-
-
-def one_step(evidence: Sequence[Evidence]) -> list[Comparison]:
-    """Set one-step attacks against iterative ones by the same gradient, with as many passes in all."""
-    own = [e for e in evidence if e.own_gradient]
+def one_step(case: Case) -> list[Comparison]:
+    """Compare one-step attacks with iterative ones by the same gradient, with as many passes in all."""
     return [
         comparison
-        for challenger in own
-        if challenger.attack == "fgsm"
-        for comparison in _challenges([challenger], [e for e in own if e.backward == challenger.backward], _iterative)
+        for challenger in case.own
+        if challenger.one_step
+        for comparison in _challenges(
+            [challenger], [e for e in case.own if e.backward == challenger.backward], _iterative_with_as_many_passes
+        )
     ]
 
 
-def identity(evidence: Sequence[Evidence]) -> list[Comparison]:
-    """Set identity backward (BPDA) against the defence's own gradient with no smaller budget."""
-    own = [e for e in evidence if e.own_gradient]
-    others = [e for e in own if e.backward in ("mask", "probability")]
-    return _challenges([e for e in own if e.backward == "identity"], others, _as_large_budget)
+def identity(case: Case) -> list[Comparison]:
+    """Compare identity backward (BPDA) with the defence's own gradient of no smaller budget."""
+    straight = [e for e in case.own if e.backward == "identity"]
+    return _challenges(straight, [e for e in case.own if e.backward not in ("identity", "")], _as_large_budget)
 
 
-def black_box(evidence: Sequence[Evidence]) -> list[Comparison]:
-    """Set black-box attacks against iterative white-box ones."""
-    return _challenges([e for e in evidence if e.attack == "square"], white_box(evidence), _more_than_a_step)
+def black_box(case: Case) -> list[Comparison]:
+    """Compare black-box attacks with iterative white-box ones."""
+    challengers = [e for e in case.evidence if e.black_box]
+    return _challenges(challengers, case.white_box, lambda rival, _: rival.steps > 1)
 
 
-def noise(evidence: Sequence[Evidence]) -> list[Comparison]:
-    """Set random noise against the white-box attacks."""
-    return _challenges([e for e in evidence if e.attack == "noise"], white_box(evidence), lambda *_: True)
+def noise(case: Case) -> list[Comparison]:
+    """Compare random noise with the white-box attacks."""
+    return _challenges([e for e in case.evidence if e.noise], case.white_box, lambda *_: True)
 
 
-def samples(evidence: Sequence[Evidence]) -> list[Comparison]:
-    """Set each attack's largest number of Monte Carlo samples against its second largest."""
-    return _two_budgets(evidence, lambda e: (e.attack, e.backward, e.loss, e.steps), lambda e: e.samples)
+def samples(case: Case) -> list[Comparison]:
+    """Compare each attack's largest number of Monte Carlo samples with its second largest."""
+    return _two_budgets(case.own, lambda e: (type(e.attack), e.backward, e.loss, e.steps), lambda e: e.samples)
 
 
-def steps(evidence: Sequence[Evidence]) -> list[Comparison]:
-    """Set each iterative attack's largest number of steps against its second largest."""
-    iterative = [e for e in evidence if e.steps > 1]
-    return _two_budgets(iterative, lambda e: (e.attack, e.backward, e.loss, e.samples), lambda e: e.steps)
+def steps(case: Case) -> list[Comparison]:
+    """Compare each iterative attack's largest number of steps with its second largest."""
+    iterative = [e for e in case.own if e.iterative]
+    return _two_budgets(iterative, lambda e: (type(e.attack), e.backward, e.loss, e.samples), lambda e: e.steps)
 
 
-def rises(evidence: Sequence[Evidence]) -> list[Comparison]:
-    """Set each iterative attack at one strength against itself at the next smaller one.
+def rises(case: Case) -> list[Comparison]:
+    """Compare each iterative attack at one radius with itself at the next smaller one.
 
     One-step attacks are left out: their step ends on the ball's surface, so that a longer one may overshoot.
     """
     return [
-        Comparison(e, high, e, low)
-        for e in evidence
-        if e.adversary != "none" and e.steps > 1
-        for low, high in zip(e.strengths, e.strengths[1:], strict=False)
+        Comparison(Point(e, high), Point(e, low))
+        for e in case.evidence
+        if (e.own_gradient or e.transferred) and e.iterative
+        for low, high in zip(e.eps, e.eps[1:], strict=False)
     ]
 
 
 def _challenges(challengers: Sequence[Evidence], rivals: Sequence[Evidence], fair: Fair) -> list[Comparison]:
-    """Set each challenger, at each λ > 0, against the strongest fair rival of that or a smaller λ (nested balls)."""
+    """Compare each challenger, at each radius, with the strongest fair rival of that or a smaller one (nested balls)."""
     found = []
-    for challenger in challengers:
-        for strength in (s for s in challenger.strengths if s > 0):
-            eligible = [
-                (rival, smaller)
-                for rival in rivals
-                for smaller in rival.strengths
-                if 0 < smaller <= strength and fair(rival, smaller, challenger, strength)
-            ]
-            if eligible:
-                rival, smaller = min(eligible, key=lambda pair: (pair[0].at(pair[1]).mean(), -pair[1]))
-                found.append(Comparison(rival, smaller, challenger, strength))
+    for challenger in (Point(e, eps) for e in challengers for eps in e.eps if eps > 0):
+        points = (Point(rival, eps) for rival in rivals for eps in rival.eps if 0 < eps <= challenger.eps)
+        eligible = [point for point in points if fair(point, challenger)]
+        if eligible:
+            strongest = min(eligible, key=lambda point: (point.scores.mean(), -point.eps))
+            found.append(Comparison(strongest, challenger))
     return found
 
 
-def _as_many_steps(rival: Evidence, smaller: float, challenger: Evidence, strength: float) -> bool:
-    return rival.steps_at(smaller) >= challenger.steps_at(strength)
+def _as_many_steps(rival: Point, challenger: Point) -> bool:
+    return rival.steps >= challenger.steps
 
 
-def _as_large_budget(rival: Evidence, smaller: float, challenger: Evidence, strength: float) -> bool:
-    return rival.samples >= challenger.samples and _as_many_steps(rival, smaller, challenger, strength)
+def _as_large_budget(rival: Point, challenger: Point) -> bool:
+    return rival.evidence.samples >= challenger.evidence.samples and rival.steps >= challenger.steps
 
 
-def _more_than_a_step(rival: Evidence, smaller: float, challenger: Evidence, strength: float) -> bool:
-    return rival.steps_at(smaller) > 1
-
-
-def _iterative(rival: Evidence, smaller: float, challenger: Evidence, strength: float) -> bool:
-    passes = rival.steps_at(smaller) * rival.samples
-    return rival.steps_at(smaller) > 1 and passes >= challenger.samples
+def _iterative_with_as_many_passes(rival: Point, challenger: Point) -> bool:
+    return rival.steps > 1 and rival.steps * rival.evidence.samples >= challenger.evidence.samples
 
 
 def _two_budgets(
-    evidence: Sequence[Evidence], kind: Callable[[Evidence], object], budget: Callable[[Evidence], int]
+    own: Sequence[Evidence], kind: Callable[[Evidence], object], budget: Callable[[Evidence], int]
 ) -> list[Comparison]:
-    """Set the largest budget of each kind of attack by the own gradient against the second largest.
+    """Compare the largest budget of each kind of attack with the second largest.
 
-    Of runs with the same budget, the one with most strengths speaks.
+    Of runs with the same budget, the one with most radii speaks.
     """
+    groups = ([e for e in own if kind(e) == one] for one in dict.fromkeys(map(kind, own)))
     return [
-        Comparison(smaller, strength, larger, strength)
-        for group in _groups([e for e in evidence if e.own_gradient], kind)
+        Comparison(Point(smaller, eps), Point(larger, eps))
+        for group in groups
         for smaller, larger in _largest_two(group, budget)
-        for strength in larger.strengths
-        if strength > 0 and strength in smaller.strengths
+        for eps in larger.eps
+        if eps > 0 and eps in smaller.eps
     ]
 
 
-def _groups(evidence: Sequence[Evidence], kind: Callable[[Evidence], object]) -> Iterator[list[Evidence]]:
-    kinds = dict.fromkeys(kind(e) for e in evidence)
-    return ([e for e in evidence if kind(e) == one] for one in kinds)
-
-
 def _largest_two(group: Sequence[Evidence], budget: Callable[[Evidence], int]) -> Iterator[tuple[Evidence, Evidence]]:
-    by_budget = {budget(e): e for e in sorted(group, key=lambda e: len(e.strengths))}
+    by_budget = {budget(e): e for e in sorted(group, key=lambda e: len(e.eps))}
     if len(by_budget) > 1:
         smaller, larger = sorted(by_budget)[-2:]
         yield by_budget[smaller], by_budget[larger]

@@ -1,71 +1,103 @@
-"""One attack's outcome on one network, as a verdict takes it."""
+"""What one attack leaves of one network: the evidence of a verdict."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-AttackName = Literal["noise", "fgsm", "iterative", "pgd", "apgd", "square"]
-AdversaryName = Literal["own", "transfer", "none"]
-BackwardName = Literal["mask", "probability", "identity", ""]
-_NAMES: Final = {"attack": AttackName, "adversary": AdversaryName, "backward": BackwardName}
+from saplab.attacks import Attack, GradientAttack
+from saplab.metrics import correct
+
+Adversary = Literal["own", "transfer", "none"]
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What one attack leaves of one network: L strengths, N images, C classes.
+    """What one attack leaves of one network: L radii, N images, C classes.
 
-    Args:
-        label: what a person reads ("SAP-100, PGD, identity backward").
-        attack: ``noise``, ``fgsm``, ``iterative``, ``pgd``, ``apgd`` or ``square``.
-        adversary: whose gradient: the network's ``own``, another one's (``transfer``), or ``none``.
-        backward: how the gradient of the own defence is taken; "" for a network without one, and for `adversary` other
-            than ``own``.
-        samples: Monte Carlo samples of one gradient.
-        steps: gradient steps at the largest strength (queries, for ``square``). The paper's ``iterative`` attack takes
-            proportionally fewer at smaller ones.
-        strengths: λ in pixel steps of each of the L rows, ascending.
+    Attributes:
+        label: what people read ("SAP-100, PGD, identity backward").
+        attack: with all its settings. What it knows of the network, and what it spends, is asked of this object.
+        adversary: the network that the attack asks: the ``own`` one, another (``transfer``), or ``none``.
+        eps: radii in the unit of [0, 1] images, ascending.
         right: (L, N) scores in [0, 1] of the averaged prediction: 1 where it is right.
+        has_rules: whether the backward rule makes a difference for the network's gradient.
         halves: (2, L, N, C) mean probabilities over the first and second half of the passes; equal halves where the
             network has no randomness.
         half_cosine: (N,) cosine between the gradients of two independent halves of the samples, 0 where one is 0.
         gradient_norm: (N,) norm of the gradient at the clean image.
-        loss: of the attack, so that only like runs are compared for convergence.
 
     Raises:
-        ValueError: an unknown name, other shapes, or scores outside [0, 1].
+        ValueError: an unknown adversary, a gradient attack that asks none, radii that do not ascend, other shapes, or
+            numbers outside their range.
     """
 
     label: str
-    attack: AttackName
-    adversary: AdversaryName
-    backward: BackwardName
-    samples: int
-    steps: int
-    strengths: tuple[float, ...]
+    attack: Attack
+    adversary: Adversary
+    eps: tuple[float, ...]
     right: NDArray[np.float64]
-    halves: NDArray[np.floating] | None = None
-    half_cosine: NDArray[np.floating] | None = None
-    gradient_norm: NDArray[np.floating] | None = None
-    loss: str = ""
+    has_rules: bool = False
+    halves: Array | None = None
+    half_cosine: Array | None = None
+    gradient_norm: Array | None = None
+
+    @classmethod
+    def of(
+        cls, attack: Attack, eps: Sequence[float], probs: ArrayLike, labels: ArrayLike, *, label: str = "",
+        adversary: Adversary = "own", has_rules: bool = False, halves: ArrayLike | None = None,
+        half_cosine: Array | None = None, gradient_norm: Array | None = None,
+    ) -> Self:  # fmt: skip
+        """Return the evidence that predictions are.
+
+        Args:
+            attack: that made the images.
+            eps: L radii, in any order.
+            probs: (L, N, C) mean probabilities over the passes, at each radius.
+            labels: (N,) classes, integers in 0..C-1.
+            label: by default the attack's description.
+            adversary, has_rules, half_cosine, gradient_norm: as in the class.
+            halves: (2, L, N, C), with the radii in the order of `eps`.
+
+        Raises:
+            ValueError: other shapes, labels that are not classes, probabilities outside [0, 1], or as the class.
+
+        Example:
+            >>> eps = [2 / 255, 8 / 255]
+            >>> attacked = [attack(net, images, labels, radius) for radius in eps]
+            >>> probs = torch.stack([saplab.predict(net, points, passes=100) for points in attacked])
+            >>> saplab.verdict([saplab.Evidence.of(attack, eps, probs, labels)]).sentence
+        """
+        table, order = np.asarray(probs), np.argsort(eps)
+        if table.ndim != 3 or len(table) != len(eps):
+            raise ValueError(f"`probs` must have the shape ({len(eps)}, N, C), one row a radius, got {table.shape}")
+        right = np.array([correct(table[k], labels) for k in order], np.float64)
+        if halves is not None:
+            halves = np.asarray(halves)
+            if halves.shape != (2, *table.shape):
+                raise ValueError(f"`halves` must have the shape {(2, *table.shape)}, got {halves.shape}")
+            halves = halves[:, order]
+        label = label or (attack.describe(has_rules) if attack.title else type(attack).__name__)
+        radii = tuple(float(eps[k]) for k in order)
+        return cls(label, attack, adversary, radii, right, has_rules, halves, half_cosine, gradient_norm)
 
     def __post_init__(self) -> None:
-        for name, kind in _NAMES.items():
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise ValueError(f"`{name}` must be one of {known}, got {getattr(self, name)!r}")
-        if self.samples < 1 or self.steps < 1:
-            raise ValueError(f"`samples` and `steps` must be >= 1, got {self.samples} and {self.steps}")
-        if not self.strengths or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
-            raise ValueError(f"`strengths` must ascend from 0 or more, got {self.strengths}")
+        if self.adversary not in get_args(Adversary):
+            raise ValueError(f"`adversary` must be one of {', '.join(get_args(Adversary))}, got {self.adversary!r}")
+        if self.adversary == "none" and self.attack.knowledge == "gradient":
+            raise ValueError("`adversary` must be own or transfer for an attack along a gradient, got 'none'")
+        if not self.eps or list(self.eps) != sorted(set(self.eps)) or self.eps[0] < 0:
+            raise ValueError(f"`eps` must ascend from 0 or more, got {self.eps}")
         self._check_arrays()
 
     def _check_arrays(self) -> None:
         right = np.asarray(self.right)
-        if right.ndim != 2 or len(right) != len(self.strengths) or right.size == 0:
-            raise ValueError(f"`right` must have the shape ({len(self.strengths)}, N), got {right.shape}")
+        if right.ndim != 2 or len(right) != len(self.eps) or right.size == 0:
+            raise ValueError(f"`right` must have the shape ({len(self.eps)}, N), got {right.shape}")
         if not (right.min() >= 0 and right.max() <= 1):
             raise ValueError(f"`right` must be in [0, 1], got {right.min()} to {right.max()}")
         if self.halves is not None and (self.halves.ndim != 4 or self.halves.shape[:3] != (2, *right.shape)):
@@ -77,20 +109,94 @@ class Evidence:
 
     @property
     def n(self) -> int:
-        """Give the number of images."""
+        """Return the number of images."""
         return int(self.right.shape[1])
 
     @property
     def own_gradient(self) -> bool:
-        """Tell whether the attack follows the network's own gradient (by any backward rule)."""
-        return self.adversary == "own" and self.attack not in ("noise", "square")
+        """Return whether the attack follows the network's own gradient, by any backward rule."""
+        return self.attack.knowledge == "gradient" and self.adversary == "own"
 
-    def at(self, strength: float) -> NDArray[np.float64]:
-        """Give the scores (N,) at one of the strengths."""
-        return np.asarray(self.right[self.strengths.index(strength)], np.float64)
+    @property
+    def transferred(self) -> bool:
+        """Return whether the attack follows another network's gradient."""
+        return self.attack.knowledge == "gradient" and self.adversary == "transfer"
 
-    def steps_at(self, strength: float) -> int:
-        """Give the gradient steps taken at one of the strengths (section 4.5: λ/k of them for ``iterative``)."""
-        if self.attack != "iterative":
-            return self.steps
-        return max(1, math.ceil(self.steps * strength / self.strengths[-1] - 1e-9))
+    @property
+    def black_box(self) -> bool:
+        """Return whether the attack sees scores alone."""
+        return self.attack.knowledge == "scores"
+
+    @property
+    def noise(self) -> bool:
+        """Return whether the attack asks no network."""
+        return self.attack.knowledge == "nothing"
+
+    @property
+    def backward(self) -> str:
+        """Return the backward rule of the own gradient; "" where it makes no difference or is not known."""
+        ruled = self.own_gradient and self.has_rules and isinstance(self.attack, GradientAttack)
+        return self.attack.gradient.backward if ruled else ""  # type: ignore[attr-defined]
+
+    @property
+    def loss(self) -> str:
+        """Return the loss that the gradient is of; "" where it is not known."""
+        return str(self.attack.gradient.loss) if isinstance(self.attack, GradientAttack) else ""
+
+    @property
+    def samples(self) -> int:
+        """Return how many passes one gradient or query averages, at least 1."""
+        return max(1, self.attack.samples)
+
+    @property
+    def steps(self) -> int:
+        """Return the gradient steps, or queries, at the largest radius."""
+        return self.steps_at(self.eps[-1])
+
+    @property
+    def iterative(self) -> bool:
+        """Return whether the attack takes more than one step at its largest radius."""
+        return self.steps > 1
+
+    @property
+    def one_step(self) -> bool:
+        """Return whether the attack takes one step along the own gradient, whatever the radius."""
+        return self.own_gradient and not self.attack.iterative
+
+    def steps_at(self, eps: float) -> int:
+        """Return the gradient steps, or queries, at a radius."""
+        return self.attack.steps_at(eps)
+
+    def at(self, eps: float) -> NDArray[np.float64]:
+        """Return the scores (N,) at one of the radii."""
+        return np.asarray(self.right[self.eps.index(eps)], np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """All the evidence about one network.
+
+    Attributes:
+        evidence: attacks on the network in question.
+        dense: attacks on the undefended one.
+        chance: accuracy of a guess; 0 where the number of classes is not known.
+    """
+
+    evidence: Sequence[Evidence]
+    dense: Sequence[Evidence] = ()
+    chance: float = 0.0
+
+    @property
+    def own(self) -> list[Evidence]:
+        """Return the attacks along the network's own gradient."""
+        return [e for e in self.evidence if e.own_gradient]
+
+    @property
+    def white_box(self) -> list[Evidence]:
+        """Return the attacks along the own gradient; those by identity backward only where there are no others."""
+        return [e for e in self.own if e.backward != "identity"] or self.own
+
+    @property
+    def plain(self) -> bool:
+        """Return whether the own gradient was taken of a network without backward rules."""
+        return bool(self.own) and not any(e.has_rules for e in self.own)

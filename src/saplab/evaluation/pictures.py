@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from saplab.attacks import strength_of
 from saplab.report.png import data_uri
-from saplab.runs import BrokenCellError, CellResult, Store
-from saplab.runs.cell import Curve
+from saplab.runs import BrokenCellError, Curve, ImageCell, ImageResult, Results
 
 MOST_CURVES: Final = 6
 _GREY: Final = 128
@@ -50,16 +50,16 @@ class Example:
 
     @property
     def strengths(self) -> list[float]:
-        """Give every strength at which some curve has a picture, in order."""
+        """Return every strength at which some curve has a picture, in order."""
         return sorted({strength for _, pictures in self.rows for strength in pictures})
 
 
-def examples(store: Store, curves: Iterable[Curve]) -> tuple[Example, ...]:
+def examples(store: Results, curves: Iterable[Curve]) -> tuple[Example, ...]:
     """Gather the kept images of the first curves that have any, at most `MOST_CURVES`, each cell once."""
-    found: dict[str, tuple[Curve, CellResult]] = {}
+    found: dict[str, tuple[Curve, ImageResult]] = {}
     for curve in curves:
-        cell = curve.cells[0]
-        if cell.digest in found:
+        cell = curve.first
+        if cell.digest in found or not isinstance(cell, ImageCell):
             continue
         try:
             result = store.load(cell)
@@ -74,14 +74,14 @@ def examples(store: Store, curves: Iterable[Curve]) -> tuple[Example, ...]:
     return tuple(_example(k, list(found.values()), store.request.classes) for k in range(count))
 
 
-def _example(k: int, found: Sequence[tuple[Curve, CellResult]], classes: Sequence[str]) -> Example:
+def _example(k: int, found: Sequence[tuple[Curve, ImageResult]], classes: Sequence[str]) -> Example:
     result = found[0][1]
     rows = tuple((curve.label, dict(_pictures(k, curve, result, classes))) for curve, result in found)
     return Example(int(result.examples[k]), _name(int(result.labels[k]), classes), rows)
 
 
-def _pictures(k: int, curve: Curve, result: CellResult, classes: Sequence[str]) -> Iterable[tuple[float, Picture]]:
-    strengths = curve.cells[0].strengths
+def _pictures(k: int, curve: Curve, result: ImageResult, classes: Sequence[str]) -> Iterable[tuple[float, Picture]]:
+    strengths = [strength_of(eps) for eps in curve.first.eps]
     clean = result.pictures[strengths.index(0.0), k] if 0.0 in strengths else None
     for strength, pixels, probs in zip(strengths, result.pictures[:, k], result.probs[:, k], strict=True):
         best = int(probs.argmax())

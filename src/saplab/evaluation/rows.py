@@ -1,48 +1,26 @@
-"""The numbers of a report, one row for a curve and a strength: table, chart, CSV and terminal all show these."""
+"""The numbers of a report, one row for a curve at a radius: table, chart, CSV and terminal all show these."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from saplab.evaluation.plan import is_across
+from saplab.attacks import strength_of
 from saplab.metrics import Counts, Interval, OverSeeds, correct, count, over_seeds
-from saplab.runs import BrokenCellError, CellResult, Store
-from saplab.runs.cell import Cell, Curve
-from saplab.runs.store import join
-
-CSV_COLUMNS = (
-    "curve",
-    "strength",
-    "images",
-    "averaged_percent",
-    "averaged_low",
-    "averaged_high",
-    "single_pass_percent",
-    "single_pass_low",
-    "single_pass_high",
-    "majority_percent",
-    "all_of_10_percent",
-    "any_of_10_percent",
-    "seeds",
-    "over_seeds_low",
-    "over_seeds_high",
-    "paper_percent",
-    "figure",
-)
+from saplab.metrics.scores import Change, Score, mean_score, relative_change
+from saplab.runs import BrokenCellError, Cell, Curve, GameCell, GameResult, ImageCell, ImageResult, Results
+from saplab.runs.results import join
 
 _MOST_SHOWN: Final = 7  # curves of one chart
-_WORST_AT: Final = 4.0  # λ at which a network's curves are compared
+_WORST_AT: Final = 4 / 255  # where a network's curves are compared
 
 
 @dataclass(frozen=True)
 class Row:
-    """One curve at one strength.
+    """One curve of images at one radius.
 
-    Args:
+    Attributes:
         curve: the curve's label.
-        strength: λ in pixel steps of 0..255.
+        eps: radius.
         counts: accuracy of the prediction averaged over the passes, of single ones, and counted otherwise.
         seeds: the averaged accuracy over several seeds of the defence, where there are several.
         paper: the paper's accuracy in %, where it exists.
@@ -51,7 +29,7 @@ class Row:
     """
 
     curve: str
-    strength: float
+    eps: float
     counts: Counts
     seeds: OverSeeds | None = None
     paper: float | None = None
@@ -59,127 +37,159 @@ class Row:
     figure: str = ""
 
     @property
+    def strength(self) -> float:
+        """Return λ, the radius in pixel steps of 0..255."""
+        return strength_of(self.eps)
+
+    @property
     def averaged(self) -> Interval:
-        """Give the accuracy of the prediction averaged over the passes."""
+        """Return the accuracy of the prediction averaged over the passes."""
         return self.counts.averaged
 
     @property
     def single(self) -> Interval:
-        """Give the accuracy of single passes."""
+        """Return the accuracy of single passes."""
         return self.counts.single_pass
+
+    def record(self) -> dict[str, Any]:
+        """Return the row as plain values by column; accuracies in %, None for what there is not."""
+        seeds = self.seeds
+        return {
+            "curve": self.curve,
+            "strength": self.strength,
+            "images": self.averaged.n,
+            **_percents("averaged", self.averaged),
+            **_percents("single_pass", self.single),
+            "majority_percent": _percent(self.counts.majority),
+            "all_of_10_percent": _percent(self.counts.in_all),
+            "any_of_10_percent": _percent(self.counts.in_any),
+            "seeds": seeds.seeds if seeds else 1,
+            "over_seeds_low": _rounded(seeds.combined.low) if seeds else None,
+            "over_seeds_high": _rounded(seeds.combined.high) if seeds else None,
+            "paper_percent": self.paper,
+            "figure": self.figure,
+        }
+
+
+@dataclass(frozen=True)
+class GameRow:
+    """One curve of games at one radius, and its change against another curve at the same radius.
+
+    Attributes:
+        game: name of the ROM.
+        curve: the curve's label.
+        eps: radius.
+        score: mean points, with its interval over episodes and seeds.
+        compared: whether there are points to compare with.
+        change: relative change as the paper's Table 1 defines it; None where it is blank.
+        paper: the paper's change in %, where it exists.
+        steps: mean number of the agent's actions in a game.
+        figure: name of the figure that the curve belongs to; "" where a run has but one.
+    """
+
+    game: str
+    curve: str
+    eps: float
+    score: Score
+    compared: bool
+    change: Change | None
+    paper: float | None
+    steps: float
+    figure: str = ""
+
+    @property
+    def strength(self) -> float:
+        """Return λ, the radius in pixel steps of 0..255."""
+        return strength_of(self.eps)
+
+    def record(self) -> dict[str, Any]:
+        """Return the row as plain values by column; None for what there is not."""
+        score, change = self.score, self.change
+        return {
+            "game": self.game, "agent": self.curve, "strength": self.strength, "games": score.games,
+            "points": score.mean, "points_low": score.low, "points_high": score.high,
+            "change_percent": change and change.percent, "change_low": change and change.low,
+            "change_high": change and change.high, "paper_percent": self.paper, "steps": self.steps,
+        }  # fmt: skip
+
+
+AnyRow = Row | GameRow
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All that a report says about a run's results.
+    """All rows of a run, and what there is of it.
 
-    Args:
-        rows: in the order of the request's curves and their strengths; none for a curve without a stored cell.
+    Attributes:
+        rows: in the order of the request's curves and their radii; none for a curve without a stored cell.
         made: how the stored cells were made, one entry a cell.
         finished, total: stored cells, and cells of the request.
         problems: damaged and foreign files, one line each.
         shown: labels of the curves that a chart draws at first: all where they are few, else the telling ones.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[AnyRow, ...]
     made: tuple[Mapping[str, Any], ...]
     finished: int
     total: int
     problems: tuple[str, ...]
     shown: tuple[str, ...]
 
+    @property
+    def images(self) -> tuple[Row, ...]:
+        """Return the rows of images."""
+        return tuple(row for row in self.rows if isinstance(row, Row))
 
-def summarise(store: Store) -> Summary:
-    """Compute the report's numbers from the stored cells, one cell in memory at a time.
+    @property
+    def games(self) -> tuple[GameRow, ...]:
+        """Return the rows of games."""
+        return tuple(row for row in self.rows if isinstance(row, GameRow))
+
+
+def summarise(store: Results) -> Summary:
+    """Compute a run's numbers from its stored cells, one cell in memory at a time.
 
     Raises:
-        ValueError: if no cell is stored yet.
+        ValueError: no cell is stored yet.
     """
     made: dict[str, Mapping[str, Any]] = {}
-    rows = tuple(row for curve in store.request.curves for row in _curve_rows(store, curve, made))
+    request = store.request
+    rows = tuple(row for curve in request.curves for row in _rows_of(store, curve, made))
     if not made:
-        raise ValueError(f"{store.root} holds no finished cell yet, so there is nothing to report; run it first")
-    problems, shown = tuple(store.problems()), _shown(store.request.curves, rows)
-    return Summary(rows, tuple(made.values()), len(made), len(store.request.cells), problems, shown)
+        raise ValueError(f"{request.title!r} holds no finished cell yet, so there is nothing to report; run it first")
+    survey = store.survey()
+    problems = tuple(sorted((*survey.damaged, *survey.foreign)))
+    shown = _shown(request.curves, [row for row in rows if isinstance(row, Row)])
+    return Summary(rows, tuple(made.values()), len(made), len(request.by_digest), problems, shown)
 
 
-def to_csv(rows: Iterable[Row]) -> str:
-    """Give the rows as CSV text with a header; accuracies in %."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows(_csv_fields(row) for row in rows)
-    return text.getvalue()
+def _rows_of(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]) -> Iterator[AnyRow]:
+    if isinstance(curve.first, GameCell):
+        yield from _game_rows(store, curve, made)
+    else:
+        yield from _image_rows(store, curve, made)
 
 
-def to_parquet(rows: Iterable[Row]) -> bytes:
-    """Give the rows as a Parquet file with the columns of the CSV; accuracies in %, what there is not is null."""
-    import pyarrow
-    import pyarrow.parquet
-
-    types = {"curve": pyarrow.string(), "figure": pyarrow.string(), "images": pyarrow.int64(), "seeds": pyarrow.int64()}
-    schema = pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in CSV_COLUMNS])
-    content = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(to_records(rows), schema), content)
-    return content.getvalue()
-
-
-def to_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Give the rows as JSON objects with the names of the CSV's columns; no paper's number is None."""
-    return [dict(zip(CSV_COLUMNS, _fields(row), strict=True)) for row in rows]
-
-
-def strength_text(strength: float) -> str:
-    """Write a strength without a needless fraction: 8.0 is ``8``."""
-    return f"{strength:g}"
-
-
-def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:
-    """Choose the curves to draw: of many, noise, the largest of each one-step family, each network's worst curve."""
-    drawn = {row.curve: row for row in rows if not row.across}
-    if len(drawn) <= _MOST_SHOWN:
-        return tuple(drawn)
-    cells = {curve.label: curve.cells[0] for curve in curves if curve.label in drawn}
-    one_step = ((label, cell) for label, cell in sorted(cells.items(), key=_samples) if _is_one_step(cell))
-    families = {(cell.defender, cell.crafting): label for label, cell in one_step}
-    worst = {
-        cells[row.curve].defender: row.curve
-        for row in sorted(rows, key=lambda row: -row.averaged.estimate)
-        if row.curve in cells and row.strength == min(_WORST_AT, max(cells[row.curve].strengths))
-    }
-    return tuple(label for label in drawn if label in {*families.values(), *worst.values()})
-
-
-def _samples(curve: tuple[str, Cell]) -> int:
-    return int(curve[1].attack.get("samples", 1))
-
-
-def _is_one_step(cell: Cell) -> bool:
-    return cell.attack["name"] in ("noise", "fgsm")
-
-
-def _curve_rows(store: Store, curve: Curve, made: dict[str, Mapping[str, Any]]) -> list[Row]:
-    first = _joined(store, curve.cells, made)
+def _image_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]) -> Iterator[Row]:
+    seeds = [_joined(store, cells, made) for cells in curve.seeds]
+    first = seeds[0]
     if first is None:
-        return []
-    others = [_joined(store, cells, made) for cells in curve.repeats]
-    repeats = [other for other in others if other is not None and other.labels.shape == first.labels.shape]
-    across = is_across(curve.cells[0])
-    return [
-        Row(curve.label, strength, count(first.probs[k], first.votes[k], first.labels),
-            _over_seeds([first, *repeats], k), curve.paper.get(strength), across, curve.figure)
-        for k, strength in enumerate(curve.cells[0].strengths)
-    ]  # fmt: skip
+        return
+    known = [one for one in seeds if one is not None and one.labels.shape == first.labels.shape]
+    for k, eps in enumerate(curve.eps):
+        counts = count(first.probs[k], first.votes[k], first.labels)
+        paper = curve.paper.get(strength_of(eps))
+        yield Row(curve.label, eps, counts, _over_seeds(known, k), paper, curve.first.across, curve.figure)
 
 
-def _over_seeds(results: Sequence[CellResult], k: int) -> OverSeeds | None:
-    """Compare the seeds at the strength with number k."""
+def _over_seeds(results: Sequence[ImageResult], k: int) -> OverSeeds | None:
+    """Compare the seeds at the radius with number k."""
     if len(results) < 2 or len(results[0].labels) < 2:
         return None
     return over_seeds([correct(result.probs[k], result.labels) for result in results])
 
 
-def _joined(store: Store, cells: Sequence[Cell], made: dict[str, Mapping[str, Any]]) -> CellResult | None:
+def _joined(store: Results, cells: Sequence[Cell], made: dict[str, Mapping[str, Any]]) -> ImageResult | None:
     """Join the results that are there, and note how they were made; None where there are none."""
     results = []
     for cell, result in _stored(store, cells):
@@ -188,7 +198,7 @@ def _joined(store: Store, cells: Sequence[Cell], made: dict[str, Mapping[str, An
     return join(results) if results else None
 
 
-def _stored(store: Store, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellResult]]:
+def _stored(store: Results, cells: Iterable[Cell]) -> Iterator[tuple[Cell, Any]]:
     for cell in cells:
         try:
             yield cell, store.load(cell)
@@ -196,21 +206,67 @@ def _stored(store: Store, cells: Sequence[Cell]) -> Iterator[tuple[Cell, CellRes
             continue
 
 
-def _fields(row: Row) -> list[Any]:
-    counts = row.counts
-    ways = [None if way is None else _percent(way.estimate) for way in (counts.majority, counts.in_all, counts.in_any)]
-    seeds = [row.seeds.seeds, *_percents(row.seeds.combined)[1:]] if row.seeds else [1, None, None]
-    first = [row.curve, row.strength, row.averaged.n, *_percents(row.averaged), *_percents(row.single)]
-    return [*first, *ways, *seeds, row.paper, row.figure]
+def _game_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]) -> Iterator[GameRow]:
+    """Yield a row for each radius at which all games are stored."""
+    game = cast(GameCell, curve.first).game
+    against = next((c for c in store.request.curves if (c.figure, c.label) == (curve.figure, curve.against)), None)
+    for cell, result in _stored(store, curve.every_cell()):
+        made[cell.digest] = result.made
+    for eps in curve.eps:
+        games = games_at(store, curve, eps)
+        if games is None:
+            continue
+        scores = [score for result in games for score in result.scores.tolist()]
+        steps = [step for result in games for step in result.steps.tolist()]
+        base = scores_at(store, against, eps) if against else None
+        change = relative_change(scores, base) if base else None
+        paper, mean_steps = curve.paper.get(strength_of(eps)), sum(steps) / len(steps)
+        yield GameRow(
+            game, curve.label, eps, mean_score(scores), bool(base), change, paper, mean_steps, curve.figure
+        )  # fmt: skip
 
 
-def _percents(interval: Interval) -> list[float]:
-    return [_percent(share) for share in (interval.estimate, interval.low, interval.high)]
+def games_at(store: Results, curve: Curve, eps: float) -> list[GameResult] | None:
+    """Return the games of a curve at a radius; None where some of them are missing or damaged."""
+    cells = list(curve.cells_at(eps))
+    found = [result for _, result in _stored(store, cells)]
+    return found if cells and len(found) == len(cells) else None
 
 
-def _percent(share: float) -> float:
+def scores_at(store: Results, curve: Curve, eps: float) -> list[float] | None:
+    """Return the points of a curve's games at a radius; None where some of them are missing or damaged."""
+    games = games_at(store, curve, eps)
+    return None if games is None else [score for result in games for score in result.scores.tolist()]
+
+
+def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:
+    """Choose the curves to draw: of many, noise, the largest of each one-step family, each network's worst curve."""
+    drawn = {row.curve: row for row in rows if not row.across}
+    if len(drawn) <= _MOST_SHOWN:
+        return tuple(drawn)
+    cells = {curve.label: cast(ImageCell, curve.first) for curve in curves if curve.label in drawn}
+    by_samples = sorted(cells.items(), key=lambda pair: pair[1].attack.samples)
+    one_step = ((label, cell) for label, cell in by_samples if not cell.attack.iterative)
+    families = {(cell.defender, cell.together): label for label, cell in one_step}
+    worst = {
+        cells[row.curve].defender: row.curve
+        for row in sorted(rows, key=lambda row: -row.averaged.estimate)
+        if row.curve in cells and row.eps == min(_WORST_AT, max(cells[row.curve].eps))
+    }
+    return tuple(label for label in drawn if label in {*families.values(), *worst.values()})
+
+
+def _percents(name: str, interval: Interval) -> dict[str, float]:
+    return {
+        f"{name}_percent": _rounded(interval.estimate),
+        f"{name}_low": _rounded(interval.low),
+        f"{name}_high": _rounded(interval.high),
+    }
+
+
+def _percent(interval: Interval | None) -> float | None:
+    return None if interval is None else _rounded(interval.estimate)
+
+
+def _rounded(share: float) -> float:
     return round(100 * share, 4)
-
-
-def _csv_fields(row: Row) -> list[Any]:
-    return ["" if field is None else field for field in _fields(row)]

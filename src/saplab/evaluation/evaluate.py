@@ -1,0 +1,209 @@
+"""The evaluation of a network: what the command line, studies and notebooks call."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from saplab.attacks import Attack, Attacker, MonteCarlo, ThreatModel, attackers_of
+from saplab.attacks.threat import Norm
+from saplab.data.dataset import Dataset
+from saplab.data.load import load_data
+from saplab.defenses.defended import defenses_of, plan_of, undefended
+from saplab.evaluation.plan import plan
+from saplab.evaluation.progress import shown
+from saplab.evaluation.result import Result
+from saplab.models.zoo import weights_digest
+from saplab.runs import ImageCell, Memory, Network, Request, Results, Store, run
+from saplab.runs.cell import work_of
+from saplab.runs.engines import Engine, Options, make_engine
+from saplab.runs.images import Images
+
+Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
+
+
+SPEC: Final = "saplab_spec"  # attribute of networks that `load_model` loaded: how they were named
+
+
+class EvaluationError(RuntimeError):
+    """Some cells of an evaluation could not be computed; the others are kept."""
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor | NDArray[Any],
+    labels: Tensor | NDArray[Any],
+    attacks: Attacks = "standard",
+    eps: float | Sequence[float] = (2 / 255, 8 / 255),
+    norm: Norm = "linf",
+    *,
+    passes: int = 20,
+    samples: int = 20,
+    seed: int = 0,
+    seeds: int = 1,
+    baseline: bool = True,
+    out: Path | str | None = None,
+    workers: int | None = None,
+    engine: str | Engine = "local",
+    progress: bool = True,
+    precision: str = "float32",
+    batch_size: int = 250,
+    examples: Tensor | NDArray[Any] | None = None,
+    classes: Sequence[str] = (),
+    title: str = "",
+) -> Result:
+    """Attack a network, judge every adversarial image by fresh passes, and say what holds.
+
+    Args:
+        model: images (N, C, H, W) -> logits (N, classes), in evaluation mode; defended by `saplab.defend` or not.
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,) integers.
+        attacks: a battery's name (``standard``, ``paper``, ``adaptive``), attacks as the command line writes them,
+            `Attack` objects, or a sequence of these.
+        eps: radii of the attacks, in the unit of the images; clean accuracy is always measured.
+        norm: in which they are measured.
+        passes: averaged for a prediction of a random network.
+        samples: passes averaged for a gradient, where an attack is not given as an object.
+        seed: of the defence's draws and, as a separate stream, the attacks'.
+        seeds: how often a random network is evaluated anew, with the next seeds.
+        baseline: whether the undefended network is evaluated beside a defended one.
+        out: folder that keeps every result, so that the same call goes on where it was stopped; None for memory.
+        workers: processes; None for this one alone.
+        engine: ``local``, ``ray``, a registered name, ``package.module:maker``, or an engine.
+        progress: whether to show a bar, where there is a terminal or a notebook to show it in.
+        precision: of the network's arithmetic, ``float32`` or ``bfloat16``.
+        batch_size: images that are computed, and saved, together.
+        examples: (N,) number of each image, which decides its draws; by default its position, and for images of the
+            packaged sample their positions in CIFAR-10's test set, as on the command line.
+        classes: names of the classes, for the report.
+        title: of the report.
+
+    Returns:
+        The result: table, verdict, chart, and a report on demand.
+
+    Raises:
+        ValueError: what cannot be evaluated honestly: images outside [0, 1], labels that the network has no class for,
+            a network in training mode or without logits, an unknown attack, a folder of another request.
+        EvaluationError: some cells could not be computed.
+
+    Example:
+        >>> sap = saplab.defend(net, saplab.SAP(100))
+        >>> result = saplab.evaluate(sap, images, labels, attacks="standard", eps=8 / 255)
+        >>> print(result.verdict.sentence)
+    """
+    data = _dataset(images, labels, classes, examples)
+    radii = (float(eps),) if isinstance(eps, int | float) else tuple(map(float, eps))
+    defender, plain = network_of(model)
+    device = next((tensor.device for tensor in plain.parameters()), torch.device("cpu"))
+    whole = ImageCell(
+        defender=defender, adversary=defender, attack=_anything(), eps=tuple(dict.fromkeys((0.0, *radii))), start=0,
+        stop=len(data), passes=passes if defender.random else 1, seed=seed, precision=precision, device=device.type,
+        threat=ThreatModel(norm), data=data.digest(),
+    )  # fmt: skip
+    curves = plan(whole, attackers_of(attacks, MonteCarlo(samples)), batch_size, baseline=baseline, seeds=seeds)
+    request = Request(title or f"{defender.model}: accuracy under attack", curves, classes=data.classes)
+    who = make_engine(engine, Options(workers, device=str(device))) if isinstance(engine, str) else engine
+    job = Job(request, Images({(defender.model, defender.digest): plain}, data, str(device)), who)
+    return job.result(out, show=shown if progress else None)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with what its cells name, ready to be computed.
+
+    Attributes:
+        request: what to compute.
+        inputs: networks and data.
+        engine: who computes; None for this process.
+    """
+
+    request: Request
+    inputs: Any
+    engine: Engine | None = None
+
+    def rehearse(self) -> None:
+        """Refuse what cannot be computed, before long work begins.
+
+        Raises:
+            ValueError: see the workloads' own `rehearse`.
+        """
+        self.inputs.rehearse(self.request.cells)
+
+    def store(self, out: Path | str | None) -> Results:
+        """Rehearse, and return where the results are kept: the folder `out`, or memory.
+
+        Raises:
+            ValueError: as `rehearse`, and for a folder of another request.
+        """
+        self.rehearse()
+        return Memory(self.request) if out is None else Store.open(out, self.request)
+
+    def result(self, out: Path | str | None, show: Callable[..., Any] | None = None) -> Result:
+        """Compute what is missing and return the result.
+
+        Raises:
+            ValueError: as `store`.
+            EvaluationError: some cells could not be computed.
+        """
+        store = self.store(out)
+        missing = store.survey().missing
+        if missing:
+            if show is None:
+                failed = run(store, self.inputs, engine=self.engine)
+            else:
+                with show("network passes", work_of(missing)) as tick:
+                    failed = run(store, self.inputs, tick, self.engine)
+            if failed:
+                raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
+        return Result(store)
+
+
+def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
+    """Return a network as cells name it, and the network without its defences.
+
+    Raises:
+        TypeError: `model` is not an `nn.Module`.
+        ValueError: a part of it is defended instead of the whole.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
+    plain = undefended(model)
+    if defenses_of(plain):
+        raise ValueError("`model` holds a defended network inside it; defend the whole network")
+    kind = type(plain)
+    found = Network(getattr(plain, SPEC, f"{kind.__module__}:{kind.__qualname__}"), weights_digest(plain))
+    acting = plan_of(model)
+    if acting is None:
+        return found, plain
+    places = {"sites": acting.sites or (), "parameters": acting.parameters}
+    return replace(found, defenses=acting.defenses, **places), plain
+
+
+def _anything() -> Attack:
+    """Return an attack for a cell whose attack is replaced."""
+    return Attack.registry.parse("noise")
+
+
+def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) -> Dataset:
+    pictures, wanted = torch.as_tensor(images), torch.as_tensor(labels)
+    if pictures.ndim < 2 or len(pictures) != len(wanted):
+        raise ValueError(
+            f"`images` and `labels` must be as many, got {tuple(pictures.shape)} and {tuple(wanted.shape)}"
+        )
+    pictures, wanted = pictures.detach().float().cpu(), wanted.cpu()
+    numbers = _numbers(pictures) if examples is None else torch.as_tensor(examples)
+    if numbers.shape != (len(pictures),):
+        raise ValueError(f"`examples` must be {len(pictures)} numbers, got shape {tuple(numbers.shape)}")
+    return Dataset("images", pictures, wanted.long(), numbers.long(), tuple(classes))
+
+
+def _numbers(images: Tensor) -> Tensor:
+    """Number images as the command line does: by position; those of the packaged sample as in CIFAR-10's test set."""
+    sample = load_data("sample")
+    if torch.equal(images, sample.images[: len(images)]):
+        return sample.indices[: len(images)]
+    return torch.arange(len(images))

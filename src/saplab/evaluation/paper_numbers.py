@@ -1,0 +1,40 @@
+"""The paper's own accuracies in %, where its text states them, to stand beside measured ones."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from saplab.attacks import FGSM, Iterative, MonteCarlo
+from saplab.runs.cell import ImageCell
+
+NETWORK: Final = "preact-resnet20-dense"
+
+DENSE_FGSM: Final[Mapping[float, float]] = {0: 89.8, 1: 66.3, 2: 56.4}  # section 4.1
+SAP_100_FGSM: Final[Mapping[float, float]] = {0: 83.3, 1: 78.5, 2: 72.7}  # 4.1.1: dense -6.5, +12.2, +16.3
+DENSE_ITERATIVE: Final[Mapping[float, float]] = {0: 89.8, 1: 66.3, 2: 50.1, 4: 31.0}  # section 4.5, k = 1
+SAP_100_ITERATIVE: Final[Mapping[float, float]] = {0: 83.3, 1: 82.0, 2: 80.2, 4: 76.7}
+SAP_100_TRANSFER: Final[Mapping[float, float]] = {0: 83.3, 1: 75.2, 2: 67.0, 4: 50.8}  # iterative on the dense one
+
+FEWEST: Final = 10  # samples, from which a Monte Carlo gradient stands beside that of the paper's 100
+
+_KNOWN: Final = {  # attack, defence, whether the gradient is the undefended network's
+    (FGSM, "", True): DENSE_FGSM,
+    (FGSM, "sap:100", False): SAP_100_FGSM,
+    (Iterative, "", True): DENSE_ITERATIVE,
+    (Iterative, "sap:100", False): SAP_100_ITERATIVE,
+    (Iterative, "sap:100", True): SAP_100_TRANSFER,
+}
+
+
+def paper_accuracies(cell: ImageCell) -> Mapping[float, float]:
+    """Return the paper's numbers for a cell like one of the paper's, by λ; none for any other."""
+    defender, adversary, attack = cell.defender, cell.adversary, cell.attack
+    if defender.model != NETWORK or adversary.spec not in ("", defender.spec) or defender.sites:
+        return {}
+    if not isinstance(attack, FGSM | Iterative) or getattr(attack, "step", 1.0) != 1.0:
+        return {}
+    if replace(attack.gradient, samples=1) != MonteCarlo():
+        return {}
+    if isinstance(attack, FGSM) and defender.defenses and attack.samples < FEWEST:
+        return {}
+    return _KNOWN.get((type(attack), defender.spec, not adversary.defenses), {})

@@ -1,0 +1,132 @@
+"""The result of an evaluation, in memory or in a folder: table, verdict, chart and report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from saplab.evaluation.findings import Findings, find
+from saplab.evaluation.report import Report, chart_records, write_report
+from saplab.evaluation.rows import Summary, summarise
+from saplab.evaluation.text import table_text, verdict_text
+from saplab.evaluation.verdict import Verdict
+from saplab.metrics.minimax import Game
+from saplab.report.charts import PAPER, accuracy_chart
+from saplab.runs import Request, Results, Store
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found. Printed, it shows its table and verdict; in a notebook, its chart as well.
+
+    Attributes:
+        store: every cell's predictions, in memory or in a folder.
+    """
+
+    store: Results
+
+    @property
+    def request(self) -> Request:
+        """Return what was asked for."""
+        return self.store.request
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Return all rows, and how many cells there are.
+
+        Raises:
+            ValueError: nothing has been computed yet.
+        """
+        return summarise(self.store)
+
+    @cached_property
+    def findings(self) -> Findings | None:
+        """Return verdict, calibration, convergence and games; None while no curve of images is finished."""
+        return find(self.store)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return what holds: `.sentence`, `.masked`, `.checks`, `.robust`.
+
+        Raises:
+            ValueError: no curve of images is finished.
+        """
+        if self.findings is None:
+            raise ValueError("no curve of images is finished, so there is nothing to judge")
+        return self.findings.verdict
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a record for each curve and radius, by the names of the CSV's columns; accuracies in %."""
+        return [row.record() for row in self.summary.rows]
+
+    @property
+    def minimax(self) -> Mapping[float, Game]:
+        """Return the game of defences against attacks at each λ at which every defender met every adversary."""
+        return {} if self.findings is None else self.findings.games
+
+    def to_dataframe(self) -> Any:
+        """Return the rows as a data frame of pandas, or of polars where that alone is installed.
+
+        Raises:
+            ImportError: neither is installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            try:
+                import polars
+            except ImportError:
+                raise ImportError("`to_dataframe` needs pandas or polars: pip install pandas") from None
+            return polars.DataFrame(self.rows)
+        return pandas.DataFrame(self.rows)
+
+    def plot(self) -> alt.LayerChart:
+        """Draw accuracy against λ, with 95 % intervals.
+
+        Raises:
+            ValueError: there are no rows of images.
+        """
+        return accuracy_chart(chart_records(self.summary.images), PAPER, self.request.title, self.summary.shown)
+
+    def report(self, folder: Path | str | None = None) -> Report:
+        """Write the page, the charts as files, and the numbers as CSV and Parquet.
+
+        Args:
+            folder: for the files; by default the folder of the results.
+
+        Raises:
+            ValueError: no `folder` for results in memory, or nothing has been computed yet.
+            OSError: a file cannot be written.
+        """
+        if folder is None:
+            if not isinstance(self.store, Store):
+                raise ValueError("`folder` must be given for results in memory")
+            folder = self.store.root
+        return write_report(self.store, folder)
+
+    def __repr__(self) -> str:
+        if not self.summary.images:
+            return f"<{len(self.rows)} rows of {self.request.title!r}>"
+        return f"{table_text(self.summary.images)}\n\n{verdict_text(self.verdict)}"
+
+    def _repr_html_(self) -> str:
+        """Return chart, table and verdict for a notebook; nothing is loaded from anywhere."""
+        from saplab.report.charts import to_bytes
+
+        drawing = to_bytes(self.plot(), "svg").decode()
+        return f"{drawing}<pre>{escape(repr(self))}</pre>"
+
+
+def load(folder: Path | str) -> Result:
+    """Open the results in a run folder, finished or not: what `evaluate` returned, and the command line made.
+
+    Raises:
+        FileNotFoundError: `folder` is no run folder.
+        ValueError: its request cannot be read, or names a defence or attack that is not known here.
+    """
+    return Result(Store.read(folder))
