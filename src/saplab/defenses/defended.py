@@ -128,6 +128,18 @@ def defenses_of(model: nn.Module) -> tuple[Defense, ...]:
     return tuple(defense for plan in plans for defense in plan.defenses)
 
 
+def plan_of(model: nn.Module) -> Plan | None:
+    """Return where the defences of a network act, its parameters named only where they are not the default ones.
+
+    None for a network that is not defended.
+    """
+    if not isinstance(model, Defended):
+        return None
+    plan = model._saplab_plan
+    usual = _plan(undefended(model), plan.defenses, plan.sites, None).parameters
+    return replace(plan, parameters=()) if plan.parameters == usual else plan
+
+
 def is_random(model: nn.Module) -> bool:
     """Return whether some part of `model` is defended at random, so that passes differ."""
     return any(defense.random for defense in defenses_of(model))
