@@ -4,14 +4,14 @@
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Literal
 
 import altair as alt
 
-from saplab.evaluation.rows import Row, to_records
+Records = Sequence[Mapping[str, Any]]
 
 SHAPES = (  # SVG paths in a box from -1 to 1, for the chart and for the page's legend
     "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
@@ -24,7 +24,14 @@ SHAPES = (  # SVG paths in a box from -1 to 1, for the chart and for the page's 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a chart, as CSS colours: text, lines of the grid, background, and the curves' in their order."""
+    """Colours of a chart, as CSS writes them.
+
+    Attributes:
+        ink: of text.
+        grid: of the grid and the axes.
+        background: of the ground.
+        curves: of the curves, in their order.
+    """
 
     ink: str
     grid: str
@@ -34,49 +41,63 @@ class Theme:
 
 # Okabe & Ito's colour-blind-safe palette, darkened to at least 3:1 against white.
 PAPER = Theme("#1f2328", "#d9dee3", "#ffffff", ("#0072b2", "#d55e00", "#00805c", "#a64d87", "#8a6d00", "#555b61"))
+# The page's colours on a dark ground: the same hues, lightened to at least 4.5:1.
+DARK = Theme("#e6e9ec", "#3a4047", "#16191d", ("#58a6e0", "#ff8f4d", "#2fc294", "#e08fc2", "#d9b832", "#b3bac2"))
 # The page sets these CSS variables for light, dark and print.
 PAGE = Theme("var(--ink)", "var(--grid)", "transparent", tuple(f"var(--curve-{k})" for k in range(6)))
 
 
 def accuracy_chart(
-    rows: Sequence[Row], theme: Theme = PAPER, title: str = "", shown: Sequence[str] | None = None
+    records: Records, theme: Theme = PAPER, title: str = "", shown: Sequence[str] | None = None
 ) -> alt.LayerChart:
-    """Draw accuracy (%) against strength λ: a line, points and a 95 % band a curve; the paper's numbers hollow.
+    """Draw accuracy (%) against strength λ: a line, points and a 95 % band for each curve; the paper's numbers hollow.
 
     λ has a symmetric logarithmic axis, so that 0, 1, 2, 4, … are evenly spaced. The parameter ``shown`` holds the
-    labels of the curves to draw, at first those of `shown` (all by default). On the page's theme the chart fills its
-    container, holds all curves, and the page makes the legend; elsewhere it holds those shown.
+    labels of the curves to draw. On the page's theme the chart fills its container and holds all curves, and the page
+    makes the legend; elsewhere it holds those shown.
+
+    Args:
+        records: one for each curve and strength, with the columns of ``accuracy.csv``; those with a true ``across``
+            are not drawn.
+        theme: its colours.
+        title: heading; none by default.
+        shown: labels of the curves drawn at first; all by default.
 
     Raises:
-        ValueError: for no rows.
+        ValueError: no records.
     """
-    if not rows:
-        raise ValueError("`rows` must hold at least one row, got none")
-    rows = _drawable(rows if theme is PAGE or shown is None else [row for row in rows if row.curve in shown])
-    labels = _labels(rows, shown)
+    if not records:
+        raise ValueError("`records` must hold at least one row, got none")
+    chosen = theme is PAGE or shown is None
+    records = _drawable([record for record in records if chosen or record["curve"] in (shown or ())])
+    labels = _labels(records, shown)
     drawn = alt.param(name="shown", value=list(shown or labels))
-    base = alt.Chart().encode(x=_strength_axis(rows), color=_colours(labels, theme))
-    layers = [_intervals(base, rows, len(shown or labels)), _line(base), _points(base, labels, theme)]
-    if any(row.paper is not None for row in rows):
+    base = alt.Chart().encode(x=_strength_axis(records), color=_colours(labels, theme))
+    layers = [_intervals(base, records, len(shown or labels)), _line(base), _points(base, labels, theme)]
+    if _has_paper(records):
         layers += [_paper_line(base), _paper_points(base, labels)]
-    chart = alt.LayerChart(data=alt.Data(values=to_records(rows)), layer=layers)
+    chart = alt.LayerChart(data=alt.Data(values=list(records)), layer=layers)
     chart = chart.transform_filter("indexof(shown, datum.curve) >= 0").add_params(drawn)
     chart = chart.properties(width="container" if theme is PAGE else 620, height=380)
     chart = chart.properties(description="Accuracy in % against strength, one line for each of: " + "; ".join(labels))
-    return configured(chart.properties(title=_heading(title, rows)) if title else chart, theme)
+    return configured(chart.properties(title=_heading(title, records)) if title else chart, theme)
 
 
-def _labels(rows: Sequence[Row], shown: Sequence[str] | None) -> list[str]:
-    """Name the curves, those shown at first in front, so that their colours differ."""
-    labels = list(dict.fromkeys(row.curve for row in rows))
+def _labels(records: Records, shown: Sequence[str] | None) -> list[str]:
+    """Return the curves' labels, those shown at first in front, so that their colours differ."""
+    labels = list(dict.fromkeys(record["curve"] for record in records))
     return sorted(labels, key=lambda label: shown is not None and label not in shown)
 
 
-def _drawable(rows: Sequence[Row]) -> list[Row]:
+def _drawable(records: Records) -> Records:
     """Leave out what is no line of this chart: curves across, and single strengths beside longer curves."""
-    lengths = Counter(row.curve for row in rows)
+    lengths = Counter(record["curve"] for record in records)
     longest = max(lengths.values())
-    return [row for row in rows if not row.across and (lengths[row.curve] > 1 or longest == 1)]
+    return [record for record in records if not record.get("across") and (lengths[record["curve"]] > 1 or longest == 1)]
+
+
+def _has_paper(records: Records) -> bool:
+    return any(record["paper_percent"] is not None for record in records)
 
 
 def to_bytes(chart: alt.TopLevelMixin, kind: Literal["svg", "png", "pdf"]) -> bytes:
@@ -90,22 +111,20 @@ def to_bytes(chart: alt.TopLevelMixin, kind: Literal["svg", "png", "pdf"]) -> by
     return content.getvalue()
 
 
-def swatches(
-    rows: Sequence[Row], theme: Theme = PAGE, shown: Sequence[str] | None = None
-) -> list[tuple[str, str, str]]:
-    """Give (label, colour, SVG path of the point) for each curve, as the chart draws it."""
-    labels = _labels(_drawable(rows), shown)
+def swatches(records: Records, theme: Theme = PAGE, shown: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
+    """Return (label, colour, SVG path of the point) for each curve, as the chart draws it."""
+    labels = _labels(_drawable(records), shown)
     return list(zip(labels, cycle(theme.curves), cycle(SHAPES), strict=False))
 
 
-def _heading(title: str, rows: Sequence[Row]) -> alt.TitleParams:
-    paper = " Hollow, dashed: the paper's numbers." if any(row.paper is not None for row in rows) else ""
-    images = max(row.averaged.n for row in rows)
+def _heading(title: str, records: Records) -> alt.TitleParams:
+    paper = " Hollow, dashed: the paper's numbers." if _has_paper(records) else ""
+    images = max(record["images"] for record in records)
     return alt.TitleParams(title, subtitle=f"{images:,} images. Bands or bars: 95 % intervals.{paper}")
 
 
-def _strength_axis(rows: Sequence[Row]) -> alt.X:
-    strengths = sorted({row.strength for row in rows})
+def _strength_axis(records: Records) -> alt.X:
+    strengths = sorted({record["strength"] for record in records})
     axis = alt.Axis(values=strengths, labelExpr="toString(datum.value)", labelOverlap=True, labelFlush=False)
     scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False)
     return alt.X("strength:Q", title="strength λ (pixel steps of 0..255)", axis=axis, scale=scale)
@@ -130,13 +149,13 @@ def _shapes(labels: Sequence[str], legend: alt.Legend | None) -> alt.Shape:
 
 
 def in_turn(values: Sequence[str], labels: Sequence[Any]) -> alt.Scale:
-    """Give the scale on which each label has one of the values, in turn: one of `SHAPES`, or of a theme's colours."""
+    """Return the scale on which each label has one of the values, in turn: one of `SHAPES`, or of a theme's colours."""
     return alt.Scale(domain=list(labels), range=list(islice(cycle(values), len(labels))))
 
 
-def _intervals(base: alt.Chart, rows: Sequence[Row], overlapping: int) -> alt.Chart:
+def _intervals(base: alt.Chart, records: Records, overlapping: int) -> alt.Chart:
     """Draw the intervals as bands, fainter where many overlap; as bars where a single strength leaves no width."""
-    if len({row.strength for row in rows}) == 1:
+    if len({record["strength"] for record in records}) == 1:
         marks = base.mark_rule(strokeWidth=2, opacity=0.5)
     else:
         marks = base.mark_area(opacity=min(0.16, 0.6 / overlapping))
@@ -177,7 +196,7 @@ def _tooltips() -> list[alt.Tooltip]:
 
 
 def configured(chart: Any, theme: Theme) -> Any:
-    """Give a chart of any kind the theme's colours and fonts."""
+    """Return a chart of any kind with the theme's colours and fonts."""
     text: dict[str, Any] = {"labelColor": theme.ink, "titleColor": theme.ink, "labelFontSize": 12, "titleFontSize": 13}
     lines = {"gridColor": theme.grid, "domainColor": theme.grid, "tickColor": theme.grid}
     return (

@@ -11,7 +11,7 @@ _COLOURS = {1: 0, 3: 2}  # the format's colour types by number of channels
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Give an image as the address of an ``<img>`` that holds all of it.
+    """Return an image as the address of an ``<img>`` that holds all of it.
 
     Args:
         pixels: uint8 (H, W, C); three channels are red, green and blue, one is grey, of any other number the mean is
@@ -21,7 +21,7 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """Give the bytes of a PNG file (ISO/IEC 15948), without filters; see `data_uri`."""
+    """Return the bytes of a PNG file (ISO/IEC 15948), without filters; see `data_uri`."""
     if pixels.shape[2] not in _COLOURS:
         pixels = pixels.mean(axis=2, keepdims=True).round().astype(np.uint8)
     height, width, channels = pixels.shape

@@ -1,0 +1,59 @@
+"""What the pages have in common: templates, Vega, and the facts of how numbers were made."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import altair as alt
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from saplab.report.tables import strength_text
+from saplab.system.words import counted
+
+
+@cache
+def template(name: str) -> Template:
+    """Return a page's template."""
+    environment = Environment(
+        loader=PackageLoader("saplab.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["strength"] = strength_text
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    environment.globals["mixture"] = _mixture_text
+    return environment.get_template(name)
+
+
+def _mixture_text(names: Sequence[str], weights: Sequence[float]) -> str:
+    """Return what is played at least once in a hundred, the most first: "SAP-100 (70 %), dense (30 %)"."""
+    played = sorted(zip(weights, names, strict=True), reverse=True)
+    return ", ".join(f"{name} ({100 * weight:.0f} %)" for weight, name in played if weight >= 0.01)
+
+
+@cache
+def vega() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script that sets ``vegaEmbed``."""
+    version = ".".join(alt.SCHEMA_VERSION.split(".")[:2])
+    return str(vl_convert.javascript_bundle(vl_version=version))  # type: ignore[call-arg] # its stub is wrong
+
+
+def machine(made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Summarise how cells were made: every value that occurs, the sum of the seconds, the span of the times."""
+    seconds = sum(entry.get("seconds", 0) for entry in made)
+    times = sorted(str(entry["time"]) for entry in made if "time" in entry)
+    names = dict.fromkeys(name for entry in made for name in entry if name not in ("seconds", "time"))
+    facts = {name: _values([entry[name] for entry in made if name in entry]) for name in names}
+    span = " to ".join(dict.fromkeys((times[0], times[-1]))) if times else "unknown"
+    return {**facts, "computing time": f"{seconds:,.0f} s in {counted(len(made), 'cell')}", "finished": span}
+
+
+def _values(values: Sequence[Any]) -> str:
+    return "; ".join(dict.fromkeys(map(_value_text, values)))
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,70 @@
+"""Tables: rows laid out by two of their values, and records as CSV and Parquet."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+
+TYPES: Final[Mapping[str, type]] = {
+    "curve": str, "figure": str, "game": str, "agent": str, "images": int, "games": int, "seeds": int
+}  # fmt: skip
+
+
+def pivot(rows: Iterable[T], by: Callable[[T], A], across: Callable[[T], B]) -> dict[A, dict[B, T]]:
+    """Lay out rows by two of their values: what stands at the left of a table, and what stands above it."""
+    found: dict[A, dict[B, T]] = {}
+    for row in rows:
+        found.setdefault(by(row), {})[across(row)] = row
+    return found
+
+
+def columns_of(table: Mapping[Any, Mapping[B, Any]]) -> list[B]:
+    """Return what stands above a pivoted table: numbers ascending, anything else in the order of the rows."""
+    columns = list(dict.fromkeys(column for cells in table.values() for column in cells))
+    return sorted(columns, key=lambda column: column if isinstance(column, int | float) else 0)
+
+
+def texts(table: Mapping[Any, Mapping[Any, T]], text: Callable[[T], str]) -> list[list[str]]:
+    """Return the texts of a pivoted table's cells, row by row; a dash where there is nothing."""
+    columns = columns_of(table)
+    return [[text(cells[column]) if column in cells else "–" for column in columns] for cells in table.values()]
+
+
+def strength_text(strength: float) -> str:
+    """Return a strength without a needless fraction: 8.0 is ``8``."""
+    return f"{strength:g}"
+
+
+def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Return records as CSV text with a header; None is an empty field.
+
+    Args:
+        records: with the same names.
+        columns: their names, where there may be no record.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns or list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def to_parquet(records: Sequence[Mapping[str, Any]], types: Mapping[str, type] = TYPES) -> bytes:
+    """Return records as a Parquet file; None is null.
+
+    Args:
+        records: with the same names, at least one.
+        types: of columns by their names; others hold floating-point numbers.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    arrow = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
+    schema = pyarrow.schema([(name, arrow[types.get(name, float)]) for name in records[0]])
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(records), schema), content)
+    return content.getvalue()
