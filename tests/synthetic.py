@@ -2,26 +2,21 @@
 
 import numpy as np
 
-from saplab.runs import CellResult, Request, Store
-from saplab.runs.cell import Cell, Curve, Network
+from saplab import defenses
+from saplab.attacks import FGSM, MonteCarlo, eps_of, strength_of
+from saplab.runs import Curve, ImageCell, ImageResult, Network, Request, Store
 
 DENSE = Network("preact-resnet20-dense", "a" * 64)
-SAP = Network("preact-resnet20-dense", "a" * 64, "sap:100")
+SAP = DENSE.defended([defenses.SAP(100)])
 CLASSES = 10
 HOSTILE = "</script><img src=x onerror=alert(1)> \"'&{{ 7 * 7 }}"  # a name as an enemy writes it
-GRADIENT = {"samples": 20, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
+MASK, IDENTITY = FGSM(MonteCarlo(20)), FGSM(MonteCarlo(20, "identity"))
+EPS = tuple(map(eps_of, (0, 1, 2, 4, 8, 16)))
 
 
 def make_cell(defender=SAP, adversary=None, start=0, stop=40, **changes):
-    settings = {
-        "attack": {"name": "fgsm", **GRADIENT},
-        "strengths": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
-        "data": "b" * 64,
-        "passes": 20,
-        "seed": 0,
-        **changes,
-    }
-    return Cell(defender, adversary or defender, start=start, stop=stop, **settings)
+    settings = {"attack": MASK, "eps": EPS, "data": "b" * 64, "passes": 20, **changes}
+    return ImageCell(defender=defender, adversary=adversary or defender, start=start, stop=stop, **settings)
 
 
 def make_curve(label, slope=0.2, shards=2, size=20, paper=None, claim="", **settings):
@@ -35,8 +30,8 @@ def make_result(cell, slope=0.2, clean=0.9):
     n = cell.stop - cell.start
     labels = np.arange(cell.start, cell.stop) % CLASSES
     ease = rng.normal(0, 0.15, size=n)
-    votes = np.zeros((len(cell.strengths), n, CLASSES), np.int32)
-    for k, strength in enumerate(cell.strengths):
+    votes = np.zeros((len(cell.eps), n, CLASSES), np.int32)
+    for k, strength in enumerate(map(strength_of, cell.eps)):
         share = np.clip(clean + ease - slope * np.log2(1 + strength), 0.01, 0.99)
         right = rng.binomial(cell.passes, share)
         votes[k, np.arange(n), labels] = right
@@ -51,8 +46,8 @@ def make_result(cell, slope=0.2, clean=0.9):
     }
     notes = (np.full(n, 0.5, np.float32), np.full(n, 0.01, np.float32))
     numbers = np.arange(cell.start, cell.stop)
-    pictures = rng.integers(0, 256, (len(cell.strengths), min(2, n) if cell.start == 0 else 0, 8, 8, 3), np.uint8)
-    return CellResult(probs, votes, probs, probs, labels.astype(np.int64), numbers, *notes, pictures, made)
+    pictures = rng.integers(0, 256, (len(cell.eps), min(2, n) if cell.start == 0 else 0, 8, 8, 3), np.uint8)
+    return ImageResult(probs, votes, probs, probs, labels.astype(np.int64), numbers, *notes, pictures, made)
 
 
 SLOPES = {"dense": 0.35, "SAP-100": 0.1, "SAP-100, identity backward": 0.3}
@@ -60,12 +55,11 @@ SLOPES = {"dense": 0.35, "SAP-100": 0.1, "SAP-100, identity backward": 0.3}
 
 def make_request(size=20, shards=2):
     paper = {0.0: 83.3, 1.0: 78.5, 2.0: 72.7}
-    identity = {"name": "fgsm", **GRADIENT, "backward": "identity"}
     curves = (
         make_curve("dense", defender=DENSE, size=size, shards=shards, passes=1, claim="Knows the network."),
         make_curve("SAP-100", size=size, shards=shards, paper=paper, claim="Averages 20 gradients through the mask."),
         make_curve(
-            "SAP-100, identity backward", size=size, shards=shards, attack=identity, claim="Ignores the pruning."
+            "SAP-100, identity backward", size=size, shards=shards, attack=IDENTITY, claim="Ignores the pruning."
         ),
     )
     return Request("SAP-100 under attack", curves, "saplab demo --out saplab-demo")
