@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from saplab.data.cifar10 import as_images, read_records
 from saplab.models.initialise import initialise
+from saplab.models.layers import Normalize
 from saplab.models.preact_resnet import PreactBlock, preact_resnet20
-from saplab.models.resnet import IMAGENET_MEAN, IMAGENET_STD, Normalize, option_a, resnet20
+from saplab.models.resnet import IMAGENET_MEAN, IMAGENET_STD, option_a, resnet20
 from saplab.models.zoo import ARCHITECTURES, load_model, read_weights, weights_digest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -254,9 +255,9 @@ def test_factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state) -> No
     loaded = load_model("own_network:net", "net.safetensors")
     assert weights_digest(loaded) == weights_digest(initialise(resnet20(), 5))
     for spec, message in (
-        ("own_network:wrong", "must give an nn.Module, got int"),
+        ("own_network:wrong", "must make an nn.Module, got int"),
         ("own_network:plain", "must name a function, got int"),
-        ("own_network:absent", "must name a function, got NoneType"),
+        ("own_network:absent", "own_network:absent cannot be imported: "),
         (".own_network:net", "must be a network's name or package.module:factory, got '.own_network:net'"),
         ("own_network:", "must be a network's name or package.module:factory, got 'own_network:'"),
         ("no_such_module:net", "cannot be imported: No module named 'no_such_module'"),

@@ -79,10 +79,15 @@ def test_facts_survive_their_file() -> None:
     facts = zoo.Packaged(
         "resnet20", "0" * 64, "fast", "small", "saplab train", (Measured("PGD-20", 8.0, 3, 4, "test"),)
     )
-    assert zoo.Packaged.from_json(facts.to_json().decode()) == facts
-    for text in ("{", "[]", '{"architecture": "resnet20", "sha256": "0", "colour": 1}'):
+    assert zoo.Packaged.from_json(facts.to_json()) == facts
+    for content in (b"{", b"[]", b'{"architecture": "resnet20"}', b'{"architecture": "resnet20", "sha256": 0}'):
         with pytest.raises(ValueError, match="not a network's file of facts"):
-            zoo.Packaged.from_json(text)
+            zoo.Packaged.from_json(content)
+
+
+@pytest.mark.parametrize("name", sorted(zoo.PACKAGED))
+def test_facts_are_written_as_they_are_in_the_package(name: str) -> None:
+    assert zoo.PACKAGED[name].to_json() == (Path(zoo.__file__).parent / "weights" / f"{name}.json").read_bytes()
 
 
 def test_a_network_is_three_files(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Networks: the paper's, a public one, and whatever a user names."""
+"""Networks: the packaged ones, their architectures, those of torchvision and timm, and the user's own."""

@@ -1,6 +1,7 @@
-"""Classifiers of torchvision and timm by name, without a download: `torchvision:NAME` and `timm:NAME`.
+"""Classifiers of torchvision and timm by name: ``torchvision:NAME`` and ``timm:NAME``.
 
-Both packages belong to the extra ``vision``. A network comes with its first weights, a function of its name alone.
+Both packages belong to the extra ``vision``. Nothing is downloaded: a network has random weights, a function of its
+name alone.
 """
 
 import difflib
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from saplab.models.initialise import untouched_generator
+from saplab.models.layers import Normalize
 
 HUBS: Final = ("torchvision", "timm")
 _SEED: Final = 0
@@ -24,9 +26,9 @@ _LISTED: Final = 3
 class View:
     """How a network wants its pictures cut.
 
-    Args:
+    Attributes:
         size: height and width of its input in pixels.
-        resize: length that a picture's shorter side gets before the middle is cut out.
+        resize: length of a picture's shorter side before its middle is cut out.
         interpolation: ``bilinear`` or ``bicubic``.
     """
 
@@ -35,39 +37,34 @@ class View:
     interpolation: str
 
 
-class Classifier(nn.Module):
+class Classifier(Normalize):
     """A network behind the normalisation that it was trained with: [0, 1] images -> logits.
 
     Args:
-        network: the network itself, which a file of weights belongs to.
+        network: the network itself, to which a file of weights belongs.
         view: how it wants its pictures cut.
         mean, std: of each channel, as the network's own package gives them.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module, view: View, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.view = view
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.network = network
 
     def forward(self, images: Tensor) -> Any:
-        """Give the logits (N, classes) of images (N, C, H, W) in [0, 1]."""
-        return self.network((images - self.mean) / self.std)
+        """Return the logits (N, classes) of images (N, C, H, W) in [0, 1]."""
+        return self.network(super().forward(images))
 
 
 def is_hub(spec: str) -> bool:
-    """Tell whether `spec` names a network of a hub."""
+    """Return whether `spec` names a network of torchvision or timm."""
     return spec.partition(":")[0] in HUBS
 
 
 def build(spec: str) -> Classifier:
-    """Build ``torchvision:NAME`` or ``timm:NAME``, with its first weights and its normalisation as a layer.
+    """Build ``torchvision:NAME`` or ``timm:NAME`` with random weights, and with its normalisation as a layer.
 
-    The number of classes is ImageNet's; ``torchvision:resnet18?num_classes=10`` gives another.
+    The number of classes is ImageNet's, or that of ``torchvision:resnet18?num_classes=10``.
 
     Raises:
         ValueError: the package is missing or broken, or has no classifier of that name.
@@ -101,7 +98,7 @@ def _from_timm(name: str, options: dict[str, int]) -> Classifier:
 
 
 def _first_weights(make: Any) -> nn.Module:
-    """Build a network whose own initialisation draws the same each time; the global generator stays as it was."""
+    """Build a network whose own initialisation draws the same each time, without touching the global generator."""
     with untouched_generator():
         torch.default_generator.manual_seed(_SEED)
         network: nn.Module = make()

@@ -2,23 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
+
 
 @contextmanager
 def untouched_generator() -> Iterator[None]:
-    """Put PyTorch's global CPU generator back as it was: building layers draws from it."""
+    """Restore PyTorch's global CPU generator afterwards: building layers draws from it."""
     with torch.random.fork_rng(devices=[]):
         yield
 
 
-def initialise(model: nn.Module, seed: int) -> nn.Module:
-    """Draw every convolution and linear weight anew, in place, and give the module back.
+def initialise(model: M, seed: int) -> M:
+    """Draw every convolution and linear weight anew, in place, and return the network.
 
     Source: He et al. 2015, "Delving deep into rectifiers", equation 10: normal with variance 2 / fan-in. Biases
-    become 0, batch-norms the identity. The draws come from a generator of their own; the global one stays as it is.
+    become 0, batch-norms the identity. The global generator is not touched.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():

@@ -1,31 +1,30 @@
-"""The networks inside the package: a network is three files of one name in ``weights``, and nothing else.
+"""The networks inside the package: each is three files of one name in the folder ``weights``.
 
-``NAME.safetensors`` holds the weights, ``NAME.md`` the card, and ``NAME.json`` what a program reads: the architecture,
-the SHA-256 of the weights' file, the command that makes it again, and how many images it got right.
+``NAME.safetensors`` holds the weights, ``NAME.md`` the card, and ``NAME.json`` the facts, a `Packaged`.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 CLEAN = "none"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Right answers among a number of images, under an attack.
+    """How many images a network classifies correctly under an attack.
 
-    Args:
+    Attributes:
         attack: its name; ``none`` for clean images.
         strength: λ in pixel steps.
         correct, images: counts.
         data: ``test``, the test images (of CIFAR-10, those that every copy of the set holds bit by bit); ``sample``,
-            the 1,000 of them in the package; or ``held out``, of the training images.
+            the 1,000 of them in the package; or ``held out``, some of the training images.
     """
 
     attack: str
@@ -37,14 +36,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Packaged:
-    """A network's file of facts.
+    """The facts about a network's weights.
 
-    Args:
-        architecture: by name.
-        sha256: of the file of weights, in hexadecimal.
-        recipe, preset: that it was trained by.
-        command: that makes it again.
-        measured: of the weights as they stand, without any defence.
+    Attributes:
+        architecture: its name.
+        sha256: SHA-256 of the file of weights, in hexadecimal.
+        recipe, preset: what it was trained by.
+        command: the command that trains it again.
+        measured: accuracies of the network without any defence.
     """
 
     architecture: str
@@ -55,36 +54,34 @@ class Packaged:
     measured: tuple[Measured, ...] = ()
 
     def to_json(self) -> bytes:
-        """Give the file's content."""
-        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+        """Return the content of the file of facts."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Packaged":
-        """Read a file's content.
+    def from_json(cls, content: bytes) -> "Packaged":
+        """Read the content of a file of facts.
 
         Raises:
-            ValueError: it is no such file.
+            ValueError: it is something else.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
-            measured = tuple(Measured(**row) for row in values.pop("measured", ()))
-            return cls(measured=measured, **values)
-        except (ValueError, TypeError, AttributeError) as error:
+            return msgspec.json.decode(content, type=cls)
+        except msgspec.DecodeError as error:
             raise ValueError(f"not a network's file of facts: {error}") from None
 
 
 def read_packaged(folder: Traversable | Path | None = None) -> dict[str, Packaged]:
-    """Read the facts of all networks in a folder, the package's own by default, in the order of their names."""
+    """Read the facts of all networks in a folder, by default the package's own, in the order of their names."""
     folder = folder or resources.files("saplab.models").joinpath("weights")
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
-    return {file.name.removesuffix(".json"): Packaged.from_json(file.read_text(encoding="utf-8")) for file in files}
+    files = {file.name: file for file in folder.iterdir() if file.name.endswith(".json")}
+    return {name.removesuffix(".json"): Packaged.from_json(files[name].read_bytes()) for name in sorted(files)}
 
 
 def packaged_bytes(name: str, facts: Mapping[str, Packaged]) -> bytes:
     """Read a packaged network's file of weights.
 
     Raises:
-        ValueError: it is not the file that the facts were written about.
+        ValueError: its checksum is not the one in the facts.
     """
     content = resources.files("saplab.models").joinpath("weights", f"{name}.safetensors").read_bytes()
     require_checksum(content, facts[name].sha256, f"the packaged weights of {name} are damaged")
@@ -92,10 +89,10 @@ def packaged_bytes(name: str, facts: Mapping[str, Packaged]) -> bytes:
 
 
 def require_checksum(content: bytes, sha256: str, what: str) -> None:
-    """Refuse bytes that are not the expected ones.
+    """Refuse bytes with another checksum.
 
     Raises:
-        ValueError: their SHA-256 is another; the message begins with `what`.
+        ValueError: their SHA-256 is not `sha256`; the message begins with `what`.
     """
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:

@@ -1,17 +1,18 @@
 """The paper's network: the pre-activation ResNet-20 for CIFAR-10.
 
-Source: He et al. 2016, "Identity mappings in deep residual networks". Every one of the 19 activation functions stands
-inside a residual branch or after the last block, so the residual stream itself never passes through one.
+Source: He et al. 2016, "Identity mappings in deep residual networks". Each of the 19 activation functions is inside a
+residual branch or after the last block, so the residual stream itself never passes through one.
 """
 
 import torch
 from torch import nn
 
 from saplab.models.initialise import initialise, untouched_generator
+from saplab.models.layers import stage
 
 
 class PreactBlock(nn.Module):
-    """A residual block whose batch-norms and ReLUs stand before its convolutions."""
+    """A residual block whose batch-norms and ReLUs come before its convolutions."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -35,22 +36,22 @@ class PreactBlock(nn.Module):
 class PreactResNet(nn.Module):
     """Three stages of pre-activation blocks; [0, 1] images (N, 3, H, W) -> logits (N, classes).
 
-    The batch-norm on the input is the network's normalisation. The last ReLU stands before the global average.
+    The batch-norm on the input is the network's normalisation. The last ReLU comes before the global average.
     """
 
     def __init__(self, blocks: int, classes: int) -> None:
         super().__init__()
         self.normalize = nn.BatchNorm2d(3)
         self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.stage1 = _stage(16, 16, 1, blocks)
-        self.stage2 = _stage(16, 32, 2, blocks)
-        self.stage3 = _stage(32, 64, 2, blocks)
+        self.stage1 = stage(PreactBlock, 16, 16, 1, blocks)
+        self.stage2 = stage(PreactBlock, 16, 32, 2, blocks)
+        self.stage3 = stage(PreactBlock, 32, 64, 2, blocks)
         self.bn = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.linear = nn.Linear(64, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the logits."""
+        """Return the logits."""
         x = self.conv(self.normalize(images))
         x = self.stage3(self.stage2(self.stage1(x)))
         features: torch.Tensor = self.relu(self.bn(x)).mean(dim=(2, 3))
@@ -59,19 +60,13 @@ class PreactResNet(nn.Module):
 
 
 def preact_resnet20(classes: int = 10) -> PreactResNet:
-    """Build the paper's ResNet-20 with weights drawn from seed 0; see ``initialise`` for another seed.
+    """Build the paper's ResNet-20 with weights drawn from seed 0; see `initialise` for another seed.
 
     Raises:
-        ValueError: ``classes`` is below 1.
+        ValueError: `classes` is below 1.
     """
     if classes < 1:
         raise ValueError(f"`classes` must be >= 1, got {classes}")
     with untouched_generator():
         model = PreactResNet(blocks=3, classes=classes)
-    initialise(model, seed=0)
-    return model
-
-
-def _stage(width_in: int, width: int, stride: int, blocks: int) -> nn.Sequential:
-    first = PreactBlock(width_in, width, stride)
-    return nn.Sequential(first, *(PreactBlock(width, width, 1) for _ in range(blocks - 1)))
+    return initialise(model, seed=0)

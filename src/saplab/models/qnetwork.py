@@ -16,11 +16,8 @@ class QNetwork(nn.Module):
     """Stacks of four frames (N, 4, 84, 84) in [0, 1] -> the value of each action, (N, actions).
 
     Three convolutions (32 of 8×8 stride 4, 64 of 4×4 stride 2, 64 of 3×3), a layer of 512, and one output for each
-    action, with a ReLU after each but the last. The last layer computes in float32 also under autocast: bfloat16 would
+    action, with a ReLU after each but the last. The last layer computes in float32 even under autocast: bfloat16 would
     round away the differences between actions.
-
-    Args:
-        actions: number of actions.
     """
 
     def __init__(self, actions: int) -> None:
@@ -32,14 +29,14 @@ class QNetwork(nn.Module):
         self.head = nn.Linear(512, actions)
 
     def forward(self, stacks: Tensor) -> Tensor:
-        """Give the values (N, actions) of stacks in [0, 1]."""
+        """Return the values (N, actions) of stacks in [0, 1]."""
         return self._values(self.conv1(stacks))
 
     def of_bytes(self, stacks: Tensor) -> Tensor:
-        """Give ``forward(stacks / 255)`` for stacks of bytes, uint8 (N, 4, 84, 84).
+        """Return ``forward(stacks / 255)`` for stacks of bytes, uint8 (N, 4, 84, 84).
 
-        The first layer's weights are divided instead of the pixels: that is cheaper, and exact where bfloat16, which
-        holds 0..255 but not their 255ths, carries the pixels.
+        The first layer's weights are divided instead of the pixels: that is cheaper, and also exact in bfloat16, which
+        holds 0..255 but not their 255ths.
         """
         kind = stacks.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.conv1.weight.dtype
@@ -54,22 +51,10 @@ class QNetwork(nn.Module):
             return self.head(h.float())  # type: ignore[no-any-return]
 
 
-def first_weights(network: QNetwork, seed: int) -> QNetwork:
-    """Draw every weight and bias anew, in place, uniform within ±1/√fan-in, and give the network back.
-
-    These are PyTorch's own first weights; but the draws come from a generator of their own.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for layer in network.children():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-            bound = 1 / math.sqrt(layer.weight[0].numel())
-            nn.init.uniform_(layer.weight, -bound, bound, generator)
-            nn.init.uniform_(layer.bias, -bound, bound, generator)
-    return network
-
-
 def new_network(actions: int, seed: int) -> QNetwork:
-    """Make a Q-network with first weights that depend on `seed` alone, stored channels last.
+    """Build a Q-network, stored channels last, whose first weights depend on `seed` alone.
+
+    They have PyTorch's own law, uniform within ±1/√fan-in, but the global generator is not touched.
 
     Raises:
         ValueError: `actions` < 1.
@@ -78,4 +63,10 @@ def new_network(actions: int, seed: int) -> QNetwork:
         raise ValueError(f"`actions` must be >= 1, got {actions}")
     with untouched_generator():
         network = QNetwork(actions)
-    return first_weights(network, seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network.children():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            nn.init.uniform_(layer.weight, -bound, bound, generator)
+            nn.init.uniform_(layer.bias, -bound, bound, generator)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,8 +1,8 @@
 """The post-activation ResNet-20 for CIFAR-10, with parameter-free shortcuts.
 
 Source: He et al. 2016, "Deep residual learning for image recognition", section 4.2, shortcut option A. Parameter names
-follow akamaster/pytorch_resnet_cifar10, so that its public checkpoints load. Here an activation function follows
-every addition: the residual stream itself passes through it.
+follow akamaster/pytorch_resnet_cifar10, so that its public checkpoints load. An activation function follows every
+addition: the residual stream itself passes through it.
 """
 
 import torch
@@ -10,32 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from saplab.models.initialise import initialise, untouched_generator
+from saplab.models.layers import Normalize, stage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class Normalize(nn.Module):
-    """Subtract a mean and divide by a standard deviation, channel by channel.
-
-    Both belong to the architecture: they are buffers that move with the module, and no part of its state_dict.
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        if len(mean) != len(std):
-            raise ValueError(f"`std` must have as many values as `mean` ({len(mean)}), got {len(std)}")
-        if min(std) <= 0:
-            raise ValueError(f"`std` must be > 0, got {std}")
-        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise [0, 1] images (N, C, H, W)."""
-        return (images - self.mean) / self.std
 
 
 class BasicBlock(nn.Module):
@@ -68,13 +46,13 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()
-        self.layer1 = _stage(16, 16, 1, blocks)
-        self.layer2 = _stage(16, 32, 2, blocks)
-        self.layer3 = _stage(32, 64, 2, blocks)
+        self.layer1 = stage(BasicBlock, 16, 16, 1, blocks)
+        self.layer2 = stage(BasicBlock, 16, 32, 2, blocks)
+        self.layer3 = stage(BasicBlock, 32, 64, 2, blocks)
         self.linear = nn.Linear(64, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the logits."""
+        """Return the logits."""
         x = self.relu(self.bn1(self.conv1(self.normalize(images))))
         features: torch.Tensor = self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
         logits: torch.Tensor = self.linear(features)
@@ -82,30 +60,24 @@ class ResNet(nn.Module):
 
 
 def option_a(x: torch.Tensor, stride: int, extra: int) -> torch.Tensor:
-    """Take every ``stride``-th pixel and pad ``extra`` zero channels on either side; no parameters."""
+    """Take every `stride`-th pixel and pad `extra` zero channels on either side; no parameters."""
     return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, extra, extra)) if stride != 1 or extra else x
 
 
 def resnet20(
     classes: int = 10, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> ResNet:
-    """Build the post-activation ResNet-20 with weights drawn from seed 0; see ``initialise`` for another seed.
+    """Build the post-activation ResNet-20 with weights drawn from seed 0; see `initialise` for another seed.
 
     Args:
         classes: number of classes.
         mean, std: of the normalisation, per channel, for pixels in [0, 1].
 
     Raises:
-        ValueError: ``classes`` is below 1, or ``mean`` and ``std`` do not go together.
+        ValueError: `classes` is below 1, or `mean` and `std` do not match.
     """
     if classes < 1:
         raise ValueError(f"`classes` must be >= 1, got {classes}")
     with untouched_generator():
         model = ResNet(blocks=3, classes=classes, mean=mean, std=std)
-    initialise(model, seed=0)
-    return model
-
-
-def _stage(width_in: int, width: int, stride: int, blocks: int) -> nn.Sequential:
-    first = BasicBlock(width_in, width, stride)
-    return nn.Sequential(first, *(BasicBlock(width, width, 1) for _ in range(blocks - 1)))
+    return initialise(model, seed=0)

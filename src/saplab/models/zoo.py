@@ -1,11 +1,8 @@
-"""Networks by name, weights from files, and a digest that tells weights apart."""
+"""Networks by name, weights from files, and a digest of weights."""
 
 import difflib
 import hashlib
-import importlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from saplab.models import hub
 from saplab.models.packaged import Packaged, packaged_bytes, read_packaged, require_checksum
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
+from saplab.system.registry import import_object
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
 PACKAGED: dict[str, Packaged] = read_packaged()
@@ -26,21 +24,22 @@ _LISTED = 3
 
 
 def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
-    """Load a network in eval mode; it takes images in [0, 1], (N, C, H, W), and gives logits.
+    """Load a network in evaluation mode; it maps images (N, C, H, W) in [0, 1] to logits.
 
     Args:
-        spec: a network of the package (``preact-resnet20-dense``), whose weights come with it, or from a copy of
-            their file in ``weights``; an architecture (``preact-resnet20``, ``resnet20``), which needs ``weights`` and
-            has as many classes as they; or ``package.module:factory``, a function
-            that takes no arguments and gives an ``nn.Module``, sought beside the command's own working folder too;
-            or ``torchvision:NAME`` or ``timm:NAME``, whose weights are random unless ``weights`` gives others.
-        weights: a ``.safetensors`` file, or ``.pt``, ``.pth`` or ``.th`` read with ``weights_only=True``: a state_dict
-            or one under ``state_dict`` or ``model``; a ``module.`` prefix is stripped. Where a file of the same name
-            that ends in .json lies beside it and names a checksum (``saplab train`` writes one), it must agree.
+        spec: one of
+
+            - a network of the package (``preact-resnet20-dense``), with its weights or a copy of their file;
+            - an architecture (``preact-resnet20``, ``resnet20``) for `weights`, which also set the number of classes;
+            - ``package.module:factory``, a function without arguments that returns an `nn.Module`; modules of the
+              working folder are found too;
+            - ``torchvision:NAME`` or ``timm:NAME``, whose weights are random without `weights`.
+        weights: a ``.safetensors`` file, or ``.pt``, ``.pth`` or ``.th`` read with ``weights_only=True``: a state_dict,
+            or one under ``state_dict`` or ``model``; a ``module.`` prefix is stripped. The checksum in a ``.json`` file
+            of the same name beside it, as ``saplab train`` writes one, must match.
 
     Raises:
-        ValueError: the name is unknown, or the weights are damaged, are not what their checksum says, or belong to
-            another network.
+        ValueError: the name is unknown, or the weights are damaged, have another checksum or belong to another network.
         FileNotFoundError: there is no such file.
     """
     if hub.is_hub(spec):
@@ -61,7 +60,7 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a state_dict from a file; formats and errors as in :func:`load_model`."""
+    """Read a state_dict from a file; formats and errors as in `load_model`."""
     path = _existing(path)
     _check_beside(path)
     if path.suffix == ".safetensors":
@@ -77,13 +76,13 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def put_weights(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copy a state_dict into a network, whole or not at all.
+    """Copy a state_dict into a network, completely or not at all.
 
-    Batch-norm's ``num_batches_tracked`` may be missing, as in checkpoints older than PyTorch 0.4.1: it counts
-    training steps only.
+    Batch-norm's ``num_batches_tracked`` may be missing, as in checkpoints older than PyTorch 0.4.1: it only counts
+    training steps.
 
     Raises:
-        ValueError: names or shapes differ, or a value is not finite; the message begins with ``source``.
+        ValueError: names or shapes differ, or a value is not finite; the message begins with `source`.
     """
     own = model.state_dict()
     state = {**{name: t for name, t in own.items() if name.endswith("num_batches_tracked")}, **state}
@@ -100,7 +99,7 @@ def put_weights(model: nn.Module, state: Mapping[str, torch.Tensor], source: str
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Give the SHA-256, in hexadecimal, over every parameter and buffer: name, type, shape and bits."""
+    """Return the SHA-256, in hexadecimal, of every parameter and buffer: name, type, shape and bits."""
     sha = hashlib.sha256()
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name in sorted(named):
@@ -124,7 +123,7 @@ def _load_packaged(name: str, weights: str | Path | None) -> nn.Module:
 
 
 def _load_architecture(name: str, weights: str | Path) -> nn.Module:
-    """Load weights into an architecture with as many classes as they have."""
+    """Load weights into an architecture with their number of classes."""
     state = read_weights(weights)
     bias = state.get("linear.bias", torch.empty(10))
     model = ARCHITECTURES[name](classes=max(bias.numel(), 1))
@@ -133,7 +132,7 @@ def _load_architecture(name: str, weights: str | Path) -> nn.Module:
 
 
 def _ready(model: nn.Module) -> nn.Module:
-    """Set evaluation mode, and lay weights out as convolutions on a CPU run fastest; maps follow the weights."""
+    """Set evaluation mode and the memory format in which convolutions on a CPU run fastest; maps follow the weights."""
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -145,33 +144,17 @@ def _load_hub(spec: str, weights: str | Path | None) -> nn.Module:
 
 
 def _call_factory(spec: str) -> nn.Module:
-    """Import ``package.module`` and call ``factory()``; errors inside the user's own code pass through."""
-    module_name, _, factory_name = spec.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), factory_name)):
+    """Return what the user's ``package.module:factory`` makes; errors inside its code pass through."""
+    module, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
         raise ValueError(f"`model` must be a network's name or package.module:factory, got {spec!r}")
-    with _working_folder_on_path():
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"`model` {spec!r} cannot be imported: {error}") from None
-        factory = getattr(module, factory_name, None)
-        if not callable(factory):
-            raise ValueError(f"`model` {spec!r} must name a function, got {type(factory).__name__}")
-        model = factory()
+    factory = import_object(spec)
+    if not callable(factory):
+        raise ValueError(f"`model` {spec!r} must name a function, got {type(factory).__name__}")
+    model = factory()
     if not isinstance(model, nn.Module):
-        raise ValueError(f"`model` {spec!r} must give an nn.Module, got {type(model).__name__}")
+        raise ValueError(f"`model` {spec!r} must make an nn.Module, got {type(model).__name__}")
     return model
-
-
-@contextmanager
-def _working_folder_on_path() -> Iterator[None]:
-    """Let imports find the working folder last of all, as ``python -m`` would find it first."""
-    folder = str(Path.cwd())
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _existing(path: str | Path) -> Path:
@@ -181,12 +164,12 @@ def _existing(path: str | Path) -> Path:
 
 
 def _check_beside(path: Path) -> None:
-    """Compare a file of weights with the checksum in the file of facts beside it, where there is one."""
+    """Compare a file of weights with the checksum in the file of facts beside it, if there is one."""
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return
     try:
-        facts = Packaged.from_json(beside.read_text(encoding="utf-8"))
+        facts = Packaged.from_json(beside.read_bytes())
     except ValueError:  # somebody else's file
         return
     require_checksum(path.read_bytes(), facts.sha256, f"{path} is damaged or another file than {beside.name} says")
@@ -200,7 +183,7 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    """Find the state_dict in what a file holds, without a ``module.`` prefix."""
+    """Return the state_dict in a file's content, without a ``module.`` prefix."""
     for key in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
