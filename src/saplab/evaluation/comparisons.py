@@ -1,7 +1,8 @@
 """Which attacks a verdict compares, so that the one that should be weaker never has the larger budget."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -60,11 +61,6 @@ class Comparison:
         """Estimate first minus second, paired by image: bad where it is above 0."""
         return paired_difference(self.first.scores, self.second.scores, confidence=confidence)
 
-    @property
-    def gap(self) -> float:
-        """Return by how much the first leaves more."""
-        return float(self.first.scores.mean() - self.second.scores.mean())
-
     def text(self, confidence: float) -> str:
         """Return both accuracies and their difference in points, in words."""
         points = self.excess(confidence)
@@ -85,14 +81,7 @@ def transfer(case: Case) -> list[Comparison]:
 
 def one_step(case: Case) -> list[Comparison]:
     """Compare one-step attacks with iterative ones by the same gradient, with as many passes in all."""
-    return [
-        comparison
-        for challenger in case.own
-        if challenger.one_step
-        for comparison in _challenges(
-            [challenger], [e for e in case.own if e.backward == challenger.backward], _iterative_with_as_many_passes
-        )
-    ]
+    return _challenges([e for e in case.own if e.one_step], case.own, _same_rule_in_steps)
 
 
 def identity(case: Case) -> list[Comparison]:
@@ -132,12 +121,12 @@ def rises(case: Case) -> list[Comparison]:
         Comparison(Point(e, high), Point(e, low))
         for e in case.evidence
         if (e.own_gradient or e.transferred) and e.iterative
-        for low, high in zip(e.eps, e.eps[1:], strict=False)
+        for low, high in pairwise(e.eps)
     ]
 
 
 def _challenges(challengers: Sequence[Evidence], rivals: Sequence[Evidence], fair: Fair) -> list[Comparison]:
-    """Compare each challenger, at each radius, with the strongest fair rival of that or a smaller one (nested balls)."""
+    """Compare each challenger, at each radius, with the strongest fair rival of that or a smaller radius."""
     found = []
     for challenger in (Point(e, eps) for e in challengers for eps in e.eps if eps > 0):
         points = (Point(rival, eps) for rival in rivals for eps in rival.eps if 0 < eps <= challenger.eps)
@@ -153,11 +142,13 @@ def _as_many_steps(rival: Point, challenger: Point) -> bool:
 
 
 def _as_large_budget(rival: Point, challenger: Point) -> bool:
-    return rival.evidence.samples >= challenger.evidence.samples and rival.steps >= challenger.steps
+    return rival.evidence.samples >= challenger.evidence.samples and _as_many_steps(rival, challenger)
 
 
-def _iterative_with_as_many_passes(rival: Point, challenger: Point) -> bool:
-    return rival.steps > 1 and rival.steps * rival.evidence.samples >= challenger.evidence.samples
+def _same_rule_in_steps(rival: Point, challenger: Point) -> bool:
+    passes = rival.steps * rival.evidence.samples
+    same = rival.evidence.backward == challenger.evidence.backward
+    return same and rival.steps > 1 and passes >= challenger.evidence.samples
 
 
 def _two_budgets(
@@ -167,18 +158,11 @@ def _two_budgets(
 
     Of runs with the same budget, the one with most radii speaks.
     """
-    groups = ([e for e in own if kind(e) == one] for one in dict.fromkeys(map(kind, own)))
-    return [
-        Comparison(Point(smaller, eps), Point(larger, eps))
-        for group in groups
-        for smaller, larger in _largest_two(group, budget)
-        for eps in larger.eps
-        if eps > 0 and eps in smaller.eps
-    ]
-
-
-def _largest_two(group: Sequence[Evidence], budget: Callable[[Evidence], int]) -> Iterator[tuple[Evidence, Evidence]]:
-    by_budget = {budget(e): e for e in sorted(group, key=lambda e: len(e.eps))}
-    if len(by_budget) > 1:
-        smaller, larger = sorted(by_budget)[-2:]
-        yield by_budget[smaller], by_budget[larger]
+    found: list[Comparison] = []
+    for one in dict.fromkeys(map(kind, own)):
+        by_budget = {budget(e): e for e in sorted(own, key=lambda e: len(e.eps)) if kind(e) == one}
+        for few, many in list(pairwise(sorted(by_budget)))[-1:]:
+            smaller, larger = by_budget[few], by_budget[many]
+            shared = (eps for eps in larger.eps if eps > 0 and eps in smaller.eps)
+            found += [Comparison(Point(smaller, eps), Point(larger, eps)) for eps in shared]
+    return found

@@ -52,15 +52,13 @@ class Evidence:
         adversary: Adversary = "own", has_rules: bool = False, halves: ArrayLike | None = None,
         half_cosine: Array | None = None, gradient_norm: Array | None = None,
     ) -> Self:  # fmt: skip
-        """Return the evidence that predictions are.
+        """Return the evidence of averaged predictions; arguments that are not described here are the class's.
 
         Args:
-            attack: that made the images.
             eps: L radii, in any order.
             probs: (L, N, C) mean probabilities over the passes, at each radius.
             labels: (N,) classes, integers in 0..C-1.
             label: by default the attack's description.
-            adversary, has_rules, half_cosine, gradient_norm: as in the class.
             halves: (2, L, N, C), with the radii in the order of `eps`.
 
         Raises:

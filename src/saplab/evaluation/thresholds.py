@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
-from saplab.evaluation.comparisons import MARGIN
-from saplab.evaluation.evidence import Evidence
-from saplab.metrics.intervals import Interval, mean_interval, normal_quantile
+from saplab.attacks import eps_of
+from saplab.evaluation.comparisons import MARGIN, Point
+from saplab.evaluation.evidence import Array, Case, Evidence
+from saplab.metrics import Interval, mean_interval
+from saplab.metrics.intervals import normal_quantile
 
 COSINE: Final = 1 / 3
 """The gradients s + e and s + e' of two halves have the cosine c = |s|² / (|s|² + |e|²) on average; the noise of their
@@ -20,89 +22,87 @@ mean, |e|² / 2, outweighs its signal |s|² below c = 1/3."""
 NORM: Final = 0.1
 """A gradient shorter than a tenth of the undefended network's counts as vanishing."""
 
-UNBOUNDED: Final = 64.0
-"""λ from which an attack should reach chance: the paper's largest, a quarter of the range of pixels."""
+UNBOUNDED: Final = eps_of(64.0)
+"""Radius from which an attack should reach chance: the paper's largest, a quarter of the range of pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
     """A number that should lie on one side of a level.
 
-    Args:
-        label: what the number is.
-        interval: from a confidence to the number's interval.
-        level: where it should not be below, or with `above` not above.
-        above: whether numbers above the level are the bad ones.
-        slack: how far on the bad side its interval may reach.
-        percent: whether it is written in %.
+    Attributes:
+        number: from a confidence to the number's interval.
+        words: from that interval to words.
+        level: the last good number.
+        above: whether the numbers above it are the bad ones, instead of those below.
+        slack: how far on the bad side the interval may reach.
     """
 
-    label: str
-    interval: Callable[[float], Interval]
+    number: Callable[[float], Interval]
+    words: Callable[[Interval], str]
     level: float
     above: bool = False
     slack: float = 0.0
-    percent: bool = False
 
     def excess(self, confidence: float) -> Interval:
         """Estimate how far the number is on the bad side of the level."""
-        found = self.interval(confidence)
-        if self.above:
-            ends = (found.estimate - self.level, found.low - self.level, found.high - self.level)
-        else:
-            ends = (self.level - found.estimate, self.level - found.high, self.level - found.low)
-        return Interval(*ends, found.n)
+        found, sign = self.number(confidence), 1 if self.above else -1
+        low, estimate, high = sorted(sign * (end - self.level) for end in (found.low, found.estimate, found.high))
+        return Interval(estimate, low, high, found.n)
 
     def text(self, confidence: float) -> str:
-        """Write the number, its interval and the level."""
-        found = self.interval(confidence)
-        if self.percent:
-            return f"{self.label} {found.percent()}; chance is {100 * self.level:.1f} %"
-        return (
-            f"{self.label} {found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]; at least {self.level:.2f} wanted"
-        )
+        """Return the number, its interval and the level, in words."""
+        return self.words(self.number(confidence))
 
 
-def half_cosines(evidence: Sequence[Evidence]) -> list[Level]:
-    """Give the mean cosine between half-sample gradients, at each backward rule's largest number of samples."""
-    known = _largest([e for e in evidence if e.half_cosine is not None])
-    return [Level(f"{e.label}: mean cosine", partial(_mean, _array(e.half_cosine)), COSINE) for e in known]
+def half_cosines(case: Case) -> list[Level]:
+    """Return the mean cosine between half-sample gradients, at each backward rule's largest number of samples."""
+    known = _largest([e for e in case.own if e.half_cosine is not None])
+    return [_at_least(COSINE, partial(_mean, _array(e.half_cosine)), f"{e.label}: mean cosine") for e in known]
 
 
-def gradient_norms(evidence: Sequence[Evidence], dense: Sequence[Evidence]) -> list[Level]:
-    """Give the median, over images, of the gradient's norm as a multiple of the undefended network's."""
-    known = _largest([e for e in evidence if e.gradient_norm is not None])
-    plain = [e for e in dense if e.own_gradient and e.gradient_norm is not None][:1]
+def gradient_norms(case: Case) -> list[Level]:
+    """Return the median, over images, of the gradient's norm as a multiple of the undefended network's."""
+    known = _largest([e for e in case.own if e.gradient_norm is not None])
+    plain = [e for e in case.dense if e.own_gradient and e.gradient_norm is not None][:1]
     ratios = [(e, _ratio(_array(e.gradient_norm), _array(p.gradient_norm))) for e in known for p in plain]
-    return [Level(f"{e.label}: median norm over dense", partial(_median, r), NORM) for e, r in ratios if r.size]
-
-
-def unbounded(evidence: Sequence[Evidence], chance: float) -> list[Level]:
-    """Give the accuracy that the strongest iterative white-box attack leaves at the largest λ.
-
-    Below `UNBOUNDED` it only counts where it is at chance already: the ball may be too small for more.
-    """
-    iterative = [e for e in evidence if e.own_gradient and e.steps > 1]
-    if not iterative:
-        return []
-    largest = max(e.strengths[-1] for e in iterative)
-    strongest = min((e for e in iterative if e.strengths[-1] == largest), key=lambda e: float(e.at(largest).mean()))
-    scores = strongest.at(largest)
-    if largest < UNBOUNDED and scores.mean() > chance:
-        return []
-    interval = partial(_accuracy, scores)
     return [
-        Level(f"λ = {largest:g}: {strongest.label} leaves", interval, chance, above=True, slack=MARGIN, percent=True)
+        _at_least(NORM, partial(median_interval, ratio), f"{e.label}: median norm over dense")
+        for e, ratio in ratios
+        if ratio.size
     ]
 
 
-def _largest(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Give the evidence with the most samples of each backward rule, among the network's own gradients."""
-    own = sorted((e for e in evidence if e.own_gradient), key=lambda e: e.samples)
-    return list({e.backward: e for e in own}.values())
+def unbounded(case: Case) -> list[Level]:
+    """Return the accuracy that the strongest iterative white-box attack leaves at the largest radius.
+
+    Below `UNBOUNDED` it only counts where it is at chance already: the ball may be too small for more.
+    """
+    iterative = [e for e in case.own if e.iterative]
+    largest = max((e.eps[-1] for e in iterative), default=0.0)
+    points = [Point(e, largest) for e in iterative if e.eps[-1] == largest]
+    strongest = min(points, key=lambda point: float(point.scores.mean()), default=None)
+    if strongest is None or (largest < UNBOUNDED and strongest.scores.mean() > case.chance):
+        return []
+    label = f"λ = {strongest.strength:g}: {strongest.evidence.label} leaves"
+    words = f"chance is {100 * case.chance:.1f} %"
+    accuracy = partial(mean_interval, strongest.scores, 1)
+    return [Level(accuracy, lambda x: f"{label} {x.percent()}; {words}", case.chance, above=True, slack=MARGIN)]
 
 
-def _array(values: NDArray[np.floating] | None) -> NDArray[np.float64]:
+def _at_least(level: float, number: Callable[[float], Interval], label: str) -> Level:
+    def words(x: Interval) -> str:
+        return f"{label} {x.estimate:.2f} [{x.low:.2f}, {x.high:.2f}]; at least {level:.2f} wanted"
+
+    return Level(number, words, level)
+
+
+def _largest(own: Sequence[Evidence]) -> list[Evidence]:
+    """Return the evidence with the most samples of each backward rule."""
+    return list({e.backward: e for e in sorted(own, key=lambda e: e.samples)}.values())
+
+
+def _array(values: Array | None) -> NDArray[np.float64]:
     return np.asarray(values, np.float64)
 
 
@@ -113,10 +113,6 @@ def _ratio(norms: NDArray[np.float64], plain: NDArray[np.float64]) -> NDArray[np
         return np.asarray(norms[known] / plain[known])
 
 
-def _accuracy(scores: NDArray[np.float64], confidence: float) -> Interval:
-    return mean_interval(scores, confidence=confidence)
-
-
 def _mean(values: NDArray[np.float64], confidence: float) -> Interval:
     mean = float(values.mean())
     if values.size < 2:
@@ -125,12 +121,16 @@ def _mean(values: NDArray[np.float64], confidence: float) -> Interval:
     return Interval(mean, mean - half, mean + half, values.size)
 
 
-def _median(values: NDArray[np.float64], confidence: float) -> Interval:
-    """Estimate the median, with order statistics as its interval: exact for any distribution (Conover 1999, 3.2)."""
+def median_interval(values: NDArray[np.float64], confidence: float) -> Interval:
+    """Estimate the median of numbers from 0, with order statistics as its interval (Conover 1999, section 3.2).
+
+    The true median is below the k-th smallest of n numbers where fewer than k of them are below it: with probability
+    P(Binomial(n, 1/2) <= k - 1), for any continuous distribution. The ends are the k-th smallest and the k-th largest
+    for the largest k at which both tails together are at most 1 - `confidence`; 0 and infinity where there is none.
+    """
     ranked = np.sort(values)
-    outside = 2 * bdtr(np.arange(ranked.size), ranked.size, 0.5) <= 1 - confidence
-    left_out = int(np.sum(outside[: ranked.size // 2]))
+    tails = 2 * bdtr(np.arange(ranked.size), ranked.size, 0.5)
+    k = int(np.sum(tails[: ranked.size // 2] <= 1 - confidence))
     middle = float(ranked[(ranked.size - 1) // 2])
-    if left_out == 0:
-        return Interval(middle, 0.0, np.inf, ranked.size)
-    return Interval(middle, float(ranked[left_out]), float(ranked[-left_out - 1]), ranked.size)
+    ends = (float(ranked[k - 1]), float(ranked[-k])) if k else (0.0, np.inf)
+    return Interval(middle, *ends, ranked.size)

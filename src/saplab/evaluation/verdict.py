@@ -7,43 +7,48 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from saplab.evaluation.checks import Case, Check, answers
-from saplab.evaluation.evidence import Evidence
+from saplab.attacks import eps_of, strength_of
+from saplab.evaluation.checks import Check, answers, is_masked
+from saplab.evaluation.evidence import Case, Evidence
 from saplab.evaluation.sentence import describe
-from saplab.metrics.intervals import Interval, mean_interval
+from saplab.metrics import Interval, mean_interval
 from saplab.metrics.worst_case import cross_fit, margins
 
-USUAL: Final = 8.0
-"""λ that the sentence speaks of where it was run: 8/255, the usual ball for CIFAR-10."""
+USUAL: Final = eps_of(8.0)
+"""Radius that the sentence speaks of where it was run: the usual one for CIFAR-10."""
 
 
 @dataclass(frozen=True)
 class Robust:
     """An upper bound on robust accuracy.
 
-    Args:
-        strength: λ in pixel steps.
+    Attributes:
+        eps: radius, in the unit of [0, 1] images.
         accuracy: what all attacks together leave, with its 95 % interval over images.
-        attack: label of the attack that alone leaves least.
+        attack: label of the attack that alone leaves least, among those that `accuracy` is of.
     """
 
-    strength: float
+    eps: float
     accuracy: Interval
     attack: str
+
+    @property
+    def strength(self) -> float:
+        """Return λ in pixel steps."""
+        return strength_of(self.eps)
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the evidence says.
 
-    Args:
+    Attributes:
         sentence: the result in one sentence.
         checks: every question that fits the network, also those that nothing answers yet.
-        robust: for each λ, ascending, the worst case over all the evidence.
+        robust: for each radius, ascending, the worst case over all the evidence.
         masked: whether an attack that should be weaker takes away what one by the own gradient leaves; None where the
             evidence cannot tell.
         headline: the entry of `robust` that the sentence speaks of.
-        below: robust accuracy in % that was asked for, or None.
     """
 
     sentence: str
@@ -51,112 +56,91 @@ class Verdict:
     robust: tuple[Robust, ...]
     masked: bool | None
     headline: Robust
-    below: float | None = None
 
-    def fails(self, below: float) -> bool:
-        """Tell whether robust accuracy is not shown to reach `below` %.
+    def fails(self, percent: float) -> bool:
+        """Return whether robust accuracy is not shown to reach `percent`.
 
         The lower end of the interval decides: attacks only ever bound robust accuracy from above, so that a network
         passes on the pessimistic end or not at all.
         """
-        return 100 * self.headline.accuracy.low < below
-
-    @property
-    def exit_code(self) -> int:
-        """Give 1 where `below` was asked for and not reached, else 0."""
-        return int(self.below is not None and self.fails(self.below))
+        return 100 * self.headline.accuracy.low < percent
 
 
 def verdict(
-    defended: Sequence[Evidence],
-    dense: Sequence[Evidence] = (),
-    labels: ArrayLike | None = None,
-    below: float | None = None,
-    *,
-    strength: float | None = None,
-) -> Verdict:
-    """Decide from stored predictions what a network's accuracy under attack means.
+    defended: Sequence[Evidence], dense: Sequence[Evidence] = (), labels: ArrayLike | None = None, *,
+    eps: float | None = None,
+) -> Verdict:  # fmt: skip
+    """Decide from predictions what a network's accuracy under attack means.
 
-    Robust accuracy at λ is bounded by the worst attack on each image, cross-fitted (`worst_case`) over the evidence
-    with `halves`. Evidence without them counts as a whole, since the least of several fresh draws is biased low; the
-    best of k such candidates has the confidence 1 - 0.05 / k.
+    Robust accuracy at a radius is bounded by the worst attack on each image, cross-fitted
+    (`saplab.metrics.worst_case`) over the evidence with `halves`. Evidence without them counts as a whole, since the
+    least of several fresh draws is biased low; the best of k such candidates has the confidence 1 - 0.05 / k.
 
     Args:
         defended: attacks on the network in question, the same images in the same order.
         dense: attacks on the undefended network, for the length of its gradient and its own worst case.
         labels: classes (N,), needed where evidence has `halves`.
-        below: robust accuracy in % that is asked for; see `Verdict.exit_code`.
-        strength: λ that the sentence speaks of; the largest up to 8 by default.
+        eps: radius that the sentence speaks of; the largest up to 8/255 by default.
 
     Raises:
-        ValueError: no evidence, other numbers of images, no labels for `halves`, an unknown `strength`, or `below`
-            outside 0 to 100.
+        ValueError: no evidence, other numbers of images, no labels for `halves`, or an `eps` that was not run.
+
+    Example:
+        >>> found = saplab.verdict([saplab.Evidence.of(attack, eps, probs, labels)])
+        >>> found.masked, found.headline.accuracy.percent()
     """
-    _check(defended, dense, labels, below)
-    bounds = worst_of(defended, labels)
-    headline = _headline(bounds, strength)
+    _check(defended, dense, labels)
+    bounds = _worst_of(defended, labels)
+    headline = _headline(bounds, eps)
     case = Case(defended, dense, _chance(defended, labels))
     found = answers(case)
-    undefended = {bound.strength: bound.accuracy for bound in worst_of(dense, labels)} if dense else {}
-    masked, sentence = describe(
-        case, found, headline.strength, headline.accuracy, undefended.get(headline.strength), below
-    )
-    return Verdict(sentence, tuple(a.check for a in found), bounds, masked, headline, below)
+    masked = is_masked({answer.check.key: answer.check.outcome for answer in found})
+    undefended = {bound.eps: bound.accuracy for bound in _worst_of(dense, labels)}
+    sentence = describe(case, found, masked, headline.eps, headline.accuracy, undefended.get(headline.eps))
+    return Verdict(sentence, tuple(answer.check for answer in found), bounds, masked, headline)
 
 
-def worst_of(evidence: Sequence[Evidence], labels: ArrayLike | None) -> tuple[Robust, ...]:
-    """Bound robust accuracy at each λ of the evidence; see `verdict`."""
-    strengths = sorted({strength for e in evidence for strength in e.strengths})
-    known = [(np.asarray(e.strengths), margins(e.halves, _given(labels))) for e in evidence if e.halves is not None]
-    return tuple(_bound(evidence, known, strength) for strength in strengths)
+def _worst_of(evidence: Sequence[Evidence], labels: ArrayLike | None) -> tuple[Robust, ...]:
+    known = [(e, margins(e.halves, labels)) for e in evidence if e.halves is not None and labels is not None]
+    return tuple(_bound(evidence, known, eps) for eps in sorted({eps for e in evidence for eps in e.eps}))
 
 
-def _bound(
-    evidence: Sequence[Evidence], known: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], strength: float
-) -> Robust:
-    single = [e for e in evidence if strength in e.strengths]
-    scores = [e.at(strength) for e in single if e.halves is None]
-    rows = [margin[:, strengths <= strength] for strengths, margin in known]
-    if sum(row.shape[1] for row in rows):
-        scores.append(cross_fit(np.concatenate(rows, axis=1)))
-    least = min(scores, key=lambda score: float(score.mean()))
-    strongest = min(single, key=lambda e: float(e.at(strength).mean()))
-    return Robust(strength, mean_interval(least, confidence=1 - 0.05 / len(scores)), strongest.label)
+def _bound(evidence: Sequence[Evidence], known: Sequence[tuple[Evidence, NDArray[np.float64]]], eps: float) -> Robust:
+    candidates = [(e.at(eps), e.label) for e in evidence if e.halves is None and eps in e.eps]
+    nested = [(e, margin, np.asarray(e.eps) <= eps) for e, margin in known if e.eps[0] <= eps]
+    if nested:
+        strongest, *_ = min(nested, key=lambda attack: attack[0].right[attack[2]].mean(axis=1).min())
+        rows = np.concatenate([margin[:, inside] for _, margin, inside in nested], axis=1)
+        candidates.append((cross_fit(rows), strongest.label))
+    least, label = min(candidates, key=lambda candidate: float(candidate[0].mean()))
+    return Robust(eps, mean_interval(least, confidence=1 - 0.05 / len(candidates)), label)
 
 
-def _headline(bounds: Sequence[Robust], strength: float | None) -> Robust:
-    if strength is not None:
-        for bound in bounds:
-            if bound.strength == strength:
-                return bound
-        raise ValueError(f"`strength` must be one of {[bound.strength for bound in bounds]}, got {strength}")
-    attacked = [bound for bound in bounds if bound.strength > 0] or list(bounds)
-    return max((b for b in attacked if b.strength <= USUAL), key=lambda b: b.strength, default=attacked[0])
+def _headline(bounds: Sequence[Robust], eps: float | None) -> Robust:
+    if eps is not None:
+        by_eps = {bound.eps: bound for bound in bounds}
+        if eps not in by_eps:
+            raise ValueError(f"`eps` must be one of the radii that were run, {list(by_eps)}, got {eps}")
+        return by_eps[eps]
+    attacked = [bound for bound in bounds if bound.eps > 0] or list(bounds)
+    return max((b for b in attacked if b.eps <= USUAL), key=lambda b: b.eps, default=attacked[0])
 
 
 def _chance(evidence: Sequence[Evidence], labels: ArrayLike | None) -> float:
-    """Give the accuracy of a guess among as many classes as are known of; 0 where none are."""
+    """Return the accuracy of a guess among as many classes as are known of; 0 where none are."""
     classes = [e.halves.shape[-1] for e in evidence if e.halves is not None]
     if not classes and labels is not None:
         classes = [int(np.asarray(labels).max()) + 1]
     return 1 / max(classes) if classes else 0.0
 
 
-def _given(labels: ArrayLike | None) -> ArrayLike:
-    if labels is None:
-        raise ValueError("`labels` must be given where evidence has `halves`, got None")
-    return labels
-
-
-def _check(
-    defended: Sequence[Evidence], dense: Sequence[Evidence], labels: ArrayLike | None, below: float | None
-) -> None:
+def _check(defended: Sequence[Evidence], dense: Sequence[Evidence], labels: ArrayLike | None) -> None:
     if not defended:
         raise ValueError("`defended` must hold at least one attack's evidence, got none")
     images = {e.n for e in (*defended, *dense)}
+    if labels is None and any(e.halves is not None for e in (*defended, *dense)):
+        raise ValueError("`labels` must be given where evidence has `halves`, got None")
     if labels is not None:
         images.add(len(np.asarray(labels)))
     if len(images) > 1:
         raise ValueError(f"all evidence and `labels` must be about the same images, got {sorted(images)} of them")
-    if below is not None and not 0 <= below <= 100:
-        raise ValueError(f"`below` must be in 0..100 %, got {below}")

@@ -1,0 +1,89 @@
+"""What to run where a check has no answer yet, as data: the command line and notebooks each word it in their way."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+from saplab.attacks import GradientAttack, eps_of, strength_of
+from saplab.evaluation.evidence import Case, Evidence
+from saplab.evaluation.thresholds import UNBOUNDED
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to run beside what was run; a field that is not set asks for nothing new.
+
+    Attributes:
+        attack: an attack or a battery, as the text that `saplab.evaluate` and the command line read; "" for none.
+        eps: radii in the unit of [0, 1] images; empty for those of the evaluation.
+        more_than: the number of images that was too small; 0 where it was not.
+        baseline: whether to evaluate the undefended network as well.
+    """
+
+    attack: str = ""
+    eps: tuple[float, ...] = ()
+    more_than: int = 0
+    baseline: bool = False
+
+    def in_python(self) -> str:
+        """Return the advice as arguments of `saplab.evaluate`: ``attacks="adaptive"``."""
+        radii = ", ".join(f"{strength_of(radius):g}/255" for radius in self.eps)
+        parts = (
+            f'attacks="{self.attack}"' if self.attack else "",
+            f"eps=[{radii}]" if radii else "",
+            f"more than {self.more_than} images" if self.more_than else "",
+            "baseline=True" if self.baseline else "",
+        )
+        return ", ".join(filter(None, parts))
+
+
+PAPER: Final = Advice("paper")
+ADAPTIVE: Final = Advice("adaptive")
+RADII: Final = Advice("adaptive", tuple(map(eps_of, (1.0, 2.0, 4.0, 8.0))))
+BASELINE: Final = Advice(baseline=True)
+
+
+def identity(case: Case) -> Advice:
+    """Advise the largest white-box attack by identity backward."""
+    known = _largest(case.white_box)
+    return ADAPTIVE if known is None or known.backward == "identity" else _by(known, known.samples, "identity")
+
+
+def more_samples(case: Case) -> Advice:
+    """Advise the largest white-box attack with ten times the samples."""
+    known = _largest(case.white_box)
+    return ADAPTIVE if known is None else _by(known, 10 * known.samples, known.backward)
+
+
+def two_samples(case: Case) -> Advice:
+    """Advise the largest white-box attack with samples enough for two halves."""
+    known = _largest(case.white_box)
+    return PAPER if known is None else _by(known, max(known.samples, 10), known.backward)
+
+
+def more_steps(case: Case) -> Advice:
+    """Advise the longest white-box attack with five times the steps."""
+    known = _longest(case)
+    return ADAPTIVE if known is None else Advice(replace(cast(Any, known.attack), steps=5 * known.steps).spec)
+
+
+def unbounded(case: Case) -> Advice:
+    """Advise the longest white-box attack in an unbounded ball."""
+    known = _longest(case)
+    return Advice("adaptive" if known is None else known.attack.spec, (UNBOUNDED,))
+
+
+def _largest(evidence: list[Evidence]) -> Evidence | None:
+    """Return the attack with the most steps, and of these with the most samples."""
+    return max(evidence, key=lambda e: (e.steps, e.samples), default=None)
+
+
+def _longest(case: Case) -> Evidence | None:
+    """Return the largest white-box attack whose steps are a setting."""
+    return _largest([e for e in case.white_box if hasattr(e.attack, "steps")])
+
+
+def _by(known: Evidence, samples: int, backward: str) -> Advice:
+    if not isinstance(known.attack, GradientAttack):
+        return ADAPTIVE
+    gradient = replace(known.attack.gradient, samples=samples, backward=cast(Any, backward or "mask"))
+    return Advice(replace(cast(Any, known.attack), gradient=gradient).spec)
