@@ -1,5 +1,6 @@
 """The files of a run: results as JSON, an offline page with charts, and tables in Markdown."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -56,13 +57,10 @@ def render(results: Results, title: str = "Speed and memory, measured") -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    found = tables(results)
     return environment.get_template("page.html").render(
         title=title,
         conditions=conditions(results),
-        sections={
-            section: [t for t in found if t.section == section] for section in dict.fromkeys(t.section for t in found)
-        },
+        sections={name: list(found) for name, found in groupby(tables(results), lambda table: table.section)},
         titles=TITLES,
         charts={name: chart.to_dict() for name, chart in charts(results).items()},
         left_out=results.left_out,

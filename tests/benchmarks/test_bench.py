@@ -22,7 +22,7 @@ from suite.kernels import prune_independently
 from suite.networks import BY_HAND, DEFENSES, DENSE, network, sample_images
 from suite.page import render
 from suite.plan import RELU, Plan
-from suite.results import Part, Results, read_results
+from suite.results import Fit, Part, Record, Results, read_results
 from suite.roofline import BANDWIDTH, EXPONENTIALS, FLOPS, NEEDS, WORDS
 from suite.run import SECTIONS, run
 from suite.scaling import fit_power
@@ -275,6 +275,28 @@ def test_numbers_have_three_digits():
     assert texts == ["0", "0.0123", "1.50", "12.3", "100", "123", "12,346"]
 
 
+def test_tables_hold_the_numbers():
+    half, two = Spread(0.5, 0.25, 1.0, 0.2, 3), Spread(2.0, 1.0, 4.0, 0.8, 3)
+    need = {"bytes": 8, "words": 1, "exponentials": 1, "flops": 14, "memory": 0.3, "arithmetic": 0.44}
+    records = (
+        Record("sampler", "maps", "copy", "ns per activation", two, half, "saplab", 3.0),
+        Record("gradients", "SAP", "loop", "ms per example", two, half, "saplab", 3.0),
+        Record("scaling", "images", "16", "ms", two, size=16),
+        Record("scaling", "images", "32", "ms", half, size=32),
+        Record("memory", "512 images", "dense", "MB", Spread.of([909.0]), Spread.of([1.0])),
+        Record("roofline", "kernels", "saplab", "ns per activation", two, half, details=need),
+    )
+    found = tables(Results({}, {}, records, (Fit("images", 0.9, 0.1, 1.0, 3.0, 0.25),), {"copy, GB/s": 26.7}))
+    assert [table.rows for table in found] == [
+        (("copy", "2.00 [1.00, 4.00]", "3.00", "0.500 [0.250, 1.00] ×"),),
+        (("loop, SAP", "500 [250, 1,000]", "0.500 [0.250, 1.00] ×"),),
+        (("images", "16 to 32", "2.00 to 0.500", "0.90 ± 0.10", "1", "25 %"),),
+        (("dense", "909", "1.00 ×"),),
+        (("saplab", "8 bytes, 1 word, 1 exponential, 14 flops", "0.300", "0.440", "2.00 [1.00, 4.00]", "500 %"),),
+        (("copy", "26.7 GB/s"),),
+    ]
+
+
 def test_markdown_has_every_table(results):
     text = to_markdown(results)
     assert text.count("\n### ") == len(tables(results)) == 1 + 3 + 1 + 1 + 1 + 2
@@ -301,6 +323,7 @@ def test_the_page_is_whole_and_escaped(results):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     for section in SECTIONS:
         assert f'id="chart-{section}"' in page
+        assert f'"{section}": {{"$schema"' in page
     assert "default-src 'none'" in page
 
 
