@@ -14,9 +14,9 @@ from suite.handwritten import gradient_by_loop
 from torch import Tensor, nn
 
 import saplab
+from saplab.evaluation.paper_numbers import DENSE_FGSM, SAP_100_FGSM
 from saplab.metrics.intervals import wilson
 from saplab.paper.figures import ADV_FGSM
-from saplab.paper.numbers import DENSE_FGSM, SAP_100_FGSM
 
 STRENGTHS = (0, 1, 2, 4, 8, 16)
 NETWORKS = (
