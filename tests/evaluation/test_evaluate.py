@@ -1,0 +1,180 @@
+"""saplab.evaluate and saplab.load: what they take, refuse and return."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import saplab
+from saplab.attacks import Attacker
+from saplab.evaluation.evaluate import network_of
+from saplab.evaluation.result import Result
+
+
+def small(seed=0, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, classes))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return net.eval()
+
+
+NET = small()
+IMAGES = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = NET(IMAGES).argmax(1)
+QUICK = {"attacks": "fgsm", "eps": 8 / 255, "passes": 4, "samples": 2, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def result():
+    return saplab.evaluate(saplab.defend(NET, saplab.SAP(100)), IMAGES, LABELS, **QUICK)
+
+
+def test_the_result_has_rows_and_a_verdict(result):
+    assert {(row["curve"], row["strength"]) for row in result.rows} == {
+        (curve, strength) for curve in ("dense: FGSM", "SAP-100: MC-FGSM ×2 mask") for strength in (0.0, 8.0)
+    }
+    clean = next(row for row in result.rows if row["curve"] == "dense: FGSM" and row["strength"] == 0)
+    assert (clean["averaged_percent"], clean["images"]) == (100.0, 16)
+    assert result.verdict.headline.strength == 8.0
+    assert "Robust accuracy at λ = 8 is at most" in result.verdict.sentence
+
+
+def test_it_prints_its_table_and_verdict(result):
+    shown = repr(result)
+    assert shown.startswith("accuracy, %")
+    assert result.verdict.sentence in shown
+    assert "<svg" in result._repr_html_()
+    assert result.verdict.sentence.replace("'", "&#x27;") in result._repr_html_()
+
+
+def test_it_becomes_a_chart(result):
+    assert result.plot().to_dict()["data"]["values"][0]["curve"]
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_it_becomes_a_data_frame_of_what_is_installed(result, monkeypatch, package):
+    made = SimpleNamespace(DataFrame=lambda rows: (package, rows))
+    for name in ("pandas", "polars"):
+        monkeypatch.setitem(sys.modules, name, made if name == package else None)
+    assert result.to_dataframe() == (package, result.rows)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match="needs pandas or polars"):
+        result.to_dataframe()
+
+
+def test_a_report_of_results_in_memory_needs_a_folder(result, tmp_path):
+    with pytest.raises(ValueError, match="`folder` must be given"):
+        result.report()
+    files = result.report(tmp_path / "page").files
+    assert files[0].name == "report.html"
+    assert all(file.stat().st_size > 0 for file in files)
+
+
+def test_memory_and_folder_hold_the_same_and_the_folder_goes_on(result, tmp_path):
+    sap = saplab.defend(NET, saplab.SAP(100))
+    kept = saplab.evaluate(sap, IMAGES, LABELS, out=tmp_path / "run", batch_size=8, **QUICK)
+    assert kept.rows == result.rows
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").iterdir()}
+    again = saplab.evaluate(sap, IMAGES, LABELS, out=tmp_path / "run", batch_size=8, **QUICK)
+    assert again.rows == kept.rows
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").iterdir()} == files
+    opened = saplab.load(tmp_path / "run")
+    assert isinstance(opened, Result)
+    assert (opened.rows, opened.verdict.sentence) == (kept.rows, kept.verdict.sentence)
+    with pytest.raises(ValueError, match=r"holds another request .passes 4, not 5."):
+        saplab.evaluate(sap, IMAGES, LABELS, out=tmp_path / "run", batch_size=8, **{**QUICK, "passes": 5})
+
+
+def test_other_weights_are_another_request(tmp_path):
+    saplab.evaluate(NET, IMAGES, LABELS, out=tmp_path / "run", **QUICK)
+    with pytest.raises(ValueError, match=r"another request .*digest"):
+        saplab.evaluate(small(1), IMAGES, LABELS, out=tmp_path / "run", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": IMAGES * 2}, r"`images` must lie in \[0, 1\]"),
+        ({"labels": LABELS[:3]}, "`images` and `labels` must be as many"),
+        ({"labels": LABELS + 5}, r"`labels` must lie in 0\.\.2"),
+        ({"eps": 2.0}, r"`eps` must be within \[0, 1\]"),
+        ({"norm": "l1"}, "`norm` must be one of linf"),
+        ({"attacks": "cw"}, "`attack` must be one of standard, paper, adaptive"),
+        ({"attacks": []}, "`attacks` must hold at least one attack"),
+        ({"passes": 0}, "`passes` must be >= 1"),
+        ({"seed": -1}, "`seed` must be an integer >= 0"),
+        ({"precision": "half"}, "`precision` must be one of"),
+        ({"workers": 0}, "`workers` must be >= 1"),
+        ({"engine": "fast"}, "`engine` must be one of"),
+        ({"examples": [1, 2]}, "`examples` must be 16 numbers"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_a_line(changes, message):
+    settings = {"images": IMAGES, "labels": LABELS, **QUICK, **changes}
+    sap = saplab.defend(NET, saplab.SAP(100))
+    with pytest.raises(ValueError, match=message):
+        saplab.evaluate(sap, **settings)
+
+
+def test_wrong_kinds_are_refused():
+    with pytest.raises(TypeError, match=r"`model` must be an nn.Module, got function"):
+        saplab.evaluate(lambda x: x, IMAGES, LABELS)
+    with pytest.raises(TypeError, match="`attacks` must be a battery"):
+        saplab.evaluate(NET, IMAGES, LABELS, attacks=7)
+    with pytest.raises(ValueError, match="holds a defended network inside it"):
+        saplab.evaluate(nn.Sequential(saplab.defend(NET, saplab.SAP(100))).eval(), IMAGES, LABELS, **QUICK)
+
+
+def test_arrays_and_integers_of_other_types_are_taken():
+    plain = saplab.evaluate(NET, IMAGES, LABELS, **QUICK)
+    arrays = saplab.evaluate(NET, IMAGES.numpy(), LABELS.numpy().astype(np.int32), **QUICK)
+    assert arrays.rows == plain.rows
+
+
+def test_attacks_may_be_text_objects_and_lines():
+    attacks = ["noise", saplab.PGD(steps=2), Attacker(saplab.FGSM(), eps=(16 / 255,))]
+    found = saplab.evaluate(NET, IMAGES, LABELS, **{**QUICK, "attacks": attacks})
+    assert list(dict.fromkeys(row["curve"] for row in found.rows)) == [
+        "dense: random noise", "dense: PGD-2", "dense: FGSM at λ=16",
+    ]  # fmt: skip
+
+
+def test_the_draws_depend_on_the_numbers_of_the_images_alone():
+    sap = saplab.defend(NET, saplab.SAP(50))
+    whole = saplab.evaluate(sap, IMAGES, LABELS, **QUICK)
+    numbers = torch.arange(16)
+    (curve,) = [curve for curve in whole.request.curves if curve.first.defender.defenses]
+    probs = whole.store.load(curve.first).probs
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
+    other = saplab.evaluate(sap, IMAGES[order], LABELS[order], examples=numbers[order], **QUICK)
+    (curve,) = [curve for curve in other.request.curves if curve.first.defender.defenses]
+    np.testing.assert_allclose(other.store.load(curve.first).probs, probs[:, order], atol=1e-6)
+
+
+def test_a_network_is_named_with_where_its_defences_act():
+    sap = saplab.defend(NET, saplab.SAP(100), saplab.RandomNoisyWeights(0.1), sites="1", parameters="0.*")
+    network, plain = network_of(sap)
+    assert type(plain) is nn.Sequential
+    assert (network.spec, network.sites) == ("sap:100+rnw:0.1", ("1",))
+    assert network.parameters == ("0.weight", "0.bias")
+    usual, _ = network_of(saplab.defend(NET, saplab.RandomNoisyWeights(0.1)))
+    assert usual.parameters == ()
+    found = saplab.evaluate(sap, IMAGES, LABELS, **QUICK)
+    assert found.rows
+
+
+def test_seeds_give_intervals_over_them():
+    found = saplab.evaluate(saplab.defend(NET, saplab.SAP(20)), IMAGES, LABELS, **QUICK, seeds=2)
+    sap = [row for row in found.rows if row["curve"].startswith("SAP")]
+    assert {row["seeds"] for row in sap} == {2}
+    assert all(row["over_seeds_low"] is not None for row in sap)
+
+
+def test_rows_are_json(result):
+    assert json.loads(json.dumps(result.rows, allow_nan=False)) == result.rows
