@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 from saplab.data import cifar10, sample
 from saplab.data.cifar10 import Records, inexact_indices, load_cifar10, read_records
 from saplab.data.dataset import Dataset, digest
-from saplab.data.folder import load_npz
 from saplab.data.load import load_data
+from saplab.data.npz import load_npz
 from saplab.data.sample import choose, make_sample, read_sample
 
 FEW = 10

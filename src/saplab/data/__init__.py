@@ -1,1 +1,1 @@
-"""Images and labels: CIFAR-10 in both of its layouts, ``.npz`` files, and a sample inside the package."""
+"""Images and labels: CIFAR-10 and its packaged sample, ``.npz`` files, and folders of pictures."""

@@ -1,8 +1,8 @@
-"""CIFAR-10 from the binary or the python layout, checked file by file.
+"""CIFAR-10 in its binary or python layout, checked file by file.
 
-Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009. Some copies of the set hold 93
-images (73 for training, 20 for testing) that once went through JPEG. They are left out unless asked for, so that
-accuracies agree between copies: the test split then has 9,980 images.
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009. In some copies of the data set, 93
+images (73 for training, 20 for testing) were once compressed as JPEG. They are left out by default, so that accuracies
+agree between copies: the test split then has 9,980 images.
 """
 
 import io
@@ -34,16 +34,16 @@ def load_cifar10(
     """Load images in [0, 1] and their labels.
 
     Args:
-        split: ``sample``, 1,000 test images that come with the package, 100 of each class; ``test``; or ``train``.
-        root: the folder that holds ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or one of these folders.
-        exact: leave out the images that not every copy of the set holds bit by bit (20 of the test split's, 73 of
-            the training split's); the sample never has one.
+        split: ``sample``, 1,000 test images in the package, 100 of each class; ``test``; or ``train``.
+        root: the folder with ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or one of these folders.
+        exact: leave out the images that differ between copies of the data set (20 of the test split, 73 of the
+            training split, none of the sample).
 
     Returns:
-        images float32 (N, 3, 32, 32) in [0, 1], and labels int64 (N,).
+        Images float32 (N, 3, 32, 32) in [0, 1], and labels int64 (N,).
 
     Raises:
-        ValueError: an unknown split, no ``root`` for a split that needs one, or a file that is not what it should be.
+        ValueError: an unknown split, no `root` for a split that needs one, or a malformed file.
         FileNotFoundError: the folder or one of its files is missing.
     """
     records = read_records(split, root, exact)
@@ -51,12 +51,12 @@ def load_cifar10(
 
 
 def as_images(pixels: np.ndarray) -> torch.Tensor:
-    """Turn uint8 pixels of any shape into float32 in [0, 1]: k becomes k/255, rounded once."""
+    """Return uint8 pixels of any shape as float32 in [0, 1]: k becomes k/255, rounded once."""
     return torch.from_numpy(pixels).float().div_(255)
 
 
 def read_records(split: Split, root: str | Path | None = None, exact: bool = True) -> Records:
-    """Read a split as it is stored; arguments and errors as in :func:`load_cifar10`."""
+    """Read a split as bytes; arguments and errors as in `load_cifar10`."""
     if split == "sample":
         from saplab.data.sample import read_sample
 
@@ -73,13 +73,13 @@ def read_records(split: Split, root: str | Path | None = None, exact: bool = Tru
 
 @cache
 def inexact_indices(split: str) -> tuple[int, ...]:
-    """Give the positions, in the split, of the images that not every copy of the set holds bit by bit."""
+    """Return the positions in the split of the images that differ between copies of the data set."""
     text = resources.files("saplab.data").joinpath("cifar10_inexact.json").read_text(encoding="utf-8")
     return tuple(json.loads(text)[split])
 
 
 def _read_split(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read all of a split, uint8 (N, 3, 32, 32) and int64 (N,), from whichever layout is there."""
+    """Read a whole split, uint8 (N, 3, 32, 32) and int64 (N,), from the layout that is there."""
     folder, suffix, read = _find_layout(root)
     parts = [read(folder / f"{name}{suffix}") for name in _FILES[split]]
     images = np.concatenate([images for images, _ in parts]).reshape(-1, *SHAPE)
@@ -87,7 +87,7 @@ def _read_split(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _find_layout(root: Path) -> tuple[Path, str, Callable[[Path], tuple[np.ndarray, np.ndarray]]]:
-    """Give the folder with the files, the ending of their names, and the function that reads one."""
+    """Return the folder with the files, the suffix of their names, and the function that reads one."""
     layouts = (("cifar-10-batches-bin", ".bin", _read_binary), ("cifar-10-batches-py", "", _read_python))
     for name, suffix, read in layouts:
         for folder in (root / name, root):
@@ -129,7 +129,7 @@ def _require_file(path: Path) -> None:
 
 
 def _checked_labels(path: Path, labels: Any) -> np.ndarray:
-    """Give the labels as int64, or an error that names the file."""
+    """Return the labels as int64; an error names the file."""
     array = np.asarray(labels)
     if array.shape != (RECORDS_PER_FILE,) or array.dtype.kind not in "ui":
         raise ValueError(f"{path} must hold {RECORDS_PER_FILE} whole-number labels, got {array.dtype} {array.shape}")
@@ -148,14 +148,14 @@ def _unpickle(path: Path) -> Any:
 
 
 class _ForbiddenClass(Exception):
-    """The pickle asked for something that arrays, bytes, lists and dictionaries do not need."""
+    """The pickle asks for something that arrays, bytes, lists and dictionaries do not need."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickle NumPy arrays of plain numbers and Python's own containers, and call nothing else."""
+    """An unpickler for NumPy arrays of plain numbers and Python's own containers, which calls nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Give what rebuilds an array, and refuse every other name before it is imported."""
+        """Return what rebuilds arrays and bytes; any other name is refused before it is imported."""
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return _reconstruct
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
@@ -166,14 +166,14 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], _dtype: bytes) -> np.ndarray:
-    """Make the empty array that the pickle's state then fills."""
+    """Return the empty array that the pickle's state then fills."""
     if kind is not np.ndarray or shape != (0,):
         raise ValueError(f"an array must begin as an empty ndarray, got {kind} {shape}")
     return np.empty(0, dtype=np.int8)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Rebuild bytes as Python 3 writes them in the old pickle protocols."""
+    """Return bytes as Python 3 writes them in old pickle protocols."""
     if encoding not in ("latin1", b"latin1"):
         raise ValueError(f"bytes must be written as latin1, got {encoding!r}")
     return text.encode("latin1")

@@ -1,4 +1,4 @@
-"""What every loader gives: images, labels, and where they came from."""
+"""Labelled images in memory, and where they came from."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import torch
 
 @dataclass(frozen=True)
 class Records:
-    """Images as bytes, as they are trained on.
+    """Images as bytes, for training.
 
-    Args:
+    Attributes:
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
-        indices: int64 (N,), each image's position in the set it was taken from.
-        classes: the classes' names, in the labels' order; empty where unknown.
+        indices: int64 (N,), each image's position in the data set.
+        classes: names of the classes in the order of the labels; empty where unknown.
     """
 
     images: np.ndarray
@@ -27,20 +27,20 @@ class Records:
         return len(self.labels)
 
     def chosen(self, which: slice | np.ndarray) -> "Records":
-        """Give the chosen images."""
+        """Return the chosen images."""
         return Records(self.images[which], self.labels[which], self.indices[which], self.classes)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images in memory.
+    """Images as numbers, for evaluation.
 
-    Args:
-        name: how the command line names them.
+    Attributes:
+        name: what reports call the data.
         images: float32 (N, C, H, W) in [0, 1].
         labels: int64 (N,), each in ``0 .. len(classes) - 1``.
-        indices: int64 (N,), each image's position in the set it was taken from.
-        classes: the classes' names, in the labels' order.
+        indices: int64 (N,), each image's position in the data set.
+        classes: names of the classes in the order of the labels.
     """
 
     name: str
@@ -53,18 +53,18 @@ class Dataset:
         return len(self.labels)
 
     def as_records(self) -> Records:
-        """Give the images as bytes, each value rounded to k/255, in three channels: grey ones are repeated."""
+        """Return the images as bytes, each value rounded to k/255, with three channels: a grey one is repeated."""
         pixels = (self.images * 255).round().to(torch.uint8).numpy()
         colours = pixels.repeat(3, axis=1) if pixels.shape[1] == 1 else pixels
         return Records(colours, self.labels.numpy(), self.indices.numpy(), self.classes)
 
     def digest(self) -> str:
-        """Give the SHA-256, in hexadecimal, over the images and the labels; shapes and types count too."""
+        """Return the SHA-256, in hexadecimal, of the images and the labels with their types and shapes."""
         return digest(self.images.numpy(), self.labels.numpy())
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Give the SHA-256, in hexadecimal, over the arrays' types, shapes and values (little-endian)."""
+    """Return the SHA-256, in hexadecimal, of the arrays' types, shapes and values (little-endian)."""
     sha = hashlib.sha256()
     for array in arrays:
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))

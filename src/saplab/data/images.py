@@ -1,4 +1,4 @@
-"""A user's own pictures, in a folder with one subfolder a class."""
+"""The user's own pictures, in a folder with a subfolder for each class."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".t
 class Cut:
     """How pictures become images of one size.
 
-    Args:
+    Attributes:
         size: height and width of the images.
-        resize: length that a picture's shorter side gets before the middle is cut out; at least `size`.
+        resize: length of a picture's shorter side before its middle is cut out; at least `size`.
         interpolation: ``bilinear`` or ``bicubic``.
 
     Raises:
@@ -41,19 +41,19 @@ class Cut:
 
 
 def load_folder(path: str | Path, cut: Cut, limit: int | None = None) -> Dataset:
-    """Load the pictures of a folder: one subfolder a class, the classes in the order of their names.
+    """Load the pictures of a folder with a subfolder for each class; classes are sorted by name.
 
-    The images come the first of each class, then the second of each, and so on, so that the first so many show all
-    classes. Pictures are read as RGB; other files than pictures (by their suffix) and hidden ones are left out.
+    The first image of each class comes first, then the second of each, and so on, so that the first N images show all
+    classes. Pictures are read as RGB; hidden files and those without a picture's suffix are ignored.
 
     Args:
         path: the folder.
-        cut: what the images shall be.
-        limit: read so many images at most.
+        cut: how pictures become images.
+        limit: read at most that many images.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: no class, a class without pictures, a file that is no readable picture, or Pillow is missing.
+        ValueError: no class, a class without pictures, an unreadable picture, or Pillow is missing.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
@@ -76,7 +76,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _in_turn(files: list[list[Path]]) -> Iterator[tuple[int, Path]]:
-    """Give (label, file), the first of each class, then the second of each."""
+    """Yield (label, file), first the first of each class, then the second of each."""
     for row in zip_longest(*files):
         yield from ((label, file) for label, file in enumerate(row) if file is not None)
 

@@ -1,4 +1,4 @@
-"""The one place that reads ``--data``."""
+"""Data by name."""
 
 from pathlib import Path
 
@@ -6,22 +6,22 @@ import torch
 
 from saplab.data.cifar10 import CLASSES, Split, as_images, read_records
 from saplab.data.dataset import Dataset, Records
-from saplab.data.folder import load_npz
 from saplab.data.images import Cut, load_folder
+from saplab.data.npz import load_npz
 
 
 def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Dataset:
-    """Load what a command line names.
+    """Load data by name.
 
     Args:
-        spec: ``sample``, the 1,000 CIFAR-10 test images of the package; ``cifar10:DIR``, CIFAR-10's test split, of
-            which the 20 images that differ between copies are left out; the path of an ``.npz`` file; or that of a
-            folder with a subfolder of pictures for each class.
-        cut: how the pictures of a folder become images; the other data have a size of their own.
-        limit: how many pictures of a folder to read at most.
+        spec: ``sample``, the 1,000 CIFAR-10 test images in the package; ``cifar10:DIR``, CIFAR-10's test split without
+            the 20 images that differ between copies; the path of an ``.npz`` file; or that of a folder with a subfolder
+            of pictures for each class.
+        cut: how the pictures of a folder become images; other data have a size of their own.
+        limit: read at most that many pictures of a folder.
 
     Raises:
-        ValueError: it is none of these, or the files are not what they should be.
+        ValueError: an unknown name or malformed files.
         FileNotFoundError: the files are missing.
     """
     if spec == "sample":
@@ -40,15 +40,7 @@ def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Da
 
 
 def load_records(spec: str, split: Split = "train", cut: Cut | None = None) -> Records:
-    """Load what a command line names, as bytes to train on or to test a training run with.
-
-    Args:
-        spec, cut: as for :func:`load_data`.
-        split: of ``cifar10:DIR``; the other data have one part only.
-
-    Raises:
-        ValueError, FileNotFoundError: as :func:`load_data`.
-    """
+    """Load data by name as bytes, for training; as `load_data`, but with the splits of ``cifar10:DIR``."""
     if spec.startswith("cifar10:"):
         return read_records(split, cifar10_root(spec))
     if spec == "sample" and split == "train":
@@ -57,11 +49,7 @@ def load_records(spec: str, split: Split = "train", cut: Cut | None = None) -> R
 
 
 def cifar10_root(spec: str) -> Path:
-    """Give DIR of ``cifar10:DIR``.
-
-    Raises:
-        ValueError: the text is something else.
-    """
+    """Return DIR of ``cifar10:DIR``; any other text is an error."""
     kind, _, root = spec.partition(":")
     if kind != "cifar10" or not root:
         raise ValueError(f"`data` must be 'cifar10:DIR', got {spec!r}")

@@ -68,15 +68,7 @@ def hits_and_passes(votes: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int
 
 
 def class_labels(labels: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return labels as int64 (N,).
-
-    Args:
-        labels: one for each image.
-        shape: of a table (..., N, C) of N images and C classes.
-
-    Raises:
-        ValueError: another shape, or labels that are not integers in 0..C-1.
-    """
+    """Return labels as int64 (N,), after checking that they are classes of a table of that shape, (..., N, C)."""
     images, count = shape[-2:]
     classes = np.asarray(labels)
     if classes.shape != (images,):

@@ -36,12 +36,8 @@ def count(probs: ArrayLike, votes: ArrayLike, labels: ArrayLike, of: int = 10) -
 
     Args:
         probs: mean probabilities over the passes (N, C).
-        votes: counts (N, C), for how many passes over image i class j was the most probable.
-        labels: classes (N,).
-        of: number of passes for `in_all` and `in_any`.
-
-    Raises:
-        ValueError: as `accuracy` and `single_pass_accuracy`; `of` < 1.
+        votes, labels: as in `single_pass_accuracy`.
+        of: number of passes for `in_all` and `in_any`, at least 1.
     """
     _, passes = hits_and_passes(votes, labels)
     fewest = int(passes.min())
@@ -64,20 +60,12 @@ def right_in_all(votes: ArrayLike, labels: ArrayLike, of: int = 10) -> NDArray[n
 
     With h of K passes right and m = `of`, the unbiased estimate is C(h, m) / C(K, m), the share of the subsets of m
     passes that are all right (a U-statistic; the estimator of pass^k). For K = m it is what was observed.
-
-    Raises:
-        ValueError: as `single_pass_accuracy`, `of` < 1, or an image with fewer passes than `of`.
     """
-    hits, passes = hits_and_passes(votes, labels)
-    return _share_of_subsets(hits, passes, of)
+    return _share_of_subsets(*hits_and_passes(votes, labels), of)
 
 
 def right_in_any(votes: ArrayLike, labels: ArrayLike, of: int = 10) -> NDArray[np.float64]:
-    """Estimate, for each image, the chance that at least one of `of` passes is right: 1 - C(K - h, m) / C(K, m).
-
-    Raises:
-        ValueError: as `right_in_all`.
-    """
+    """Estimate, for each image, the chance that at least one of `of` passes is right: 1 - C(K - h, m) / C(K, m)."""
     hits, passes = hits_and_passes(votes, labels)
     return 1 - _share_of_subsets(passes - hits, passes, of)
 

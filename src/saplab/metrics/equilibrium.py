@@ -18,9 +18,7 @@ def equilibrium(matrix: NDArray[np.float64], near: Equilibrium | None = None) ->
     The row player maximises v over x >= 0 with Σx = 1 and (x @ matrix)[a] >= v for every column a; the column player's
     mixture is the dual solution (Dantzig 1951).
 
-    Args:
-        matrix: payoffs of the row player (D, A).
-        near: an equilibrium of a similar table; if its rows and columns fit this one too, no programme is solved.
+    If the rows and columns of `near`, an equilibrium of a similar table, fit this one too, no programme is solved.
 
     Raises:
         RuntimeError: the solver failed, or a player could gain more than rounding by leaving the equilibrium.

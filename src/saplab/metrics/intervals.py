@@ -59,9 +59,6 @@ def paired_difference(first: ArrayLike, second: ArrayLike, passes: int = 1, conf
     Args:
         first, second: scores of the same images in the same order (N,), such as `correct` returns.
         passes, confidence: as in `mean_interval`.
-
-    Raises:
-        ValueError: as `mean_interval`, and for different numbers of images.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:

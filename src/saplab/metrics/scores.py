@@ -38,11 +38,7 @@ class Change:
 
 
 def mean_score(scores: Sequence[float]) -> Score:
-    """Estimate the mean of the scores of independent games, with Student's interval.
-
-    Raises:
-        ValueError: no score, or one that is not finite.
-    """
+    """Estimate the mean of the scores of independent games, with Student's interval."""
     values = _checked(scores, "scores")
     if len(values) == 1:
         return Score(float(values[0]), None, None, 1)
@@ -60,9 +56,6 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
     Returns:
         None where the original's mean is not significantly above zero, as the ratio then has no bounded interval, and
         where one of them is a single game.
-
-    Raises:
-        ValueError: no score, or one that is not finite.
     """
     a, b = _checked(defended, "defended"), _checked(original, "original")
     if min(len(a), len(b)) < 2 or b.mean() <= 0:
@@ -79,11 +72,7 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
 
 
 def score_difference(first: Sequence[float], second: Sequence[float]) -> Interval | None:
-    """Estimate mean(first) - mean(second) in points, with Welch's interval; None where one of them is a single game.
-
-    Raises:
-        ValueError: no score, or one that is not finite.
-    """
+    """Estimate mean(first) - mean(second) in points, with Welch's interval; None where one of them is a single game."""
     a, b = _checked(first, "first"), _checked(second, "second")
     if min(len(a), len(b)) < 2:
         return None

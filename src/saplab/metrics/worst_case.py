@@ -48,9 +48,6 @@ def margins(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     Args:
         probs: (..., N, C).
         labels: classes (N,), integers in 0..C-1.
-
-    Raises:
-        ValueError: other shapes, labels that are not classes, probabilities outside [0, 1].
     """
     table = np.asarray(probs, np.float64)
     if table.ndim < 2 or table.size == 0:
@@ -68,13 +65,10 @@ def margins(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
 
 
 def cross_fit(margin: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Choose each image's worst candidate on one half of the passes and score it on the other, both ways.
+    """Choose each image's worst candidate on one half of the passes and score it on the other, and vice versa.
 
     Args:
         margin: (2, M, N): halves, candidates (an attack at a strength), images; right where above 0.
-
-    Returns:
-        (N,) scores 0, 0.5 or 1.
     """
     images = np.arange(margin.shape[-1])
     first, second = margin.argmin(axis=1)

@@ -38,13 +38,7 @@ class View:
 
 
 class Classifier(Normalize):
-    """A network behind the normalisation that it was trained with: [0, 1] images -> logits.
-
-    Args:
-        network: the network itself, to which a file of weights belongs.
-        view: how it wants its pictures cut.
-        mean, std: of each channel, as the network's own package gives them.
-    """
+    """A network behind the normalisation that it was trained with; files of weights belong to `network` itself."""
 
     def __init__(self, network: nn.Module, view: View, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
@@ -65,9 +59,6 @@ def build(spec: str) -> Classifier:
     """Build ``torchvision:NAME`` or ``timm:NAME`` with random weights, and with its normalisation as a layer.
 
     The number of classes is ImageNet's, or that of ``torchvision:resnet18?num_classes=10``.
-
-    Raises:
-        ValueError: the package is missing or broken, or has no classifier of that name.
     """
     hub, _, rest = spec.partition(":")
     found = re.fullmatch(r"([^?]+)(?:\?num_classes=([1-9][0-9]*))?", rest)

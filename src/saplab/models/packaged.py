@@ -59,11 +59,7 @@ class Packaged:
 
     @classmethod
     def from_json(cls, content: bytes) -> "Packaged":
-        """Read the content of a file of facts.
-
-        Raises:
-            ValueError: it is something else.
-        """
+        """Read the content of a file of facts; a ValueError if it is something else."""
         try:
             return msgspec.json.decode(content, type=cls)
         except msgspec.DecodeError as error:
@@ -78,22 +74,14 @@ def read_packaged(folder: Traversable | Path | None = None) -> dict[str, Package
 
 
 def packaged_bytes(name: str, facts: Mapping[str, Packaged]) -> bytes:
-    """Read a packaged network's file of weights.
-
-    Raises:
-        ValueError: its checksum is not the one in the facts.
-    """
+    """Read a packaged network's file of weights, and compare its checksum with the facts."""
     content = resources.files("saplab.models").joinpath("weights", f"{name}.safetensors").read_bytes()
     require_checksum(content, facts[name].sha256, f"the packaged weights of {name} are damaged")
     return content
 
 
 def require_checksum(content: bytes, sha256: str, what: str) -> None:
-    """Refuse bytes with another checksum.
-
-    Raises:
-        ValueError: their SHA-256 is not `sha256`; the message begins with `what`.
-    """
+    """Refuse bytes with another SHA-256; the message begins with `what`."""
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ValueError(f"{what}: SHA-256 must be {sha256}, got {found}")

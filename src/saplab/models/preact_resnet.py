@@ -60,11 +60,7 @@ class PreactResNet(nn.Module):
 
 
 def preact_resnet20(classes: int = 10) -> PreactResNet:
-    """Build the paper's ResNet-20 with weights drawn from seed 0; see `initialise` for another seed.
-
-    Raises:
-        ValueError: `classes` is below 1.
-    """
+    """Build the paper's ResNet-20 with weights drawn from seed 0; see `initialise` for another seed."""
     if classes < 1:
         raise ValueError(f"`classes` must be >= 1, got {classes}")
     with untouched_generator():

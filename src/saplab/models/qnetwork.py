@@ -55,9 +55,6 @@ def new_network(actions: int, seed: int) -> QNetwork:
     """Build a Q-network, stored channels last, whose first weights depend on `seed` alone.
 
     They have PyTorch's own law, uniform within ±1/√fan-in, but the global generator is not touched.
-
-    Raises:
-        ValueError: `actions` < 1.
     """
     if actions < 1:
         raise ValueError(f"`actions` must be >= 1, got {actions}")

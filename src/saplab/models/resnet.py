@@ -72,9 +72,6 @@ def resnet20(
     Args:
         classes: number of classes.
         mean, std: of the normalisation, per channel, for pixels in [0, 1].
-
-    Raises:
-        ValueError: `classes` is below 1, or `mean` and `std` do not match.
     """
     if classes < 1:
         raise ValueError(f"`classes` must be >= 1, got {classes}")

@@ -1,4 +1,4 @@
-"""Kernels for GPUs, which need Triton: how they are imported and on which device they run."""
+"""How kernels for GPUs are imported, and on which device they run."""
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
@@ -10,11 +10,7 @@ from torch import Tensor
 
 
 def gpu_kernels(module: str) -> ModuleType:
-    """Import a module of kernels for GPUs, once a tensor on a GPU needs it.
-
-    Raises:
-        ModuleNotFoundError: Triton is missing.
-    """
+    """Import a module of kernels for GPUs, once a tensor on a GPU needs it; they need Triton."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""1,000 CIFAR-10 test images inside the package: 100 of each class, spread evenly over the test set.
+"""1,000 CIFAR-10 test images inside the package: 100 of each class, spread evenly over the test split.
 
-``python -m saplab.data.sample ROOT`` makes the file again from the whole set.
+``python -m saplab.data.sample ROOT`` makes the file again from the whole data set.
 """
 
 from importlib import resources
@@ -23,7 +23,7 @@ def read_sample() -> Records:
 
 
 def choose(labels: np.ndarray, per_class: int = PER_CLASS) -> np.ndarray:
-    """Choose as many examples of each class, evenly spaced among the class's own; labels (N,) -> positions, sorted."""
+    """Choose examples of each class, evenly spaced among the class's own: labels (N,) -> sorted positions."""
     chosen = []
     for label in range(len(CLASSES)):
         of_class = np.flatnonzero(labels == label)
@@ -35,10 +35,9 @@ def choose(labels: np.ndarray, per_class: int = PER_CLASS) -> np.ndarray:
 
 
 def make_sample(root: str | Path) -> Records:
-    """Take the sample from the whole test split, without the images that differ between copies of the set."""
+    """Take the sample from the test split, without the images that differ between copies of the data set."""
     test = read_records("test", root, exact=True)
-    rows = choose(test.labels)
-    return test.chosen(rows)
+    return test.chosen(choose(test.labels))
 
 
 def write_sample(root: str | Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A user's own images from an ``.npz`` file."""
+"""The user's own images from a NumPy archive (``.npz``)."""
 
 import zipfile
 from pathlib import Path
@@ -14,12 +14,12 @@ _CHANNELS = (1, 3)
 def load_npz(path: str | Path) -> Dataset:
     """Load images and labels from a NumPy archive.
 
-    The archive holds ``images``, (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, uint8 or floating point in
-    [0, 1]; ``labels``, whole numbers (N,) from 0; and, if wanted, ``classes``, their names as strings.
+    The archive holds ``images``, (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, uint8 or floating point in [0, 1];
+    ``labels``, integers (N,) from 0; and optionally ``classes``, their names as strings.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no such archive, or holds something else; the message names file, array and fault.
+        ValueError: the file is not such an archive; the message names file, array and fault.
     """
     path = Path(path)
     if not path.is_file():
@@ -45,7 +45,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _checked_images(path: Path, images: np.ndarray) -> torch.Tensor:
-    """Give float32 (N, C, H, W) in [0, 1]."""
     images = _channels_first(path, images)
     if images.size == 0:
         raise ValueError(f"{path}: `images` must hold at least one image, got shape {images.shape}")
@@ -61,7 +60,7 @@ def _checked_images(path: Path, images: np.ndarray) -> torch.Tensor:
 
 
 def _channels_first(path: Path, images: np.ndarray) -> np.ndarray:
-    """Tell the two layouts apart by the axis that has 1 or 3 entries."""
+    """Return (N, C, H, W), where C is the axis, second or last, with 1 or 3 entries."""
     if images.ndim != 4:
         raise ValueError(f"{path}: `images` must be (N, C, H, W) or (N, H, W, C), got shape {images.shape}")
     first, last = images.shape[1] in _CHANNELS, images.shape[3] in _CHANNELS
@@ -81,7 +80,6 @@ def _checked_classes(path: Path, classes: np.ndarray | None) -> tuple[str, ...]:
 
 
 def _checked_labels(path: Path, labels: np.ndarray, count: int, classes: tuple[str, ...]) -> np.ndarray:
-    """Give int64 (N,)."""
     if labels.dtype.kind not in "ui":
         raise ValueError(f"{path}: `labels` must be whole numbers, got {labels.dtype}")
     if labels.shape != (count,):
