@@ -1,28 +1,43 @@
-"""What is claimed of a figure's curves, judged by stored predictions."""
+"""What is claimed of a figure's curves, judged by stored results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from saplab.metrics import Interval, correct, paired_difference
+from saplab.attacks import strength_of
+from saplab.evaluation.findings import whole
+from saplab.evaluation.rows import scores_at
+from saplab.metrics import correct, paired_difference
 from saplab.metrics.calibration import calibration
+from saplab.metrics.scores import score_difference
 from saplab.paper.study import Claim
-from saplab.runs import CellResult
-from saplab.runs.cell import Curve
+from saplab.runs import Curve, Results
 
 Outcome = Literal["holds", "does not hold", "unclear", "not computed"]
-_Table = tuple[NDArray[np.float32], NDArray[np.int64]]  # probabilities (N, C) and labels (N,)
-ALIKE: Final = 0.05  # accuracies within 5 points of each other are alike
+ALIKE: Final = 5.0  # accuracies within 5 points of each other are alike
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Averaged probabilities (N, C) of a curve at one λ, and the labels (N,)."""
+
+    probs: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+Measured = Mapping[float, Predictions | Sequence[float]]  # predictions, or points of games, by λ
+_Gap = tuple[float, float, float]  # first minus second in points, and its 95 % interval
 
 
 @dataclass(frozen=True)
 class Judged:
     """A claim and what the numbers say of it.
 
-    Args:
+    Attributes:
         claim: what is claimed.
         outcome: ``holds`` where it does at every λ of the claim, beyond the 95 % interval; ``does not hold`` where it
             is contradicted at one; else ``unclear``; ``not computed`` without the numbers.
@@ -33,68 +48,69 @@ class Judged:
     outcome: Outcome
     evidence: str
 
+    @property
+    def text(self) -> str:
+        """Return the evidence with what is subtracted; a dash without any."""
+        return f"{self.claim.first} − {self.claim.second}. {self.evidence}" if self.evidence else "–"
 
-def judge(claim: Claim, curves: Mapping[str, Curve], results: Mapping[str, CellResult]) -> Judged:
-    """Judge a claim.
+    def record(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {"claim": msgspec.structs.asdict(self.claim), "outcome": self.outcome, "evidence": self.evidence}
 
-    Args:
-        claim: about two curves.
-        curves, results: a figure's curves and their joined results, by label; a curve that is not finished is not in
-            `results`.
+
+def measured(store: Results, curve: Curve) -> Measured:
+    """Return what is stored of a curve: of images where all of it is, of games each λ at which all are played."""
+    if curve.first.kind == "games":
+        found = {strength_of(eps): scores_at(store, curve, eps) for eps in curve.eps}
+        return {strength: scores for strength, scores in found.items() if scores is not None}
+    result = whole(store, curve)
+    if result is None:
+        return {}
+    return {strength_of(e): Predictions(p, result.labels) for e, p in zip(curve.first.eps, result.probs, strict=True)}
+
+
+def judge(claim: Claim, first: Measured, second: Measured) -> Judged:
+    """Judge a claim about two curves.
+
+    Accuracies are compared by the paired difference over images, calibration by the ends of both intervals, points of
+    games by Welch's interval.
     """
-    if not {claim.first, claim.second} <= results.keys():
+    both = (strength for strength in claim.strengths if strength in first and strength in second)
+    found = {strength: _gap(claim, first[strength], second[strength]) for strength in both}
+    gaps = {strength: gap for strength, gap in found.items() if gap is not None}
+    if not gaps:
         return Judged(claim, "not computed", "")
-    known = [s for s in claim.strengths if all(s in _strengths(curves[name]) for name in (claim.first, claim.second))]
-    if not known:
-        return Judged(claim, "not computed", "")
-    calibrated = claim.relation == "better calibrated"
-    compare = _calibration_gap if calibrated else _accuracy_gap
-    gaps = [
-        compare(*(_at(curves[name], results[name], strength) for name in (claim.first, claim.second)))
-        for strength in known
-    ]
-    texts = [_text(strength, gap, calibrated) for strength, gap in zip(known, gaps, strict=True)]
-    left = [f"λ = {strength:g} not computed" for strength in claim.strengths if strength not in known]
-    return Judged(claim, together(claim, gaps), "; ".join(texts + left))
-
-
-def together(claim: Claim, gaps: Sequence[Interval]) -> Outcome:
-    """Judge a claim by the gaps at those of its λ that are known, at least one."""
-    outcomes = [_outcome(claim, gap) for gap in gaps]
+    left = [f"λ = {strength:g} not computed" for strength in claim.strengths if strength not in gaps]
+    evidence = "; ".join([*(_text(claim, strength, gap) for strength, gap in gaps.items()), *left])
+    outcomes = {_outcome(claim, gap) for gap in gaps.values()}
     if "does not hold" in outcomes:
-        return "does not hold"
-    everywhere = len(gaps) == len(claim.strengths) and all(outcome == "holds" for outcome in outcomes)
-    return "holds" if everywhere else "unclear"
+        return Judged(claim, "does not hold", evidence)
+    return Judged(claim, "holds" if outcomes == {"holds"} and not left else "unclear", evidence)
 
 
-def _strengths(curve: Curve) -> Sequence[float]:
-    return curve.cells[0].strengths
+def _gap(claim: Claim, first: Any, second: Any) -> _Gap | None:
+    if not isinstance(first, Predictions):
+        points = score_difference(first, second)
+        return (points.estimate, points.low, points.high) if points else None
+    if claim.relation == "better calibrated":
+        a, b = (calibration(one.probs, one.labels).ece for one in (first, second))
+        return 100 * (b.estimate - a.estimate), 100 * (b.low - a.high), 100 * (b.high - a.low)
+    gap = paired_difference(correct(first.probs, first.labels), correct(second.probs, second.labels))
+    return 100 * gap.estimate, 100 * gap.low, 100 * gap.high
 
 
-def _at(curve: Curve, result: CellResult, strength: float) -> _Table:
-    return result.probs[_strengths(curve).index(strength)], result.labels
-
-
-def _accuracy_gap(first: _Table, second: _Table) -> Interval:
-    return paired_difference(correct(*first), correct(*second))
-
-
-def _calibration_gap(first: _Table, second: _Table) -> Interval:
-    """Bound the second's ECE minus the first's by the ends of both intervals."""
-    a, b = calibration(*first).ece, calibration(*second).ece
-    return Interval(b.estimate - a.estimate, b.low - a.high, b.high - a.low, a.n)
-
-
-def _outcome(claim: Claim, gap: Interval) -> Outcome:
+def _outcome(claim: Claim, gap: _Gap) -> Outcome:
+    _, low, high = gap
     if claim.relation == "alike":
-        if gap.low >= -ALIKE and gap.high <= ALIKE:
+        if low >= -ALIKE and high <= ALIKE:
             return "holds"
-        return "does not hold" if gap.low > ALIKE or gap.high < -ALIKE else "unclear"
-    low, high = (-gap.high, -gap.low) if claim.relation == "lower" else (gap.low, gap.high)
+        return "does not hold" if low > ALIKE or high < -ALIKE else "unclear"
+    if claim.relation == "lower":
+        low, high = -high, -low
     return "holds" if low > 0 else "does not hold" if high < 0 else "unclear"
 
 
-def _text(strength: float, gap: Interval, calibrated: bool) -> str:
-    what = " of ECE" if calibrated else ""
-    estimate, low, high = (f"{100 * share:+.1f}" for share in (gap.estimate, gap.low, gap.high))
+def _text(claim: Claim, strength: float, gap: _Gap) -> str:
+    what = " of ECE" if claim.relation == "better calibrated" else ""
+    estimate, low, high = (f"{points:+.1f}" for points in gap)
     return f"λ = {strength:g}: {estimate} points{what} [{low}, {high}]"

@@ -5,10 +5,11 @@ effect to collapse on the packaged network (docs/deviations.md).
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
-from saplab.paper.numbers import (
+from msgspec.structs import replace
+
+from saplab.evaluation.paper_numbers import (
     DENSE_FGSM,
     DENSE_ITERATIVE,
     SAP_100_FGSM,
@@ -215,7 +216,7 @@ def _of_erratum_after_training(preset: Preset) -> Figure:
 
 
 def _after_the_paper(name: str, model: str, preset: Preset) -> tuple[Line, ...]:
-    """Give a network's lines without SAP, and with SAP-100 under the paper's adversary and later ones."""
+    """Return a network's lines without SAP, and with SAP-100 under the paper's adversary and later ones."""
     pgd = f"pgd:steps=20,samples={preset.a_step}"
     alone = {"FGSM": "fgsm", "PGD-20": "pgd:steps=20"}
     aware = {
@@ -262,7 +263,7 @@ def _of_stages() -> Figure:
 
 
 def figures(preset: Preset, outside: str = "") -> dict[str, Figure]:
-    """Give every study by name: the paper's figures in order, then those beyond it.
+    """Return every study by name: the paper's figures in order, then those beyond it.
 
     Args:
         preset: how much is computed.

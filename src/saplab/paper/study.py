@@ -1,27 +1,29 @@
-"""A study: figures of curves, with what the paper says of them, as data that a file can hold as well."""
+"""A study: figures of curves, with what is claimed of them, as data that a TOML file can hold as well."""
 
-import json
 import math
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Final
 
-Relation = Literal["higher", "lower", "alike", "better calibrated"]
+import msgspec
+
+from saplab.system.files import write_atomically
+
+RELATIONS: Final = ("higher", "lower", "alike", "better calibrated")
+_STUDY: Final = "study.json"
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One curve of a figure: a defender under an attack.
 
-    Args:
+    Attributes:
         label: in the figure's legend.
         model: the network, as the command line names it; its weights may follow: ``resnet20@FILE``.
         defense: as on the command line; "" for none.
         attack: one attack with its settings, as on the command line; what it leaves open, the preset decides.
         adversary: ``self``; ``dense``: the same network without its defence; or a model whose gradient is used.
-        paper: the paper's accuracies in %, by λ, where its text states them.
+        paper: numbers of the paper to show beside, by λ: accuracies in %, or relative changes of points in %.
         at: its place on the axis of the figure's `against`; None for none.
         series: of which lines it is one point there.
 
@@ -34,13 +36,13 @@ class Line:
     defense: str = ""
     attack: str = "fgsm"
     adversary: str = "self"
-    paper: Mapping[float, float] = field(default_factory=dict)
+    paper: Mapping[float, float] = {}
     at: float | None = None
     series: str = ""
 
     def __post_init__(self) -> None:
         if self.at is not None and not 0 < self.at < math.inf:
-            raise ValueError(f"`at` must be > 0 and finite, got {self.at}")
+            raise ValueError(f"`at` must be > 0 and finite, got {self.at:g}")
 
 
 def split_model(model: str) -> tuple[str, str | None]:
@@ -49,14 +51,14 @@ def split_model(model: str) -> tuple[str, str | None]:
     return name, weights or None
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is said of two curves, for stored numbers to judge.
 
-    Args:
+    Attributes:
         text: the claim in words, for people.
         first, second: labels of two lines.
-        relation: of the first to the second: ``higher``, ``lower`` or ``alike`` in accuracy, or ``better calibrated``.
+        relation: of the first to the second: ``higher``, ``lower`` or ``alike`` in accuracy or points, or ``better
+            calibrated``.
         strengths: λ at which it is claimed.
 
     Raises:
@@ -66,27 +68,27 @@ class Claim:
     text: str
     first: str
     second: str
-    relation: Relation
+    relation: str
     strengths: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.relation not in get_args(Relation):
-            raise ValueError(f"`relation` must be one of {', '.join(get_args(Relation))}, got {self.relation!r}")
+        if self.relation not in RELATIONS:
+            raise ValueError(f"`relation` must be one of {', '.join(RELATIONS)}, got {self.relation!r}")
         if not self.strengths:
             raise ValueError("`strengths` must hold at least one λ, got none")
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"lines": "line", "claims": "claim"}):
     """Lines in one chart, and what is claimed of them.
 
-    Args:
+    Attributes:
         name: as on the command line.
-        title: heading.
+        title: heading; the name by default.
         lines: with labels of their own.
         claims: about these lines.
         strengths: λ in pixel steps; None for the preset's.
         against: of what a second chart shows accuracy, a curve for each λ, at the lines' `at`; "" for no such chart.
+        note: a paragraph for the report.
 
     Raises:
         ValueError: no line, a label twice, a claim about a line that is not there, `against` without places, or two
@@ -94,14 +96,20 @@ class Figure:
     """
 
     name: str
-    title: str
-    lines: tuple[Line, ...]
+    title: str = ""
+    lines: tuple[Line, ...] = ()
     claims: tuple[Claim, ...] = ()
     strengths: tuple[float, ...] | None = None
     against: str = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
-        self._check_places()
+        msgspec.structs.force_setattr(self, "title", self.title or self.name)
+        places = [(line.series, line.at) for line in self.lines if line.at is not None]
+        if self.against and not places:
+            raise ValueError(f"{self.name}: `against` needs lines that say where they are, by `at`")
+        if len(set(places)) < len(places):
+            raise ValueError(f"{self.name}: lines of one `series` must differ in `at`, got {places}")
         labels = [line.label for line in self.lines]
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(f"{self.name}: `lines` must hold lines with different labels, got {labels}")
@@ -109,20 +117,67 @@ class Figure:
             if missing := {claim.first, claim.second} - set(labels):
                 raise ValueError(f"{self.name}: a claim speaks of {sorted(missing)[0]!r}, but the lines are {labels}")
 
-    def _check_places(self) -> None:
-        places = [(line.series, line.at) for line in self.lines if line.at is not None]
-        if self.against and not places:
-            raise ValueError(f"{self.name}: `against` needs lines that say where they are, by `at`")
-        if len(set(places)) < len(places):
-            raise ValueError(f"{self.name}: lines of one `series` must differ in `at`, got {places}")
+
+class _Study(msgspec.Struct, forbid_unknown_fields=True):
+    figure: tuple[Figure, ...]
+
+    def __post_init__(self) -> None:
+        names = [figure.name for figure in self.figure]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"it must hold figures with different names, got {names}")
+
+
+def read_study(path: str | Path) -> tuple[Figure, ...]:
+    """Read a study of one's own from a TOML file.
+
+    ``[[figure]]`` with ``name`` and any other field of `Figure`; in it ``[[figure.line]]`` with the fields of `Line`,
+    and ``[[figure.claim]]`` with those of `Claim`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no TOML, an unknown or missing field, or what `Figure` refuses; the message names the file.
+    """
+    try:
+        return msgspec.toml.decode(Path(path).read_bytes(), type=_Study).figure
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no study: {error}") from None
+
+
+def save_figures(root: Path, figures: Iterable[Figure]) -> None:
+    """Keep the figures of a study in its run folder.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = msgspec.json.format(msgspec.json.encode(_Study(tuple(figures))), indent=1)
+    write_atomically(root / _STUDY, text + b"\n")
+
+
+def load_figures(root: Path) -> tuple[Figure, ...]:
+    """Read what `save_figures` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else; the message names it.
+    """
+    path = root / _STUDY
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Study).figure
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} is no study: {error}") from None
+
+
+def is_study(root: Path | str) -> bool:
+    """Return whether a run folder holds a study."""
+    return (Path(root) / _STUDY).is_file()
 
 
 @dataclass(frozen=True)
 class Preset:
     """How much is computed of a study.
 
-    Args:
-        images: the first so many; None for all there are.
+    Attributes:
+        images: how many, from the first; None for all there are.
         samples: Monte Carlo samples of a one-step attack's gradient.
         a_step: of each step's, in attacks of many steps.
         passes: averaged for a prediction.
@@ -136,88 +191,13 @@ class Preset:
     a_step: int
     passes: int
     budgets: tuple[int, ...]
-    strengths: tuple[float, ...]
+    strengths: Sequence[float]
     batch: int
 
 
-PAPER_STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-PRESETS: Final = {
+_STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+PRESETS: Final[Mapping[str, Preset]] = {
     "smoke": Preset(16, 2, 1, 2, (1, 2), (0.0, 2.0, 8.0), 16),
-    "small": Preset(500, 20, 5, 20, (1, 10, 100), PAPER_STRENGTHS, 250),
-    "paper": Preset(None, 100, 10, 100, (1, 10, 100, 1000), PAPER_STRENGTHS, 500),
+    "small": Preset(500, 20, 5, 20, (1, 10, 100), _STRENGTHS, 250),
+    "paper": Preset(None, 100, 10, 100, (1, 10, 100, 1000), _STRENGTHS, 500),
 }
-
-
-def to_json(figures: Sequence[Figure]) -> str:
-    """Give the text of a run folder's ``study.json``."""
-    return json.dumps([asdict(figure) for figure in figures], ensure_ascii=False, indent=1) + "\n"
-
-
-def from_json(text: str) -> tuple[Figure, ...]:
-    """Read what `to_json` wrote.
-
-    Raises:
-        ValueError: any other text.
-    """
-    try:
-        return tuple(
-            Figure(entry["name"], entry["title"], tuple(_made(Line, line) for line in entry["lines"]),
-                   tuple(_made(Claim, claim) for claim in entry["claims"]),
-                   None if entry["strengths"] is None else tuple(entry["strengths"]), entry.get("against", ""))
-            for entry in json.loads(text)
-        )  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a study: {error!r}") from error
-
-
-def read_study(path: str | Path) -> tuple[Figure, ...]:
-    """Read a study of one's own from a TOML file.
-
-    ``[[figure]]`` with ``name``, ``title``, optionally ``strengths`` and ``against``; in it ``[[figure.line]]`` with
-    the fields of `Line`, and ``[[figure.claim]]`` with those of `Claim`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no TOML, an unknown or missing field, or what `Figure` refuses; the message names the file.
-    """
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        _only(content, {"figure"})
-        figures = tuple(_figure(entry) for entry in _tables(content, "figure"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no study: {error}") from None
-    names = [figure.name for figure in figures]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"{path} is no study: it must hold figures with different names, got {names}")
-    return figures
-
-
-def _figure(entry: Mapping[str, Any]) -> Figure:
-    _only(entry, {"name", "title", "strengths", "against", "line", "claim"})
-    lines = tuple(_made(Line, line) for line in _tables(entry, "line"))
-    claims = tuple(_made(Claim, claim) for claim in _tables(entry, "claim"))
-    strengths = tuple(map(float, entry["strengths"])) if "strengths" in entry else None
-    title, against = str(entry.get("title", entry["name"])), str(entry.get("against", ""))
-    return Figure(str(entry["name"]), title, lines, claims, strengths, against)
-
-
-def _made(kind: type[Any], entry: Mapping[str, Any]) -> Any:
-    _only(entry, {f.name for f in fields(kind)})
-    values = dict(entry)
-    if "paper" in values:
-        values["paper"] = {float(strength): float(percent) for strength, percent in values["paper"].items()}
-    if "strengths" in values:
-        values["strengths"] = tuple(map(float, values["strengths"]))
-    return kind(**values)
-
-
-def _tables(entry: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
-    found = entry.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
-        raise ValueError(f"`{name}` must be written [[{name}]]")
-    return found
-
-
-def _only(entry: Mapping[str, Any], known: Iterable[str]) -> None:
-    if unknown := sorted(entry.keys() - set(known)):
-        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")

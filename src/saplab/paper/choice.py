@@ -1,0 +1,84 @@
+"""From names on the command line to figures and their networks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from saplab.models.zoo import load_model
+from saplab.paper.figures import figures
+from saplab.paper.plan import study_models
+from saplab.paper.study import PRESETS, Figure, Preset, read_study, split_model
+
+TABLES = ("table1", "table1-beyond")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be reproduced.
+
+    Attributes:
+        figures: of images, each once.
+        preset: how much is computed.
+        table: ``table1``, ``table1-beyond``, or "" for no table.
+        named: whether the table is asked for by its own name.
+    """
+
+    figures: tuple[Figure, ...]
+    preset: Preset
+    table: str
+    named: bool
+
+
+def choose(names: Sequence[str], preset: str, outside: str = "") -> Choice:
+    """Return what names mean: figures, ``table1``, ``table1-beyond``, ``paper``, ``all`` and TOML files of studies.
+
+    Args:
+        names: at least one.
+        preset: name of how much is computed.
+        outside: a network from elsewhere for ``architectures``, such as ``resnet20@FILE``; "" for none.
+
+    Raises:
+        ValueError: an unknown name or preset, or a file that holds no study.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
+    known = figures(PRESETS[preset], outside)
+    groups = {"all": list(known), "paper": [name for name in known if name.startswith("fig")]}
+    found: dict[str, Figure] = {}
+    for name in names:
+        if name.endswith(".toml"):
+            found.update({figure.name: figure for figure in read_study(name)})
+        elif name in known or name in groups:
+            found.update({member: known[member] for member in groups.get(name, [name])})
+        elif name not in TABLES:
+            every = ", ".join([*groups, *known, *TABLES])
+            raise ValueError(f"`name` must be one of {every} or a .toml file, got {name!r}")
+    named = [table for table in reversed(TABLES) if table in names]
+    table = named[0] if named else TABLES[0] if {*names} & {*groups} else ""
+    return Choice(tuple(found.values()), PRESETS[preset], table, bool(named))
+
+
+def load_networks(
+    chosen: Sequence[Figure],
+) -> tuple[tuple[Figure, ...], Mapping[str, nn.Module], Mapping[str, Sequence[str]]]:
+    """Load the networks of figures.
+
+    Returns:
+        The figures whose networks are all there, the networks by what lines call them, and for each other figure the
+        names of those that it lacks.
+
+    Raises:
+        ValueError: no figure is left.
+    """
+    models, missing = {}, {}
+    for spec in study_models(chosen):
+        try:
+            models[spec] = load_model(*split_model(spec))
+        except ValueError as error:
+            missing[spec] = error
+    lacking = {figure.name: [spec for spec in study_models([figure]) if spec in missing] for figure in chosen}
+    left = tuple(figure for figure in chosen if not lacking[figure.name])
+    if not left:
+        raise next(iter(missing.values()))
+    return left, models, {name: specs for name, specs in lacking.items() if specs}

@@ -1,0 +1,70 @@
+"""From figures to curves of cells: the one place where the text of a line becomes objects."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from saplab.attacks import MonteCarlo, parse_attackers, radii_of
+from saplab.defenses import parse_defenses
+from saplab.evaluation.plan import attacked, claim_of, curve
+from saplab.paper.study import Figure, Line, Preset, split_model
+from saplab.runs import Cell, Curve, ImageCell, Network
+
+C = TypeVar("C", bound=Cell)
+Digests = Mapping[str, str]  # of networks, by what lines call them
+
+
+def study_models(figures: Iterable[Figure]) -> tuple[str, ...]:
+    """Return the networks that figures speak of, each once."""
+    lines = [line for figure in figures for line in figure.lines]
+    sources = [line.adversary for line in lines if line.adversary not in ("self", "dense")]
+    return tuple(dict.fromkeys([*(line.model for line in lines), *sources]))
+
+
+def study_curves(figures: Iterable[Figure], preset: Preset, whole: ImageCell, digests: Digests) -> tuple[Curve, ...]:
+    """Plan the curves of figures; cells that several figures share are the same cells.
+
+    Args:
+        figures: what to compute.
+        preset: how much of it.
+        whole: a cell over all examples; networks, attack, radii and passes are replaced.
+        digests: of the networks that `study_models` names.
+
+    Raises:
+        ValueError: an attack or a defence that cannot be read.
+    """
+    return tuple(_curve(figure, line, preset, whole, digests) for figure in figures for line in figure.lines)
+
+
+def _curve(figure: Figure, line: Line, preset: Preset, whole: ImageCell, digests: Digests) -> Curve:
+    radii = radii_of(figure.strengths or preset.strengths)
+    try:
+        cell = cell_of_line(line, replace(whole, eps=radii), digests, preset.samples, preset.passes)
+    except ValueError as error:
+        raise ValueError(f"{figure.name}, {line.label}: {error}") from None
+    made = curve(line.label, cell, preset.batch, claim=claim_of(cell), figure=figure.name)
+    return replace(made, paper=line.paper)
+
+
+def cell_of_line(line: Line, whole: C, digests: Digests, samples: int, passes: int) -> C:
+    """Return the cell of a line over all examples or games.
+
+    Args:
+        line: what to compute.
+        whole: networks, attack and passes are replaced.
+        digests: of the networks that `study_models` names.
+        samples: passes averaged for a gradient, where the line's attack does not say otherwise.
+        passes: averaged for a prediction of a random network.
+
+    Raises:
+        ValueError: an attack or a defence that cannot be read, or several attacks.
+    """
+    defender = Network(split_model(line.model)[0], digests[line.model], parse_defenses(line.defense))
+    attackers = parse_attackers(line.attack, MonteCarlo(samples), "self" if line.adversary == "self" else "dense")
+    if len(attackers) != 1:
+        raise ValueError(f"`attack` must name one attack, got {line.attack!r}")
+    cell = replace(whole, defender=defender, passes=passes if defender.random else 1)
+    cell = attacked(cell, attackers[0])
+    if line.adversary in ("self", "dense"):
+        return cell
+    return replace(cell, adversary=Network(split_model(line.adversary)[0], digests[line.adversary]))
