@@ -1,6 +1,6 @@
 """The evaluation of a network: what the command line, studies and notebooks call."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,18 +15,21 @@ from saplab.data.dataset import Dataset
 from saplab.data.load import load_data
 from saplab.defenses.defended import defenses_of, plan_of, undefended
 from saplab.evaluation.plan import plan
-from saplab.evaluation.progress import shown
+from saplab.evaluation.progress import Show, shown, silent
 from saplab.evaluation.result import Result
 from saplab.models.zoo import weights_digest
 from saplab.runs import ImageCell, Memory, Network, Request, Results, Store, run
 from saplab.runs.cell import work_of
-from saplab.runs.engines import Engine, Options, make_engine
+from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
 
 SPEC: Final = "saplab_spec"  # attribute of networks that `load_model` loaded: how they were named
+
+
+_WORK: Final = {"images": "network passes", "games": "games"}  # the unit of each kind's work
 
 
 class EvaluationError(RuntimeError):
@@ -108,7 +111,7 @@ def evaluate(
     request = Request(title or f"{defender.model}: accuracy under attack", curves, classes=data.classes)
     who = make_engine(engine, Options(workers, device=str(device))) if isinstance(engine, str) else engine
     job = Job(request, Images({(defender.model, defender.digest): plain}, data, str(device)), who)
-    return job.result(out, show=shown if progress else None)
+    return job.result(out, shown if progress else silent)
 
 
 @dataclass(frozen=True)
@@ -125,40 +128,38 @@ class Job:
     inputs: Any
     engine: Engine | None = None
 
-    def rehearse(self) -> None:
-        """Refuse what cannot be computed, before long work begins.
-
-        Raises:
-            ValueError: see the workloads' own `rehearse`.
-        """
-        self.inputs.rehearse(self.request.cells)
-
-    def store(self, out: Path | str | None) -> Results:
+    def open(self, out: Path | str | None) -> Results:
         """Rehearse, and return where the results are kept: the folder `out`, or memory.
 
         Raises:
-            ValueError: as `rehearse`, and for a folder of another request.
+            ValueError: what cannot be computed, and a folder of another request.
         """
-        self.rehearse()
+        self.inputs.rehearse(self.request.cells)
         return Memory(self.request) if out is None else Store.open(out, self.request)
 
-    def result(self, out: Path | str | None, show: Callable[..., Any] | None = None) -> Result:
+    def run(self, store: Results, show: Show) -> tuple[Failed, ...]:
+        """Compute what a store lacks, and return the groups that failed.
+
+        Args:
+            store: from `open`.
+            show: shows how far it is, given a description and the whole work.
+        """
+        missing = store.survey().missing
+        if not missing:
+            return ()
+        with show(_WORK[missing[0].kind], work_of(missing)) as tick:
+            return run(store, self.inputs, tick, self.engine)
+
+    def result(self, out: Path | str | None, show: Show) -> Result:
         """Compute what is missing and return the result.
 
         Raises:
-            ValueError: as `store`.
+            ValueError: as `open`.
             EvaluationError: some cells could not be computed.
         """
-        store = self.store(out)
-        missing = store.survey().missing
-        if missing:
-            if show is None:
-                failed = run(store, self.inputs, engine=self.engine)
-            else:
-                with show("network passes", work_of(missing)) as tick:
-                    failed = run(store, self.inputs, tick, self.engine)
-            if failed:
-                raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
+        store = self.open(out)
+        if failed := self.run(store, show):
+            raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
         return Result(store)
 
 

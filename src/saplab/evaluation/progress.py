@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 Tick = Callable[[int], None]
+Show = Callable[[str, int], AbstractContextManager[Tick]]  # of a description and the whole work
 
 
 @contextmanager
@@ -23,3 +24,9 @@ def shown(description: str, total: int) -> Iterator[Tick]:
     ) as bar:
         task = bar.add_task(description, total=total)
         yield lambda n: bar.advance(task, n)
+
+
+@contextmanager
+def silent(description: str, total: int) -> Iterator[Tick]:
+    """Show nothing."""
+    yield lambda n: None

@@ -12,7 +12,7 @@ import altair as alt
 from saplab.evaluation.findings import Findings, find
 from saplab.evaluation.report import Report, chart_records, write_report
 from saplab.evaluation.rows import Summary, summarise
-from saplab.evaluation.text import table_text, verdict_text
+from saplab.evaluation.text import rows_text, verdict_text
 from saplab.evaluation.verdict import Verdict
 from saplab.metrics.minimax import Game
 from saplab.report.charts import PAPER, accuracy_chart
@@ -110,9 +110,8 @@ class Result:
         return write_report(self.store, folder)
 
     def __repr__(self) -> str:
-        if not self.summary.images:
-            return f"<{len(self.rows)} rows of {self.request.title!r}>"
-        return f"{table_text(self.summary.images)}\n\n{verdict_text(self.verdict)}"
+        judged = [] if self.findings is None else [verdict_text(self.findings.verdict)]
+        return "\n\n".join([rows_text(self.summary.rows), *judged])
 
     def _repr_html_(self) -> str:
         """Return chart, table and verdict for a notebook; nothing is loaded from anywhere."""

@@ -1,56 +1,135 @@
 """An evaluation in plain text: the table and the verdict, for a terminal, a pipe or a notebook."""
 
-from collections.abc import Sequence
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import Final
 
-from saplab.evaluation.rows import Row
+from saplab.evaluation.advice import Advice
+from saplab.evaluation.rows import AnyRow, GameRow, Row
 from saplab.evaluation.verdict import Verdict
+from saplab.report.tables import columns_of, pivot, strength_text, texts
+
+_SEEN: Final = 0.0005  # smallest difference that a table shows
+
+
+def width() -> int:
+    """Return the columns of the terminal; 120 where there is none."""
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table, names on the left and numbers on the right; a cell may have several lines.
+
+    Where the table would be wider than the terminal, each name stands on a line of its own above its numbers.
+    """
+    lines = [line for row in (head, *rows) for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue="")]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if sum(widths) + 2 * len(widths) <= width():
+        return "\n".join(_aligned(line, widths) for line in lines)
+    widths[0] = 2
+    found = []
+    for line in lines:
+        found += [line[0]] if line[0] else []
+        found += [_aligned(("", *line[1:]), widths)] if any(line[1:]) else []
+    return "\n".join(found)
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
 
 
 def table_text(rows: Sequence[Row]) -> str:
-    """Lay out accuracies in %, with their 95 % intervals: a line for each curve, a column for each λ."""
+    """Lay out accuracies in %, a line for each curve, a column for each λ, and explain the words."""
     drawn = [row for row in rows if not row.across]
-    cells = {(row.curve, row.strength): row for row in drawn}
-    strengths = sorted({row.strength for row in drawn})
-    table = [["accuracy, %", *(f"λ = {strength:g}" for strength in strengths)]]
-    for curve in dict.fromkeys(row.curve for row in drawn):
-        own = (cells.get((curve, strength)) for strength in strengths)
-        table.append([curve, *("–" if row is None else cell_text(row) for row in own)])
-    widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
-    lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in table]
-    return "\n".join([*lines, "", note_text(drawn)])
+    table = pivot(drawn, lambda row: row.curve, lambda row: row.strength)
+    head = ["accuracy, %", *(f"λ = {strength_text(strength)}" for strength in columns_of(table))]
+    lines = [[curve, *cells] for curve, cells in zip(table, texts(table, cell_text), strict=True)]
+    return f"{grid(head, lines)}\n\n{_note(drawn)}"
 
 
 def cell_text(row: Row) -> str:
-    """Write an accuracy in % with the larger side of its interval: ``85.2 ±1.9``."""
+    """Write an accuracy in % with the larger side of its interval, ``85.2 ±1.9``, and what stands beside it."""
     a = row.averaged
-    return f"{100 * a.estimate:.1f} ±{100 * max(a.high - a.estimate, a.estimate - a.low):.1f}"
+    lines = [f"{100 * a.estimate:.1f} ±{100 * max(a.high - a.estimate, a.estimate - a.low):.1f}"]
+    if abs(row.single.estimate - a.estimate) >= _SEEN:
+        lines.append(f"one pass {100 * row.single.estimate:.1f}")
+    if row.paper is not None:
+        lines.append(f"paper {row.paper:.1f}")
+    return "\n".join(lines)
 
 
-def note_text(rows: Sequence[Row]) -> str:
-    """Explain the words of the table, one line each."""
+def _note(rows: Sequence[Row]) -> str:
     images = sorted({row.averaged.n for row in rows})
     counts = " to ".join(f"{n:,}" for n in dict.fromkeys((images[0], images[-1])))
     lines = [
         f"{counts} images; ± is the 95 % interval.",
         "λ: how far the attacker may move each pixel, in steps of 0..255; 0 is the clean image.",
     ]
-    if any(row.single.estimate != row.averaged.estimate for row in rows):
+    if any(abs(row.single.estimate - row.averaged.estimate) >= _SEEN for row in rows):
         lines.append("The prediction is averaged over many random passes; one pass: without averaging.")
     if any(row.paper is not None for row in rows):
         lines.append("paper: the number that the SAP paper reports for its own network.")
     return "\n".join(lines)
 
 
-def bounds_text(verdict: Verdict) -> str:
-    """Write what is left under the worst of all attacks, a line for each λ."""
-    return "\n".join(
-        f"λ = {left.strength:g}: under the worst of all attacks {left.accuracy.percent()} (strongest: {left.attack})"
-        for left in verdict.robust
+def games_text(rows: Sequence[GameRow]) -> str:
+    """Lay out mean points, a table for each game, and explain the words."""
+    tables = [_game_text(game, [row for row in rows if row.game == game]) for game in pivot(rows, _game, _game)]
+    games = " or ".join(str(n) for n in sorted({row.score.games for row in rows}))
+    note = (
+        f"{games} games each; ± is the 95 % interval. λ: how far the attacker may move each pixel, in steps of 0..255.\n"
+        "In brackets: change against the original at the same λ; – where that one's mean cannot be told from 0."
     )
+    return "\n\n".join([*tables, note])
 
 
-def verdict_text(verdict: Verdict) -> str:
-    """Write the bounds, each check with its outcome, and the sentence."""
-    width = max(len(check.question) for check in verdict.checks)
-    checks = [f"{check.question.ljust(width)}  {check.outcome}" for check in verdict.checks]
-    return "\n".join([bounds_text(verdict), "", *checks, "", verdict.sentence])
+def _game(row: GameRow) -> str:
+    return row.game
+
+
+def _game_text(game: str, rows: Sequence[GameRow]) -> str:
+    table = pivot(rows, lambda row: row.curve, lambda row: row.strength)
+    head = [f"points in {game}", *(f"λ = {strength_text(strength)}" for strength in columns_of(table))]
+    return grid(head, [[curve, *cells] for curve, cells in zip(table, texts(table, _points_text), strict=True)])
+
+
+def _points_text(row: GameRow) -> str:
+    lines, change = [str(row.score)], row.change
+    if row.compared:
+        lines.append("(–)" if change is None else f"({change.percent:+.1f} % [{change.low:+.1f}, {change.high:+.1f}])")
+    if row.paper is not None:
+        lines.append(f"paper {row.paper:+.1f} %")
+    return "\n".join(lines)
+
+
+def rows_text(rows: Sequence[AnyRow]) -> str:
+    """Lay out rows of any kind."""
+    images = [row for row in rows if isinstance(row, Row)]
+    games = [row for row in rows if isinstance(row, GameRow)]
+    return "\n\n".join([*([table_text(images)] if images else []), *([games_text(games)] if games else [])])
+
+
+def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_python) -> str:
+    """Write what is left under the worst of all attacks, each check with its evidence, and the sentence.
+
+    Args:
+        verdict: what was found.
+        advice: words how to run what is missing.
+    """
+    bounds = [
+        f"λ = {strength_text(left.strength)}: under the worst of all attacks {left.accuracy.percent()}"
+        f" (strongest: {left.attack})"
+        for left in verdict.robust
+    ]
+    checks = ["Can these numbers be believed?"]
+    for check in verdict.checks:
+        checks.append(f"{check.outcome:8} {check.question}")
+        told = [check.evidence, f"to run it: {advice(check.how)}" if check.how else ""]
+        checks += [_indented(text) for text in told if text]
+    return "\n".join([*bounds, "", *checks, "", verdict.sentence])
+
+
+def _indented(text: str) -> str:
+    return textwrap.fill(text, width(), initial_indent=" " * 9, subsequent_indent=" " * 9)
