@@ -30,19 +30,23 @@ def browser():
 def pages(tmp_path_factory):
     """Pages by name; the last one's names are written by an enemy."""
     folder = tmp_path_factory.mktemp("pages")
-    evaluation = fill(folder / "evaluation").root
-    study = fill(folder / "study", Request("Mine", tuple(_curve(k) for k in range(3)), "saplab reproduce")).root
+    evaluation = fill(folder / "evaluation")
+    study = fill(folder / "study", Request("Mine", tuple(_curve(k) for k in range(3)), "saplab reproduce"))
     (folder / "s.toml").write_text(MINE)
-    (study / "study.json").write_text(to_json(read_study(folder / "s.toml")))
+    (study.root / "study.json").write_text(to_json(read_study(folder / "s.toml")))
     curves = (make_curve(HOSTILE, claim=HOSTILE), make_curve("other", seed=1))
-    hostile = fill(folder / "hostile", Request(HOSTILE, curves, HOSTILE)).root
-    found = {"evaluation": write_report(evaluation), "study": write_study(study), "hostile": write_report(hostile)}
+    hostile = fill(folder / "hostile", Request(HOSTILE, curves, HOSTILE))
+    found = {
+        "evaluation": write_report(evaluation, evaluation.root),
+        "study": write_study(study),
+        "hostile": write_report(hostile, hostile.root),
+    }
     return {name: report.files[0].as_uri() for name, report in found.items()}
 
 
 def _curve(k):
     label = ("plain", "pruned", "from the other")[k]
-    return replace(make_curve(label, seed=k, strengths=(0.0, 4.0)), figure="mine")
+    return replace(make_curve(label, seed=k, eps=(0.0, 4 / 255)), figure="mine")
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from synthetic import DENSE, fill, make_cell, make_curve, make_request, make_result
 
+from saplab.attacks import eps_of
 from saplab.evaluation.pictures import MOST_CURVES, examples, stretched
 from saplab.report.png import data_uri, encode
 from saplab.runs import Request
-from saplab.runs.store import join
+from saplab.runs.results import join
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -57,7 +58,10 @@ def test_examples_are_the_first_images_under_each_curve(store):
 
 
 def test_curves_of_other_strengths_share_a_table(tmp_path):
-    curves = (make_curve("a", defender=DENSE, strengths=(0.0, 2.0)), make_curve("b", strengths=(0.0, 8.0)))
+    curves = (
+        make_curve("a", defender=DENSE, eps=tuple(map(eps_of, (0.0, 2.0)))),
+        make_curve("b", eps=tuple(map(eps_of, (0.0, 8.0)))),
+    )
     (example, _) = examples(fill(tmp_path, Request("t", curves)), curves)
     assert example.strengths == [0.0, 2.0, 8.0]
     assert example.rows[1][1].keys() == {0.0, 8.0}

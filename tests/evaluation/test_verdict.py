@@ -127,6 +127,14 @@ def test_the_gap_is_shown_where_it_is_widest():
          "; the paper's adversary alone cannot tell robustness from a masked gradient: more attacks are needed."),
         ([evidence("fgsm", (0.7, 0.6)), noise((0.8, 0.8))],
          "; what was run cannot tell robustness from a masked gradient: more attacks are needed."),
+        ([transfer((0.7, 0.6))],
+         "; FGSM made on another network alone cannot tell robustness from a masked gradient: more attacks are "
+         "needed."),
+        ([evidence("iterative", (0.7, 0.6), backward="probability")],
+         "; the iterative attack with probability backward alone cannot tell robustness from a masked gradient: more "
+         "attacks are needed."),
+        ([square((0.7, 0.6))],
+         "; the Square attack alone cannot tell robustness from a masked gradient: more attacks are needed."),
         ([noise()], "; random noise searches for nothing, so an attack is needed to tell more."),
         ([plain("fgsm", (0.2, 0.1))], "; one step bounds it loosely: more steps are needed."),
         ([plain("pgd", (0.2, 0.1))], "]."),
@@ -246,6 +254,7 @@ def test_more_comparisons_need_clearer_evidence():
         ("one-step", [evidence("pgd", (0.6,), samples=1), evidence("fgsm", (0.1,), samples=100)]),
         ("one-step", [evidence("pgd", (0.6,)), evidence("fgsm", (0.1,), backward="identity")]),
         ("samples", [evidence("pgd", (0.6,)), evidence("pgd", (0.1,), samples=100, loss="dlr")]),
+        ("samples", [evidence("pgd", (0.6,)), evidence("apgd", (0.1,), samples=100)]),
         ("steps", [evidence("pgd", (0.6,)), evidence("apgd", (0.1,), steps=100)]),
     ],
 )
@@ -283,8 +292,13 @@ def test_a_run_at_one_strength_does_not_hide_one_at_many(order):
     assert check("steps", runs[::order]).outcome == "failed"
 
 
-def test_one_step_attacks_may_rise():
-    assert check("rises", [evidence("fgsm", (0.3, 0.5))]).outcome == "not run"
+@pytest.mark.parametrize(
+    ("run", "outcome"),
+    [(evidence("fgsm", (0.3, 0.5)), "not run"), (square((0.3, 0.5)), "not run"), (noise((0.3, 0.5)), "not run"),
+     (transfer((0.3, 0.5), "pgd"), "failed")],
+)  # fmt: skip
+def test_only_iterative_attacks_along_a_gradient_may_not_rise(run, outcome):
+    assert check("rises", [run]).outcome == outcome
 
 
 def test_identity_is_the_white_box_attack_where_it_is_the_only_one():
@@ -383,7 +397,11 @@ def test_what_to_run_after_fgsm_and_after_noise():
     assert fgsm["steps"] == fgsm["black-box"] == Advice("adaptive")
     assert fgsm["unbounded"] == Advice("adaptive", radii(64))
     single = {c.key: c.how for c in saplab.verdict([evidence("fgsm", (0.6,), samples=1)]).checks}
-    assert single["cosine"] == Advice("fgsm:samples=10")
+    assert (fgsm["cosine"], single["cosine"]) == (Advice("fgsm:samples=20"), Advice("fgsm:samples=10"))
+    straight = saplab.verdict([evidence("pgd", (0.6,), backward="identity")]).checks[2]
+    assert (straight.key, straight.how) == ("identity", Advice("adaptive"))
+    most = [evidence("pgd", (0.6,), steps=40, samples=n) for n in (2, 4)] + [evidence("pgd", (0.6,), samples=100)]
+    assert check("identity", most).how == Advice("pgd:samples=4,backward=identity,steps=40")
     assert {c.outcome for c in saplab.verdict([noise()]).checks} == {"not run"}
     assert saplab.verdict([noise()]).checks[2].how == Advice("adaptive")
 
@@ -439,6 +457,14 @@ def test_one_passed_and_one_unclear_decisive_check_leave_it_open():
     assert found.masked is None
     assert found.sentence.endswith("; 400 images are too few to tell whether a gradient is masked.")
     assert saplab.verdict(wide[:2]).masked is False
+
+
+@pytest.mark.parametrize("symptom", [{"accuracies": (0.4, 0.6)}, {"accuracies": (0.6, 0.5), "strengths": (8.0, 64.0)}])
+def test_a_symptom_leaves_it_open(symptom):
+    run = evidence("pgd", **symptom)
+    found = saplab.verdict([run, replace(run, adversary="transfer")])
+    assert (outcomes(found)["transfer"], found.masked) == ("passed", None)
+    assert "it fails somewhere" in found.sentence or "the attack fails somewhere" in found.sentence
 
 
 def test_no_word_of_the_command_line():

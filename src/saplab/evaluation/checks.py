@@ -82,7 +82,7 @@ def _answer(question: Question, readings: Readings, case: Case, confidence: floa
         return Answer(Check(question.key, question.text, "not run", "", question.how(case)))
     found = [(reading, reading.excess(confidence)) for reading in readings]
     bad = sorted((pair for pair in found if pair[1].low > 0), key=lambda pair: -pair[1].low)
-    worst, excess = bad[0] if bad else max(found, key=lambda pair: pair[1].high - pair[0].slack)
+    worst, excess = bad[0] if bad else max(found, key=lambda pair: pair[1].high)
     text = worst.text(confidence)
     if not bad and excess.high > worst.slack:
         return Answer(Check(question.key, question.text, "unclear", text, Advice(more_than=excess.n)))

@@ -1,6 +1,6 @@
 """The report of a run: an offline page, the charts as files, and the numbers as CSV and Parquet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -8,6 +8,7 @@ from typing import Any, Final
 import altair as alt
 
 from saplab.attacks import Attack
+from saplab.evaluation.advice import Advice
 from saplab.evaluation.findings import Findings, find, reliability_records
 from saplab.evaluation.pictures import examples
 from saplab.evaluation.rows import Row, Summary, summarise
@@ -38,7 +39,9 @@ class Report:
     findings: Findings | None
 
 
-def write_report(store: Results, folder: Path | str, title: str = "") -> Report:
+def write_report(
+    store: Results, folder: Path | str, title: str = "", advice: Callable[[Advice], str] = Advice.in_python
+) -> Report:
     """Write ``report.html``, the numbers as CSV and Parquet, and every chart as SVG, PNG and PDF into a folder.
 
     Each file is written whole or not at all.
@@ -47,6 +50,7 @@ def write_report(store: Results, folder: Path | str, title: str = "") -> Report:
         store: the results; unfinished ones give a page that says so.
         folder: for the files; it is made where it is not there.
         title: instead of the request's.
+        advice: words how to run what a check is missing.
 
     Raises:
         ValueError: no cell is stored yet.
@@ -56,7 +60,7 @@ def write_report(store: Results, folder: Path | str, title: str = "") -> Report:
     findings = find(store)
     title = title or store.request.title
     records = [row.record() for row in summary.rows]
-    contents = {"report.html": render_page(store, summary, findings, title).encode(),
+    contents = {"report.html": render_page(store, summary, findings, title, advice).encode(),
                 "accuracy.csv": to_csv(records).encode(),
                 "accuracy.parquet": to_parquet(records)}  # fmt: skip
     for name, chart in _charts(summary, findings, PAPER, title).items():
@@ -88,7 +92,9 @@ def _charts(summary: Summary, findings: Findings | None, theme: Theme, title: st
     return charts
 
 
-def render_page(store: Results, summary: Summary, findings: Findings | None, title: str) -> str:
+def render_page(
+    store: Results, summary: Summary, findings: Findings | None, title: str, advice: Callable[[Advice], str]
+) -> str:
     """Return the page's HTML: everything inside, nothing loaded from anywhere."""
     request = store.request
     rows = [row for row in summary.images if not row.across]
@@ -98,6 +104,7 @@ def render_page(store: Results, summary: Summary, findings: Findings | None, tit
         command=request.command,
         summary=summary,
         findings=findings,
+        advice=advice,
         charts={name: chart.to_dict() for name, chart in charts.items()},
         drawings={name: to_bytes(chart, "svg").decode() for name, chart in _charts(summary, findings, PAPER).items()},
         bundle=vega(),

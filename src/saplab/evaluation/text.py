@@ -79,7 +79,8 @@ def games_text(rows: Sequence[GameRow]) -> str:
     tables = [_game_text(game, [row for row in rows if row.game == game]) for game in pivot(rows, _game, _game)]
     games = " or ".join(str(n) for n in sorted({row.score.games for row in rows}))
     note = (
-        f"{games} games each; ± is the 95 % interval. λ: how far the attacker may move each pixel, in steps of 0..255.\n"
+        f"{games} games each; ± is the 95 % interval.\n"
+        "λ: how far the attacker may move each pixel, in steps of 0..255.\n"
         "In brackets: change against the original at the same λ; – where that one's mean cannot be told from 0."
     )
     return "\n\n".join([*tables, note])
