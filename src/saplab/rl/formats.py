@@ -33,18 +33,14 @@ def read_agent(path: str | Path) -> QNetwork:
     """
     path = Path(path)
     state = _zipped(path) if path.suffix == ".zip" else read_weights(path)
-    renamed = by_shape(state, str(path))
+    renamed = _by_shape(state, str(path))
     network = new_network(len(renamed["head.bias"]), 0)
     put_weights(network, renamed, str(path))
     return network.eval()
 
 
-def by_shape(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Rename a state_dict's tensors to those of `QNetwork`, in float32, by their shapes.
-
-    Raises:
-        ValueError: a shape is missing or found more than once; the message begins with `source`.
-    """
+def _by_shape(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return a state_dict's tensors by the names that `QNetwork` has for their shapes, in float32."""
     with torch.device("meta"):
         own = QNetwork(1).state_dict()
     weights = {layer: _only(state, tuple(own[f"{layer}.weight"].shape), source) for layer in _LAYERS}

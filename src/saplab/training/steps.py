@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,8 +99,8 @@ class Step:
 
     def _logits(self, network: Any, images: Tensor, pass_: int) -> Tensor:
         networks = self.networks
-        draws = drawing(self._streams(pass_, len(images))) if networks.defenses else nullcontext()
-        with computing_in(networks.precision, networks.place.device), draws:
+        streams = self._streams(pass_, len(images))
+        with computing_in(networks.precision, networks.place.device), drawing(streams):
             logits: Tensor = network(images)
         return logits.float()
 

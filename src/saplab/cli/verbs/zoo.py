@@ -101,7 +101,7 @@ def _show(table: "Table") -> None:
 
 
 def _check(facts: "Mapping[str, Packaged]", data: str, threads: int | None, as_json: bool) -> None:
-    """Measure again what is stored; exit with 1 where a number is another than rounding explains."""
+    """Measure again what is stored; exit with 1 if a number differs by more than rounding explains."""
     from saplab.training.place import torch_threads
     from saplab.training.zoo import agrees
 
@@ -146,7 +146,7 @@ def _test_images(data: str) -> "Records":
 
 
 def _choices(preset: str, only: str | None, precision: str | None) -> "Mapping[str, Choice]":
-    """Say how each network is trained; see `saplab.cli.verbs.train.recipe_of` for what is refused."""
+    """Return how each network is trained, after checking every recipe."""
     from saplab.training.zoo import choose
 
     choices = {name: replace(choice, precision=precision) for name, choice in choose(preset, only).items()}
