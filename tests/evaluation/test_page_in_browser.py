@@ -8,7 +8,7 @@ from synthetic import HOSTILE, MINE, fill, make_curve
 
 from saplab.evaluation.report import write_report
 from saplab.paper.report import write_study
-from saplab.paper.study import read_study, to_json
+from saplab.paper.study import read_study, save_figures
 from saplab.runs import Request
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -33,7 +33,7 @@ def pages(tmp_path_factory):
     evaluation = fill(folder / "evaluation")
     study = fill(folder / "study", Request("Mine", tuple(_curve(k) for k in range(3)), "saplab reproduce"))
     (folder / "s.toml").write_text(MINE)
-    (study.root / "study.json").write_text(to_json(read_study(folder / "s.toml")))
+    save_figures(study.root, read_study(folder / "s.toml"))
     curves = (make_curve(HOSTILE, claim=HOSTILE), make_curve("other", seed=1))
     hostile = fill(folder / "hostile", Request(HOSTILE, curves, HOSTILE))
     found = {
