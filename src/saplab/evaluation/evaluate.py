@@ -17,17 +17,13 @@ from saplab.defenses.defended import defenses_of, plan_of, undefended
 from saplab.evaluation.plan import plan
 from saplab.evaluation.progress import Show, shown, silent
 from saplab.evaluation.result import Result
-from saplab.models.zoo import weights_digest
+from saplab.models.zoo import SPEC, weights_digest
 from saplab.runs import ImageCell, Memory, Network, Request, Results, Store, run
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
-
-
-SPEC: Final = "saplab_spec"  # attribute of networks that `load_model` loaded: how they were named
-
 
 _WORK: Final = {"images": "network passes", "games": "games"}  # the unit of each kind's work
 
@@ -99,19 +95,41 @@ def evaluate(
         >>> print(result.verdict.sentence)
     """
     data = _dataset(images, labels, classes, examples)
-    radii = (float(eps),) if isinstance(eps, int | float) else tuple(map(float, eps))
-    defender, plain = network_of(model)
-    device = next((tensor.device for tensor in plain.parameters()), torch.device("cpu"))
-    whole = ImageCell(
-        defender=defender, adversary=defender, attack=_anything(), eps=tuple(dict.fromkeys((0.0, *radii))), start=0,
-        stop=len(data), passes=passes if defender.random else 1, seed=seed, precision=precision, device=device.type,
-        threat=ThreatModel(norm), data=data.digest(),
+    radii = (eps,) if isinstance(eps, int | float) else eps
+    job = planned(
+        model, data, attackers_of(attacks, MonteCarlo(samples)), radii, norm=norm, passes=passes, seed=seed,
+        seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
     )  # fmt: skip
-    curves = plan(whole, attackers_of(attacks, MonteCarlo(samples)), batch_size, baseline=baseline, seeds=seeds)
-    request = Request(title or f"{defender.model}: accuracy under attack", curves, classes=data.classes)
-    who = make_engine(engine, Options(workers, device=str(device))) if isinstance(engine, str) else engine
-    job = Job(request, Images({(defender.model, defender.digest): plain}, data, str(device)), who)
-    return job.result(out, shown if progress else silent)
+    who = make_engine(engine, Options(workers, device=job.inputs.device)) if isinstance(engine, str) else engine
+    return replace(job, engine=who).result(out, shown if progress else silent)
+
+
+def planned(
+    model: nn.Module, data: Dataset, attackers: Sequence[Attacker], eps: Sequence[float], *, norm: Norm = "linf",
+    passes: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True, precision: str = "float32",
+    batch_size: int = 250, title: str = "", command: str = "", device: str = "",
+) -> "Job":  # fmt: skip
+    """Plan an evaluation; arguments and errors as in `evaluate`, but for these.
+
+    Args:
+        model: defended or not.
+        data: images and labels.
+        attackers: at least one.
+        eps: radii of the attackers that have none of their own.
+        norm, passes, seed, seeds, baseline, precision, batch_size, title: see `evaluate`.
+        command: the command line that asks for it.
+        device: kind of the device that computes it, where that is another one than the network's.
+    """
+    defender, plain = network_of(model)
+    place = next((tensor.device for tensor in plain.parameters()), torch.device("cpu"))
+    radii = tuple(dict.fromkeys((0.0, *map(float, eps))))
+    whole = ImageCell(
+        defender=defender, adversary=defender, attack=attackers[0].attack, eps=radii, start=0, stop=len(data), passes=passes if defender.random else 1, seed=seed, precision=precision,
+        device=device or place.type, threat=ThreatModel(norm), data=data.digest(),
+    )  # fmt: skip
+    curves = plan(whole, attackers, batch_size, baseline=baseline, seeds=seeds)
+    request = Request(title or f"{defender.model}: accuracy under attack", curves, command, data.classes)
+    return Job(request, Images({(defender.model, defender.digest): plain}, data, str(place)))
 
 
 @dataclass(frozen=True)
@@ -182,11 +200,6 @@ def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
         return found, plain
     places = {"sites": acting.sites or (), "parameters": acting.parameters}
     return replace(found, defenses=acting.defenses, **places), plain
-
-
-def _anything() -> Attack:
-    """Return an attack for a cell whose attack is replaced."""
-    return Attack.registry.parse("noise")
 
 
 def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) -> Dataset:

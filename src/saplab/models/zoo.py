@@ -4,7 +4,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +19,7 @@ from saplab.system.registry import import_object
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
 PACKAGED: dict[str, Packaged] = read_packaged()
+SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
 _NESTED = ("state_dict", "model")
 _LISTED = 3
 
@@ -42,6 +43,12 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
         ValueError: the name is unknown, or the weights are damaged, have another checksum or belong to another network.
         FileNotFoundError: there is no such file.
     """
+    model = _load(spec, weights)
+    setattr(model, SPEC, spec)
+    return model
+
+
+def _load(spec: str, weights: str | Path | None) -> nn.Module:
     if hub.is_hub(spec):
         return _load_hub(spec, weights)
     if ":" in spec:
