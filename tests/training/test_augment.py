@@ -1,4 +1,7 @@
-"""Shuffles, crops, flips and batches: a function of seed, epoch and image, on a host and on a device."""
+"""Shuffles, crops, flips and batches: a function of seed, epoch and image."""
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,8 +10,8 @@ from scipy.stats import chisquare
 
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
-from saplab.training.augment import crop_and_flip, draw_shifts, held_out_positions, shuffle
-from saplab.training.batches import Batch, OnDevice, OnHost, network_input
+from saplab.training.augment import draw_shifts, held_out_positions, shuffle
+from saplab.training.batches import Batch, Batches, network_input
 from saplab.training.place import Place
 from saplab.training.recipes import Recipe
 from saplab.training.schedules import WarmupLinear
@@ -26,24 +29,28 @@ def data() -> Records:
     return read_sample().chosen(slice(100))
 
 
+def batches(data: Records, place: Place = Place(), epoch: int = 1, **changes: Any) -> list[Batch]:  # noqa: B008 - frozen
+    return list(Batches(data, replace(TINY, **changes), place).epoch(3, epoch))
+
+
 def test_crops_are_shifts_of_the_padded_image() -> None:
     images = np.random.default_rng(0).integers(1, 256, (40, 3, 6, 5), np.uint8)
+    (batch,) = batches(Records(images, np.zeros(40, np.int64), np.arange(40) + 100), batch=40, pad=2)
     shifts = draw_shifts(seed=3, epoch=1, count=40, pad=2, flip=True)
-    crops = crop_and_flip(images, shifts, pad=2)
-    for image, crop, row, column, mirrored in zip(
-        images, crops, shifts.rows, shifts.columns, shifts.mirrored, strict=True
-    ):
+    for example, crop in zip(batch.examples - 100, batch.pixels, strict=True):
+        row, column, mirrored = (drawn[example] for drawn in (shifts.rows, shifts.columns, shifts.mirrored))
         for channel, y, x in np.ndindex(3, 6, 5):
             source_y, source_x = y + row - 2, (4 - x if mirrored else x) + column - 2
             inside = 0 <= source_y < 6 and 0 <= source_x < 5
-            assert crop[channel, y, x] == (image[channel, source_y, source_x] if inside else 0)
+            assert crop[channel, y, x] == (images[example, channel, source_y, source_x] if inside else 0)
     assert shifts.mirrored.any()
     assert not shifts.mirrored.all()
 
 
-def test_no_padding_and_no_flip_is_the_identity() -> None:
-    images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
-    assert np.array_equal(crop_and_flip(images, draw_shifts(0, 0, 2, pad=0, flip=False), pad=0), images)
+def test_no_padding_and_no_flip_is_the_identity(data: Records) -> None:
+    for batch in batches(data, pad=0, flip=False):
+        positions = np.searchsorted(data.indices, batch.examples.numpy())
+        assert np.array_equal(batch.pixels.numpy(), data.images[positions])
 
 
 def test_draws_depend_on_seed_epoch_and_image_alone() -> None:
@@ -85,38 +92,35 @@ def test_golden_draws() -> None:
     ) == golden
 
 
-def same(first: Batch, second: Batch) -> bool:
-    return all(torch.equal(getattr(first, n), getattr(second, n)) for n in ("pixels", "labels", "examples"))
-
-
-def test_a_device_makes_the_batches_of_a_host(data: Records) -> None:
-    on_host = list(OnHost(data, TINY, Place()).epoch(3, 1))
-    on_device = list(OnDevice(data, TINY, Place()).epoch(3, 1))
-    assert len(on_host) == len(on_device) == 3
-    assert all(same(*pair) for pair in zip(on_host, on_device, strict=True))
-    assert on_device[0].pixels.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_batches_hold_each_image_once_with_its_own_label(data: Records) -> None:
-    batches = list(OnHost(data, TINY, Place()).epoch(0, 0))
-    examples = torch.cat([batch.examples for batch in batches])
-    assert len(examples.unique()) == 96
+def test_batches_hold_each_image_once_with_its_own_label_in_a_new_order(data: Records) -> None:
     label_of = dict(zip(data.indices.tolist(), data.labels.tolist(), strict=True))
-    assert [label_of[i] for i in examples.tolist()] == torch.cat([batch.labels for batch in batches]).tolist()
+    orders = []
+    for epoch in range(2):
+        made = batches(data, epoch=epoch)
+        orders.append(torch.cat([batch.examples for batch in made]).tolist())
+        assert len(set(orders[-1])) == len(orders[-1]) == 96
+        assert [label_of[i] for i in orders[-1]] == torch.cat([batch.labels for batch in made]).tolist()
+    assert orders[0] != orders[1]
 
 
 def test_processes_share_each_batch(data: Records) -> None:
-    whole = list(OnHost(data, TINY, Place()).epoch(3, 1))
-    shares = [list(OnHost(data, TINY, Place(rank=rank, world=2)).epoch(3, 1)) for rank in range(2)]
+    whole = batches(data)
+    shares = [batches(data, Place(rank=rank, world=2)) for rank in range(2)]
     for batch, first, second in zip(whole, *shares, strict=True):
-        assert torch.equal(torch.stack((first.pixels, second.pixels), 1).flatten(0, 1), batch.pixels)
+        for name in ("pixels", "labels", "examples"):
+            parts = torch.stack((getattr(first, name), getattr(second, name)), 1)
+            assert torch.equal(parts.flatten(0, 1), getattr(batch, name))
+
+
+def test_batches_are_stored_channels_last_and_leave_the_images_alone(data: Records) -> None:
+    before = data.images.copy()
+    assert all(batch.pixels.is_contiguous(memory_format=torch.channels_last) for batch in batches(data))
+    assert np.array_equal(data.images, before)
 
 
 def test_network_input_is_k_over_255() -> None:
-    pixels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
-    expected = np.arange(256, dtype=np.float32) / np.float32(255)
-    for given in (pixels, torch.from_numpy(pixels)):
-        assert np.array_equal(network_input(given).flatten().numpy(), expected)
+    found = network_input(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16))
+    assert np.array_equal(found.flatten().numpy(), np.arange(256, dtype=np.float32) / np.float32(255))
 
 
 def test_held_out_images_are_the_rest(data: Records) -> None:

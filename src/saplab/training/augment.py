@@ -1,4 +1,4 @@
-"""Shuffles, crops and flips as a function of (seed, epoch, image) and of nothing else.
+"""Draws of shuffles, crops and flips: a function of (seed, epoch, image) and of nothing else.
 
 The draws are raw words of the counter-based generator Philox (Salmon et al. 2011): one stream for each purpose and
 epoch, in which word i belongs to image i. They depend on no batch size, no thread and nothing that ran before, so that
@@ -41,15 +41,6 @@ def draw_shifts(seed: int, epoch: int, count: int, pad: int, flip: bool) -> Shif
     rows = _scaled(words & np.uint64(0xFFFFFF), offsets)
     columns = _scaled((words >> np.uint64(24)) & np.uint64(0xFFFFFF), offsets)
     return Shifts(rows, columns, (words >> np.uint64(63) == 1) & flip)
-
-
-def crop_and_flip(images: np.ndarray, shifts: Shifts, pad: int) -> np.ndarray:
-    """Crop zero-padded images (N, C, H, W) at their shifts and mirror the chosen ones; shape and type stay."""
-    height, width = images.shape[2:]
-    padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
-    crops = windows[np.arange(len(images)), :, shifts.rows, shifts.columns]
-    return np.where(shifts.mirrored[:, None, None, None], crops[..., ::-1], crops)
 
 
 def _words(seed: int, purpose: int, epoch: int, count: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from saplab.learning.checkpoint import CHECKPOINT, Diverged, RunFolder
 from saplab.learning.progress import Progress
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES
-from saplab.training.batches import OnDevice, OnHost, network_input
+from saplab.training.batches import Batches, network_input
 from saplab.training.objectives import PreviousEpoch
 from saplab.training.place import Place, torch_threads
 from saplab.training.recipes import Recipe
@@ -99,7 +99,7 @@ class _Run:
             model.parameters(), lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
         )  # fmt: skip
-        self.batches = (OnHost if place.device.type == "cpu" else OnDevice)(self.data, recipe, place)
+        self.batches = Batches(self.data, recipe, place)
         self.steps = len(self.data) // recipe.batch
 
     def tensors(self) -> dict[str, Tensor]:
@@ -121,14 +121,14 @@ class _Run:
 
     def epoch(self, epoch: int) -> EpochRecord:
         """Take every step of an epoch (from 0), then test."""
-        start, device = time.perf_counter(), self.place.device
+        start = time.perf_counter()
         if isinstance(self.recipe.objective, PreviousEpoch):
             self.networks.keep_previous()
         totals, busy, rate = Totals(self.place), 0.0, 0.0
-        read_every = 1 if device.type == "cpu" else _READ_EVERY
+        read_every = 1 if self.place.device.type == "cpu" else _READ_EVERY
         for number, batch in enumerate(self.batches.epoch(self.seed, epoch)):
             rate = self.recipe.schedule.rate(epoch + number / self.steps, self.recipe.epochs)
-            images, labels = network_input(batch.pixels.to(device)), batch.labels.to(device)
+            images, labels = network_input(batch.pixels), batch.labels
             step = Step(self.networks, images, labels, batch.examples, epoch * self.steps + number)
             began = time.perf_counter()
             loss, logits = self._descend(step, rate)
