@@ -68,7 +68,7 @@ class Evidence:
             >>> eps = [2 / 255, 8 / 255]
             >>> attacked = [attack(net, images, labels, radius) for radius in eps]
             >>> probs = torch.stack([saplab.predict(net, points, passes=100) for points in attacked])
-            >>> saplab.verdict([saplab.Evidence.of(attack, eps, probs, labels)]).sentence
+            >>> saplab.verdict([saplab.Evidence.of(attack, eps, probs, labels)], labels=labels).sentence
         """
         table, order = np.asarray(probs), np.argsort(eps)
         if table.ndim != 3 or len(table) != len(eps):

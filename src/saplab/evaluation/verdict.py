@@ -79,14 +79,14 @@ def verdict(
     Args:
         defended: attacks on the network in question, the same images in the same order.
         dense: attacks on the undefended network, for the length of its gradient and its own worst case.
-        labels: classes (N,), needed where evidence has `halves`.
+        labels: classes (N,), needed where evidence has `halves`; without both, the accuracy of a guess is not known.
         eps: radius that the sentence speaks of; the largest up to 8/255 by default.
 
     Raises:
         ValueError: no evidence, other numbers of images, no labels for `halves`, or an `eps` that was not run.
 
     Example:
-        >>> found = saplab.verdict([saplab.Evidence.of(attack, eps, probs, labels)])
+        >>> found = saplab.verdict([saplab.Evidence.of(attack, eps, probs, labels)], labels=labels)
         >>> found.masked, found.headline.accuracy.percent()
     """
     _check(defended, dense, labels)
