@@ -1,0 +1,158 @@
+"""The settings of a frozen dataclass: its fields and those of dataclasses nested in it, as values and as text."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
+
+_WORD: Final = re.compile(r"[^\s,=+:()'\"]+")  # a text that needs no quotes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a class.
+
+    Attributes:
+        name: of the field.
+        hint: its type.
+        default: its value where none is given; `dataclasses.MISSING` where one must be.
+        of: name of the class's own field whose dataclass the setting belongs to; "" for a field of the class itself.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    of: str = ""
+
+    def value(self, owner: Any) -> Any:
+        """Return the setting's value in an object of the class, as a plain one."""
+        return _plain(getattr(getattr(owner, self.of) if self.of else owner, self.name), self.hint)
+
+    def typed(self, value: Any) -> Any:
+        """Return the value that a text, a literal or a decoded value stands for.
+
+        Raises:
+            ValueError: the setting is of another type.
+        """
+        try:
+            return msgspec.convert(value, self._text_hint if isinstance(value, str) else self.hint, strict=False)
+        except msgspec.ValidationError:
+            raise ValueError(f"{self.name} must be {_type_words(self.hint)}, got {value!r}") from None
+        except TypeError:  # a type of the user's that msgspec does not know
+            return value
+
+    @property
+    def takes_patterns(self) -> bool:
+        """Return whether the value may be a mapping of name patterns."""
+        return any(get_origin(arg) is Mapping for arg in get_args(self.hint))
+
+    @property
+    def _text_hint(self) -> Any:
+        """Leave out mappings, which a text cannot be, from a union."""
+        plain = [arg for arg in get_args(self.hint) if get_origin(arg) is not Mapping]
+        return plain[0] if len(plain) == 1 and len(get_args(self.hint)) > 1 else self.hint
+
+
+@cache
+def settings_of(kind: Any) -> tuple[Setting, ...]:
+    """Return the settings of a class, those of nested dataclasses in their place."""
+    found: list[Setting] = []
+    for field, hint in _fields(kind):
+        default = _default(field)
+        if is_dataclass(hint):
+            found += [
+                replace(one, of=field.name, default=one.default if default is MISSING else getattr(default, one.name))
+                for one in settings_of(hint)
+            ]
+        else:
+            found.append(Setting(field.name, hint, default))
+    return tuple(found)
+
+
+def nested_fields(kind: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, class and default of the fields that are dataclasses themselves."""
+    return ((field.name, hint, _default(field)) for field, hint in _fields(kind) if is_dataclass(hint))
+
+
+def unusual_settings(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of the settings that differ from the class's defaults."""
+    found = ((setting, setting.value(value)) for setting in settings_of(type(value)))
+    return ((setting.name, own) for setting, own in found if own != setting.default)
+
+
+def is_frozen(cls: Any) -> bool:
+    """Return whether a class is a frozen dataclass."""
+    return is_dataclass(cls) and bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+
+
+@cache
+def _fields(kind: Any) -> list[tuple[Field[Any], Any]]:
+    hints = get_type_hints(kind)
+    return [(field, hints[field.name]) for field in fields(kind) if field.init]
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Return NumPy's numbers as Python's, and whole numbers as floats where those are meant."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one, hint) for key, one in value.items()}
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) and float not in (hint, *get_args(hint)) else float(value)
+
+
+def _type_words(hint: Any) -> str:
+    types = set(get_args(hint)) or {hint}
+    if all(isinstance(choice, str) for choice in types):
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    words = ((bool, "true or false"), (int, "a whole number"), (float, "a number"))
+    return next((text for kind, text in words if kind in types), getattr(hint, "__name__", str(hint)))
+
+
+def arguments_of(kind: Any, text: str) -> dict[str, Any]:
+    """Read the arguments of a call as Python writes them, literals only.
+
+    Raises:
+        ValueError: anything else, too many arguments, or one given twice.
+    """
+    names = [setting.name for setting in settings_of(kind)]
+    try:
+        call: Any = ast.parse(f"f({text})", mode="eval").body
+        pairs = [*zip(names, call.args, strict=False), *((keyword.arg, keyword.value) for keyword in call.keywords)]
+        given = {str(name): ast.literal_eval(value) for name, value in pairs}
+        if len(given) == len(call.args) + len(call.keywords):
+            return given
+    except (SyntaxError, ValueError, TypeError, AttributeError):
+        pass
+    raise ValueError(f"arguments must be literals, each given once, such as Class(std=0.1), got ({text})")
+
+
+def text_of(shown: Mapping[str, Any], settings: tuple[Setting, ...]) -> str | None:
+    """Return settings as a registry reads them after a name and a colon; None where values need a call's quotes."""
+    if settings and not settings[0].of and list(shown) == [settings[0].name]:
+        (value,) = shown.values()
+        if not isinstance(value, Mapping):
+            return _word(value)
+        if value.keys() & {setting.name for setting in settings}:
+            return None
+        shown = value
+    words = {key: _word(value) for key, value in shown.items() if _WORD.fullmatch(key)}
+    if len(words) < len(shown) or None in words.values():
+        return None
+    return ",".join(f"{key}={word}" for key, word in words.items())
+
+
+def _word(value: Any) -> str | None:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float | int):
+        return repr(value).removesuffix(".0")
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
