@@ -1,9 +1,11 @@
 """``saplab doctor``: what this machine offers, and whether everything that saplab needs works here."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from saplab.cli import options
 
 _PYTHON_PACKAGES = ("saplab", "torch", "numba", "llvmlite", "numpy", "scipy", "safetensors", "altair", "typer", "rich")
 _INSTRUCTION_SETS = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "amx-bf16", "neon", "sve")
@@ -15,7 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False) -> None:
+def doctor(as_json: options.Json = False) -> None:
     """Show what works here and what does not.
 
     Versions, processor, threads, memory, devices, kernels, packaged weights; exit 1 if something needed is broken.
@@ -94,7 +96,7 @@ def _devices() -> Mapping[str, Any]:
 
 
 def _kernels() -> Mapping[str, Any]:
-    """Tell which kernel prunes on which device, after trying it."""
+    """Return which kernel prunes on which device, after trying it."""
     import numba
     import torch
 

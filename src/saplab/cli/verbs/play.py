@@ -1,66 +1,65 @@
 """``saplab play``: let an agent play full Atari games, defended or not, against an adversary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from saplab.cli.running import AddressOption, EngineOption, WorkersOption
+from saplab.cli import options
+from saplab.cli.options import DATA, DEFENCE, JUDGING, NETWORK, OUTPUT, option
 from saplab.cli.verbs.train_agent import GAME
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from saplab.attacks.batteries import Adversary
+    from saplab.attacks import FGSM, Attacker
     from saplab.cli.console import Console
-    from saplab.paper.game_table import Line, Row
-    from saplab.runs.cell import Network
-    from saplab.runs.game_cell import GameCell
-    from saplab.runs.games import Agents
+    from saplab.runs import Curve, GameCell, Network
+    from saplab.runs.games import Games
 
 AGENT = "A file of an agent (.safetensors, .pt, .pth, or a .zip of Stable-Baselines3); by default the packaged one."
+_STRENGTHS = "0,1,2"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to an application."""
-    app.command("play")(play)
+    app.command("play", cls=options.Grouped)(play)
 
 
 def play(
     game: Annotated[str, typer.Argument(help=GAME)],
-    agent: Annotated[Path | None, typer.Option(help=AGENT)] = None,
-    defense: Annotated[list[str] | None, typer.Option(help="sap:100; may be given several times.")] = None,
-    sites: Annotated[str, typer.Option(help="Pattern of the sites to defend.")] = "",
-    attack: Annotated[
-        str, typer.Option(help="fgsm, noise, pgd:steps=10, … as in evaluate; several joined by +.")
-    ] = "fgsm",
-    adversary: Annotated[
-        str, typer.Option(help="Whose gradient: self (the agent that plays) or dense (without the defence).")
-    ] = "self",
-    lambdas: Annotated[str, typer.Option("--lambda", help="Strengths in pixel steps of 0..255.")] = "0,1,2",
-    newest_frame: Annotated[bool, typer.Option(help="Attack the newest frame only, not the whole stack.")] = False,
-    samples: Annotated[int, typer.Option(help="Passes averaged for the gradient of a defended agent.")] = 10,
-    backward: Annotated[str, typer.Option(help="mask (the paper's), probability or identity (BPDA).")] = "mask",
-    passes: Annotated[int, typer.Option(help="Passes averaged for an action of a defended agent.")] = 10,
-    episodes: Annotated[int, typer.Option(help="Full games of each seed, played side by side.")] = 10,
-    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
-    sticky: Annotated[float, typer.Option(help="Chance that the emulator repeats the previous action.")] = 0.0,
-    epsilon: Annotated[float, typer.Option(help="Chance of a random action.")] = 0.05,
-    max_frames: Annotated[int, typer.Option(help="Emulated frames after which a game is stopped.")] = 108_000,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
-    engine: EngineOption = "local",
-    workers: WorkersOption = None,
-    address: AddressOption = None,
-    baseline: Annotated[bool, typer.Option(help="Let the agent play without defence as well.")] = True,
+    agent: Annotated[Path | None, option(NETWORK, AGENT)] = None,
+    sticky: Annotated[float, option(DATA, "Chance that the emulator repeats the previous action.")] = 0.0,
+    epsilon: Annotated[float, option(DATA, "Chance of a random action.")] = 0.05,
+    max_frames: Annotated[int, option(DATA, "Emulated frames after which a game is stopped.")] = 108_000,
+    defense: Annotated[
+        list[str] | None, option(DEFENCE, "sap:100; may be given several times.", "--defense", "--defence")
+    ] = None,
+    sites: options.Sites = "",
+    attack: options.Attack = "fgsm",
+    adversary: options.Adversary = "self",
+    lambdas: options.Lambda = _STRENGTHS,
+    eps: options.Eps = "",
+    newest_frame: Annotated[bool, option(options.ATTACK, "Attack the newest frame only, not the whole stack.")] = False,
+    samples: options.Samples = 10,
+    backward: options.Backward = "mask",
+    passes: options.Passes = 10,
+    episodes: Annotated[int, option(JUDGING, "Full games of each seed, played side by side.")] = 10,
+    seeds: options.Seeds = 3,
+    baseline: options.Baseline = True,
+    precision: options.Precision = "float32",
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    engine: options.EngineName = "local",
+    workers: options.Workers = None,
+    address: options.Address = None,
     video: Annotated[
         Path | None,
-        typer.Option(help="Write a .gif of the last strength's first game (300 steps at most), for the last defence."),
+        option(OUTPUT, "Write a .gif of the last radius's first game (300 steps at most), for the last defence."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of finished games, which runs may share.")] = Path("runs/play"),
-    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    out: Annotated[Path, option(OUTPUT, "Folder of finished games, which runs may share.")] = Path("runs/play"),
+    as_json: options.Json = False,
 ) -> None:
     """Let an agent play Atari games under attack.
 
@@ -68,153 +67,152 @@ def play(
 
     Killed and started again, the same command goes on where it stopped and ends with the same numbers.
     """
-    from dataclasses import replace
-
-    from saplab.attacks import MonteCarlo
-    from saplab.attacks.batteries import parse_adversaries, parse_strengths
+    from saplab.attacks import FGSM, MonteCarlo, parse_attackers
+    from saplab.cli.computing import command_line, fill, open_store
     from saplab.cli.console import Console
-    from saplab.cli.running import engine_of, fill, prepare
+    from saplab.defenses import parse_defenses
+    from saplab.evaluation.evaluate import Job
+    from saplab.evaluation.rows import summarise
+    from saplab.evaluation.text import rows_text
     from saplab.models.zoo import weights_digest
-    from saplab.paper.game_table import rows, to_records
     from saplab.rl.agents import load_agent
     from saplab.rl.atari import rom_name
-    from saplab.runs.cell import Network
-    from saplab.runs.game_cell import NO_ATTACK, GameCell
-    from saplab.runs.game_store import game_store
-    from saplab.runs.games import Agents, rehearse
+    from saplab.runs import GameCell, Network, Request
+    from saplab.runs.games import Games
 
     if seeds < 1:
         raise ValueError(f"`seeds` must be >= 1, got {seeds}")
-    who = engine_of(engine, workers, address, threads, device)
-    place = prepare("auto" if engine == "ray" else device, threads)
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
-    attackers = parse_adversaries(attack, gradient, adversary)  # type: ignore[arg-type]
-    strengths, rom, console = parse_strengths(lambdas), rom_name(game), Console(as_json)
+    attackers = parse_attackers(attack, gradient, adversary)  # type: ignore[arg-type]
+    radii = options.radii(lambdas, eps, _STRENGTHS)
+    place = options.Machine(device, threads, engine, workers, address).ready()
+    rom, console = rom_name(game), Console(as_json)
     network = load_agent(rom, agent)
     plain = Network(f"agent:{rom}", weights_digest(network))
-    first = GameCell(
-        rom, plain, plain, NO_ATTACK, 0.0, 0, episodes, passes=passes, newest=newest_frame, sticky=sticky,
-        epsilon=epsilon, max_frames=max_frames, precision=precision,
+    places = (sites,) if sites else ()
+    whole = GameCell(
+        defender=plain, adversary=plain, attack=None, eps=(0.0,), start=0, stop=episodes, passes=passes,
+        precision=precision, device=place.kind, game=rom, newest=newest_frame, sticky=sticky, epsilon=epsilon,
+        max_frames=max_frames,
     )  # fmt: skip
-    defended = [replace(plain, defense=text, sites=sites) for text in defense or []]
-    lines = _planned(first, defended, attackers, strengths, seeds, baseline)
-    agents = Agents({(plain.model, plain.digest): network.to(place)}, place)
-    store = game_store(out, [cell for one in lines for cell in one.all_cells])
-    rehearse(store.wanted.values(), agents)
-    store.make()
-    finished = fill(store, store.survey(), agents, who, console, "games", "episodes")
-    found = list(rows(store, lines))
-    show_games(console, found)
+    defended = [replace(plain, defenses=parse_defenses(text), sites=places) for text in defense or []]
+    ask = _Ask(whole, FGSM(gradient), radii, seeds)
+    curves = _curves(ask, defended, attackers, baseline)
+    games = Games({(plain.model, plain.digest): network.to(place.device)}, place.device)
+    job = Job(Request(f"{rom}: points under attack", curves, command_line()), games, place.engine)
+    store = open_store(job, out, console)
+    complete = fill(job, store, console)
+    rows = summarise(store).rows
+    console.say(rows_text(rows))
     if video is not None:
-        _film(video, list(lines[-1].cells.values())[-1][0], agents, console)
+        _film(video, curves[-1], games, console)
     if as_json:
-        console.emit_json({"game": rom, "digest": plain.digest, "out": str(out), "rows": to_records(found)})
-    if not finished:
+        records = [row.record() for row in rows]
+        console.emit_json({"game": rom, "digest": plain.digest, "out": str(out), "rows": records})
+    if not complete:
         raise typer.Exit(1)
 
 
-def _planned(
-    first: "GameCell", defended: "Sequence[Network]", attackers: "Sequence[Adversary]", strengths: Sequence[float],
-    seeds: int, baseline: bool,
-) -> "list[Line]":  # fmt: skip
-    """Plan the lines of every attacker: of the agent without defence, and of each defended one compared with it."""
-    plain = [_line(first, first.defender, one, strengths, seeds) for one in attackers]
-    lines = [
-        _line(first, agent, one, strengths, seeds, against)
-        for agent in defended
-        for one, against in zip(attackers, plain, strict=True)
-    ]
-    return _distinct([*plain, *lines] if baseline or not lines else lines)
+@dataclass(frozen=True)
+class _Ask:
+    """What all curves have in common.
 
-
-def _line(
-    first: "GameCell", defender: "Network", attacker: "Adversary", strengths: Sequence[float], seeds: int,
-    against: "Line | None" = None,
-) -> "Line":  # fmt: skip
-    """Plan the games of one agent, defended or not, against one attacker as it is for that defence."""
-    from dataclasses import replace
-
-    from saplab.attacks.batteries import settings_of
-    from saplab.paper.game_table import line
-
-    one = attacker.against(defender.defense)
-    attacked = replace(defender, defense="", sites="") if one.whose == "dense" else defender
-    cell = replace(
-        first, defender=defender, adversary=attacked, attack=settings_of(one.attack), strength=1.0,
-        passes=first.passes if defender.defense else 1,
-    )  # fmt: skip
-    return line(cell, one.strengths or strengths, seeds, against)
-
-
-def _distinct(lines: "Sequence[Line]") -> "list[Line]":
-    """Give each line once: without a defence, several attacks may be one and the same.
-
-    Raises:
-        ValueError: two different lines would have the same name in the table.
+    Attributes:
+        whole: a cell of the agent without defence and attack, over all games of a seed.
+        usual: the attack that goes without a name.
+        radii: of attackers that have none of their own.
+        seeds: how many.
     """
-    found: dict[str, Line] = {}
-    for one in lines:
-        same = found.setdefault(one.label, one)
-        if [cell.digest for cell in same.all_cells] != [cell.digest for cell in one.all_cells]:
-            raise ValueError(f"`attack` gives two different lines the name {one.label!r}; ask for them one by one")
-    return list(found.values())
+
+    whole: "GameCell"
+    usual: "FGSM"
+    radii: Sequence[float]
+    seeds: int
 
 
-def show_games(console: "Console", rows: "Sequence[Row]") -> None:
-    """Print a table for each game, and what its words mean."""
-    for game in dict.fromkeys(row.game for row in rows):
-        console.show(table_of([row for row in rows if row.game == game]))
-    games = " or ".join(str(n) for n in sorted({row.score.games for row in rows}))
-    console.show(f"{games} games each; ± is the 95 % interval. λ: how far the attacker may move each pixel, in steps of"
-                 " 0..255.\nIn brackets: change against the original at the same λ; – where that one's mean cannot be"
-                 " told from 0.", style="dim")  # fmt: skip
+def _curves(
+    ask: _Ask, defended: "Sequence[Network]", attackers: "Sequence[Attacker]", baseline: bool
+) -> "tuple[Curve, ...]":
+    """Plan a curve of each agent against each attacker: without defence, and defended, compared with the former.
+
+    Without a defence, several attacks may be one and the same: it is played once.
+    """
+    plain: dict[str, Curve] = {}
+    against = []
+    for attacker in attackers:
+        curve = _curve(ask, ask.whole.defender, attacker)
+        first = plain.setdefault(" ".join(cell.digest for cell in curve.every_cell()), curve)
+        against.append(first.label)
+    others = [
+        _curve(ask, agent, attacker, label)
+        for agent in defended
+        for attacker, label in zip(attackers, against, strict=True)
+    ]
+    return (*plain.values(), *others) if baseline or not others else tuple(others)
 
 
-def table_of(rows: "Sequence[Row]") -> "Table":
-    """Lay out the rows of one game, agents against strengths, the fewer of them as columns."""
-    from rich.table import Table
-    from rich.text import Text
+def _curve(ask: _Ask, defender: "Network", attacker: "Attacker", against: str = "") -> "Curve":
+    from saplab.evaluation.plan import attacked
+    from saplab.runs import Curve, cut
 
-    labels = list(dict.fromkeys(row.label for row in rows))
-    strengths = sorted({row.strength for row in rows})
-    texts = {(row.label, row.strength): Text(_cell_text(row)) for row in rows}
-    table = Table(title=f"Points in {rows[0].game}", title_justify="left")
-    if len(labels) <= len(strengths):
-        table.add_column("λ", justify="right", no_wrap=True)
-        for label in labels:
-            table.add_column(Text(label), justify="right")
-        for strength in strengths:
-            table.add_row(f"{strength:g}", *(texts.get((label, strength), "–") for label in labels))
-        return table
-    table.add_column("", min_width=20)
-    for strength in strengths:
-        table.add_column(f"λ = {strength:g}", justify="right")
-    for label in labels:
-        table.add_row(Text(label), *(texts.get((label, strength), "–") for strength in strengths))
-    return table
+    one = replace(attacker, eps=None)
+    whole = replace(ask.whole, defender=defender, passes=ask.whole.passes if defender.random else 1)
+    by_radius = [
+        cut(attacked(replace(whole, eps=(radius,)), one).plain, whole.stop, ask.seeds)
+        for radius in attacker.eps or ask.radii
+    ]
+    cells, *repeats = (tuple(chain(*parts)) for parts in zip(*by_radius, strict=True))
+    cell = attacked(replace(whole, eps=(1.0,)), one)
+    label = _label_of(cell, _is_usual(attacker, ask.usual))
+    return Curve(label, cells, paper=_papers_changes(cell), repeats=tuple(repeats), against=against)
 
 
-def _cell_text(row: "Row") -> str:
-    lines = [str(row.score)]
-    if row.compared:
-        change = row.change
-        lines.append("(–)" if change is None else f"({change.percent:+.1f} % [{change.low:+.1f}, {change.high:+.1f}])")
-    if row.paper is not None:
-        lines.append(f"paper {row.paper:+.1f} %")
-    return "\n".join(lines)
+def _is_usual(attacker: "Attacker", usual: "FGSM") -> bool:
+    """Return whether an attack is the usual one, whatever its backward rule."""
+    from saplab.attacks import FGSM
+
+    if not isinstance(attacker.attack, FGSM):
+        return False
+    return replace(attacker.attack.gradient, backward=usual.gradient.backward) == usual.gradient
 
 
-def _film(path: Path, cell: "GameCell", agents: "Agents", console: "Console") -> None:
-    """Play the cell's first game once more, and write its clip."""
-    from dataclasses import replace
+def _label_of(cell: "GameCell", usual: bool) -> str:
+    """Name a curve by defender, and by what its adversary does where that is not the usual."""
+    from saplab.attacks import GradientAttack
 
-    from saplab.paper.game_table import label_of
+    attack = cell.attack
+    assert attack is not None
+    parts = [cell.defender.label if cell.defender.defenses else "original"]
+    parts += [] if usual else [attack.describe(False)]
+    if cell.transferred:
+        parts.append("gradient of the original")
+    elif isinstance(attack, GradientAttack) and cell.adversary.has_rules:
+        parts.append(f"{attack.gradient.backward} backward")
+    return ", ".join([*parts, *(["newest frame"] if cell.newest else []), *(["sticky actions"] if cell.sticky else [])])
+
+
+def _papers_changes(cell: "GameCell") -> Mapping[float, float]:
+    """Return the paper's changes for a cell like its own: SAP-100 everywhere, FGSM by its own mask gradient."""
+    from saplab.attacks import FGSM
+    from saplab.defenses import SAP
+    from saplab.paper.table1 import PAPER_CHANGES
+
+    own = cell.adversary == cell.defender and isinstance(cell.attack, FGSM) and cell.attack.gradient.backward == "mask"
+    if cell.defender.defenses != (SAP(100),) or cell.defender.sites or cell.newest or cell.sticky or not own:
+        return {}
+    return PAPER_CHANGES.get(cell.game, {})
+
+
+def _film(path: Path, curve: "Curve", games: "Games", console: "Console") -> None:
+    """Play the first game of a curve's last radius once more, and write its clip."""
+    from saplab.attacks import strength_of
     from saplab.rl.atari import action_names
     from saplab.rl.video import Clip
-    from saplab.runs.games import compute
 
-    title = f"{cell.game}, {label_of(cell)}, lambda = {cell.strength:g}"
-    clip = Clip(title, action_names(cell.game), cell.strength)
-    compute(replace(cell, stop=cell.start + 1), agents, watch=clip.watch)
+    cell = cast("GameCell", next(iter(curve.cells_at(curve.eps[-1]))))
+    strength = strength_of(curve.eps[-1])
+    title = f"{cell.game}, {curve.label}, lambda = {strength:g}".replace("×", "x")
+    clip = Clip(title, action_names(cell.game), strength)
+    games.play(replace(cell, stop=cell.start + 1), watch=clip.watch)
     clip.save(path)
     console.say(f"{path}: {len(clip.frames)} steps")

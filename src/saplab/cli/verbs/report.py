@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from saplab.cli import options
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to an application."""
@@ -14,41 +16,39 @@ def register(app: typer.Typer) -> None:
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, finished or not.")],
     title: Annotated[str, typer.Option(help="Heading; by default the run's own.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Give the rows and paths as JSON on stdout.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make a run's page and figures again.
 
-    Writes report.html, accuracy.csv, accuracy.parquet and the charts (.svg, .png, .pdf) into the run's folder, and
-    shows the table.
+    Writes report.html, the numbers as CSV and Parquet, and the charts into the run's folder, and shows the table; of
+    games that are no study, shows the table alone.
     """
+    from saplab.cli.advice import in_options
     from saplab.cli.console import Console
-    from saplab.cli.verbs.table1 import show_table
+    from saplab.cli.results import record_of, show_report, show_study, tell_what_is_missing
     from saplab.evaluation.report import write_report
-    from saplab.evaluation.rows import to_records
-    from saplab.paper.report import is_study, write_study
-    from saplab.paper.table1_report import is_table
+    from saplab.evaluation.rows import summarise
+    from saplab.evaluation.text import rows_text
+    from saplab.paper.report import write_study
+    from saplab.paper.study import is_study
+    from saplab.runs import Store
 
-    console = Console(json=as_json)
-    if is_table(run_dir):
-        show_table(run_dir, console, title)
-        return
+    console, store = Console(as_json), Store.read(run_dir)
     if is_study(run_dir):
-        study = write_study(run_dir, title)
-        console.show_claims(study)
-        console.say("\n".join(map(str, study.files)))
-        if as_json:
-            console.emit_json({"rows": to_records(study.summary.rows), "files": list(map(str, study.files))})
+        study = write_study(store, title)
+        tell_what_is_missing(study.summary, console)
+        show_study(study, console)
         return
-    written = write_report(run_dir, title)
-    summary = written.summary
-    for problem in summary.problems:
-        console.say(f"warning: {problem}")
-    if summary.finished < summary.total:
-        console.say(f"unfinished: {summary.finished} of {summary.total} cells are stored")
-    console.show_rows(summary.rows)
-    if written.findings:
-        console.show_verdict(written.findings.verdict)
-    files = [str(path) for path in written.files]
-    console.say("\n" + "\n".join(files))
+    if store.request.shareable:
+        summary = summarise(store)
+        tell_what_is_missing(summary, console)
+        console.say(rows_text(summary.rows))
+        record = {"rows": [row.record() for row in summary.rows]}
+    else:
+        written = write_report(store, run_dir, title, in_options)
+        tell_what_is_missing(written.summary, console)
+        show_report(written, console)
+        console.say("\n" + "\n".join(map(str, written.files)))
+        record = record_of(written)
     if as_json:
-        console.emit_json({**written.verdict_record(), "rows": to_records(summary.rows), "files": files})
+        console.emit_json(record)

@@ -1,56 +1,60 @@
-"""``saplab reproduce``: the paper's figures, studies beyond them, and one's own."""
+"""``saplab reproduce``: the paper's figures and Table 1, studies beyond them, and one's own."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saplab.cli.running import AddressOption, EngineOption, WorkersOption
+from saplab.cli import options
+from saplab.cli.options import DATA, NETWORK, option
+from saplab.system.words import counted
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from saplab.cli.console import Console
-    from saplab.cli.running import Job
-    from saplab.paper.study import Figure, Preset
+    from saplab.cli.options import Place
+    from saplab.evaluation.evaluate import Job
+    from saplab.paper.choice import Choice
+    from saplab.paper.study import Figure
+    from saplab.paper.table1 import Agents
 
 NAMES = (
     "Figures (fig1a … fig6), table1, table1-beyond, erratum, erratum-adv, architectures, r-sweep, r-sites, paper"
     " (figures and table1), all, or a .toml file."
 )
-
 _MOST_NAMES = 6  # in a title
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to an application."""
-    app.command("reproduce")(reproduce)
+    app.command("reproduce", cls=options.Grouped)(reproduce)
 
 
 def reproduce(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help=NAMES)],
     preset: Annotated[
-        str, typer.Option(help="smoke (minutes), small (hours on two cores) or paper (a GPU).")
+        str, option(options.JUDGING, "smoke (minutes), small (hours on two cores) or paper (a GPU).")
     ] = "small",
-    data: Annotated[str, typer.Option(help="sample, cifar10:DIR or a path that ends in .npz.")] = "sample",
-    limit: Annotated[int | None, typer.Option(help="Images, instead of the preset's number.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the defences' and, apart from them, the attacks' draws.")] = 0,
-    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
-    engine: EngineOption = "local",
-    workers: WorkersOption = None,
-    address: AddressOption = None,
+    data: Annotated[str, option(DATA, "sample, cifar10:DIR or a path that ends in .npz.")] = "sample",
+    limit: Annotated[int | None, option(DATA, "Images, instead of the preset's number.")] = None,
+    seed: options.Seed = 0,
     outside: Annotated[
-        str, typer.Option(help="architectures: a network from elsewhere, as --model or as NAME@FILE of its weights.")
+        str, option(NETWORK, "architectures: a network from elsewhere, as --model or as NAME@FILE of its weights.")
     ] = "",
     agents: Annotated[
-        Path | None, typer.Option(help="Table 1: folder with one trained agent a game, instead of the package's.")
+        Path | None, option(NETWORK, "Table 1: folder with one trained agent a game, instead of the package's.")
     ] = None,
-    sticky: Annotated[float, typer.Option(help="Table 1: chance that the emulator repeats an action.")] = 0.0,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/PRESET-NAMES.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be computed, and what it costs.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    sticky: Annotated[float, option(DATA, "Table 1: chance that the emulator repeats an action.")] = 0.0,
+    precision: options.Precision = "float32",
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    engine: options.EngineName = "local",
+    workers: options.Workers = None,
+    address: options.Address = None,
+    out: Annotated[Path | None, option(options.OUTPUT, "Run folder; by default runs/PRESET-NAMES.")] = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compute figures of the paper, or its Table 1, and judge its claims.
 
@@ -60,111 +64,137 @@ def reproduce(
     Killed and started again, the same command goes on where it stopped. Figures share the cells they have in common.
     """
     from saplab.cli.console import Console
-    from saplab.cli.running import Job, engine_of, prepare, show_plan
-    from saplab.cli.verbs.evaluate import count_of
-    from saplab.cli.verbs.table1 import TableJob, reproduce_tables
+    from saplab.paper.choice import choose
+
+    chosen = choose(names, preset, outside)
+    place = options.Machine(device, threads, engine, workers, address).ready()
+    ask = _Ask(tuple(names), preset, seed, precision, place, out, dry_run, Console(as_json))
+    finished = [_table(ask, chosen, agents, sticky)] if chosen.table else []
+    finished += [_figures(ask, chosen, data, limit)] if chosen.figures else []
+    if not all(finished):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What figures and tables have in common: the options of the same names, and where all is computed and shown."""
+
+    names: tuple[str, ...]
+    preset: str
+    seed: int
+    precision: str
+    place: "Place"
+    out: Path | None
+    dry_run: bool
+    console: "Console"
+
+
+def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
+    """Reproduce figures of images, and return whether nothing failed."""
+    from saplab.attacks import RandomNoise
+    from saplab.cli.computing import command_line, show_plan
     from saplab.data.load import load_data
-    from saplab.evaluation.plan import study
+    from saplab.evaluation.evaluate import Job
     from saplab.models.zoo import weights_digest
-    from saplab.paper.study import split_model, to_json
-    from saplab.runs.cell import Cell, Network
-
-    console = Console(as_json)
-    who = engine_of(engine, workers, address, threads, device)
-    place = prepare("auto" if engine == "ray" else device, threads)
-    table = TableJob(tuple(names), preset, agents, sticky, seed, precision, place, who, out, dry_run)
-    names, finished = reproduce_tables(table, console)
-    if not names:
-        raise typer.Exit(0 if finished else 1)
-    chosen, amount = choose(names, preset, outside)
-    chosen, models = networks_of(chosen, console)
-    models = {spec: model.to(place) for spec, model in models.items()}
-    digests = {spec: weights_digest(model) for spec, model in models.items()}
-    dataset = load_data(data)
-    wanted = count_of(dataset, limit or min(amount.images or len(dataset), len(dataset)))
-    nobody = Network("", "")
-    whole = Cell(nobody, nobody, {"name": "noise"}, (0.0,), dataset.digest(), 0, wanted, 1, seed, precision)
-    curves = study(chosen, amount, whole, digests)
-    networks = {(split_model(spec)[0], digests[spec]): model for spec, model in models.items()}
-    folder = out or Path("runs") / f"{preset}-{'-'.join(Path(name).stem for name in names)}"
-    listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} to {names[-1]} ({len(names)})"
-    title = f"{listed}: {preset}"
-    job = Job(title, curves, networks, dataset, folder, "reproduce", place, to_json(chosen), who)
-    show_plan(job, console) if dry_run else _compute_and_show(job, console)
-    if not finished:
-        raise typer.Exit(1)
-
-
-def _compute_and_show(job: "Job", console: "Console") -> None:
-    """Compute what is missing of a study, write its page and show how its claims fare.
-
-    Raises:
-        typer.Exit: with code 1 where cells failed.
-    """
-    from dataclasses import asdict
-
-    from saplab.cli.running import compute
-    from saplab.evaluation.rows import to_records
-    from saplab.paper.report import write_study
-
-    store, complete = compute(job, console)
-    report = write_study(store.root)
-    if console.json:
-        claims = [{"figure": figure, **asdict(found)} for figure, found in report.judged]
-        files = list(map(str, report.files))
-        rows = to_records(report.summary.rows)
-        console.emit_json({"out": str(store.root), "claims": claims, "rows": rows, "files": files})
-    console.show_claims(report)
-    console.say(f"\nReport: {store.root / 'report.html'}")
-    if not complete:
-        raise typer.Exit(1)
-
-
-def networks_of(figures: "tuple[Figure, ...]", console: "Console") -> "tuple[tuple[Figure, ...], dict[str, nn.Module]]":
-    """Load the networks of figures; leave out, and say so, the figures whose networks are not there.
-
-    Raises:
-        ValueError: no figure is left.
-    """
-    from saplab.evaluation.plan import study_models
-    from saplab.models.zoo import load_model
+    from saplab.paper.choice import TABLES, load_networks
+    from saplab.paper.plan import study_curves
     from saplab.paper.study import split_model
+    from saplab.runs import ImageCell, Network, Request
+    from saplab.runs.images import Images
 
-    models, missing = {}, {}
-    for spec in study_models(figures):
-        try:
-            models[spec] = load_model(*split_model(spec))
-        except ValueError as error:
-            missing[spec] = str(error)
-    left = tuple(figure for figure in figures if not missing.keys() & set(study_models([figure])))
-    if not left:
-        raise ValueError(next(iter(missing.values())))
-    for figure in figures:
-        if figure not in left:
-            lacking = ", ".join(sorted(missing.keys() & set(study_models([figure]))))
-            console.say(f"{figure.name} is left out: there is no network {lacking}")
-    return left, models
+    figures, networks, lacking = load_networks(chosen.figures)
+    for name, specs in lacking.items():
+        ask.console.say(f"{name} is left out: there is no network {', '.join(specs)}")
+    models = {spec: network.to(ask.place.device) for spec, network in networks.items()}
+    digests = {spec: weights_digest(model) for spec, model in models.items()}
+    every = load_data(data)
+    usual = min(chosen.preset.images or len(every), len(every))
+    images = options.first_images(every, usual if limit is None else limit)
+    nobody = Network("", "")
+    whole = ImageCell(
+        defender=nobody, adversary=nobody, attack=RandomNoise(), eps=(0.0,), start=0, stop=len(images), seed=ask.seed,
+        precision=ask.precision, device=ask.place.kind, data=images.digest(),
+    )  # fmt: skip
+    curves = study_curves(figures, chosen.preset, whole, digests)
+    names = [name for name in ask.names if name not in TABLES]
+    listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} to {names[-1]} ({len(names)})"
+    request = Request(f"{listed}: {ask.preset}", curves, command_line(), images.classes)
+    known = {(split_model(spec)[0], digests[spec]): model for spec, model in models.items()}
+    job = Job(request, Images(known, images, ask.place.device), ask.place.engine)
+    if ask.dry_run:
+        show_plan(job, ask.console)
+        return True
+    folder = ask.out or Path("runs") / f"{ask.preset}-{'-'.join(Path(name).stem for name in names)}"
+    return _computed(job, figures, folder, ask.console)
 
 
-def choose(names: list[str], preset: str, outside: str = "") -> "tuple[tuple[Figure, ...], Preset]":
-    """Give the figures of these names, each once, and the preset; `outside` as for `figures`.
+def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> bool:
+    """Reproduce Table 1 with the agents that there are, and return whether nothing failed."""
+    from saplab.cli.computing import command_line
+    from saplab.evaluation.evaluate import Job
+    from saplab.paper.table1 import EFFORTS, load_agents, table_curves, table_figures
+    from saplab.runs import Request
+    from saplab.runs.games import Games
+
+    try:
+        agents = load_agents(folder)
+        _tell_absent(agents, folder, ask.console)
+    except ValueError as error:
+        if chosen.named:
+            raise ValueError(f"table1: {error}") from None
+        ask.console.say(f"table1 is left out: {error}")
+        return True
+    figures = table_figures(agents, chosen.table == "table1-beyond", sticky)
+    curves = table_curves(
+        figures, agents.digests, EFFORTS[ask.preset], sticky=sticky, seed=ask.seed, precision=ask.precision,
+        device=ask.place.kind,
+    )  # fmt: skip
+    request = Request(f"{chosen.table}: {ask.preset}", curves, command_line())
+    job = Job(request, Games(agents.models(ask.place.device), ask.place.device), ask.place.engine)
+    if ask.dry_run:
+        _show_games(job, EFFORTS[ask.preset].max_frames, ask.console)
+        return True
+    own = Path("runs") / f"{ask.preset}-{chosen.table}"
+    beside = ask.out / chosen.table if ask.out and chosen.figures else ask.out
+    return _computed(job, figures, beside or own, ask.console)
+
+
+def _tell_absent(agents: "Agents", folder: Path | None, console: "Console") -> None:
+    """Say which games are left out for want of an agent.
 
     Raises:
-        ValueError: an unknown name or preset.
+        ValueError: all of them.
     """
-    from saplab.paper.figures import figures
-    from saplab.paper.study import PRESETS, read_study
+    if not agents.absent:
+        return
+    where = f"in {folder}" if folder else "in the package"
+    how = f"saplab train-agent {agents.absent[0]} --out {folder or 'runs/agents'}/{agents.absent[0]}"
+    if not agents.networks:
+        raise ValueError(f"no agent of its games is {where}; train one ({how}) and name their folder by --agents")
+    console.say(f"left out, as no agent is {where}: {', '.join(agents.absent)} (to train one: {how})")
 
-    if preset not in PRESETS:
-        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
-    known = figures(PRESETS[preset], outside)
-    groups = {"all": list(known), "paper": [name for name in known if name.startswith("fig")]}
-    found: dict[str, Figure] = {}
-    for name in names:
-        if name.endswith(".toml"):
-            found.update({figure.name: figure for figure in read_study(name)})
-        elif name in known or name in groups:
-            found.update({member: known[member] for member in groups.get(name, [name])})
-        else:
-            raise ValueError(f"`name` must be one of {', '.join([*groups, *known])} or a .toml file, got {name!r}")
-    return tuple(found.values()), PRESETS[preset]
+
+def _show_games(job: "Job", max_frames: int, console: "Console") -> None:
+    """Say what would be played."""
+    from saplab.rl.atari import FRAME_SKIP
+
+    job.inputs.rehearse(job.request.cells)
+    for game in dict.fromkeys(curve.figure for curve in job.request.curves):
+        console.say(f"{game}: " + "; ".join(curve.label for curve in job.request.curves if curve.figure == game))
+    cells = job.request.cells
+    games = counted(sum(cell.stop - cell.start for cell in cells), "game")
+    console.say(f"{counted(len(cells), 'cell')}, {games} of at most {max_frames // FRAME_SKIP:,} actions each")
+
+
+def _computed(job: "Job", figures: "Sequence[Figure]", folder: Path, console: "Console") -> bool:
+    """Compute what is missing of a study, write and show its report, and return whether nothing failed."""
+    from saplab.cli.computing import fill, open_store
+    from saplab.cli.results import show_study
+    from saplab.paper.report import write_study
+    from saplab.paper.study import save_figures
+
+    store = open_store(job, folder, console)
+    save_figures(store.root, figures)
+    complete = fill(job, store, console)
+    show_study(write_study(store), console)
+    return complete

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saplab.cli.verbs.table1 import TABLES
+from saplab.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or one that holds several.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show how far runs are.
 
@@ -39,7 +39,7 @@ def runs(
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Give the run folders: this one, or those in it; with the tables inside them."""
+    """Return the run folders: this one, or those in it; with the tables that lie inside the folders of figures."""
     if _is_run(folder) or not folder.is_dir():
         return [folder, *_tables(folder)]
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir()]
@@ -47,22 +47,20 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    """Give the folders of tables that lie beside figures, in the figures' own."""
+    from saplab.paper.choice import TABLES
+
     return [folder / name for name in TABLES if _is_run(folder / name)]
 
 
 def _is_run(folder: Path) -> bool:
-    from saplab.paper.table1_folder import is_table
-
-    return is_table(folder) or (folder / "request.json").is_file()
+    return (folder / "request.json").is_file()
 
 
 def _progress(folder: Path) -> "Progress":
-    from saplab.paper.table1_folder import is_table, table_progress
     from saplab.runs import Store
     from saplab.runs.progress import progress_of
 
-    return table_progress(folder) if is_table(folder) else progress_of(Store.read(folder))
+    return progress_of(Store.read(folder))
 
 
 def _lines(progress: "Progress") -> "Iterator[str]":
@@ -95,7 +93,7 @@ def duration(seconds: float) -> str:
 
 
 def _some(lines: "Iterable[str]") -> "Iterator[str]":
-    """Give the first lines, and the number of the others."""
+    """Yield the first lines, and the number of the others."""
     every = list(lines)
     yield from every[:_MOST_LINES]
     if len(every) > _MOST_LINES:

@@ -1,15 +1,15 @@
 """``saplab sites``: where a defence would act in a network, and what it would draw there."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saplab.cli.verbs.evaluate import MODEL
+from saplab.cli import options
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from saplab.defenses import Defense
     from saplab.defenses.sites import SiteTable
 
 _CIFAR_SIZE = 32
@@ -17,32 +17,30 @@ _CIFAR_SIZE = 32
 
 def register(app: typer.Typer) -> None:
     """Add the command to an application."""
-    app.command("sites")(sites)
+    app.command("sites", cls=options.Grouped)(sites)
 
 
 def sites(
-    model: Annotated[str, typer.Argument(help=MODEL)],
-    weights: Annotated[Path | None, typer.Option(help="A .safetensors, .pt, .pth or .th file.")] = None,
-    defense: Annotated[str, typer.Option(help="sap:100; several joined by +; empty for every site there is.")] = "",
-    pattern: Annotated[str, typer.Option("--sites", help="Pattern of the sites, such as 'stage3.*'.")] = "",
-    image_size: Annotated[
-        int | None, typer.Option(help="Height and width of the image; by default the network's own, or 32.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    model: Annotated[str, typer.Argument(help=options.MODEL)],
+    weights: options.Weights = None,
+    defense: options.Defence = "",
+    pattern: options.Sites = "",
+    image_size: options.ImageSize = None,
+    as_json: options.Json = False,
 ) -> None:
-    """List a network's sites: name, activation function, shape, activations and draws of a pass."""
+    """List a network's sites: name, activation function, shape, activations and draws of a pass.
+
+    Without a defence, every site there is.
+    """
     from saplab.cli.console import Console
-    from saplab.cli.verbs.evaluate import cut_of, tell_of_random_weights
-    from saplab.defenses.specs import parse_defenses
-    from saplab.models.zoo import load_model
+    from saplab.defenses import parse_defenses
 
     defenses = parse_defenses(defense)
     if pattern and not defenses:
         raise ValueError("`sites` selects the sites of a defence; name one, such as --defense sap:100")
     console = Console(as_json)
-    network = load_model(model, weights)
-    tell_of_random_weights(network, model, weights, console)
-    cut = cut_of(network, image_size)
+    network = options.load_network(model, weights, console)
+    cut = options.cut_of(network, image_size)
     table = _table(network, defenses, pattern, cut.size if cut else _CIFAR_SIZE)
     if as_json:
         console.emit_json({"model": model, "defense": defense, **_record(table)})
@@ -51,7 +49,7 @@ def sites(
         console.say(_total(table))
 
 
-def _table(network: "nn.Module", defenses: tuple[Any, ...], pattern: str, size: int) -> "SiteTable":
+def _table(network: "nn.Module", defenses: "tuple[Defense, ...]", pattern: str, size: int) -> "SiteTable":
     import torch
 
     from saplab.defenses import defend

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saplab.cli import options
 from saplab.cli.training import tell, watch
 from saplab.system.words import counted
 
@@ -68,11 +69,11 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images in a step, instead of the preset's.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16, instead of the preset's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    threads: options.Threads = None,
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    as_json: options.Json = False,
     listed: Annotated[bool, typer.Option("--list", help="Print the recipes, and train nothing.")] = False,
 ) -> None:
     """Train a network by a recipe.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.cli import options
 from saplab.cli.training import watch
 from saplab.system.words import counted
 
@@ -49,7 +50,7 @@ def train_agent(
         str, typer.Option(help="Where the network learns: cpu, cuda, …; auto takes a GPU where there is one.")
     ] = "cpu",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train an agent for an Atari game by Double DQN.
 
@@ -60,7 +61,6 @@ def train_agent(
     from dataclasses import replace
 
     from saplab.cli.console import Console
-    from saplab.cli.running import prepare
     from saplab.learning.plot import save_plot
     from saplab.learning.progress import TensorBoard
     from saplab.metrics.scores import mean_score
@@ -75,7 +75,7 @@ def train_agent(
     if episodes < 2:
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
     threads = usable_cores() if threads is None else threads
-    place = prepare(device, threads)
+    place = options.Machine(device, threads).ready().device
     recipe = replace(find_recipe(preset), reward_scale=reward_scale)
     recipe = replace(
         recipe,
@@ -137,7 +137,7 @@ def _export(
 
 
 def _points(network: "QNetwork", rules: "Rules", episodes: int, seed: int) -> list[float]:
-    """Play full games with the network where it is, and give their points."""
+    """Play full games with the network where it is, and return their points."""
     import copy
 
     from saplab.rl.play import play

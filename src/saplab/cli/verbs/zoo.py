@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saplab.cli import options
 from saplab.cli.training import tell
 from saplab.cli.verbs.train import Job, recipe_of, run
 from saplab.system.words import counted
@@ -39,9 +40,9 @@ def zoo(
     into: Annotated[Path | None, typer.Option(help="For --train: where the files go; by default OUT/zoo.")] = None,
     precision: Annotated[str | None, typer.Option(help="For --train: instead of the preset's, as in train.")] = None,
     full: Annotated[bool, typer.Option("--full", help="For --train: attack all test images, not the sample.")] = False,
-    threads: Annotated[int | None, typer.Option(help="PyTorch's threads; by default its own choice.")] = None,
+    threads: options.Threads = None,
     device: Annotated[str, typer.Option(help="For --train: auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Give the result as JSON on stdout.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the networks of the package with their accuracies, measure them again, or train them all.
 

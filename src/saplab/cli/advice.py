@@ -1,0 +1,21 @@
+"""How to run what a check is missing, in options of the command line."""
+
+import shlex
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saplab.evaluation.advice import Advice
+
+
+def in_options(advice: "Advice") -> str:
+    """Return advice as options: ``--attack adaptive --lambda 1,2,4,8``."""
+    from saplab.attacks import strength_of
+
+    strengths = ",".join(f"{strength_of(radius):g}" for radius in advice.eps)
+    parts = (
+        f"--attack {shlex.quote(advice.attack)}" if advice.attack else "",
+        f"--lambda {strengths}" if strengths else "",
+        f"more images than {advice.more_than}: a larger --limit" if advice.more_than else "",
+        "--baseline (the undefended network beside the defended one)" if advice.baseline else "",
+    )
+    return " ".join(filter(None, parts))

@@ -1,0 +1,114 @@
+"""Compute a job's cells, and say how it goes: what `evaluate`, `reproduce`, `play` and `demo` share."""
+
+import hashlib
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+
+from saplab.system.words import counted
+
+if TYPE_CHECKING:
+    from saplab.cli.console import Console
+    from saplab.evaluation.evaluate import Job
+    from saplab.runs import Request, Store
+    from saplab.runs.engines import Failed
+
+_MOST_FAILURES = 10  # lines
+
+
+def command_line() -> str:
+    """Return the command that was given."""
+    return shlex.join(["saplab", *sys.argv[1:]])
+
+
+def open_store(job: "Job", folder: Path, console: "Console") -> "Store":
+    """Rehearse a job and open its run folder, and say what is in it."""
+    store = cast("Store", job.open(folder))
+    found = store.survey()
+    for line in filter(None, (store.note, *found.foreign)):
+        console.say(line)
+    for problem in found.damaged:
+        console.say(f"{problem}; computing it again")
+    if found.stored:
+        every = counted(len(job.request.by_digest), "cell")
+        console.say(f"{store.root}: {len(found.stored)} of {every} already there")
+    return store
+
+
+def fill(job: "Job", store: "Store", console: "Console") -> bool:
+    """Compute what a store lacks, say what failed, and return whether nothing did.
+
+    Raises:
+        typer.Exit: with code 1 where there is no cell at all to show.
+    """
+    failed = job.run(store, console.progress)
+    _tell_failures(failed, store.root, console)
+    if failed and not store.survey().stored:
+        raise typer.Exit(1)
+    return not failed
+
+
+def _tell_failures(failed: "Sequence[Failed]", root: Path, console: "Console") -> None:
+    for failure in failed[:_MOST_FAILURES]:
+        first = failure.group[0]
+        where = f"{first.ranges} {first.start}..{first.stop}"
+        console.say(f"failed after {failure.tries} tries: {where}: {failure.reason}")
+    if failed:
+        console.say(
+            f"{len(failed)} groups of cells failed; saplab runs {root} lists them, and the same command retries"
+        )
+
+
+def show_plan(job: "Job", console: "Console") -> None:
+    """Say what a job would compute: curves, network passes, and the longest time that they may take here."""
+    from saplab.runs import groups_of
+
+    job.inputs.rehearse(job.request.cells)
+    todo = groups_of(job.request.cells)
+    curves, cells = counted(len(job.request.curves), "curve"), counted(len(job.request.cells), "cell")
+    console.say(f"{curves}, {cells} in {counted(len(todo), 'group')} of shared images:")
+    for curve in job.request.curves:
+        console.say(f"  {curve.label}")
+    forward, backward = (sum(parts) for parts in zip(*map(_cost, todo), strict=True))
+    console.say(f"at most {forward:,} forward and {backward:,} backward passes of one image through the network")
+    minutes = (forward + 2 * backward) / _passes_per_second(job) / 60
+    where = "in one process at the speed just measured"
+    console.say(f"at most about {minutes:.1f} minutes {where}; images lost early take less")
+
+
+def _cost(group: Any) -> tuple[int, int]:
+    """Return the most forward and backward passes of a group of cells of images."""
+    most, images = max(group, key=lambda cell: cell.crafting), group[0].stop - group[0].start
+    crafting = most.attack.cost(most.attacked_eps)
+    predictions = sum(cell.passes * len(cell.eps) for cell in group)
+    return images * (crafting.forward + predictions), images * crafting.backward
+
+
+def _passes_per_second(job: "Job") -> float:
+    """Time the heaviest network of the job, forward; a backward pass counts as two."""
+    import torch
+
+    from saplab.defenses import predict
+    from saplab.runs.images import network_of
+
+    networks = {curve.first.defender for curve in job.request.curves}
+    model = network_of(max(networks, key=lambda network: len(network.defenses)), job.inputs.models)
+    images = job.inputs.data.images[:64].to(job.inputs.device)
+    seconds = []
+    with torch.no_grad():
+        for passes in (1, 2, 2):
+            begin = time.perf_counter()
+            predict(model, images, passes)
+            seconds.append((time.perf_counter() - begin) / passes)
+    return len(images) / min(seconds)
+
+
+def default_folder(verb: str, request: "Request") -> Path:
+    """Return a run folder named by the request's cells, so that the same command finds its own again."""
+    digest = hashlib.sha256("".join(cell.digest for cell in request.cells).encode()).hexdigest()[:10]
+    return Path("runs") / f"{verb}-{digest}"

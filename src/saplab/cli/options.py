@@ -1,0 +1,227 @@
+"""Options that several verbs share, and what their texts mean."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from saplab.cli.console import Console
+    from saplab.data.dataset import Dataset
+    from saplab.data.images import Cut
+    from saplab.runs.engines import Engine
+
+
+def option(group: str, text: str, *names: str) -> Any:
+    """Return a Typer option of a group of the help."""
+    return typer.Option(*names, help=text, rich_help_panel=group)
+
+
+NETWORK, DATA, DEFENCE, ATTACK = "The network", "The data", "The defence", "The attack"
+JUDGING, MACHINE, OUTPUT = "The judging", "The machine", "The output"
+
+MODEL = (
+    "A network of the package, an architecture with --weights, torchvision:NAME, timm:NAME, or package.module:factory."
+)
+_ATTACKS = (
+    "A battery (standard, paper, adaptive), or attacks joined by +: noise, fgsm, iterative, pgd, apgd, square, or"
+    " package.module:Class(…), each with settings of its own where wanted"
+    " (pgd:steps=40,samples=10,backward=identity,adversary=dense,lambda=64)."
+)
+_ADVERSARY = "Whose gradient: self (the defended network) or dense (the same without its defence)."
+
+Model = Annotated[str, option(NETWORK, MODEL)]
+Weights = Annotated[Path | None, option(NETWORK, "A .safetensors, .pt, .pth or .th file.")]
+Data = Annotated[
+    str,
+    option(DATA, "sample, cifar10:DIR, a path that ends in .npz, or a folder with a subfolder of pictures a class."),
+]
+ImageSize = Annotated[
+    int | None, option(DATA, "Height and width that pictures are cut to; by default the network's own.")
+]
+Limit = Annotated[int | None, option(DATA, "Use only the first N images.")]
+Defence = Annotated[
+    str,
+    option(DEFENCE, "sap:100 or package.module:Class(…); several joined by +; none by default.", "--defense",
+            "--defence"),
+]  # fmt: skip
+Sites = Annotated[str, option(DEFENCE, "Pattern of the sites to defend, such as 'stage3.*'.", "--sites")]
+Attack = Annotated[str, option(ATTACK, _ATTACKS)]
+Adversary = Annotated[str, option(ATTACK, _ADVERSARY)]
+Lambda = Annotated[str, option(ATTACK, "Strengths in pixel steps of 0..255, such as 2,8.", "--lambda")]
+Eps = Annotated[str, option(ATTACK, "The same in the unit of [0, 1] images, such as 2/255,8/255.", "--eps")]
+Samples = Annotated[
+    int, option(ATTACK, "Passes averaged for a gradient of a random network; the paper's 100 take long.")
+]
+Backward = Annotated[str, option(ATTACK, "mask (the paper's), probability or identity (BPDA).")]
+Average = Annotated[str, option(ATTACK, "What is averaged: loss (the paper's), logits or probabilities.")]
+Loss = Annotated[str, option(ATTACK, "cross-entropy, margin or dlr.")]
+Passes = Annotated[int, option(JUDGING, "Passes averaged for a prediction or action; the paper's 100 take long.")]
+Seed = Annotated[int, option(JUDGING, "Of the defence's and, apart from them, the attack's draws.")]
+Seeds = Annotated[int, option(JUDGING, "How many seeds, from the first.")]
+Baseline = Annotated[bool, option(JUDGING, "Show the undefended network as well.")]
+FailBelow = Annotated[
+    float | None, option(JUDGING, "End with exit code 1 where robust accuracy may be below this, in %.")
+]
+Precision = Annotated[str, option(MACHINE, "float32 or bfloat16.")]
+BatchSize = Annotated[int, option(MACHINE, "Images computed, and saved, together.")]
+Threads = Annotated[int | None, option(MACHINE, "PyTorch's threads; by default its own choice.")]
+Device = Annotated[str, option(MACHINE, "cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+EngineName = Annotated[
+    str, option(MACHINE, "local, ray (pip install 'saplab[cluster]'), or package.module:maker.", "--engine")
+]
+Workers = Annotated[
+    int | None, option(MACHINE, "Processes that compute, threads divided among them; by default this one alone.")
+]
+Address = Annotated[
+    str | None, option(MACHINE, "Of a Ray cluster: auto or HOST:PORT; by default one on this machine for the run.")
+]
+Out = Annotated[Path | None, option(OUTPUT, "Run folder; by default one under runs/.")]
+Json = Annotated[bool, option(OUTPUT, "Write the result as JSON to stdout.", "--json")]
+DryRun = Annotated[bool, option(OUTPUT, "Show what would be computed, and what it costs, and no more.", "--dry-run")]
+
+
+class Grouped(TyperCommand):
+    """A command whose help shows its options in groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, and the options with a heading for each group."""
+        records = [(_group_of(parameter), parameter.get_help_record(ctx)) for parameter in self.get_params(ctx)]
+        for group in ("Arguments", NETWORK, DATA, DEFENCE, ATTACK, JUDGING, MACHINE, OUTPUT):
+            if own := [record for name, record in records if name == group and record]:
+                with formatter.section(group):
+                    formatter.write_dl(own)
+
+
+def _group_of(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    return getattr(parameter, "rich_help_panel", None) or OUTPUT
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a verb computes, as the options say it.
+
+    Attributes:
+        device: of PyTorch.
+        threads: of PyTorch; None for its own choice.
+        engine: name of the engine.
+        workers: processes or tasks; None for what the engine takes by itself.
+        address: of a cluster; None for this machine.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
+
+    def ready(self) -> "Place":
+        """Set PyTorch's threads, and return the device and the engine.
+
+        The tasks of a Ray cluster compute on CPUs unless a device is named, which this machine need not have.
+
+        Raises:
+            ValueError: an engine, device or number that cannot be, or Ray is not installed.
+        """
+        import torch
+
+        from saplab.runs.engines import Options, make_engine
+        from saplab.system.device import find_device
+
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"`threads` must be >= 1, got {self.threads}")
+        if self.engine != "ray":
+            place = str(find_device(self.device))
+            kind = place
+        else:
+            kind = "cpu" if self.device == "auto" else self.device
+            place = "cpu" if kind == "cpu" else str(find_device("auto"))
+        engine = make_engine(self.engine, Options(self.workers, self.threads, self.address, kind))
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return Place(place, kind.partition(":")[0], engine)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device of this machine for networks, the kind of device that computes cells, and the engine."""
+
+    device: str
+    kind: str
+    engine: "Engine"
+
+
+def radii(lambdas: str, eps: str, usual: str) -> tuple[float, ...]:
+    """Return the radii that ``--lambda``, or ``--eps`` in its place, asks for.
+
+    Args:
+        lambdas, eps: as given.
+        usual: the default of ``--lambda``.
+
+    Raises:
+        ValueError: both are given; not numbers; one out of range or twice.
+    """
+    from saplab.attacks import parse_strengths, radii_of
+
+    if eps and lambdas != usual:
+        raise ValueError(f"`lambda` and `eps` are the same in two units: give one of them, got {lambdas} and {eps}")
+    return tuple(_fractions(eps)) if eps else radii_of(parse_strengths(lambdas))
+
+
+def _fractions(text: str) -> list[float]:
+    try:
+        parts = [part.partition("/") for part in text.split(",")]
+        found = [float(top) / float(bottom) if slash else float(top) for top, slash, bottom in parts]
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"`eps` must be numbers or fractions joined by commas, such as 2/255,8/255, got {text!r}"
+        ) from None
+    if not all(0 <= radius <= 1 for radius in found):
+        raise ValueError(f"`eps` must be within [0, 1], got {text!r}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"`eps` must not name a radius twice, got {text!r}")
+    return found
+
+
+def first_images(data: "Dataset", limit: int | None) -> "Dataset":
+    """Return the first `limit` images of a data set; all of them for None.
+
+    Raises:
+        ValueError: a `limit` below 1, or beyond the images there are.
+    """
+    if limit is None:
+        return data
+    if limit < 1:
+        raise ValueError(f"`limit` must be >= 1, got {limit}")
+    if limit > len(data):
+        raise ValueError(f"`limit` must be at most {len(data)}, the images of {data.name}, got {limit}")
+    return replace(data, images=data.images[:limit], labels=data.labels[:limit], indices=data.indices[:limit])
+
+
+def cut_of(network: "nn.Module", image_size: int | None) -> "Cut | None":
+    """Return how pictures become the network's images: its own way, at its own size unless another is asked for."""
+    from saplab.data.images import Cut
+    from saplab.models.hub import Classifier
+
+    if not isinstance(network, Classifier):
+        return None if image_size is None else Cut(image_size, image_size)
+    view = network.view
+    size = view.size if image_size is None else image_size
+    return Cut(size, max(size, round(size * view.resize / view.size)), view.interpolation)
+
+
+def load_network(spec: str, weights: Path | None, console: "Console") -> "nn.Module":
+    """Load a network, and say where it has learned nothing yet: nothing is ever downloaded."""
+    from saplab.models.hub import Classifier
+    from saplab.models.zoo import load_model
+
+    network = load_model(spec, weights)
+    if weights is None and isinstance(network, Classifier):
+        console.say(f"{spec} has random weights, as nothing is downloaded; --weights FILE gives it trained ones")
+    return network

@@ -1,0 +1,102 @@
+"""Show what was found: tables, verdicts and claims as text, and as JSON for programs."""
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from saplab.cli.advice import in_options
+from saplab.cli.computing import fill, open_store
+
+if TYPE_CHECKING:
+    from saplab.cli.console import Console
+    from saplab.evaluation.evaluate import Job
+    from saplab.evaluation.report import Report
+    from saplab.evaluation.rows import Summary
+    from saplab.evaluation.verdict import Verdict
+    from saplab.paper.report import StudyReport
+
+
+def compute_and_report(job: "Job", folder: Path, console: "Console", fail_below: float | None = None) -> None:
+    """Compute what is missing of a job, then show its table and verdict and write its report.
+
+    Args:
+        job: what to compute.
+        folder: for the run.
+        console: where to show it.
+        fail_below: accuracy in % that the verdict must not fall short of.
+
+    Raises:
+        typer.Exit: with code 1 where it does, or where cells failed.
+    """
+    from saplab.evaluation.report import write_report
+
+    store = open_store(job, folder, console)
+    complete = fill(job, store, console)
+    report = write_report(store, store.root, advice=in_options)
+    if console.json:
+        console.emit_json({"out": str(store.root), **record_of(report)})
+    show_report(report, console)
+    console.say(f"\nReport: {report.files[0]}")
+    verdict = report.findings.verdict if report.findings else None
+    if not complete or (fail_below is not None and verdict and verdict.fails(fail_below)):
+        raise typer.Exit(1)
+
+
+def show_report(report: "Report", console: "Console") -> None:
+    """Show the table and the verdict of a run."""
+    from saplab.evaluation.text import rows_text, verdict_text
+
+    console.say(rows_text(report.summary.rows))
+    if report.findings:
+        console.say(f"\n{verdict_text(report.findings.verdict, in_options)}")
+
+
+def record_of(report: "Report") -> dict[str, Any]:
+    """Return a report as plain values; an empty sentence where nothing could be judged."""
+    found = _verdict_record(report.findings.verdict) if report.findings else {"finding": "", "robust": [], "checks": []}
+    rows = [row.record() for row in report.summary.rows]
+    return {**found, "rows": rows, "files": list(map(str, report.files))}
+
+
+def _verdict_record(verdict: "Verdict") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    checks = [{**vars(check), "how": in_options(check.how) if check.how else ""} for check in verdict.checks]
+    robust = [{"strength": bound.strength, **asdict(bound)} for bound in verdict.robust]
+    return {"finding": verdict.sentence, "robust": robust, "checks": checks}
+
+
+def show_study(study: "StudyReport", console: "Console") -> None:
+    """Show the games and the claims of a study, and where its page is."""
+    from saplab.evaluation.text import games_text
+
+    if study.summary.games:
+        console.say(games_text(study.summary.games) + "\n")
+    if study.judged:
+        console.say(_claims_text(study))
+    console.say(f"\nReport: {study.files[0]}")
+    if console.json:
+        rows, files = [row.record() for row in study.summary.rows], list(map(str, study.files))
+        console.emit_json({"out": str(study.files[0].parent), "claims": study.claims, "rows": rows, "files": files})
+
+
+def _claims_text(study: "StudyReport") -> str:
+    """Write each claim with its outcome and the numbers behind it."""
+    from saplab.evaluation.text import width
+
+    lines = [study.tally]
+    for figure, found in study.judged:
+        indent = " " * 14
+        for text in (f"{found.outcome:13} {figure}: {found.claim.text}", f"{indent}{found.text}"):
+            lines.append(textwrap.fill(text, width(), subsequent_indent=indent))
+    return "\n".join(lines)
+
+
+def tell_what_is_missing(summary: "Summary", console: "Console") -> None:
+    """Say which files are damaged, and how much is not computed yet."""
+    for problem in summary.problems:
+        console.say(f"warning: {problem}")
+    if summary.finished < summary.total:
+        console.say(f"unfinished: {summary.finished} of {summary.total} cells are stored")
