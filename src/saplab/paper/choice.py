@@ -1,6 +1,6 @@
 """From names on the command line to figures and their networks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -20,8 +20,8 @@ class Choice:
     Attributes:
         figures: of images, each once.
         preset: how much is computed.
-        table: ``table1``, ``table1-beyond``, or "" for no table.
-        named: whether the table is asked for by its own name.
+        table: ``table1``, ``table1-beyond``, or "" for none.
+        named: whether the table is asked for by its own name, not as a part of ``paper`` or ``all``.
     """
 
     figures: tuple[Figure, ...]
@@ -59,26 +59,12 @@ def choose(names: Sequence[str], preset: str, outside: str = "") -> Choice:
     return Choice(tuple(found.values()), PRESETS[preset], table, bool(named))
 
 
-def load_networks(
-    chosen: Sequence[Figure],
-) -> tuple[tuple[Figure, ...], Mapping[str, nn.Module], Mapping[str, Sequence[str]]]:
-    """Load the networks of figures.
-
-    Returns:
-        The figures whose networks are all there, the networks by what lines call them, and for each other figure the
-        names of those that it lacks.
-
-    Raises:
-        ValueError: no figure is left.
-    """
+def load_networks(chosen: Sequence[Figure]) -> tuple[dict[str, nn.Module], dict[str, ValueError]]:
+    """Load the networks of figures, by what lines call them; and return the errors of those that cannot be loaded."""
     models, missing = {}, {}
     for spec in study_models(chosen):
         try:
             models[spec] = load_model(*split_model(spec))
         except ValueError as error:
             missing[spec] = error
-    lacking = {figure.name: [spec for spec in study_models([figure]) if spec in missing] for figure in chosen}
-    left = tuple(figure for figure in chosen if not lacking[figure.name])
-    if not left:
-        raise next(iter(missing.values()))
-    return left, models, {name: specs for name, specs in lacking.items() if specs}
+    return models, missing

@@ -1,12 +1,8 @@
 """What is claimed of a figure's curves, judged by stored results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
-
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from saplab.attacks import strength_of
 from saplab.evaluation.findings import whole
@@ -21,15 +17,7 @@ Outcome = Literal["holds", "does not hold", "unclear", "not computed"]
 ALIKE: Final = 5.0  # accuracies within 5 points of each other are alike
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Averaged probabilities (N, C) of a curve at one λ, and the labels (N,)."""
-
-    probs: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-
-Measured = Mapping[float, Predictions | Sequence[float]]  # predictions, or points of games, by λ
+Measured = Mapping[float, Any]  # by λ: probabilities (N, C) and labels (N,) of images, or a list of points of games
 _Gap = tuple[float, float, float]  # first minus second in points, and its 95 % interval
 
 
@@ -53,10 +41,6 @@ class Judged:
         """Return the evidence with what is subtracted; a dash without any."""
         return f"{self.claim.first} − {self.claim.second}. {self.evidence}" if self.evidence else "–"
 
-    def record(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {"claim": msgspec.structs.asdict(self.claim), "outcome": self.outcome, "evidence": self.evidence}
-
 
 def measured(store: Results, curve: Curve) -> Measured:
     """Return what is stored of a curve: of images where all of it is, of games each λ at which all are played."""
@@ -66,7 +50,7 @@ def measured(store: Results, curve: Curve) -> Measured:
     result = whole(store, curve)
     if result is None:
         return {}
-    return {strength_of(e): Predictions(p, result.labels) for e, p in zip(curve.first.eps, result.probs, strict=True)}
+    return {strength_of(e): (p, result.labels) for e, p in zip(curve.first.eps, result.probs, strict=True)}
 
 
 def judge(claim: Claim, first: Measured, second: Measured) -> Judged:
@@ -89,13 +73,13 @@ def judge(claim: Claim, first: Measured, second: Measured) -> Judged:
 
 
 def _gap(claim: Claim, first: Any, second: Any) -> _Gap | None:
-    if not isinstance(first, Predictions):
+    if not isinstance(first, tuple):
         points = score_difference(first, second)
         return (points.estimate, points.low, points.high) if points else None
     if claim.relation == "better calibrated":
-        a, b = (calibration(one.probs, one.labels).ece for one in (first, second))
+        a, b = (calibration(*one).ece for one in (first, second))
         return 100 * (b.estimate - a.estimate), 100 * (b.low - a.high), 100 * (b.high - a.low)
-    gap = paired_difference(correct(first.probs, first.labels), correct(second.probs, second.labels))
+    gap = paired_difference(correct(*first), correct(*second))
     return 100 * gap.estimate, 100 * gap.low, 100 * gap.high
 
 

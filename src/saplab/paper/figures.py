@@ -4,7 +4,7 @@ The legends of Figs. 1, 2 and 5 are lost in the paper's text; where they are, th
 effect to collapse on the packaged network (docs/deviations.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Final
 
 from msgspec.structs import replace
@@ -26,111 +26,72 @@ ADV_FGSM: Final[Mapping[float, float]] = {0: 75.0, 1: 72.9, 2: 70.9, 4: 67.5}  #
 
 _DENSE = Line("dense", paper=DENSE_FGSM)
 _SAP = Line("SAP-100", defense="sap:100", paper=SAP_100_FGSM)
+_RULES: Final = {"mask": "fgsm", "identity": "fgsm:backward=identity"}
 
 
-def _name(kind: str, value: float) -> str:
-    return f"{kind}-{value:g}"
-
-
-def _of_noise() -> Figure:
-    lines = tuple(Line(_name("SAP", p), defense=f"sap:{p}", attack="noise") for p in PERCENTS)
-    return Figure(
-        "fig1a",
-        "Fig. 1a: random perturbations",
-        (Line("dense", attack="noise"), *lines),
-        (
+def _first(preset: Preset) -> tuple[Figure, ...]:
+    noise = tuple(Line(f"SAP-{p}", defense=f"sap:{p}", attack="noise") for p in PERCENTS)
+    others = tuple(Line(f"SAP-{p}", defense=f"sap:{p}") for p in PERCENTS if p != 100)
+    own, transferred = "SAP-100 vs. SAP-100", "SAP-100 vs. dense"
+    return (
+        Figure("fig1a", "Fig. 1a: random perturbations", (Line("dense", attack="noise"), *noise), (
             Claim("Perturbations of size λ = 64 push all models to near-random outputs.", "SAP-100", "dense", "alike",
                   (64,)),
             Claim("With many samples drawn, SAP converges to the dense model.", "SAP-400", "dense", "alike", (0, 1, 2)),
-        ),
-    )  # fmt: skip
-
-
-def _of_fgsm() -> Figure:
-    others = tuple(Line(_name("SAP", p), defense=f"sap:{p}") for p in PERCENTS if p != 100)
-    return Figure(
-        "fig1b",
-        "Fig. 1b: FGSM with Monte Carlo sampling",
-        (_DENSE, _SAP, *others),
-        (
+        )),
+        Figure("fig1b", "Fig. 1b: FGSM with Monte Carlo sampling", (_DENSE, _SAP, *others), (
             Claim("SAP-100 gains over the dense model at λ = 1, 2 and 4 (by 12.2, 16.3 and 12.8 points).", "SAP-100",
                   "dense", "higher", (1, 2, 4)),
             Claim("SAP-100 loses at λ = 0 (6.5 points).", "SAP-100", "dense", "lower", (0,)),
             Claim("SAP-100 loses at λ = 16 (5.2 points).", "SAP-100", "dense", "lower", (16,)),
             Claim("With few samples drawn, accuracy diminishes at λ = 0.", "SAP-25", "SAP-100", "lower", (0,)),
-        ),
-    )  # fmt: skip
-
-
-def _of_iterations(preset: Preset) -> Figure:
-    own = f"iterative:samples={preset.a_step}"
-    return Figure(
-        "fig1c",
-        "Fig. 1c: the iterative attack, k = 1 (defender vs. adversary)",
-        (
+        )),
+        Figure("fig1c", "Fig. 1c: the iterative attack, k = 1 (defender vs. adversary)", (
             Line("dense vs. dense", attack="iterative:stop_when_lost=false", paper=DENSE_ITERATIVE),
-            Line("SAP-100 vs. SAP-100", defense="sap:100", attack=own, paper=SAP_100_ITERATIVE),
-            Line("SAP-100 vs. dense", defense="sap:100", attack="iterative", adversary="dense", paper=SAP_100_TRANSFER),
-        ),
-        (
-            Claim("SAP-100 keeps more than the dense model.", "SAP-100 vs. SAP-100", "dense vs. dense", "higher",
-                  (1, 2, 4)),
-            Claim("The attack computed on the dense model leaves less of SAP-100 than its own.", "SAP-100 vs. dense",
-                  "SAP-100 vs. SAP-100", "lower", (1, 2, 4)),
-        ),
-        (0.0, 1.0, 2.0, 4.0, 8.0),
+            Line(own, defense="sap:100", attack=f"iterative:samples={preset.a_step}", paper=SAP_100_ITERATIVE),
+            Line(transferred, defense="sap:100", attack="iterative", adversary="dense", paper=SAP_100_TRANSFER),
+        ), (
+            Claim("SAP-100 keeps more than the dense model.", own, "dense vs. dense", "higher", (1, 2, 4)),
+            Claim("The attack computed on the dense model leaves less of SAP-100 than its own.", transferred, own,
+                  "lower", (1, 2, 4)),
+        ), (0, 1, 2, 4, 8)),
     )  # fmt: skip
 
 
 def _of_dropout() -> tuple[Figure, ...]:
     claim = "Dropout models do similar to the dense model, but give no additional robustness."
-    tested = tuple(Line(_name("dropout", rate), defense=f"dropout:{rate}") for rate in RATES)
-    both = tuple(Line(_name("trained and tested", r), DROPOUT.format(r), f"dropout:{r}") for r in RATES)
-    trained = tuple(Line(_name("trained", r), DROPOUT.format(r)) for r in RATES)
+    tested = tuple(Line(f"dropout-{rate}", defense=f"dropout:{rate}") for rate in RATES)
+    both = tuple(Line(f"trained and tested-{r}", DROPOUT.format(r), f"dropout:{r}") for r in RATES)
+    trained = tuple(Line(f"trained-{r}", DROPOUT.format(r)) for r in RATES)
     return (
-        Figure("fig2a", "Fig. 2a: dropout on a network trained without it", (_DENSE, *tested),
-               (Claim("A low dropout rate does like the dense model for small λ.", "dropout-0.05", "dense", "alike",
-                      (0, 1)),)),
-        Figure("fig2b", "Fig. 2b: trained and tested with dropout", (_DENSE, *both),
-               (Claim(claim, "trained and tested-0.1", "dense", "alike", (0, 1, 2)),)),
-        Figure("fig2c", "Fig. 2c: trained with dropout, tested without", (_DENSE, *trained),
-               (Claim(claim, "trained-0.1", "dense", "alike", (0, 1, 2)),)),
+        Figure("fig2a", "Fig. 2a: dropout on a network trained without it", (_DENSE, *tested), (
+            Claim("A low dropout rate does like the dense model for small λ.", "dropout-0.05", "dense", "alike",
+                  (0, 1)),
+        )),
+        Figure("fig2b", "Fig. 2b: trained and tested with dropout", (_DENSE, *both), (
+            Claim(claim, "trained and tested-0.1", "dense", "alike", (0, 1, 2)),
+        )),
+        Figure("fig2c", "Fig. 2c: trained with dropout, tested without", (_DENSE, *trained), (
+            Claim(claim, "trained-0.1", "dense", "alike", (0, 1, 2)),
+        )),
     )  # fmt: skip
 
 
-_TRAINED = (
-    _DENSE,
-    _SAP,
-    Line("ADV", ADVERSARIAL, paper=ADV_FGSM),
-    Line("ADV+SAP-100", ADVERSARIAL, "sap:100", paper={0: 74.1}),
-)
-
-
 def _of_training() -> tuple[Figure, ...]:
+    adv, both = "ADV", "ADV+SAP-100"
+    lines = (_DENSE, _SAP, Line(adv, ADVERSARIAL, paper=ADV_FGSM), Line(both, ADVERSARIAL, "sap:100", paper={0: 74.1}))
     return (
-        Figure(
-            "fig3",
-            "Fig. 3: adversarial training and SAP",
-            _TRAINED,
-            (
-                Claim("ADV+SAP-100 is like ADV for small λ.", "ADV+SAP-100", "ADV", "alike", (0, 1, 2)),
-                Claim("ADV+SAP-100 gains over ADV at λ = 16 and 32 (7.8 and 7.9 points).", "ADV+SAP-100", "ADV",
-                      "higher", (16, 32)),
-                Claim("For larger λ, ADV+SAP-100 is the best of all: better than SAP-100.", "ADV+SAP-100", "SAP-100",
-                      "higher", (8, 16)),
-            ),
-        ),
-        Figure(
-            "fig4",
-            "Fig. 4: calibration",
-            _TRAINED,
-            (
-                Claim("The dense model is not calibrated for any λ > 0; SAP-100 is.", "SAP-100", "dense",
-                      "better calibrated", (1, 2, 4)),
-                Claim("For larger λ, ADV+SAP-100 is calibrated best.", "ADV+SAP-100", "ADV", "better calibrated",
-                      (8, 16)),
-            ),
-        ),
+        Figure("fig3", "Fig. 3: adversarial training and SAP", lines, (
+            Claim("ADV+SAP-100 is like ADV for small λ.", both, adv, "alike", (0, 1, 2)),
+            Claim("ADV+SAP-100 gains over ADV at λ = 16 and 32 (7.8 and 7.9 points).", both, adv, "higher", (16, 32)),
+            Claim("For larger λ, ADV+SAP-100 is the best of all: better than SAP-100.", both, "SAP-100", "higher",
+                  (8, 16)),
+        )),
+        Figure("fig4", "Fig. 4: calibration", lines, (
+            Claim("The dense model is not calibrated for any λ > 0; SAP-100 is.", "SAP-100", "dense",
+                  "better calibrated", (1, 2, 4)),
+            Claim("For larger λ, ADV+SAP-100 is calibrated best.", both, adv, "better calibrated", (8, 16)),
+        )),
     )  # fmt: skip
 
 
@@ -148,7 +109,7 @@ def _of_baselines() -> tuple[Figure, ...]:
     text = "No robustness beyond SAP's: {} stays below SAP-100 under attack."
     figures = []
     for name, (title, kind, values) in _BASELINES.items():
-        lines = tuple(Line(_name(kind.upper(), value), defense=f"{kind}:{value:g}") for value in values)
+        lines = tuple(Line(f"{kind.upper()}-{value:g}", defense=f"{kind}:{value:g}") for value in values)
         claims = tuple(Claim(text.format(line.label), line.label, "SAP-100", "lower", (1, 2, 4)) for line in lines)
         figures.append(Figure(name, f"Fig. {name[3:]}: {title}", (_DENSE, _SAP, *lines), claims))
     return tuple(figures)
@@ -158,61 +119,49 @@ def _of_samples(preset: Preset) -> Figure:
     budgets = tuple(
         Line(f"SAP-100, {n:,} MC", defense="sap:100", attack=f"fgsm:samples={n}", at=n) for n in preset.budgets
     )
-    most, fewest = budgets[-1].label, budgets[0].label
-    return Figure(
-        "fig6",
-        "Fig. 6: Monte Carlo samples of the adversary",
-        (_DENSE, Line("SAP-100 vs. dense", defense="sap:100", adversary="dense"), *budgets),
-        (
-            Claim("More samples lower SAP-100's accuracy more.", most, fewest, "lower", (2, 4, 8)),
-            Claim("Even with the most samples SAP-100 stays above the dense model for λ = 1 and 2.", most, "dense",
-                  "higher", (1, 2)),
-            Claim("Images made on the dense model lower SAP-100's accuracy.", "SAP-100 vs. dense", fewest, "lower",
-                  (1, 2, 4)),
-        ),
-        against="Monte Carlo samples of the adversary",
-    )  # fmt: skip
+    most, fewest, transferred = budgets[-1].label, budgets[0].label, "SAP-100 vs. dense"
+    lines = (_DENSE, Line(transferred, defense="sap:100", adversary="dense"), *budgets)
+    return Figure("fig6", "Fig. 6: Monte Carlo samples of the adversary", lines, (
+        Claim("More samples lower SAP-100's accuracy more.", most, fewest, "lower", (2, 4, 8)),
+        Claim("Even with the most samples SAP-100 stays above the dense model for λ = 1 and 2.", most, "dense",
+              "higher", (1, 2)),
+        Claim("Images made on the dense model lower SAP-100's accuracy.", transferred, fewest, "lower", (1, 2, 4)),
+    ), against="Monte Carlo samples of the adversary")  # fmt: skip
 
 
 def _architectures(outside: str) -> Figure:
     """Ask the same of networks that prune the residual stream itself: ours, and one from elsewhere."""
     post = {"post-activation": "resnet20-dense"} | ({"outside": outside} if outside else {})
-    lines = [
-        Line(f"{name}, {how}", model, defense, attack)
-        for name, model in post.items()
-        for how, defense, attack in (
-            ("dense", "", "fgsm"),
-            ("SAP-100", "sap:100", "fgsm"),
-            ("SAP-100, identity", "sap:100", "fgsm:backward=identity"),
-        )
-    ]
+    kinds = {
+        "dense": ("", "fgsm"),
+        "SAP-100": ("sap:100", "fgsm"),
+        "SAP-100, identity": ("sap:100", _RULES["identity"]),
+    }
+    lines = (Line(f"{name}, {how}", post[name], *kind) for name in post for how, kind in kinds.items())
     text = "Pruning the residual stream itself costs more clean accuracy ({} network)."
     claims = tuple(Claim(text.format(name), f"{name}, SAP-100", "SAP-100", "lower", (0,)) for name in post)
     title = "The same question on the post-activation ResNet-20"
     return Figure("architectures", title, (_DENSE, _SAP, *lines), claims, (0, 1, 2, 4, 8))
 
 
-def _of_erratum(preset: Preset) -> Figure:
-    claims = (
-        Claim("BPDA (identity backward) takes the gain away (Dhillon & Carlini 2020).", "MC-FGSM, identity",
-              "MC-FGSM, mask", "lower", (1, 2, 4, 8)),
-        Claim("Under BPDA with many steps, SAP-100 keeps no more than the dense network under PGD.",
-              "PGD-20, identity", "dense, PGD-20", "alike", (8,)),
+def _of_erratum(preset: Preset) -> tuple[Figure, ...]:
+    """Ask of SAP, and of Fig. 3's best network, what came after the paper."""
+    mask, bpda, many = "MC-FGSM, mask", "MC-FGSM, identity", "PGD-20, identity"
+    title = "against adversaries that came after the paper"
+    return (
+        Figure("erratum", f"SAP {title}", _after_the_paper("dense", _DENSE.model, preset), (
+            Claim("BPDA (identity backward) takes the gain away (Dhillon & Carlini 2020).", bpda, mask, "lower",
+                  (1, 2, 4, 8)),
+            Claim("Under BPDA with many steps, SAP-100 keeps no more than the dense network under PGD.", many,
+                  "dense, PGD-20", "alike", (8,)),
+        ), (0, 1, 2, 4, 8)),
+        Figure("erratum-adv", f"Adversarial training and SAP {title}", _after_the_paper("ADV", ADVERSARIAL, preset), (
+            Claim("BPDA (identity backward) leaves ADV+SAP-100 less than the mask's gradient does.", bpda, mask,
+                  "lower", (1, 2, 4, 8)),
+            Claim("Under BPDA with many steps, ADV+SAP-100 keeps no more than ADV under PGD.", many, "ADV, PGD-20",
+                  "alike", (4, 8)),
+        ), (0, 1, 2, 4, 8, 16)),
     )  # fmt: skip
-    title = "SAP against adversaries that came after the paper"
-    return Figure("erratum", title, _after_the_paper("dense", _DENSE.model, preset), claims, (0, 1, 2, 4, 8))
-
-
-def _of_erratum_after_training(preset: Preset) -> Figure:
-    """Ask of Fig. 3's best network what the erratum asks of SAP alone."""
-    claims = (
-        Claim("BPDA (identity backward) leaves ADV+SAP-100 less than the mask's gradient does.", "MC-FGSM, identity",
-              "MC-FGSM, mask", "lower", (1, 2, 4, 8)),
-        Claim("Under BPDA with many steps, ADV+SAP-100 keeps no more than ADV under PGD.", "PGD-20, identity",
-              "ADV, PGD-20", "alike", (4, 8)),
-    )  # fmt: skip
-    title = "Adversarial training and SAP against adversaries that came after the paper"
-    return Figure("erratum-adv", title, _after_the_paper("ADV", ADVERSARIAL, preset), claims, (0, 1, 2, 4, 8, 16))
 
 
 def _after_the_paper(name: str, model: str, preset: Preset) -> tuple[Line, ...]:
@@ -231,9 +180,6 @@ def _after_the_paper(name: str, model: str, preset: Preset) -> tuple[Line, ...]:
         *(Line(label, model, "sap:100", text) for label, text in aware.items()),
         *(Line(f"{attack} from {name}", model, "sap:100", text, "dense") for attack, text in alone.items()),
     )
-
-
-_RULES: Final = {"mask": "fgsm", "identity": "fgsm:backward=identity"}
 
 
 def _of_percentages() -> Figure:
@@ -270,24 +216,18 @@ def figures(preset: Preset, outside: str = "") -> dict[str, Figure]:
         outside: a network from elsewhere for ``architectures``, such as ``resnet20@FILE``; "" for none.
     """
     found = (
-        _of_noise(),
-        _of_fgsm(),
-        _of_iterations(preset),
+        *_first(preset),
         *_of_dropout(),
         *_of_training(),
         *_of_baselines(),
         _of_samples(preset),
-        _of_erratum(preset),
-        _of_erratum_after_training(preset),
+        *_of_erratum(preset),
         _architectures(outside),
         _of_percentages(),
         _of_stages(),
     )
-    return {figure.name: _within(figure, preset) for figure in found}
+    return {figure.name: _within(figure, set(preset.strengths)) for figure in found}
 
 
-def _within(figure: Figure, preset: Preset) -> Figure:
-    """Keep a figure's own strengths to those of the preset."""
-    if figure.strengths is None:
-        return figure
-    return replace(figure, strengths=tuple(s for s in figure.strengths if s in preset.strengths))
+def _within(figure: Figure, known: Set[float]) -> Figure:
+    return replace(figure, strengths=figure.strengths and tuple(s for s in figure.strengths if s in known))

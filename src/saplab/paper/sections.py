@@ -1,8 +1,8 @@
-"""The sections of a study's report: a figure of images or of games, as charts, as Markdown and for the page."""
+"""The sections of a study's report: a figure of images or of games, as charts, in Markdown and on the page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import altair as alt
 
@@ -14,7 +14,7 @@ from saplab.report.calibration import reliability_chart
 from saplab.report.charts import PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
 from saplab.report.markdown import accuracy_text, drawing_text, paragraphs, pivot_text, score_text
 from saplab.report.sweeps import against_chart
-from saplab.report.tables import columns_of, pivot
+from saplab.report.tables import pivot
 from saplab.runs import Curve, Results
 
 _CALIBRATED: Final = "fig4"
@@ -22,27 +22,20 @@ _CALIBRATED: Final = "fig4"
 
 @dataclass(frozen=True)
 class ImageSection:
-    """A figure of images.
-
-    Attributes:
-        figure: with its title and lines.
-        rows: its numbers; none where nothing is computed.
-        diagrams: points of reliability diagrams, where it is about calibration.
-    """
+    """A figure of images: its rows, and the bins of reliability diagrams where it is about calibration."""
 
     figure: Figure
     rows: tuple[Row, ...]
     diagrams: Sequence[Mapping[str, Any]]
-    kind: ClassVar = "images"
 
     @property
-    def place(self) -> str:
-        """Return what a list of claims calls it."""
-        return self.figure.name
+    def table(self) -> dict[str, dict[float, Row]]:
+        """Return the rows by curve and λ."""
+        return by_curve(self.rows)
 
     @property
     def against(self) -> list[dict[str, Any]]:
-        """Return the points of the chart of accuracy against what the figure's lines differ in."""
+        """Return the points of the chart of accuracy against what the lines differ in."""
         lines = {line.label: line for line in self.figure.lines if self.figure.against and line.at is not None}
         return [
             {"value": lines[row.curve].at, "strength": row.strength, "series": lines[row.curve].series,
@@ -52,7 +45,7 @@ class ImageSection:
         ]  # fmt: skip
 
     def charts(self, theme: Theme) -> dict[str, alt.TopLevelMixin]:
-        """Return its charts by the names of their files."""
+        """Return the charts by the names of their files."""
         name, title = self.figure.name, "" if theme is PAGE else self.figure.title
         found: dict[str, alt.TopLevelMixin] = {}
         if self.rows:
@@ -63,72 +56,46 @@ class ImageSection:
             found[f"{name}-reliability"] = reliability_chart(self.diagrams, theme)
         return found
 
-    def markdown(self) -> str:
-        """Return it as Markdown."""
-        title, table = self.figure.title, self.table
-        numbers = pivot_text("accuracy, %", table, lambda row: accuracy_text(row.averaged, row.paper))
-        drawings = (drawing_text(title, name) for name in self.charts(PAPER))
-        return paragraphs(f"## {title}", self.figure.note, *drawings, numbers if table else "Not computed.")
-
     @property
     def drawing(self) -> str:
-        """Return its first chart as SVG, for a page without JavaScript."""
+        """Return the first chart as SVG, for a page without JavaScript."""
         return to_bytes(self.charts(PAPER)[self.figure.name], "svg").decode()
 
     @property
-    def swatches(self) -> list[tuple[str, str, str]]:
-        """Return the legend; see `saplab.report.charts.swatches`."""
+    def legend(self) -> list[tuple[str, str, str]]:
+        """Return the label, colour and shape of each curve."""
         return swatches(chart_records(self.rows))
 
-    @property
-    def table(self) -> dict[str, dict[float, Row]]:
-        """Return its rows by curve and λ."""
-        return by_curve(self.rows)
-
-    @property
-    def strengths(self) -> list[float]:
-        """Return the λ of its table."""
-        return columns_of(self.table)
+    def markdown(self) -> str:
+        """Return the section as Markdown."""
+        title = self.figure.title
+        numbers = pivot_text("accuracy, %", self.table, lambda row: accuracy_text(row.averaged, row.paper))
+        drawings = (drawing_text(title, name) for name in self.charts(PAPER))
+        return paragraphs(f"## {title}", self.figure.note, *drawings, numbers if self.rows else "Not computed.")
 
 
 @dataclass(frozen=True)
 class GameSection:
-    """A figure of games.
-
-    Attributes:
-        figure: with its title and note.
-        rows: its numbers; none where nothing is played.
-        main: the curve whose changes Table 1 is about; None without any.
-    """
+    """A figure of games: its rows, and the curve whose changes Table 1 is about, if any."""
 
     figure: Figure
     rows: tuple[GameRow, ...]
     main: Curve | None
-    kind: ClassVar = "games"
 
     @property
-    def place(self) -> str:
-        """Return what a list of claims calls it."""
-        return self.figure.title
+    def table(self) -> dict[str, dict[float, GameRow]]:
+        """Return the rows by curve and λ."""
+        return pivot(self.rows, lambda row: row.curve, lambda row: row.strength)
 
     @property
     def changes(self) -> dict[float, GameRow]:
         """Return the rows of the main curve by λ."""
         return self.table.get(self.main.label, {}) if self.main else {}
 
-    def charts(self, theme: Theme) -> dict[str, alt.TopLevelMixin]:
-        """Return no chart: one shows all games."""
-        return {}
-
     def markdown(self) -> str:
-        """Return it as Markdown."""
+        """Return the section as Markdown."""
         points = pivot_text("mean points", self.table, lambda row: score_text(row.score))
         return paragraphs(f"## {self.figure.title}", self.figure.note, points if self.rows else "Not played.")
-
-    @property
-    def table(self) -> dict[str, dict[float, GameRow]]:
-        """Return its rows by curve and λ."""
-        return pivot(self.rows, lambda row: row.curve, lambda row: row.strength)
 
 
 Section = ImageSection | GameSection
@@ -138,16 +105,10 @@ def section_of(store: Results, figure: Figure, summary: Summary) -> Section:
     """Return a figure with its numbers."""
     own = [curve for curve in store.request.curves if curve.figure == figure.name]
     if own and own[0].first.kind == "games":
-        rows = tuple(row for row in summary.games if row.figure == figure.name)
-        return GameSection(figure, rows, next((curve for curve in own if curve.against), None))
-    diagrams = _diagrams(store, own) if _is_about_calibration(figure) else []
-    return ImageSection(figure, tuple(row for row in summary.images if row.figure == figure.name), diagrams)
-
-
-def _is_about_calibration(figure: Figure) -> bool:
-    return figure.name == _CALIBRATED or any(claim.relation == "better calibrated" for claim in figure.claims)
-
-
-def _diagrams(store: Results, curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    finished = finished_curves(store, curves)
-    return reliability_records(row for one in finished for row in calibration_rows(one.curve, one.result))
+        played = tuple(row for row in summary.games if row.figure == figure.name)
+        return GameSection(figure, played, next((curve for curve in own if curve.against), None))
+    rows = tuple(row for row in summary.images if row.figure == figure.name)
+    calibrated = figure.name == _CALIBRATED or any(claim.relation == "better calibrated" for claim in figure.claims)
+    finished = finished_curves(store, own) if calibrated else ()
+    bins = reliability_records(row for one in finished for row in calibration_rows(one.curve, one.result))
+    return ImageSection(figure, rows, bins)

@@ -1,7 +1,7 @@
 """A study: figures of curves, with what is claimed of them, as data that a TOML file can hold as well."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -91,8 +91,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
         note: a paragraph for the report.
 
     Raises:
-        ValueError: no line, a label twice, a claim about a line that is not there, `against` without places, or two
-            lines of a series in one place.
+        ValueError: no line, one label or place twice, a claim about no line, or `against` without places.
     """
 
     name: str
@@ -144,11 +143,7 @@ def read_study(path: str | Path) -> tuple[Figure, ...]:
 
 
 def save_figures(root: Path, figures: Iterable[Figure]) -> None:
-    """Keep the figures of a study in its run folder.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Keep the figures of a study in its run folder."""
     text = msgspec.json.format(msgspec.json.encode(_Study(tuple(figures))), indent=1)
     write_atomically(root / _STUDY, text + b"\n")
 
@@ -191,7 +186,7 @@ class Preset:
     a_step: int
     passes: int
     budgets: tuple[int, ...]
-    strengths: Sequence[float]
+    strengths: tuple[float, ...]
     batch: int
 
 

@@ -1,19 +1,16 @@
 """The paper's Table 1 and what lies beyond it, as a study of games: its agents, lines, claims and cells."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-from msgspec.structs import replace as replaced
 from torch import nn
 
 from saplab.attacks import FGSM, radii_of
 from saplab.defenses import label_of, parse_defenses
 from saplab.metrics.scores import mean_score
-from saplab.models.zoo import weights_digest
 from saplab.paper.plan import Digests, cell_of_line
 from saplab.paper.study import Claim, Figure, Line
 from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped, trained
@@ -21,6 +18,7 @@ from saplab.rl.atari import PAPER_GAMES, rom_name
 from saplab.rl.published import PUBLISHED
 from saplab.runs import Curve, GameCell, Network, cut
 
+_AGENT: Final = "agent:"
 STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 PAPER_CHANGES: Final[Mapping[str, Mapping[float, float]]] = {  # of the mean points, in %, SAP-100 against the original
     "assault": {0: -12.2, 1: 10.4, 2: 9.8, 4: 12.4, 8: 16.6},
@@ -31,7 +29,7 @@ PAPER_CHANGES: Final[Mapping[str, Mapping[float, float]]] = {  # of the mean poi
     "bowling": {0: -4.5, 1: 3425.9},
 }
 _RIVALS: Final = ("dropout:0.1", "rna:0.05", "rsa:0.2", "rnw:0.01", "rsw:0.1", "dwp:60", "swp:200")
-_ORIGINAL, _SAP, _BPDA, _TRANSFER = (
+_LABELS: Final = (
     "original", "SAP-100, mask backward", "SAP-100, identity backward", "SAP-100, gradient of the original"
 )  # fmt: skip
 
@@ -63,36 +61,8 @@ EFFORTS: Final[Mapping[str, Effort]] = {
 }
 
 
-@dataclass(frozen=True)
-class Agents:
-    """The agents that there are of the paper's games.
-
-    Attributes:
-        networks: by the name of the ROM.
-        notes: what is known of each, in a sentence.
-        absent: the paper's games without an agent.
-    """
-
-    networks: Mapping[str, nn.Module]
-    notes: Mapping[str, str] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()
-
-    @cached_property
-    def digests(self) -> Digests:
-        """Return the digests of the networks, by what lines call them."""
-        return {_model(game): weights_digest(network) for game, network in self.networks.items()}
-
-    def models(self, device: str) -> Mapping[tuple[str, str], nn.Module]:
-        """Return the networks on a device, as cells name them."""
-        return {(_model(g), self.digests[_model(g)]): network.to(device) for g, network in self.networks.items()}
-
-
-def _model(game: str) -> str:
-    return f"agent:{game}"
-
-
-def load_agents(folder: Path | None = None) -> Agents:
-    """Load the agents of the paper's games: those in a folder of folders, or those of the package.
+def load_agents(folder: Path | None = None) -> dict[str, tuple[nn.Module, Facts]]:
+    """Load the agents that there are of the paper's games, by ROM: in a folder of folders, or those of the package.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -100,12 +70,8 @@ def load_agents(folder: Path | None = None) -> Agents:
     """
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(2, "there is no such folder of agents", str(folder))
-    found = {game: agent for game in PAPER_GAMES if (agent := _load(folder, game)) is not None}
-    return Agents(
-        {rom_name(game): network for game, (network, _) in found.items()},
-        {rom_name(game): _note(facts) for game, (_, facts) in found.items()},
-        tuple(game for game in PAPER_GAMES if game not in found),
-    )
+    found = {rom_name(game): _load(folder, game) for game in PAPER_GAMES}
+    return {game: agent for game, agent in found.items() if agent is not None}
 
 
 def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:
@@ -121,88 +87,74 @@ def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:
     return network, facts
 
 
-def _note(facts: Facts) -> str:
-    own, random = mean_score(facts.scores), mean_score(facts.random_scores)
-    known = (
-        f"The original agent: Double DQN, preset {facts.preset}, {facts.steps:,} steps (the paper's: 100 million), seed"
-        f" {facts.seed}; in {own.games} full games {own} points, random play {random}."
-    )
-    if (published := PUBLISHED.get(facts.game)) is None:
-        return known
-    return (
-        f"{known} Published means: random play {published.random:,}, a human {published.human:,}, Double DQN after 50"
-        f" million steps {published.ddqn:,} (Wang et al. 2016)."
-    )
-
-
-def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0) -> tuple[Figure, ...]:
+def table_figures(facts: Mapping[str, Facts], beyond: bool = False, sticky: float = 0.0) -> tuple[Figure, ...]:
     """Return a figure for each game.
 
     Args:
-        agents: who plays.
+        facts: of the agents, by ROM.
         beyond: whether to add what the paper lacks: SAP-100 against BPDA, the original's gradient and random noise, and
             the other defences.
         sticky: chance that the emulator repeats an action; the paper has no numbers with any.
     """
-    return tuple(_figure(game, agents.notes.get(game, ""), beyond, sticky) for game in agents.networks)
+    return tuple(_figure(game, known, beyond, ", sticky actions" if sticky else "") for game, known in facts.items())
 
 
-def _figure(game: str, note: str, beyond: bool, sticky: float) -> Figure:
-    model, changes = _model(game), PAPER_CHANGES.get(game, {})
-    lines = [Line(_ORIGINAL, model), Line(_SAP, model, "sap:100", paper={} if sticky else changes)]
+def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
+    model, changes = f"{_AGENT}{game}", PAPER_CHANGES.get(game, {})
+    original, sap, bpda, transfer = (f"{label}{end}" for label in _LABELS)
+    lines = [Line(original, model), Line(sap, model, "sap:100", paper={} if end else changes)]
+    claims = list(_claims(changes, original, sap))
     if beyond:
         lines += [
-            Line(_BPDA, model, "sap:100", "fgsm:backward=identity"),
-            Line(_TRANSFER, model, "sap:100", adversary="dense"),
-            Line("original, random noise", model, attack="noise"),
-            Line("SAP-100, random noise", model, "sap:100", "noise"),
-            *(Line(_own_label(defense), model, defense) for defense in _RIVALS),
+            Line(bpda, model, "sap:100", "fgsm:backward=identity"),
+            Line(transfer, model, "sap:100", adversary="dense"),
+            Line(f"original, random noise{end}", model, attack="noise"),
+            Line(f"SAP-100, random noise{end}", model, "sap:100", "noise"),
+            *(Line(f"{_rival(defense)}{end}", model, defense) for defense in _RIVALS),
         ]
-    claims = (*_papers_claims(changes), *(_BEYOND if beyond else ()))
-    if sticky:
-        lines = [_renamed(line, "label") for line in lines]
-        claims = tuple(_renamed(claim, "first", "second") for claim in claims)
-    return Figure(game, game.title().replace("_", ""), tuple(lines), claims, STRENGTHS, note=note)
+        claims += [
+            Claim("BPDA (identity backward) takes points that the mask's gradient leaves (Dhillon & Carlini 2020).",
+                  bpda, sap, "lower", STRENGTHS[1:]),
+            Claim("So does the original agent's gradient.", transfer, sap, "lower", STRENGTHS[1:]),
+        ]  # fmt: skip
+    name = game.title().replace("_", "")
+    return Figure(name, name, tuple(lines), tuple(claims), STRENGTHS, note=_note(game, facts))
 
 
-def _own_label(defense: str) -> str:
+def _rival(defense: str) -> str:
     """Name a defended agent that is attacked through its own gradient."""
     found = parse_defenses(defense)
     return label_of(found) + (", mask backward" if any(one.has_rules for one in found) else "")
 
 
-T = TypeVar("T", Line, Claim)
-
-
-def _renamed(part: T, *names: str) -> T:
-    return replaced(part, **{name: f"{getattr(part, name)}, sticky actions" for name in names})
-
-
-def _papers_claims(changes: Mapping[float, float]) -> Iterator[Claim]:
+def _claims(changes: Mapping[float, float], original: str, sap: str) -> Iterator[Claim]:
     """Yield the paper's claims about a game (section 4.2)."""
-    yield Claim("SAP-100 costs points where nobody attacks.", _SAP, _ORIGINAL, "lower", (0,))
+    yield Claim("SAP-100 costs points where nobody attacks.", sap, original, "lower", (0,))
     if gains := tuple(strength for strength, change in changes.items() if strength and change > 0):
-        yield Claim("SAP-100 gains points under attack.", _SAP, _ORIGINAL, "higher", gains)
+        yield Claim("SAP-100 gains points under attack.", sap, original, "higher", gains)
     if losses := tuple(strength for strength, change in changes.items() if strength and change < 0):
-        yield Claim("The one exception: SAP-100 loses points under attack.", _SAP, _ORIGINAL, "lower", losses)
+        yield Claim("The one exception: SAP-100 loses points under attack.", sap, original, "lower", losses)
 
 
-_BEYOND: Final = (
-    Claim("BPDA (identity backward) takes points that the mask's gradient leaves (Dhillon & Carlini 2020).", _BPDA,
-          _SAP, "lower", STRENGTHS[1:]),
-    Claim("So does the original agent's gradient.", _TRANSFER, _SAP, "lower", STRENGTHS[1:]),
-)  # fmt: skip
+def _note(game: str, facts: Facts) -> str:
+    own, random, published = mean_score(facts.scores), mean_score(facts.random_scores), PUBLISHED[game]
+    return (
+        f"The original agent: Double DQN, preset {facts.preset}, {facts.steps:,} steps (the paper's: 100 million), seed"
+        f" {facts.seed}; in {own.games} full games {own} points, random play {random}. Published means: random play"
+        f" {published.random:,}, a human {published.human:,}, Double DQN after 50 million steps {published.ddqn:,}"
+        " (Wang et al. 2016)."
+    )
 
 
 def table_curves(
-    figures: Sequence[Figure], digests: Digests, effort: Effort, *, sticky: float = 0.0, seed: int = 0,
+    figures: Iterable[Figure], digests: Digests, effort: Effort, *, sticky: float = 0.0, seed: int = 0,
     precision: str = "float32", device: str = "cpu",
 ) -> tuple[Curve, ...]:  # fmt: skip
     """Plan the curves of the games' figures.
 
     Args:
         figures: as `table_figures` made them.
-        digests: of the agents, see `Agents.digests`.
+        digests: of the agents, by ``agent:ROM``.
         effort: how much is played.
         sticky: chance that the emulator repeats the previous action.
         seed: the first of the seeds.
@@ -214,20 +166,16 @@ def table_curves(
         defender=nobody, adversary=nobody, attack=FGSM(), eps=(1.0,), start=0, stop=effort.episodes, seed=seed,
         precision=precision, device=device, game="", sticky=sticky, max_frames=effort.max_frames,
     )  # fmt: skip
-    return tuple(
-        _curve(figure, line, replace(whole, game=figure.name), digests, effort)
-        for figure in figures
-        for line in figure.lines
-    )
+    return tuple(_curve(figure, line, whole, digests, effort) for figure in figures for line in figure.lines)
 
 
 def _curve(figure: Figure, line: Line, whole: GameCell, digests: Digests, effort: Effort) -> Curve:
-    """Plan a line: cells of each radius and seed; its changes are against the agent without defence and so attacked."""
+    """Plan a line: cells of each radius and seed. Changes are against the agent without defence and so attacked."""
     cell = cell_of_line(line, whole, digests, effort.samples, effort.passes)
+    cell = replace(cell, game=line.model.removeprefix(_AGENT))
     by_radius = [cut(replace(cell, eps=(e,)).plain, effort.together, effort.seeds) for e in radii_of(STRENGTHS)]
     cells, *repeats = (tuple(chain(*parts)) for parts in zip(*by_radius, strict=True))
-    alike = (
-        other for other in figure.lines if not other.defense and (other.attack == "noise") == (line.attack == "noise")
-    )
-    against = next(alike).label if line.defense else ""
+    noise = line.attack == "noise"
+    plain = next(one.label for one in figure.lines if not one.defense and (one.attack == "noise") == noise)
+    against = plain if line.defense else ""
     return Curve(line.label, cells, paper=line.paper, repeats=tuple(repeats), figure=figure.name, against=against)

@@ -72,10 +72,11 @@ def accuracy_chart(
     records = _drawable([record for record in records if chosen or record["curve"] in (shown or ())])
     labels = _labels(records, shown)
     drawn = alt.param(name="shown", value=list(shown or labels))
-    base = alt.Chart().encode(x=_strength_axis(records), color=_colours(labels, theme))
-    layers = [_intervals(base, records, len(shown or labels)), _line(base), _points(base, labels, theme)]
+    colour = alt.Color("curve:N", scale=in_turn(theme.curves, labels), legend=_legend(theme))
+    base = alt.Chart().encode(x=_strength_axis(records), color=colour)
+    layers = [_intervals(base, records, len(shown or labels)), *_measured(base, labels, theme)]
     if _has_paper(records):
-        layers += [_paper_line(base), _paper_points(base, labels)]
+        layers += _papers(base, labels)
     chart = alt.LayerChart(data=alt.Data(values=list(records)), layer=layers)
     chart = chart.transform_filter("indexof(shown, datum.curve) >= 0").add_params(drawn)
     chart = chart.properties(width="container" if theme is PAGE else 620, height=380)
@@ -103,8 +104,7 @@ def _has_paper(records: Records) -> bool:
 def to_bytes(chart: alt.TopLevelMixin, kind: Literal["svg", "png", "pdf"]) -> bytes:
     """Render the chart, without a browser."""
     if kind == "svg":
-        text = io.StringIO()
-        chart.save(text, format="svg")
+        chart.save(text := io.StringIO(), format="svg")
         return text.getvalue().encode()
     content = io.BytesIO()
     chart.save(content, format=kind, scale_factor=2 if kind == "png" else 1)
@@ -140,14 +140,6 @@ def _legend(theme: Theme) -> alt.Legend | None:
     return alt.Legend(title=None, orient="bottom", columns=1, labelLimit=600, symbolOpacity=1)
 
 
-def _colours(labels: Sequence[str], theme: Theme) -> alt.Color:
-    return alt.Color("curve:N", scale=in_turn(theme.curves, labels), legend=_legend(theme))
-
-
-def _shapes(labels: Sequence[str], legend: alt.Legend | None) -> alt.Shape:
-    return alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=legend)
-
-
 def in_turn(values: Sequence[str], labels: Sequence[Any]) -> alt.Scale:
     """Return the scale on which each label has one of the values, in turn: one of `SHAPES`, or of a theme's colours."""
     return alt.Scale(domain=list(labels), range=list(islice(cycle(values), len(labels))))
@@ -162,35 +154,30 @@ def _intervals(base: alt.Chart, records: Records, overlapping: int) -> alt.Chart
     return marks.encode(y=_percent_axis("averaged_low"), y2="averaged_high:Q")
 
 
-def _line(base: alt.Chart) -> alt.Chart:
-    return base.mark_line(strokeWidth=2).encode(y=_percent_axis("averaged_percent"))
+def _measured(base: alt.Chart, labels: Sequence[str], theme: Theme) -> list[alt.Chart]:
+    y, shape = (
+        _percent_axis("averaged_percent"),
+        alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=_legend(theme)),
+    )
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=shape, tooltip=_tooltips())
+    return [base.mark_line(strokeWidth=2).encode(y=y), points]
 
 
-def _points(base: alt.Chart, labels: Sequence[str], theme: Theme) -> alt.Chart:
-    points = base.mark_point(filled=True, size=70, opacity=1)
-    shape = _shapes(labels, _legend(theme))
-    return points.encode(y=_percent_axis("averaged_percent"), shape=shape, tooltip=_tooltips())
-
-
-def _paper_line(base: alt.Chart) -> alt.Chart:
-    paper = base.transform_filter("isValid(datum.paper_percent)")
-    return paper.mark_line(strokeWidth=1.2, strokeDash=[4, 4]).encode(y=_percent_axis("paper_percent"))
-
-
-def _paper_points(base: alt.Chart, labels: Sequence[str]) -> alt.Chart:
-    paper = base.transform_filter("isValid(datum.paper_percent)")
-    points = paper.mark_point(filled=False, size=70, strokeWidth=1.6, opacity=1)
-    return points.encode(y=_percent_axis("paper_percent"), shape=_shapes(labels, None), tooltip=_tooltips())
+def _papers(base: alt.Chart, labels: Sequence[str]) -> list[alt.Chart]:
+    y, shape = _percent_axis("paper_percent"), alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=None)
+    known = base.transform_filter("isValid(datum.paper_percent)")
+    points = known.mark_point(filled=False, size=70, strokeWidth=1.6, opacity=1)
+    return [
+        known.mark_line(strokeWidth=1.2, strokeDash=[4, 4]).encode(y=y),
+        points.encode(y=y, shape=shape, tooltip=_tooltips()),
+    ]
 
 
 def _tooltips() -> list[alt.Tooltip]:
     numbers = {
-        "averaged_percent": "averaged %",
-        "averaged_low": "95 % from",
-        "averaged_high": "95 % to",
-        "single_pass_percent": "single pass %",
-        "paper_percent": "paper %",
-    }
+        "averaged_percent": "averaged %", "averaged_low": "95 % from", "averaged_high": "95 % to",
+        "single_pass_percent": "single pass %", "paper_percent": "paper %",
+    }  # fmt: skip
     first = [alt.Tooltip("curve:N"), alt.Tooltip("strength:Q", title="λ"), alt.Tooltip("images:Q")]
     return first + [alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in numbers.items()]
 

@@ -62,9 +62,7 @@ def score_text(score: Score) -> str:
 
 def change_text(change: Change | None, compared: bool, paper: float | None) -> str:
     """Return a relative change in % with its interval, and the paper's; blank where the ratio says nothing."""
-    known = ("blank" if compared else "–") if change is None else _change(change)
+    known = "blank" if compared else "–"
+    if change is not None:
+        known = f"{change.percent:+.1f} [{change.low:+.1f}, {change.high:+.1f}]"
     return known + ("" if paper is None else f"; paper {paper:+.1f}")
-
-
-def _change(change: Change) -> str:
-    return f"{change.percent:+.1f} [{change.low:+.1f}, {change.high:+.1f}]"

@@ -9,7 +9,7 @@ import altair as alt
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from saplab.report.tables import strength_text
+from saplab.report.tables import columns_of, strength_text
 from saplab.system.words import counted
 
 
@@ -20,6 +20,7 @@ def template(name: str) -> Template:
         loader=PackageLoader("saplab.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["columns"] = columns_of
     environment.filters["strength"] = strength_text
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.globals["mixture"] = _mixture_text

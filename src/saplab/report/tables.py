@@ -39,25 +39,19 @@ def strength_text(strength: float) -> str:
     return f"{strength:g}"
 
 
-def to_csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Return records as CSV text with a header; None is an empty field.
-
-    Args:
-        records: with the same names.
-        columns: their names, where there may be no record.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns or list(records[0]), lineterminator="\n")
+def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return records with the same names, at least one, as CSV text with a header; None is an empty field."""
+    writer = csv.DictWriter(text := io.StringIO(), list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
 
 
 def to_parquet(records: Sequence[Mapping[str, Any]], types: Mapping[str, type] = TYPES) -> bytes:
-    """Return records as a Parquet file; None is null.
+    """Return records with the same names, at least one, as a Parquet file; None is null.
 
     Args:
-        records: with the same names, at least one.
+        records: one for each row.
         types: of columns by their names; others hold floating-point numbers.
     """
     import pyarrow
