@@ -59,12 +59,24 @@ def choose(names: Sequence[str], preset: str, outside: str = "") -> Choice:
     return Choice(tuple(found.values()), PRESETS[preset], table, bool(named))
 
 
-def load_networks(chosen: Sequence[Figure]) -> tuple[dict[str, nn.Module], dict[str, ValueError]]:
-    """Load the networks of figures, by what lines call them; and return the errors of those that cannot be loaded."""
+def load_networks(chosen: Sequence[Figure]) -> tuple[tuple[Figure, ...], dict[str, nn.Module], dict[str, list[str]]]:
+    """Load the networks of figures.
+
+    Returns:
+        The figures whose networks are all there; the networks, by what lines call them; and for each other figure the
+        networks that it lacks.
+
+    Raises:
+        ValueError: no figure is left.
+    """
     models, missing = {}, {}
     for spec in study_models(chosen):
         try:
             models[spec] = load_model(*split_model(spec))
         except ValueError as error:
             missing[spec] = error
-    return models, missing
+    lacking = {figure.name: [spec for spec in study_models([figure]) if spec in missing] for figure in chosen}
+    left = tuple(figure for figure in chosen if not lacking[figure.name])
+    if not left:
+        raise next(iter(missing.values()))
+    return left, models, {name: specs for name, specs in lacking.items() if specs}

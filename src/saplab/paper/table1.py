@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ from torch import nn
 from saplab.attacks import FGSM, radii_of
 from saplab.defenses import label_of, parse_defenses
 from saplab.metrics.scores import mean_score
+from saplab.models.zoo import weights_digest
 from saplab.paper.plan import Digests, cell_of_line
 from saplab.paper.study import Claim, Figure, Line
 from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped, trained
@@ -61,8 +63,31 @@ EFFORTS: Final[Mapping[str, Effort]] = {
 }
 
 
-def load_agents(folder: Path | None = None) -> dict[str, tuple[nn.Module, Facts]]:
-    """Load the agents that there are of the paper's games, by ROM: in a folder of folders, or those of the package.
+@dataclass(frozen=True)
+class Agents:
+    """The agents that there are of the paper's games.
+
+    Attributes:
+        networks, facts: by the name of the ROM.
+        absent: the paper's games without an agent.
+    """
+
+    networks: Mapping[str, nn.Module]
+    facts: Mapping[str, Facts]
+    absent: tuple[str, ...] = ()
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Return the digests of the networks, by what lines call them."""
+        return {f"{_AGENT}{game}": weights_digest(network) for game, network in self.networks.items()}
+
+    def models(self, device: str) -> dict[tuple[str, str], nn.Module]:
+        """Return the networks on a device, as cells name them."""
+        return dict(zip(self.digests.items(), (one.to(device) for one in self.networks.values()), strict=True))
+
+
+def load_agents(folder: Path | None = None) -> Agents:
+    """Load the agents of the paper's games: those in a folder of folders, or those of the package.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -70,8 +95,10 @@ def load_agents(folder: Path | None = None) -> dict[str, tuple[nn.Module, Facts]
     """
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(2, "there is no such folder of agents", str(folder))
-    found = {rom_name(game): _load(folder, game) for game in PAPER_GAMES}
-    return {game: agent for game, agent in found.items() if agent is not None}
+    found = {game: agent for game in PAPER_GAMES if (agent := _load(folder, game)) is not None}
+    networks = {rom_name(game): network for game, (network, _) in found.items()}
+    facts = {rom_name(game): known for game, (_, known) in found.items()}
+    return Agents(networks, facts, tuple(game for game in PAPER_GAMES if game not in found))
 
 
 def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:
@@ -87,16 +114,17 @@ def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:
     return network, facts
 
 
-def table_figures(facts: Mapping[str, Facts], beyond: bool = False, sticky: float = 0.0) -> tuple[Figure, ...]:
+def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0) -> tuple[Figure, ...]:
     """Return a figure for each game.
 
     Args:
-        facts: of the agents, by ROM.
+        agents: who plays.
         beyond: whether to add what the paper lacks: SAP-100 against BPDA, the original's gradient and random noise, and
             the other defences.
         sticky: chance that the emulator repeats an action; the paper has no numbers with any.
     """
-    return tuple(_figure(game, known, beyond, ", sticky actions" if sticky else "") for game, known in facts.items())
+    end = ", sticky actions" if sticky else ""
+    return tuple(_figure(game, facts, beyond, end) for game, facts in agents.facts.items())
 
 
 def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
@@ -154,7 +182,7 @@ def table_curves(
 
     Args:
         figures: as `table_figures` made them.
-        digests: of the agents, by ``agent:ROM``.
+        digests: of the agents; see `Agents.digests`.
         effort: how much is played.
         sticky: chance that the emulator repeats the previous action.
         seed: the first of the seeds.
