@@ -124,7 +124,8 @@ def planned(
     place = next((tensor.device for tensor in plain.parameters()), torch.device("cpu"))
     radii = tuple(dict.fromkeys((0.0, *map(float, eps))))
     whole = ImageCell(
-        defender=defender, adversary=defender, attack=attackers[0].attack, eps=radii, start=0, stop=len(data), passes=passes if defender.random else 1, seed=seed, precision=precision,
+        defender=defender, adversary=defender, attack=attackers[0].attack, eps=radii, start=0,
+        stop=len(data), passes=passes if defender.random else 1, seed=seed, precision=precision,
         device=device or place.type, threat=ThreatModel(norm), data=data.digest(),
     )  # fmt: skip
     curves = plan(whole, attackers, batch_size, baseline=baseline, seeds=seeds)
