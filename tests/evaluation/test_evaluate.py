@@ -102,6 +102,7 @@ def test_other_weights_are_another_request(tmp_path):
     [
         ({"images": IMAGES * 2}, r"`images` must lie in \[0, 1\]"),
         ({"labels": LABELS[:3]}, "`images` and `labels` must be as many"),
+        ({"labels": LABELS.float()}, "`labels` must be integers"),
         ({"labels": LABELS + 5}, r"`labels` must lie in 0\.\.2"),
         ({"eps": 2.0}, r"`eps` must be within \[0, 1\]"),
         ({"norm": "l1"}, "`norm` must be one of linf"),

@@ -209,6 +209,8 @@ def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) ->
         raise ValueError(
             f"`images` and `labels` must be as many, got {tuple(pictures.shape)} and {tuple(wanted.shape)}"
         )
+    if wanted.is_floating_point():
+        raise ValueError(f"`labels` must be integers, got {wanted.dtype}")
     pictures, wanted = pictures.detach().float().cpu(), wanted.cpu()
     numbers = _numbers(pictures) if examples is None else torch.as_tensor(examples)
     if numbers.shape != (len(pictures),):
