@@ -31,46 +31,53 @@ import numpy as np
 import torch
 from suite.machine import machine, print_machine, save
 
+from saplab.attacks import FGSM, MonteCarlo, radii_of
 from saplab.data.load import load_data
+from saplab.defenses import SAP
 from saplab.evaluation.plan import curve
 from saplab.models.zoo import load_model, weights_digest
-from saplab.runs import CellResult, Request, Store
-from saplab.runs.cell import Cell, Network
-from saplab.runs.engines.base import Computed, Engine, Queue
-from saplab.runs.engines.in_process import InProcess, run
-from saplab.runs.engines.processes import Workers
-from saplab.runs.engines.ray import RayCluster, drive, import_ray
-from saplab.runs.groups import Group, groups
-from saplab.runs.images import Inputs
+from saplab.runs import ImageCell, ImageResult, Network, Request, Store, groups_of, run
+from saplab.runs.cell import Group
+from saplab.runs.engines import Engine, InProcess, RayCluster, Workers
+from saplab.runs.engines.base import Computed, Queue
+from saplab.runs.engines.ray import drive, import_ray
+from saplab.runs.images import Images
 from saplab.runs.progress import progress_of
-from saplab.runs.saving import Saver
+from saplab.runs.run import Saver
 
 PER_CURVE = 40  # cells
 PASSES = 20  # for a prediction, and for a gradient
-ATTACK = {"name": "fgsm", "samples": PASSES, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
 SLEEPERS = 1000
+STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-def request_of(cells: int, images: int, strengths: tuple[float, ...]) -> Request:
-    """Give a request of so many cells in curves of 40, for networks and data that do not exist."""
-    network = Network("none", "a" * 64, "sap:100")
-    whole = Cell(network, network, ATTACK, strengths, "b" * 64, 0, PER_CURVE * images, PASSES, 0)
+def cell_of(network: Network, data: str, strengths: Sequence[float], stop: int, passes: int = PASSES) -> ImageCell:
+    """Return SAP-100 under FGSM with as many samples as passes."""
+    return ImageCell(
+        defender=network, adversary=network, attack=FGSM(MonteCarlo(passes)), eps=radii_of(strengths), start=0,
+        stop=stop, passes=passes, data=data,
+    )  # fmt: skip
+
+
+def request_of(cells: int, images: int, strengths: Sequence[float]) -> Request:
+    """Return a request of so many cells in curves of 40, for networks and data that do not exist."""
+    whole = cell_of(Network("none", "a" * 64, (SAP(100),)), "b" * 64, strengths, PER_CURVE * images)
     return Request("many", tuple(curve(f"{k}", replace(whole, seed=k), images) for k in range(cells // PER_CURVE)))
 
 
-def result_of(cell: Cell) -> CellResult:
+def result_of(cell: Any) -> ImageResult:
     """Make up a result of a cell's size, with 10 classes."""
     examples = np.arange(cell.start, cell.stop)
-    shape = (len(cell.strengths), len(examples), 10)
+    shape = (len(cell.eps), len(examples), 10)
     floats, notes = np.full(shape, 0.1, np.float32), np.zeros(len(examples), np.float32)
     votes = np.full(shape, 2, np.int32)
-    none = np.zeros((len(cell.strengths), 0, 32, 32, 3), np.uint8)
-    return CellResult(floats, votes, floats, floats, examples % 10, examples, notes, notes, none, {"seconds": 1.0})
+    none = np.zeros((len(cell.eps), 0, 32, 32, 3), np.uint8)
+    return ImageResult(floats, votes, floats, floats, examples % 10, examples, notes, notes, none, {"seconds": 1.0})
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """Give a folder under the project's ``runs/``, on its disk, for the time of a measurement."""
+    """Return a folder under the project's ``runs/``, on its disk, for the time of a measurement."""
     runs = Path(__file__).parents[1] / "runs"
     runs.mkdir(exist_ok=True)
     path = Path(tempfile.mkdtemp(prefix="engines-", dir=runs))
@@ -81,7 +88,7 @@ def folder() -> Iterator[Path]:
 
 
 def resident() -> float:
-    """Give this process's memory in MiB."""
+    """Return this process's memory in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -132,7 +139,7 @@ def look(root: Path, without_index: bool) -> None:
 def writing(count: int = 1000) -> dict[str, float]:
     """Save cells of 250 images and 6 strengths, as fast as the disk takes them."""
     with folder() as root:
-        store = Store.open(root, request_of(count, 250, (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)))
+        store = Store.open(root, request_of(count, 250, STRENGTHS))
         results = [(cell, result_of(cell)) for cell in store.request.cells[:count]]
         begin = time.perf_counter()
         with Saver(store) as saver:
@@ -150,8 +157,8 @@ def driver(count: int = 10_000) -> dict[str, Any]:
     sleepers = [ray.remote(Sleeper).options(max_concurrency=SLEEPERS).remote() for _ in range(2)]
     turns = iter(sleepers * count)
     with folder() as root:
-        store = Store.open(root, request_of(count, 250, (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)))
-        outcomes = drive(Queue(groups(store.request.cells)), lambda group: next(turns).work.remote(group),
+        store = Store.open(root, request_of(count, 250, STRENGTHS))
+        outcomes = drive(Queue(groups_of(store.request.cells)), lambda group: next(turns).work.remote(group),
                          lambda: 2 * SLEEPERS, cancel=True)  # fmt: skip
         memory, begin, cpu = [resident()], time.perf_counter(), time.process_time()
         with Saver(store) as saver:
@@ -161,7 +168,7 @@ def driver(count: int = 10_000) -> dict[str, Any]:
                 if number % (count // 10) == 0:
                     memory.append(resident())
         seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-        missing = len(store.missing())
+        missing = len(store.survey().missing)
     ray.shutdown()
     return {"cells/s": count / seconds, "driver's cores": cpu / seconds, "MiB": memory, "missing": missing}
 
@@ -170,11 +177,11 @@ class Sleeper:
     """Many Ray workers in one process: each call sleeps as a worker would compute."""
 
     def __init__(self) -> None:
-        self.result: CellResult | None = None
+        self.result: ImageResult | None = None
         self.slots: Any = None
 
-    async def work(self, group: Group) -> list[CellResult]:
-        """Sleep two seconds in one of 500 slots, and give a result."""
+    async def work(self, group: Group) -> list[ImageResult]:
+        """Sleep two seconds in one of 500 slots, and return a result."""
         import asyncio
 
         if self.slots is None:
@@ -185,20 +192,20 @@ class Sleeper:
         return [self.result]
 
 
-def evaluation_of(images: int, per_cell: int, passes: int = PASSES) -> tuple[Request, Inputs]:
-    """Give SAP-100 on the packaged network under FGSM, at 5 strengths."""
-    attack = {**ATTACK, "samples": passes}
+def evaluation_of(images: int, per_cell: int, passes: int = PASSES) -> tuple[Request, Images]:
+    """Return SAP-100 on the packaged network under FGSM, at 5 strengths."""
     model, data = load_model("preact-resnet20-dense"), load_data("sample")
-    network = Network("preact-resnet20-dense", weights_digest(model), "sap:100")
-    cell = Cell(network, network, attack, (0.0, 1.0, 2.0, 4.0, 8.0), data.digest(), 0, images, passes, 0)
-    return Request("small", (curve("SAP-100", cell, per_cell),)), Inputs({(network.model, network.digest): model}, data)
+    network = Network("preact-resnet20-dense", weights_digest(model), (SAP(100),))
+    whole = cell_of(network, data.digest(), STRENGTHS[:5], images, passes)
+    inputs = Images({(network.model, network.digest): model}, data)
+    return Request("small", (curve("SAP-100", whole, per_cell),)), inputs
 
 
 def overhead() -> dict[str, float]:
     """Compute a small evaluation, and compare the run's time with the time inside `compute`."""
     torch.set_num_threads(1)
     request, inputs = evaluation_of(100, 25)
-    first = groups(request.cells)[0]
+    first = groups_of(request.cells)[0]
     list(InProcess()([first], inputs, lambda n: None))  # kernels are compiled or loaded
     inputs.clean.clear()
     with folder() as root:
@@ -230,9 +237,9 @@ def speedup(rounds: int = 2) -> dict[str, Any]:
 
 
 def _rates(engine: Engine) -> tuple[float, float]:
-    """Give groups a second of the whole run, and between the fifth result and the end."""
+    """Return groups a second of the whole run, and between the fifth result and the end."""
     request, inputs = evaluation_of(400, 10, passes=4)
-    todo = groups(request.cells)
+    todo = groups_of(request.cells)
     begin = time.perf_counter()
     times = [time.perf_counter() for _ in engine(todo, inputs, lambda n: None)]
     return len(todo) / (times[-1] - begin), (len(times) - 5) / (times[-1] - times[4])
