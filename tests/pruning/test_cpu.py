@@ -5,20 +5,34 @@ from math import comb
 import numpy as np
 import pytest
 import torch
-from exact_law import LEVEL, chi_square, count_kept_sets, inclusion, kept_count_variance, kept_set_law, rows
+from exact_law import (
+    LEVEL,
+    SMALL_WORDS,
+    chi_square,
+    count_kept_sets,
+    inclusion,
+    kept_count_variance,
+    kept_set_law,
+    row_with_first_rate,
+    rows,
+    stirling_correction,
+    time_of_first_draw,
+)
 from numba import njit
 from scipy import stats
 
 from saplab.pruning import cpu
-from saplab.pruning.binomial import binomial
+from saplab.pruning.binomial import _stirling, binomial
 from saplab.pruning.operator import prune
 from saplab.pruning.poisson import poisson
+from saplab.rng.numbers import words
+from saplab.rng.streams import pass_streams, stream_key
 
 MILLION = 1_000_000
 
 
 def draw(h, draws: int, n: int, pass_: int = 0, seed: int = 0) -> np.ndarray:
-    """Prune the map `h` (a,) with the streams of n examples; give (n, a)."""
+    """Prune the map `h` (a,) with the streams of n examples; return (n, a)."""
     row = torch.as_tensor(h, dtype=torch.float32)
     return prune(row.expand(n, -1).contiguous(), rows(n, pass_, seed), draws).numpy()
 
@@ -113,6 +127,25 @@ def test_a_uniform_whose_bits_are_all_zero_gets_more(power: int) -> None:
     n = size * cpu.BLOCK
     hits = resolve_zeros(np.float32(2.0**power), size)
     assert abs(hits - n * p) < 5 * np.sqrt(n * p * (1 - p))
+
+
+@pytest.mark.parametrize("example", SMALL_WORDS)
+@pytest.mark.parametrize("step", [-1e-4, 1e-4])
+def test_a_light_draw_comes_in_time_by_the_bits_beyond_its_word(example: int, step: float) -> None:
+    stream = pass_streams(stream_key(0), 0, torch.tensor([example]))
+    assert words(stream, 1, kind=0).item() == SMALL_WORDS[example] < 256
+    h = row_with_first_rate(time_of_first_draw(example) * (1 + step), 1000)
+    assert (prune(torch.tensor(h[None], dtype=torch.float32), stream, 1000)[0, 0] != 0) == (step > 0)
+
+
+def test_all_small_words_of_a_row_get_more_bits() -> None:
+    a, example = MILLION, 3
+    stream = pass_streams(stream_key(0), 0, torch.tensor([example]))
+    times, out = np.empty(a, np.float32), np.empty(a, np.float32)
+    light_draws(np.ones(a, np.float32), np.float32(1), stream[0].numpy(), times, out)
+    small = np.flatnonzero(words(stream, a, kind=0)[0].numpy() < cpu._FEW)
+    assert len(np.unique(small // cpu._PIECE)) > 5
+    assert times[small].tolist() == [np.float32(time_of_first_draw(example, int(j))) for j in small]
 
 
 @pytest.mark.parametrize("share", [1e-6, 0.3, 0.999])
@@ -390,6 +423,26 @@ def test_binomial_law(n: float, p: float) -> None:
     edges = np.unique(law.ppf(np.linspace(0, 1, 30)[1:-1]))
     cdf = np.concatenate([[0.0], law.cdf(edges), [1.0]])
     assert chi_square(np.bincount(np.searchsorted(edges, drawn), minlength=len(cdf) - 1), np.diff(cdf)) > LEVEL
+
+
+@pytest.mark.parametrize("mean", [10.0, 11.0, 15.0, 30.0, 60.0, 100.0])
+@pytest.mark.parametrize("p", [0.01, 0.2, 0.5])
+def test_binomial_law_where_rejection_is_coarsest(mean: float, p: float) -> None:
+    # 400,000 draws: the cells of the mode, some 4 to 13 % each, are known to 0.5 % of themselves
+    n = float(np.ceil(mean / p))
+    counts = np.bincount(draw_binomials(n, p, 400_000).astype(int), minlength=int(n) + 1)
+    assert chi_square(counts, stats.binom(n, p).pmf(np.arange(n + 1))) > LEVEL
+
+
+@njit
+def stirling(k):
+    return np.array([_stirling(number) for number in k])
+
+
+def test_the_correction_of_stirlings_formula() -> None:
+    k = np.arange(40.0)
+    assert np.abs(stirling(k) - stirling_correction(k)).max() < 5e-13
+    assert stirling(np.array([1e9]))[0] == pytest.approx(1 / 12 / 1e9)
 
 
 @pytest.mark.parametrize(("n", "p", "value"), [(0.0, 0.3, 0), (5.0, 0.0, 0), (5.0, 1.0, 5), (1e12, 1.0, 1e12)])

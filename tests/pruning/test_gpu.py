@@ -6,7 +6,19 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from exact_law import LEVEL, chi_square, count_kept_sets, inclusion, kept_count_variance, kept_set_law, rows
+from exact_law import (
+    LEVEL,
+    SMALL_WORDS,
+    chi_square,
+    count_kept_sets,
+    inclusion,
+    kept_count_variance,
+    kept_set_law,
+    row_with_first_rate,
+    rows,
+    stirling_correction,
+    time_of_first_draw,
+)
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 
@@ -19,7 +31,7 @@ from saplab.pruning.finite import NotFiniteError, check_finite
 from saplab.pruning.gpu import Tiling
 from saplab.rng import numbers, numbers_gpu
 from saplab.rng.streams import pass_streams, random_words, stream_key
-from saplab.rng.triton_words import binomial, exponential, philox, place_in_blocks, poisson, stream
+from saplab.rng.triton_words import _stirling, binomial, exponential, philox, place_in_blocks, poisson, stream
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
@@ -56,7 +68,7 @@ def prune_rows(x: torch.Tensor, keys: torch.Tensor, draws: int, site: int = 0, *
 
 
 def draw(h, draws: int, n: int, pass_: int = 0, **other) -> np.ndarray:
-    """Prune the map `h` (a,) with the streams of n examples; give (n, a)."""
+    """Prune the map `h` (a,) with the streams of n examples; return (n, a)."""
     x = torch.as_tensor(h, dtype=torch.float32).expand(n, -1).contiguous()
     return prune_rows(x, rows(n, pass_), draws, **other).numpy()
 
@@ -391,6 +403,29 @@ def test_clocks_in_one_cell_are_told_apart_by_more_bits() -> None:
     out = torch.zeros(8, dtype=torch.int32, device=DEVICE)
     read_again[(1,)](out, sizes, bits, torch.tensor(more, dtype=torch.float64, device=DEVICE), N=8)
     assert out.tolist() == [3, 1] * 4  # open, and kept below
+
+
+@pytest.mark.parametrize("example", SMALL_WORDS)
+@pytest.mark.parametrize("step", [-1e-4, 1e-4])
+def test_a_clock_rings_in_time_by_the_bits_beyond_its_word(example: int, step: float) -> None:
+    draws, margin = 1000, 4.5
+    h = row_with_first_rate(time_of_first_draw(example) * (1 + step), draws - margin * draws**0.5)
+    stream = pass_streams(stream_key(0), 0, torch.tensor([example]))
+    kept = prune_rows(torch.tensor(h[None], dtype=torch.float32), stream, draws, margin=margin)[0, 0] != 0
+    assert kept == (step > 0)
+
+
+@triton.jit
+def correct_stirling(out, k, N: tl.constexpr):
+    place = tl.arange(0, N)
+    tl.store(out + place, _stirling(tl.load(k + place)))
+
+
+def test_the_correction_of_stirlings_formula() -> None:
+    k = np.arange(10.0, 42.0)
+    out = torch.zeros(32, dtype=torch.float64, device=DEVICE)
+    correct_stirling[(1,)](out, torch.from_numpy(k).to(DEVICE), N=32)
+    assert np.abs(out.cpu().numpy() - stirling_correction(k)).max() < 5e-13
 
 
 @pytest.mark.skipif(ON_GPU, reason="a compiled kernel does not see another constant")

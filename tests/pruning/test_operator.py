@@ -31,7 +31,7 @@ def shares(h: Tensor) -> np.ndarray:
 
 
 def expected_scale(h: Tensor, draws: int) -> Tensor:
-    """Give 1 / (1 - (1 - p)^r) in float64, shaped like `h` (N, ...)."""
+    """Return 1 / (1 - (1 - p)^r) in float64, shaped like `h` (N, ...)."""
     return torch.from_numpy(1 / inclusion(np.maximum(shares(h), 1e-300), draws)).view(h.shape)
 
 
@@ -237,7 +237,7 @@ def test_empty_batches(shape, rule) -> None:
 
 
 def plain_jacobian(h: np.ndarray, kept: np.ndarray, draws: int) -> np.ndarray:
-    """Give dM_j / dh_i (i, j) of M_j = kept_j h_j / (1 - (1 - |h_j|/S)^r), S = sum |h|, by the quotient rule.
+    """Return dM_j / dh_i (i, j) of M_j = kept_j h_j / (1 - (1 - |h_j|/S)^r), S = sum |h|, by the quotient rule.
 
     With f(p) = p / (1 - (1-p)^r), M_j = sign_j S f(p_j), so dM_j/dh_i = sign_j [sign_i f(p_j) + S f'(p_j) dp_j/dh_i].
     """
