@@ -1,37 +1,56 @@
 """Studies: figures as data and in files, their cells, and claims judged by stored numbers."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
-from synthetic import DENSE, MINE, fill, make_cell, make_curve, make_result
-from test_evaluate import FACTORY
+from synthetic import DENSE, MINE, fill, make_curve, make_result
 
+from saplab.attacks import RandomNoise, eps_of
 from saplab.cli import app
 from saplab.cli.errors import guarded
-from saplab.cli.verbs.reproduce import choose
-from saplab.evaluation.plan import study, study_models
-from saplab.paper.claims import judge
+from saplab.defenses import SAP
+from saplab.metrics import correct, paired_difference
+from saplab.paper.choice import choose, load_networks
+from saplab.paper.claims import judge, measured
 from saplab.paper.figures import figures
-from saplab.paper.report import is_study, write_study
-from saplab.paper.study import PRESETS, Claim, Figure, Line, from_json, read_study, split_model, to_json
-from saplab.report.charts import to_bytes
-from saplab.report.figures import against_chart
-from saplab.runs import Request, Store
-from saplab.runs.cell import Cell, Network
+from saplab.paper.plan import study_curves, study_models
+from saplab.paper.report import write_study
+from saplab.paper.study import (
+    PRESETS,
+    Claim,
+    Figure,
+    Line,
+    is_study,
+    load_figures,
+    read_study,
+    save_figures,
+    split_model,
+)
+from saplab.runs import ImageCell, Memory, Network, Request, Store
 
 NOBODY = Network("", "")
-WHOLE = Cell(NOBODY, NOBODY, {"name": "noise"}, (0.0,), "b" * 64, 0, 500, 1, 0)
+FACTORY = """
+from torch import nn
+from saplab.models.initialise import initialise
+
+def small():
+    return initialise(nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)), 0)
+"""
+WHOLE = ImageCell(
+    defender=NOBODY, adversary=NOBODY, attack=RandomNoise(), eps=(0.0,), start=0, stop=500, data="b" * 64
+)  # fmt: skip
 
 
 @pytest.fixture(params=["smoke", "small", "paper"])
 def planned(request):
     preset = PRESETS[request.param]
     chosen = figures(preset).values()
-    return preset, study(chosen, preset, WHOLE, {spec: f"{spec} digest" for spec in study_models(chosen)})
+    return preset, study_curves(chosen, preset, WHOLE, {spec: f"{spec} digest" for spec in study_models(chosen)})
 
 
 def test_every_figure_of_the_paper_is_there():
@@ -39,8 +58,31 @@ def test_every_figure_of_the_paper_is_there():
     assert names[:14] == ["fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "fig3", "fig4",
                           *(f"fig5{letter}" for letter in "abcdef")]  # fmt: skip
     assert names[14:] == ["fig6", "erratum", "erratum-adv", "architectures", "r-sweep", "r-sites"]
-    assert choose(["fig6", "fig6", "paper"], "smoke")[0][0].name == "fig6"
-    assert len(choose(["all"], "smoke")[0]) == 20
+    assert choose(["fig6", "fig6", "paper"], "smoke").figures[0].name == "fig6"
+    assert len(choose(["all"], "smoke").figures) == 20
+
+
+@pytest.mark.parametrize(
+    ("names", "figures", "table", "named"),
+    [
+        (["fig6"], 1, "", False),
+        (["table1"], 0, "table1", True),
+        (["fig6", "table1", "table1-beyond"], 1, "table1-beyond", True),
+        (["paper"], 15, "table1", False),
+        (["all", "table1-beyond"], 20, "table1-beyond", True),
+    ],
+)
+def test_tables_are_chosen_beside_figures(names, figures, table, named):
+    chosen = choose(names, "smoke")
+    assert (len(chosen.figures), chosen.table, chosen.named) == (figures, table, named)
+
+
+def test_figures_without_their_networks_are_left_out(monkeypatch):
+    there, lacking = Figure("f", lines=(Line("a"),)), Figure("g", lines=(Line("a"), Line("b", "resnet99")))
+    left, networks, missing = load_networks([there, lacking])
+    assert (left, list(networks), missing) == ((there,), ["preact-resnet20-dense"], {"g": ["resnet99"]})
+    with pytest.raises(ValueError, match="resnet99"):
+        load_networks([lacking])
 
 
 def test_figures_share_the_cells_that_they_have_in_common(planned):
@@ -56,21 +98,45 @@ def test_figures_share_the_cells_that_they_have_in_common(planned):
 def test_fig_6_compares_nested_budgets(planned):
     preset, curves = planned
     budgets = [c.cells[0] for c in curves if c.figure == "fig6" and c.label.endswith(" MC")]
-    assert tuple(cell.attack["samples"] for cell in budgets) == preset.budgets
-    assert len({cell.crafting for cell in budgets}) == 1
+    assert tuple(cell.attack.samples for cell in budgets) == preset.budgets
+    assert len({cell.together for cell in budgets}) == 1
 
 
 def test_the_iterative_attack_on_another_network_does_not_stop(planned):
     _, curves = planned
     found = next(c.cells[0] for c in curves if c.figure == "fig1c" and c.label == "SAP-100 vs. dense")
-    assert (found.adversary.defense, found.attack["stop_when_lost"], found.attack["samples"]) == ("", False, 1)
+    assert (found.adversary.defenses, found.attack.stop_when_lost, found.attack.samples) == ((), False, 1)
 
 
-def test_figures_come_back_from_json():
+def test_lines_become_objects_with_the_presets_settings(planned):
+    preset, curves = planned
+    by_label = {(curve.figure, curve.label): curve for curve in curves}
+    curve = by_label["fig3", "ADV+SAP-100"]
+    model = "preact-resnet20-adversarial"
+    assert curve.first.defender == Network(model, f"{model} digest", (SAP(100),))
+    assert (curve.first.attack.samples, curve.first.passes) == (preset.samples, preset.passes)
+    assert curve.eps == tuple(map(eps_of, preset.strengths))
+    assert curve.paper == {0: 74.1}
+    assert [cell.stop - cell.start for cell in curve.cells[:-1]] == [preset.batch] * (len(curve.cells) - 1)
+    dense = by_label["fig3", "dense"].first
+    assert (dense.attack.samples, dense.passes) == (1, 1)
+
+
+def test_what_a_line_cannot_be_is_named():
+    two = Figure("f", lines=(Line("both", attack="fgsm+noise"),))
+    with pytest.raises(ValueError, match=r"f, both: `attack` must name one attack, got 'fgsm\+noise'"):
+        study_curves([two], PRESETS["smoke"], WHOLE, {"preact-resnet20-dense": "digest"})
+
+
+def test_figures_come_back_from_their_folder(tmp_path):
     chosen = tuple(figures(PRESETS["small"]).values())
-    assert from_json(to_json(chosen)) == chosen
-    with pytest.raises(ValueError, match="not a study"):
-        from_json('[{"name": 1}]')
+    assert not is_study(tmp_path)
+    save_figures(tmp_path, chosen)
+    assert is_study(tmp_path)
+    assert load_figures(tmp_path) == chosen
+    (tmp_path / "study.json").write_text('[{"name": 1}]')
+    with pytest.raises(ValueError, match=r"study.json is no study: Expected `object`, got `array`"):
+        load_figures(tmp_path)
 
 
 # One's own
@@ -88,7 +154,7 @@ def test_the_study_of_the_documentation_is_one(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     (tmp_path / "s.toml").write_text(text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
     (figure,) = read_study(tmp_path / "s.toml")
-    curves = study([figure], PRESETS["small"], WHOLE, {"preact-resnet20-dense": "digest"})
+    curves = study_curves([figure], PRESETS["small"], WHOLE, {"preact-resnet20-dense": "digest"})
     assert [curve.label for curve in curves] == ["SAP-50", "SAP-100", "SAP-100, images made without it"]
     assert all(f"| `{name}` | {preset.images or 'all'} |" in text for name, preset in PRESETS.items())
 
@@ -97,11 +163,12 @@ def test_the_study_of_the_documentation_is_one(tmp_path):
     ("old", "new", "message"),
     [
         ("[[figure]]", "[figure", "is no study"),
-        ('label = "plain"', 'lable = "plain"', "unknown field 'lable'; known are adversary"),
+        ('label = "plain"', 'lable = "plain"', r"unknown field `lable` - at `\$.figure\[0\].line\[0\]`"),
+        ("strengths = [0, 4]", 'strengths = "0"', "Expected `array | null`, got `str`"),
         ('label = "plain"', 'label = "pruned"', "different labels"),
         ('second = "plain"', 'second = "other"', "a claim speaks of 'other', but the lines are"),
         ('relation = "higher"', 'relation = "better"', "`relation` must be one of higher"),
-        ('label = "plain"', "", "missing 1 required positional argument: 'label'"),
+        ('label = "plain"', "", "missing required field `label`"),
         ("[[figure.line]]", "[figure.line]", "is no study"),
         ('label = "plain"', 'label = "plain"\nat = 0', "`at` must be > 0 and finite, got 0"),
         ('title = "Of my own"', 'against = "size"', "`against` needs lines that say where they are"),
@@ -149,9 +216,11 @@ def test_a_study_runs_and_is_reported_again(tmp_path, monkeypatch, capsys):
 
 
 def judged(relation, slopes, strengths=(2.0, 4.0), size=400):
-    curves = {name: make_curve(name, shards=1, size=size, defender=DENSE) for name in slopes}
-    results = {name: make_result(curves[name].cells[0], slope) for name, slope in slopes.items()}
-    return judge(Claim("", *slopes, relation, strengths), curves, results)
+    curves = {name: make_curve(name, shards=1, size=size, data=name, defender=DENSE) for name in slopes}
+    store = Memory(Request("t", tuple(curves.values())))
+    for name, slope in slopes.items():
+        store.save(curves[name].first, make_result(curves[name].first, slope))
+    return judge(Claim("", *slopes, relation, strengths), *(measured(store, curve) for curve in curves.values()))
 
 
 @pytest.mark.parametrize(
@@ -173,10 +242,15 @@ def test_claims_are_judged(relation, first, second, outcome):
     assert judged(relation, {"a": first, "b": second}).outcome == outcome
 
 
-def test_evidence_is_the_paired_difference():
+def test_evidence_is_the_paired_difference_in_points():
     found = judged("higher", {"a": 0.05, "b": 0.3}, (4.0,))
-    assert found.evidence.startswith("λ = 4: +")
-    assert found.evidence.endswith("]")
+    cell = make_curve("a", shards=1, size=400, data="a", defender=DENSE).first
+    first, second = (make_result(cell, slope) for slope in (0.05, 0.3))
+    gap = paired_difference(*(correct(one.probs[3], one.labels) for one in (first, second)))
+    points = [f"{100 * share:+.1f}" for share in (gap.estimate, gap.low, gap.high)]
+    assert found.evidence == f"λ = 4: {points[0]} points [{points[1]}, {points[2]}]"
+    assert found.text == f"a − b. {found.evidence}"
+    assert "points of ECE" in judged("better calibrated", {"a": 0.05, "b": 0.3}).evidence
 
 
 def test_a_claim_at_a_strength_that_was_not_run_does_not_hold_there():
@@ -197,8 +271,8 @@ def test_an_unfinished_study_says_so(tmp_path):
     curves = tuple(replace(make_curve(name, seed=k), figure="f") for k, name in enumerate("ab"))
     store = Store.open(tmp_path, Request("t", curves))
     store.save(curves[0].cells[0], make_result(curves[0].cells[0]))
-    (tmp_path / "study.json").write_text(to_json((figure, Figure("g", "Nothing yet", lines))))
-    report = write_study(tmp_path)
+    save_figures(tmp_path, (figure, Figure("g", "Nothing yet", lines)))
+    report = write_study(Store.read(tmp_path))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert report.tally == "Of 1 claim, 1 was not computed."
     assert "1 of 4 cells are stored" in page
@@ -210,7 +284,6 @@ def test_the_same_label_in_two_figures_is_no_clash():
     assert len(Request("t", (one, two)).cells) == 2
     with pytest.raises(ValueError, match="different labels"):
         Request("t", (one, one))
-    assert make_cell(seed=1).digest != make_cell().digest
 
 
 def test_a_network_from_elsewhere_joins_the_architectures():
@@ -218,10 +291,10 @@ def test_a_network_from_elsewhere_joins_the_architectures():
     assert both.lines[: len(own.lines)] == own.lines
     assert [line.label for line in both.lines[len(own.lines) :]] == [
         "outside, dense", "outside, SAP-100", "outside, SAP-100, identity"]  # fmt: skip
-    (curve,) = study([replace(both, lines=both.lines[-1:], claims=())], PRESETS["small"], WHOLE,
-                     {"resnet20@some/file.th": "digest"})  # fmt: skip
-    assert curve.cells[0].defender == Network("resnet20", "digest", "sap:100")
-    assert choose(["architectures"], "small", "resnet20@some/file.th")[0][0].lines == both.lines
+    last = msgspec.structs.replace(both, lines=both.lines[-1:], claims=())
+    (curve,) = study_curves([last], PRESETS["small"], WHOLE, {"resnet20@some/file.th": "digest"})
+    assert curve.first.defender == Network("resnet20", "digest", (SAP(100),))
+    assert choose(["architectures"], "small", "resnet20@some/file.th").figures[0].lines == both.lines
     assert split_model("resnet20@a@b.th") == ("resnet20", "a@b.th")
     assert split_model("torchvision:resnet18") == ("torchvision:resnet18", None)
 
@@ -230,9 +303,12 @@ def test_the_results_are_written_as_markdown(tmp_path):
     curves = tuple(replace(make_curve(label, paper={0.0: 80.0}), figure="f") for label in ("a|b", "c"))
     figure = Figure("f", "A figure", tuple(Line(curve.label) for curve in curves),
                     (Claim("It helps.", "c", "a|b", "higher", (4,)),))  # fmt: skip
-    store = fill(tmp_path, Request("Title", curves, "saplab reproduce mine"))
-    (tmp_path / "study.json").write_text(to_json((figure,)))
-    report = write_study(tmp_path)
+    fill(tmp_path, Request("Title", curves, "saplab reproduce mine"))
+    save_figures(tmp_path, (figure,))
+    report = write_study(Store.read(tmp_path))
+    assert report.claims[0]["claim"] == msgspec.structs.asdict(figure.claims[0])
+    assert report.claims[0]["figure"] == "f"
+    assert {path.name for path in report.files} >= {"report.html", "accuracy.csv", "accuracy.parquet", "f.svg", "f.pdf"}
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert text.startswith(f"# Title\n\n{report.tally}\n")
     assert "```\nsaplab reproduce mine\n```" in text
@@ -244,7 +320,6 @@ def test_the_results_are_written_as_markdown(tmp_path):
     assert f"{percents[0]} [{percents[1]}, {percents[2]}]" in text
     assert "| a\\|b | " in text
     assert text.count("; paper 80.0") == 2
-    assert store.root == tmp_path
 
 
 def test_a_second_chart_shows_accuracy_against_what_the_lines_differ_in(tmp_path):
@@ -253,8 +328,8 @@ def test_a_second_chart_shows_accuracy_against_what_the_lines_differ_in(tmp_path
     lines = (Line("plain"), *(Line(label, at=at, series=series) for label, (at, series) in places.items()))
     figure = Figure("f", "A figure", lines, against="size")
     fill(tmp_path, Request("Title", curves))
-    (tmp_path / "study.json").write_text(to_json((figure,)))
-    report = write_study(tmp_path)
+    save_figures(tmp_path, (figure,))
+    report = write_study(Store.read(tmp_path))
     drawing = (tmp_path / "figures" / "f-against.svg").read_text(encoding="utf-8")
     assert all(f">{text}</text>" in drawing for text in ("size", "x", "y", "accuracy (%)"))
     assert "![A figure](figures/f-against.svg)" in (tmp_path / "results.md").read_text(encoding="utf-8")
@@ -265,15 +340,3 @@ def test_a_second_chart_shows_accuracy_against_what_the_lines_differ_in(tmp_path
     point = next(p for p in chart["data"]["values"] if (p["value"], p["series"], p["strength"]) == (10, "x", 4))
     assert point["percent"] == 100 * row.averaged.estimate
     assert {(p["value"], p["series"]) for p in chart["data"]["values"]} == set(places.values())
-
-
-def test_each_strength_of_a_second_chart_is_told_apart_by_colour_and_shape():
-    strengths = (0, 1, 2, 4, 8, 16, 32, 64)
-    records = [
-        {"value": value, "strength": strength, "percent": 50.0, "from": 40.0, "to": 60.0}
-        for value in (1, 100)
-        for strength in strengths
-    ]
-    drawing = to_bytes(against_chart(records, "size"), "svg").decode()
-    symbols = re.findall(r'role-legend-symbol[^>]*><path[^>]* d="([^"]+)" fill="([^"]+)"', drawing)
-    assert len(symbols) == len(set(symbols)) == len(strengths)

@@ -118,7 +118,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
 
 
 class _Study(msgspec.Struct, forbid_unknown_fields=True):
-    figure: tuple[Figure, ...]
+    figure: tuple[Figure, ...] = ()
 
     def __post_init__(self) -> None:
         names = [figure.name for figure in self.figure]
