@@ -29,7 +29,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from suite.machine import machine, print_machine, save
+from suite.machine import machine, print_machine
+from suite.machine import save as save_json
 
 from saplab.attacks import FGSM, MonteCarlo, radii_of
 from saplab.data.load import load_data
@@ -43,7 +44,7 @@ from saplab.runs.engines.base import Computed, Queue
 from saplab.runs.engines.ray import drive, import_ray
 from saplab.runs.images import Images
 from saplab.runs.progress import progress_of
-from saplab.runs.run import Saver
+from saplab.runs.run import saving
 
 PER_CURVE = 40  # cells
 PASSES = 20  # for a prediction, and for a gradient
@@ -142,9 +143,9 @@ def writing(count: int = 1000) -> dict[str, float]:
         store = Store.open(root, request_of(count, 250, STRENGTHS))
         results = [(cell, result_of(cell)) for cell in store.request.cells[:count]]
         begin = time.perf_counter()
-        with Saver(store) as saver:
+        with saving(store) as save:
             for cell, result in results:
-                saver.save(Computed((cell,), [result]))
+                save(cell, result)
         seconds = time.perf_counter() - begin
         size = store.path(results[0][0]).stat().st_size
     return {"cells/s": count / seconds, "MB/s": count * size / seconds / 1e6}
@@ -161,10 +162,10 @@ def driver(count: int = 10_000) -> dict[str, Any]:
         outcomes = drive(Queue(groups_of(store.request.cells)), lambda group: next(turns).work.remote(group),
                          lambda: 2 * SLEEPERS, cancel=True)  # fmt: skip
         memory, begin, cpu = [resident()], time.perf_counter(), time.process_time()
-        with Saver(store) as saver:
+        with saving(store) as save:
             for number, outcome in enumerate(outcomes, 1):
                 assert isinstance(outcome, Computed)
-                saver.save(outcome)
+                save(outcome.group[0], outcome.results[0])
                 if number % (count // 10) == 0:
                     memory.append(resident())
         seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
@@ -282,7 +283,7 @@ def main() -> None:
         found[name] = works[name]()
         show(name, found[name])
         print(f"  load after: {os.getloadavg()[0]:.1f}\n", flush=True)
-    save(options.json, {"machine": info, **found})
+    save_json(options.json, {"machine": info, **found})
 
 
 if __name__ == "__main__":
