@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from saplab.attacks import FGSM, MonteCarlo, eps_of
 from saplab.data.dataset import Dataset
-from saplab.evaluation.plan import curve
+from saplab.defenses import parse_defenses
 from saplab.models.initialise import initialise
 from saplab.models.zoo import weights_digest
-from saplab.runs import Request, Store
-from saplab.runs.cell import Cell, Network
-from saplab.runs.engines.in_process import InProcess, run
-from saplab.runs.images import Inputs
+from saplab.runs import Curve, ImageCell, Network, Request, Store, cut, run
+from saplab.runs.engines import InProcess, RayCluster, Workers
+from saplab.runs.images import Images
 
 MARKED = range(20, 25)  # examples
 PER_CELL, EXAMPLES = 5, 40
@@ -51,7 +51,7 @@ class Stubborn(nn.Sequential):
 
 
 def make_run(folder, defense="sap:100", **settings):
-    """Give the request and the inputs of a run of 16 groups, whose networks count in `folder`.
+    """Return the request and the inputs of a run of 16 groups, whose networks count in `folder`.
 
     Without a defence, a process need not load the kernels, which takes it seconds.
     """
@@ -63,25 +63,21 @@ def make_run(folder, defense="sap:100", **settings):
     labels = torch.from_numpy(rng.integers(0, 4, EXAMPLES))
     data = Dataset("made up", images, labels, torch.arange(EXAMPLES), tuple("abcd"))
     digest = weights_digest(model)
-    defended = Network("stubborn", digest, defense)
-    attack = {"name": "fgsm", "samples": 2, "backward": "mask", "average": "loss", "loss": "cross-entropy"}
-    cell = Cell(defended, defended, attack, (0.0, 4.0), data.digest(), 0, EXAMPLES, 3, 0)
-    other = replace(cell, attack={**attack, "backward": "identity"})
-    request = Request("stubborn", (curve("mask", cell, PER_CELL), curve("identity", other, PER_CELL)))
-    return request, Inputs({("stubborn", digest): model}, data)
+    network = Network("stubborn", digest, parse_defenses(defense))
+    cell = ImageCell(
+        defender=network, adversary=network, attack=FGSM(MonteCarlo(2)), eps=(0.0, eps_of(4)), data=data.digest(),
+        start=0, stop=EXAMPLES, passes=3,
+    )  # fmt: skip
+    other = replace(cell, attack=FGSM(MonteCarlo(2, "identity")))
+    curves = (Curve("mask", cut(cell, PER_CELL)[0]), Curve("identity", cut(other, PER_CELL)[0]))
+    return Request("stubborn", curves), Images({("stubborn", digest): model}, data)
 
 
 def engine_of(words):
-    """Give an engine by name: ``workers 2``, ``ray`` or ``ray ADDRESS``."""
+    """Return an engine by name: ``workers 2``, ``ray`` or ``ray ADDRESS``."""
     if words[0] == "workers":
-        from saplab.runs.engines.processes import Workers
-
         return Workers(int(words[1]), 1)
-    if words[0] == "ray":
-        from saplab.runs.engines.ray import RayCluster
-
-        return RayCluster(*words[1:])
-    return InProcess()
+    return RayCluster(*words[1:]) if words[0] == "ray" else InProcess()
 
 
 if __name__ == "__main__":

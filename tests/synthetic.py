@@ -1,5 +1,7 @@
 """Made-up results of made-up cells, for the tests of the store and the report."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from saplab import defenses
@@ -7,7 +9,7 @@ from saplab.attacks import FGSM, MonteCarlo, eps_of, strength_of
 from saplab.runs import Curve, ImageCell, ImageResult, Network, Request, Store
 
 DENSE = Network("preact-resnet20-dense", "a" * 64)
-SAP = DENSE.defended([defenses.SAP(100)])
+SAP = replace(DENSE, defenses=(defenses.SAP(100),))
 CLASSES = 10
 HOSTILE = "</script><img src=x onerror=alert(1)> \"'&{{ 7 * 7 }}"  # a name as an enemy writes it
 MASK, IDENTITY = FGSM(MonteCarlo(20)), FGSM(MonteCarlo(20, "identity"))

@@ -9,13 +9,10 @@ import time
 from dataclasses import replace
 
 import pytest
-from synthetic import SLOPES, fill, make_cell, make_curve, make_result
+from synthetic import SLOPES, fill, make_curve, make_result
 
-from saplab.cli import runs as verb
-from saplab.cli.errors import guarded
-from saplab.runs import BrokenCellError, Request, Store
+from saplab.runs import BrokenCellError, Curve, Request, Store
 from saplab.runs import store as module
-from saplab.runs.cell import Curve
 from saplab.runs.engines.base import Failed
 from saplab.runs.progress import progress_of
 from saplab.runs.record import failures, last_run, note_failure, running
@@ -40,13 +37,14 @@ def reads(monkeypatch):
 
 def test_files_that_are_in_the_index_are_not_read_again(store, reads):
     again = Store.open(store.root, store.request)
-    assert (again.missing(), again.problems(), reads) == ((), [], [])
+    found = again.survey()
+    assert (found.missing, found.damaged, found.foreign, reads) == ((), (), (), [])
 
 
 def test_a_touched_file_is_read_once(store, reads):
     path = store.path(store.request.cells[2])
     os.utime(path, ns=(1, 1))
-    assert store.missing() == store.missing() == ()
+    assert store.survey().missing == store.survey().missing == ()
     assert reads == [path]
 
 
@@ -54,9 +52,9 @@ def test_a_touched_file_is_read_once(store, reads):
 def test_a_lost_or_damaged_index_costs_reading_only(store, reads, content):
     index = store.root / "index.txt"
     index.unlink() if content is None else index.write_bytes(content)
-    assert store.missing() == ()
+    assert store.survey().missing == ()
     assert len(reads) == 6
-    assert store.missing() == ()
+    assert store.survey().missing == ()
     assert len(reads) == 6
 
 
@@ -65,14 +63,14 @@ def test_a_torn_line_spoils_no_other(store, reads):
     index.write_bytes(index.read_bytes()[:-3])
     cell = store.request.cells[0]
     store.save(cell, make_result(cell))
-    assert store.missing() == ()
+    assert store.survey().missing == ()
     assert reads == [store.path(store.request.cells[-1])]
 
 
 def test_a_read_only_index_is_no_error(store, monkeypatch):
     (store.root / "index.txt").unlink()
     (store.root / "index.txt").mkdir()
-    assert store.missing() == ()
+    assert store.survey().missing == ()
 
 
 def test_what_rots_in_place_is_found_when_it_is_loaded_and_computed_again(store):
@@ -82,19 +80,24 @@ def test_what_rots_in_place_is_found_when_it_is_loaded_and_computed_again(store)
     whole[-100] ^= 1
     path.write_bytes(whole)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert store.missing() == ()  # size and time are as they were
+    assert store.survey().missing == ()  # size and time are as they were
     with pytest.raises(BrokenCellError, match="do not match its checksum"):
         store.load(cell)
-    assert store.missing() == (cell,)
-    assert len(store.problems()) == 1
+    assert store.survey().missing == (cell,)
+    assert len(store.survey().damaged) == 1
 
 
 # Requests
 
 
-def test_a_digest_is_what_it_always_was():
-    """Another digest would leave every stored result behind; a new version of the numerics means to."""
-    assert make_cell().digest == "527ec3b11d6593a9"
+def test_figures_may_have_lines_of_one_label(store):
+    """A curve of another figure is another curve, whatever its label."""
+    dense = store.request.curves[0]
+    other = replace(dense, figure="fig", cells=tuple(replace(cell, passes=9) for cell in dense.cells))
+    again = Store.open(store.root, Request("u", (other,)), extend=True)
+    assert [curve.name for curve in again.request.curves] == [*SLOPES, "fig: dense"]
+    assert again.survey().missing == other.cells
+    assert [curve.label for curve in progress_of(again).curves] == [*SLOPES, "fig: dense"]
 
 
 def test_a_request_of_many_cells_is_a_short_text():
@@ -113,7 +116,7 @@ def test_repeats_come_back():
     assert len(request.cells) == 9
 
 
-@pytest.mark.parametrize("change", [{"start": 21}, {"passes": 3}, {"strengths": (0.0,)}])
+@pytest.mark.parametrize("change", [{"start": 21}, {"seed": 1}])
 def test_cells_that_are_no_ranges_of_one_are_refused(change):
     cells = make_curve("a", shards=2).cells
     with pytest.raises(ValueError, match="cut into ranges without a gap, got others in 'a'"):
@@ -127,7 +130,7 @@ def test_a_request_grows_and_shares_cells(store, reads):
     assert [curve.label for curve in again.request.curves] == [*SLOPES, "the same", "new"]
     assert again.request.command == "saplab demo --out saplab-demo && saplab other"
     assert again.request.title == store.request.title
-    assert again.missing() == other.curves[2].cells
+    assert again.survey().missing == other.curves[2].cells
     assert Store.read(store.root).request == again.request
     assert Store.open(store.root, store.request, extend=True).request == again.request
     assert reads == []
@@ -206,69 +209,10 @@ def test_failures_are_shown_until_their_cells_are_there(tmp_path):
         assert list(failures(store.root)) == []
 
 
-# saplab runs
-
-
-def said(capsys, *words):
-    from saplab.cli import app
-
-    code = guarded(lambda: app(["runs", *map(str, words)], prog_name="saplab", standalone_mode=False))
-    return code, *capsys.readouterr()
-
-
-def test_runs_shows_one_run(tmp_path, capsys):
-    store = fill(tmp_path / "mine", cells=3)
-    cell = store.request.cells[3]
-    note_failure(store.root, Failed((cell,), "its process died (signal 9)", tries=3))
-    (store.root / "cells" / "notes.txt").write_text("mine")
-    code, out, err = said(capsys, store.root)
-    assert (code, err) == (0, "")
-    lines = [line.strip() for line in out.splitlines()]
-    assert lines[0] == f"{store.root}: SAP-100 under attack"
-    assert lines[1] == "saplab demo --out saplab-demo"
-    assert lines[2] == "stopped, 3 of 6 cells (50.0 %), time left unknown"
-    assert lines[3:5] == ["1/2  SAP-100", "0/2  SAP-100, identity backward"]
-    assert lines[5] == "failed: SAP-100, examples 20..40, 3 tries: its process died (signal 9)"
-    assert lines[6] == f"problem: {store.root / 'cells' / 'notes.txt'} does not belong to this run"
-
-
-def test_runs_shows_all_runs_of_a_folder_as_json(tmp_path, capsys):
-    fill(tmp_path / "b")
-    fill(tmp_path / "a", cells=2)
-    (tmp_path / "notes").mkdir()
-    code, out, err = said(capsys, tmp_path, "--json")
-    first, second = json.loads(out)["runs"]
-    assert (code, first["root"], first["state"], first["stored"], first["total"]) == (
-        0,
-        f"{tmp_path / 'a'}",
-        "stopped",
-        2,
-        6,
-    )
-    assert (second["root"], second["state"], second["seconds_left"]) == (f"{tmp_path / 'b'}", "finished", 0)
-    assert first["curves"][0] == {"label": "dense", "stored": 2, "total": 2}
-    assert "finished, 6 of 6 cells (100.0 %)" in err
-
-
-def test_runs_refuses_a_folder_without_runs(tmp_path, capsys):
-    code, out, err = said(capsys, tmp_path)
-    assert (code, out) == (2, "")
-    assert err == f"saplab: error: {tmp_path}: not a run folder, it has no request.json\n"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")])
-def test_times_are_written_for_people(seconds, text):
-    assert verb.duration(seconds) == text
-
-
-def test_many_lines_are_counted():
-    assert list(verb._some(f"{k}" for k in range(23)))[-2:] == ["19", "  and 3 more"]
-
-
 def test_ten_thousand_cells_are_looked_at_in_little_time(tmp_path, monkeypatch):
     """The benchmark has 100,000; here a tenth, without waiting for the disk."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    request = Request("t", (make_curve("many", size=1, shards=10_000, strengths=(0.0,)),))
+    request = Request("t", (make_curve("many", size=1, shards=10_000, eps=(0.0,)),))
     store = Store.open(tmp_path, request)
     result = make_result(request.cells[0])
     for cell in request.cells:

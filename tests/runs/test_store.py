@@ -1,3 +1,5 @@
+"""The folder of a run: what is saved is loaded, whatever dies, fills up or lies in the way."""
+
 import errno
 import json
 import os
@@ -11,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from synthetic import DENSE, fill, make_cell, make_curve, make_request, make_result
 
-from saplab.runs import BrokenCellError, Request, Store, cell_from_json
-from saplab.runs.cell import NUMERICS, Curve
+from saplab.attacks import RandomNoise
+from saplab.runs import BrokenCellError, Curve, Request, Store
+from saplab.runs.cell import EarlierVersionError
+from saplab.runs.results import ImageResult
 from saplab.system import files
-from saplab.system.files import write_atomically
-from saplab.system.machine import made, usable_cores, usable_memory, versions
+from saplab.system.machine import made, versions
 
 
 def contents(root):
@@ -27,8 +28,7 @@ def contents(root):
 
 
 def assert_same(a, b):
-    for name in ("probs", "votes", "half", "single", "labels", "examples", "half_cosine", "gradient_norm",
-                 "pictures"):  # fmt: skip
+    for name in ImageResult.dtypes:
         assert getattr(a, name).dtype == getattr(b, name).dtype
         assert np.array_equal(getattr(a, name), getattr(b, name))
     assert dict(a.made) == dict(b.made)
@@ -50,17 +50,17 @@ def cell(store):
 def test_a_saved_result_is_loaded_bit_for_bit(store):
     second = store.request.cells[1]
     result = make_result(second)
-    assert not store.has(second)
+    assert second in store.survey().missing
     store.save(second, result)
-    assert store.has(second)
+    assert second not in store.survey().missing
     assert_same(store.load(second), result)
 
 
 def test_a_reopened_store_has_what_was_saved(store, cell):
     again = Store.open(store.root, store.request)
-    assert again.has(cell)
-    assert again.missing() == store.request.cells[1:]
-    assert again.problems() == []
+    assert list(again.survey().stored) == [cell.digest]
+    assert again.survey().missing == store.request.cells[1:]
+    assert again.survey().damaged == ()
 
 
 def test_non_contiguous_results_are_saved_as_they_read(store):
@@ -71,38 +71,18 @@ def test_non_contiguous_results_are_saved_as_they_read(store):
     assert_same(store.load(second), result)
 
 
-@given(
-    start=st.integers(0, 10**6),
-    size=st.integers(1, 1000),
-    seed=st.integers(0, 2**63),
-    strengths=st.lists(st.floats(0, 255) | st.integers(0, 255), min_size=1, max_size=9).map(tuple),
-    step=st.floats(allow_nan=False, allow_infinity=False),
-    name=st.text(),
-)
-def test_cells_come_back_from_json(start, size, seed, strengths, step, name):
-    attack = {"name": name, "step": step, "steps": 3, "restart": None}
-    cell = make_cell(start=start, stop=start + size, seed=seed, strengths=strengths, attack=attack)
-    again = cell_from_json(cell.to_json())
-    assert (again, again.digest) == (cell, cell.digest)
-
-
 def test_requests_come_back_from_json():
     request = replace(make_request(), title="Ünïcode “title” λ")
     assert Request.from_json(request.to_json()) == request
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": 2}', '{"format": 3}', '{"numerics": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", b"\xff", '{"format": "5"}', '{"format": 99}', '{"numerics": 1}']
+)
 def test_other_json_is_refused(text):
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match=r".") as caught:
         Request.from_json(text)
-    with pytest.raises(ValueError, match=r"."):
-        cell_from_json(text)
-
-
-def test_cells_of_other_numerics_are_refused():
-    text = make_cell().to_json().replace(f'"numerics":{NUMERICS}', '"numerics":0')
-    with pytest.raises(ValueError, match=f"numerics 0, this version of saplab computes with {NUMERICS}"):
-        cell_from_json(text)
+    assert not isinstance(caught.value, EarlierVersionError)
 
 
 # Another request, or other files
@@ -116,13 +96,21 @@ def resettled(**changes):
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        (resettled(passes=50), r"passes 1, not 50"),
-        (resettled(seed=7), r"seed 0, not 7"),
-        (resettled(strengths=(0.0, 1.0)), r"strengths 0\.0, 1\.0, 2\.0, 4\.0, 8\.0, 16\.0, not 0\.0, 1\.0"),
-        (resettled(attack={"name": "noise"}), r"attack average loss, not absent, attack backward mask, not absent"),
-        (resettled(defender=replace(DENSE, digest="c" * 64)), r"defender digest a+, not c+"),
-        (make_request(shards=3), r"examples 0\.\.40, not 0\.\.60, examples per cell \[20, 20\], not \[20, 20, 20\]"),
-        (make_request(size=10, shards=4), r"examples per cell \[20, 20\], not \[10, 10, 10, 10\]"),
+        (resettled(passes=50), r"curve 'dense': passes 1, not 50"),
+        (resettled(seed=7), r"curve 'dense': seed 0, not 7"),
+        (resettled(eps=(0.0, 1 / 255)), r"curve 'dense': λ 0, 1, 2, 4, 8, 16, not 0, 1"),
+        (
+            resettled(eps=(*make_cell().eps[:-1], 0.0627)),
+            r"curve 'dense': λ 0, 1, 2, 4, 8, 16, not 0, 1, 2, 4, 8, 15.9885",
+        ),
+        (
+            resettled(attack=RandomNoise()),
+            r"curve 'dense': attack class fgsm, not noise, attack samples 20, not absent",
+        ),
+        (resettled(defender=replace(DENSE, digest="c" * 64)), r"curve 'dense': defender digest a+, not c+"),
+        (resettled(device="cuda"), r"curve 'dense': device cpu, not cuda"),
+        (make_request(shards=3), r"curve 'dense': ranges \[0, 20, 40\], not \[0, 20, 40, 60\]"),
+        (make_request(size=10, shards=4), r"curve 'dense': ranges \[0, 20, 40\], not \[0, 10, 20, 30, 40\]"),
         (Request("t", make_request().curves[:1]), "curves dense, SAP-100, SAP-100, identity backward, not dense"),
     ],
 )
@@ -161,7 +149,7 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path):
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-    assert len(Store.open(tmp_path, make_request()).missing()) == 6
+    assert len(Store.open(tmp_path, make_request()).survey().missing) == 6
 
 
 def test_a_damaged_request_is_named(store):
@@ -207,31 +195,30 @@ def damage(path, kind):
 @pytest.mark.parametrize("kind", ["empty", "cut short", "cut in the header", "longer", "one bit", "text"])
 def test_a_damaged_file_counts_as_missing_and_is_reported(store, cell, kind):
     damage(store.path(cell), kind)
-    assert not store.has(cell)
-    assert cell in store.missing()
-    assert len(store.problems()) == 1
-    assert str(store.path(cell)) in store.problems()[0]
+    assert cell in store.survey().missing
+    assert len(store.survey().damaged) == 1
+    assert str(store.path(cell)) in store.survey().damaged[0]
     with pytest.raises(BrokenCellError, match=cell.digest):
         store.load(cell)
     store.save(cell, make_result(cell))
-    assert store.has(cell)
-    assert store.problems() == []
+    assert cell not in store.survey().missing
+    assert store.survey().damaged == ()
 
 
 def test_another_cells_file_counts_as_missing_and_is_reported(store, cell):
     other = store.request.cells[1]
     store.path(cell).rename(store.path(other))
-    assert not store.has(other)
-    assert "holds the result of another cell" in store.problems()[0]
+    assert other in store.survey().missing
+    assert "holds the result of another cell" in store.survey().damaged[0]
 
 
 def test_foreign_safetensors_are_reported(store, cell):
     from safetensors.numpy import save_file
 
     save_file({"x": np.zeros(3)}, store.path(cell))
-    assert "was not written by saplab" in store.problems()[0]
+    assert "was not written by saplab" in store.survey().damaged[0]
     (store.root / "cells" / "notes.txt").write_text("mine")
-    assert any("notes.txt does not belong to this run" in problem for problem in store.problems())
+    assert "notes.txt does not belong to this run" in store.survey().foreign[0]
 
 
 def test_a_missing_cell_is_named(store):
@@ -258,7 +245,7 @@ def test_results_of_other_types_or_shapes_are_refused(changes, message):
 
 
 def test_results_of_another_size_are_refused(store, cell):
-    with pytest.raises(ValueError, match=r"must hold \(6, 20\) strengths and examples, got \(6, 40\)"):
+    with pytest.raises(ValueError, match=r"must hold \(6, 20\) radii and examples, got \(6, 40\)"):
         store.save(cell, make_result(make_cell(stop=40)))
 
 
@@ -280,7 +267,7 @@ def test_leftovers_of_killed_processes_are_removed_and_others_kept(store):
 
 def test_a_folder_with_only_leftovers_is_taken(tmp_path):
     (tmp_path / ".request.json.1.aa.tmp").write_text("part")
-    assert len(Store.open(tmp_path, make_request()).missing()) == 6
+    assert len(Store.open(tmp_path, make_request()).survey().missing) == 6
 
 
 WRITER = """
@@ -306,9 +293,9 @@ def test_a_killed_writer_leaves_whole_files_only(tmp_path):
             time.sleep(delay)
             writer.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
         store = Store.open(tmp_path, request)
-        assert store.problems() == []
+        assert store.survey().damaged == ()
         assert not list((tmp_path / "cells").glob(".*"))
-        for cell in filter(store.has, request.cells):
+        for cell in map(request.by_digest.get, store.survey().stored):
             assert_same(store.load(cell), make_result(cell))
 
 
@@ -352,38 +339,9 @@ def test_a_really_full_disk_breaks_nothing(tiny_disk):
     store.save(store.request.cells[0], make_result(store.request.cells[0]))
     with pytest.raises(OSError, match="no space left"):
         store.save(store.request.cells[1], make_result(store.request.cells[1]))
-    assert store.problems() == []
-    assert store.has(store.request.cells[0])
+    assert store.survey().damaged == ()
+    assert list(store.survey().stored) == [store.request.cells[0].digest]
     assert len(list((tiny_disk / "run" / "cells").iterdir())) == 1
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_named(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError, match=r"file\.txt"):
-        write_atomically(tmp_path / "file.txt", b"x")
-
-
-def test_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
-    """The order that survives a power cut: content, then name, then folder."""
-    events = []
-    replace_file = Path.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append("flush"))
-    monkeypatch.setattr(Path, "replace", lambda *paths: events.append("name") or replace_file(*paths))
-    write_atomically(tmp_path / "file.txt", b"x")
-    assert events[:2] == ["flush", "name"]
-    assert events[2:] == ["flush"] * (os.name == "posix")
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone.file\.txt"):
-        write_atomically(tmp_path / "gone" / "file.txt", b"x")
-
-
-def test_written_files_have_the_usual_permissions(tmp_path):
-    (tmp_path / "usual").write_bytes(b"x")
-    write_atomically(tmp_path / "atomic", b"x")
-    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 # How a cell was made
@@ -395,16 +353,3 @@ def test_made_can_be_stored(store, cell):
     assert found["seconds"] == 1.5
     assert found["versions"]["torch"] == versions(("torch",))["torch"] != "missing"
     json.dumps(dict(found))
-
-
-def test_usable_cores_respect_a_containers_quota(monkeypatch, tmp_path):
-    from saplab.runs import machine
-
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    (tmp_path / "memory.max").write_text(f"{2**20}\n")
-    assert (usable_cores(), usable_memory()) == (1, 2**20)
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert 1 <= usable_cores() <= os.cpu_count()
-    assert usable_memory() > 2**20

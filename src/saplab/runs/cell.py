@@ -2,15 +2,21 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from operator import index
+from typing import Any, ClassVar, Final, Self, get_args
 
 import msgspec
 
 from saplab.attacks import LINF, Attack, ThreatModel
 from saplab.defenses import Defense, label_of
+
+
+class EarlierVersionError(ValueError):
+    """A cell or a request of an earlier version of saplab, whose numbers or keys were others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +25,8 @@ class Network:
 
     Attributes:
         model: a name of the zoo, ``package.module:factory``, or the class of a network given in Python.
-        digest: SHA-256 over the parameters and buffers, so that other weights are another cell.
-        defenses: in the order in which they act; none for the plain network.
+        digest: SHA-256 over the parameters and buffers.
+        defenses: in the order in which they act.
         sites, parameters: patterns of the places that they act on; empty for all.
     """
 
@@ -33,8 +39,7 @@ class Network:
     @cached_property
     def key(self) -> Mapping[str, Any]:
         """Return everything that decides the network's numbers, as plain values."""
-        defenses = [Defense.registry.encode(defense) for defense in self.defenses]
-        return {**_plain_fields(self), "defenses": defenses}
+        return _plain_fields(self)
 
     @cached_property
     def _text(self) -> str:
@@ -50,10 +55,6 @@ class Network:
     def undefended(self) -> "Network":
         """Return the same network without its defences."""
         return Network(self.model, self.digest)
-
-    def defended(self, defenses: Sequence[Defense], sites: Sequence[str] = ()) -> "Network":
-        """Return the same network with these defences in the place of its own."""
-        return Network(self.model, self.digest, tuple(defenses), tuple(sites) if defenses else ())
 
     @property
     def random(self) -> bool:
@@ -77,7 +78,7 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Cell(ABC):
     """One stored result's request: everything that decides its numbers, and nothing else.
 
     Attributes:
@@ -108,19 +109,14 @@ class Cell:
     device: str = "cpu"
     threat: ThreatModel = LINF
 
-    @cached_property
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop:
+            raise ValueError(f"a range of {self.ranges} must hold at least one, got {self.start}..{self.stop}")
+
+    @property
     def key(self) -> Mapping[str, Any]:
         """Return everything that decides the cell's numbers, as plain values."""
-        return {
-            "kind": self.kind,
-            "numerics": self.numerics,
-            **_plain_fields(self),
-            "defender": self.defender.key,
-            "adversary": self.adversary.key,
-            "attack": None if self.attack is None else Attack.registry.encode(self.attack),
-            "eps": list(map(float, self.eps)),
-            "threat": {"norm": self.threat.norm, "bounds": list(map(float, self.threat.bounds))},
-        }
+        return {"kind": self.kind, "numerics": self.numerics, **_plain_fields(self)}
 
     def to_json(self) -> str:
         """Return the key as canonical JSON: sorted names, no spaces."""
@@ -131,15 +127,15 @@ class Cell:
         """Return 16 hexadecimal digits that name the cell's file."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
-    @cached_property
+    @property
     def together(self) -> str:
         """Return what cells have in common that are computed together."""
         return self.digest
 
     @classmethod
+    @abstractmethod
     def work_of(cls, group: "Sequence[Self]") -> int:
         """Return the work of cells that are computed together, in the unit of the progress bar."""
-        raise TypeError(f"{cls.__name__} has no work")
 
     @property
     def transferred(self) -> bool:
@@ -151,34 +147,35 @@ class Cell:
         """Return whether an undefended network is attacked with what was made for a defended one."""
         return not self.defender.defenses and bool(self.adversary.defenses)
 
+    def check_device(self, device: str) -> None:
+        """Refuse a device of another kind, whose numbers would be others."""
+        if device.partition(":")[0] != self.device:
+            raise ValueError(f"a cell for `device` {self.device} cannot be computed on {device}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCell(Cell):
-    """A cell of images: each is attacked at each radius and predicted by fresh passes.
-
-    Attributes:
-        data: digest of the data set (images and labels).
-    """
+    """A cell of images: each is attacked at each radius and predicted by fresh passes."""
 
     kind = "images"
     numerics = 6
     ranges = "examples"
 
     attack: Attack
-    data: str
+    data: str  # digest of the data set (images and labels)
 
-    @cached_property
+    @property
     def images(self) -> str:
         """Return what decides the adversarial images: all but the defender and its passes."""
         return self._images(self.attack)
 
-    @cached_property
+    @property
     def together(self) -> str:
         """Return what decides the images of the attack's whole family; see `Attack.family`."""
         return self._images(self.attack.family)
 
     def _images(self, attack: Attack) -> str:
-        values = {**self.key, "attack": Attack.registry.encode(attack)}
+        values = {**self.key, "attack": attack.registry.encode(attack)}
         return _canonical({name: value for name, value in values.items() if name not in ("defender", "passes")})
 
     @property
@@ -194,9 +191,8 @@ class ImageCell(Cell):
     @classmethod
     def work_of(cls, group: Sequence[Self]) -> int:
         """Return the passes of one image through a network, at most; a backward pass counts as two."""
-        images = group[0].stop - group[0].start
         predictions = sum(cell.passes * len(cell.eps) for cell in group)
-        return images * (max(cell.crafting for cell in group) + predictions)
+        return (group[0].stop - group[0].start) * (max(cell.crafting for cell in group) + predictions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +203,6 @@ class GameCell(Cell):
         game: name of the ROM.
         newest: whether the attacker changes only the newest frame of each stack.
         sticky, epsilon, max_frames: as in `saplab.rl.play.Rules`.
-
-    Raises:
-        ValueError: no episode, or several radii.
     """
 
     kind = "games"
@@ -223,10 +216,11 @@ class GameCell(Cell):
     max_frames: int = 108_000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.stop:
-            raise ValueError(f"there must be at least one episode, got the range {self.start}..{self.stop}")
-        if len(self.eps) != 1:
-            raise ValueError(f"a cell of games has one radius, got {self.eps}")
+        super().__post_init__()
+        if len(self.eps) != 1 or not 0 <= self.eps[0] <= 1:
+            raise ValueError(f"a cell of games has one radius within [0, 1], got {self.eps}")
+        if self.threat != LINF:
+            raise ValueError(f"a cell of games is attacked in L∞ within [0, 1], got {self.threat}")
 
     @property
     def plain(self) -> "GameCell":
@@ -234,7 +228,7 @@ class GameCell(Cell):
 
         Without a radius there is no attack; random noise asks no network.
         """
-        if self.eps == (0.0,):
+        if self.eps[0] == 0:
             return replace(self, attack=None, adversary=self.defender, newest=False)
         asks = self.attack is not None and self.attack.knowledge != "nothing"
         return replace(self, adversary=self.adversary if asks else self.defender)
@@ -245,44 +239,58 @@ class GameCell(Cell):
         return sum(cell.stop - cell.start for cell in group)
 
 
-KINDS: Mapping[str, type[Cell]] = {kind.kind: kind for kind in (ImageCell, GameCell)}
+_KINDS: Final[Mapping[str, type[Cell]]] = {kind.kind: kind for kind in (ImageCell, GameCell)}
 
 
 def cell_of(key: Mapping[str, Any]) -> Cell:
-    """Return the cell that a `Cell.key` describes, so that the digest is the same.
+    """Return the cell that a `Cell.key` describes.
 
     Raises:
-        ValueError: any other values, another version of the numbers, or a defence or attack that is not known here.
+        EarlierVersionError: numbers of an earlier version.
+        ValueError: any other values, or a defence or attack that is not known here.
     """
     values = dict(key)
-    kind = KINDS.get(str(values.pop("kind", "")))
-    if kind is None:
-        raise ValueError(f"`kind` must be one of {', '.join(KINDS)}, got {key.get('kind')!r}")
-    if (numerics := values.pop("numerics", None)) != kind.numerics:
-        raise ValueError(f"numerics {numerics}, this version of saplab computes with {kind.numerics}")
+    name, numerics = str(values.pop("kind", "")), values.pop("numerics", None)
+    if (kind := _KINDS.get(name)) is None:
+        raise ValueError(f"`kind` must be one of {', '.join(_KINDS)}, got {name!r}")
+    if numerics != (own := kind.numerics):
+        error = EarlierVersionError if isinstance(numerics, int) and numerics < own else ValueError
+        raise error(f"numerics {numerics}, this version of saplab computes with {own}")
     try:
-        return msgspec.convert(values, kind, dec_hook=_decode)
+        cell = msgspec.convert(values, kind, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ValueError(f"not a cell: {error}") from None
+        raise ValueError(str(error.__cause__ or f"not a cell: {error}")) from None
+    if cell.to_json() != _canonical(key):
+        raise ValueError("not a cell as this version of saplab writes it")
+    return cell
 
 
 def _decode(kind: type, value: Any) -> Any:
     if kind in (Defense, Attack) and isinstance(value, Mapping):
-        return kind.registry.decode(value)  # type: ignore[attr-defined]
+        return kind.registry.decode(value)
     raise ValueError(f"{kind.__name__} must be an object, got {value!r}")
 
 
+_SCALARS: Final[Mapping[Any, Any]] = {str: str, int: index, float: float, bool: bool}
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """Return a value of a field's kind as JSON has it, in the one form that equal values share."""
+    if kind in _SCALARS:
+        return _SCALARS[kind](value)
+    if isinstance(value, tuple):
+        return [_plain(part, get_args(kind)[0]) for part in value]
+    if isinstance(value, Defense | Attack):
+        return value.registry.encode(value)
+    return value.key if isinstance(value, Network) else _plain_fields(value) if is_dataclass(value) else value
+
+
 def _plain_fields(value: Any) -> dict[str, Any]:
-    """Return the fields in the one form that equal cells share."""
-    plain = {field.name: (field.type, getattr(value, field.name)) for field in fields(value)}
-    return {
-        name: list(own) if isinstance(own, tuple) else float(own) if kind is float else own
-        for name, (kind, own) in plain.items()
-    }
+    return {field.name: _plain(getattr(value, field.name), field.type) for field in fields(value)}
 
 
 def _canonical(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 Group = tuple[Cell, ...]
@@ -307,13 +315,12 @@ class Curve:
 
     Attributes:
         label: what a person reads ("SAP-100, identity backward").
-        cells: of all ranges and radii, of the first seed; of one radius they are one request cut into ranges, in order,
-            without a gap.
-        claim: what the label's adversary knows or does, one sentence for the report.
+        cells: of all radii and ranges, these in order and without a gap, of the first seed.
+        claim: what the label's adversary knows or does, in one sentence.
         paper: the paper's numbers by λ, where they exist: accuracies, or relative changes of points, in %.
         repeats: the same cells with other seeds, one tuple a seed.
-        figure: name of the figure that the curve belongs to; "" where a run has but one.
-        against: label of the curve that changes are relative to; "" for none.
+        figure: name of the figure that the curve belongs to, where a run has several.
+        against: label of the curve that changes are relative to.
     """
 
     label: str
@@ -323,6 +330,11 @@ class Curve:
     repeats: tuple[tuple[Cell, ...], ...] = ()
     figure: str = ""
     against: str = ""
+
+    @property
+    def name(self) -> str:
+        """Return the label, after the figure's name where there is one; no two curves of a request have the same."""
+        return f"{self.figure}: {self.label}" if self.figure else self.label
 
     @property
     def first(self) -> Cell:
@@ -353,14 +365,11 @@ def cut(whole: Cell, size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
     """Cut a cell into cells of at most `size` examples or games, for each of `seeds` seeds from the cell's own.
 
     Raises:
-        ValueError: a `size` or `seeds` below 1, or an empty range.
+        ValueError: a `size` or `seeds` below 1.
     """
-    if seeds < 1:
-        raise ValueError(f"`seeds` must be >= 1, got {seeds}")
-    if size < 1:
-        raise ValueError(f"`batch_size` must be >= 1, got {size}")
-    if whole.stop <= whole.start:
-        raise ValueError(f"there must be at least one example, got the range {whole.start}..{whole.stop}")
+    for name, value in (("seeds", seeds), ("batch_size", size)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be >= 1, got {value}")
     starts = range(whole.start, whole.stop, size)
     return tuple(
         tuple(replace(whole, start=a, stop=min(a + size, whole.stop), seed=whole.seed + k) for a in starts)

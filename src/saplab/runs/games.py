@@ -11,6 +11,7 @@ from saplab.rl.adversary import Adversary
 from saplab.rl.atari import FRAME_SKIP
 from saplab.rl.play import Moment, Rules, Watch, play
 from saplab.rl.player import Player
+from saplab.rng.streams import stream_key
 from saplab.runs.cell import GameCell, Group
 from saplab.runs.engines.base import Tick
 from saplab.runs.images import Models, network_of
@@ -40,11 +41,10 @@ class Games:
         """
         return [self.play(cast(GameCell, cell), tick) for cell in group]
 
-    def play(
-        self, cell: GameCell, tick: Tick = lambda n: None, watch: Watch = lambda moment: None
-    ) -> GameResult:  # fmt: skip
+    def play(self, cell: GameCell, tick: Tick = lambda n: None, watch: Watch = lambda moment: None) -> GameResult:
         """Play the games of one cell; `watch` is told of every step."""
         begin = time.perf_counter()
+        cell.check_device(self.device)
         player = Player(network_of(cell.defender, self.models), cell.passes, cell.seed)
         rules = Rules(cell.game, cell.sticky, cell.epsilon, cell.max_frames)
         going = cell.stop - cell.start
@@ -86,6 +86,10 @@ class Games:
         Raises:
             ValueError: as `compute`.
         """
-        short = [replace(cell, start=0, stop=1, seed=0, max_frames=FRAME_SKIP) for cell in cells]
-        for cell in {replace(cell, eps=(float(cell.eps[0] > 0),)).digest: cell for cell in short}.values():
+        short: dict[str, GameCell] = {}
+        for cell in cells:
+            stream_key(cell.seed)
+            alike = replace(cell, start=0, stop=1, seed=0, eps=(float(cell.eps[0] > 0),), max_frames=FRAME_SKIP)
+            short.setdefault(alike.digest, alike)
+        for cell in short.values():
             self.play(cell)

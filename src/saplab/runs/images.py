@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saplab.attacks import Craft
+from saplab.attacks import Attack, Craft
 from saplab.attacks.threat import check_labels
 from saplab.data.dataset import Dataset
 from saplab.defenses import Prediction, defend, predict_with_votes
@@ -68,6 +68,7 @@ class Images:
             ValueError: see `saplab.defend`, the attacks and `saplab.predict`.
         """
         begin, cells = time.perf_counter(), cast(_Cells, group)
+        cells[0].check_device(self.device)
         shard = _shard(cells[0], self)
         results: dict[str, ImageResult] = {}
         with computing_in(cells[0].precision, self.device):
@@ -139,7 +140,9 @@ def _shard(cell: ImageCell, inputs: Images) -> _Shard:
 def _crafts(cells: _Cells, inputs: Images, shard: _Shard) -> Iterator[tuple[_Cells, Craft, int]]:
     """Yield each attack of the group with the cells that it is for, and its work for one image."""
     first, adversary = cells[0], network_of(cells[0].adversary, inputs.models)
-    members = list({cell.images: cell.attack for cell in cells}.values())
+    members: list[Attack] = []
+    for cell in cells:
+        members += [] if cell.attack in members else [cell.attack]
     crafts = first.attack.craft(
         members, adversary, shard.images, shard.labels, first.attacked_eps, first.seed, examples=shard.numbers,
         threat=first.threat,
@@ -174,7 +177,9 @@ def _predictions(
 
 def _pictures(images: Tensor, cell: ImageCell) -> Tensor:
     """Return the first examples' images as bytes, (P, H, W, C), where the cell begins the data set."""
-    first = images[: PICTURED if cell.start == 0 else 0]
+    drawn = images if images.ndim == 4 else images.new_empty(0, 1, 1, 1)
+    low, high = cell.threat.bounds
+    first = (drawn[: PICTURED if cell.start == 0 else 0] - low) / (high - low)
     return (first * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 

@@ -25,14 +25,7 @@ class CurveProgress:
 
 @dataclass(frozen=True)
 class Failure:
-    """A group of cells that the last run gave up.
-
-    Args:
-        label: of the first curve that asks for its first cell.
-        start, stop: the range of its examples or episodes.
-        reason: of the last try, in one line.
-        tries: how often it was tried.
-    """
+    """A group of cells that the last run gave up after `tries`: its curve, its range, the reason of the last try."""
 
     label: str
     start: int
@@ -45,7 +38,7 @@ class Failure:
 class Progress:
     """How far the run in the folder `root` is.
 
-    Args:
+    Attributes:
         root, title, command: of the run.
         state: whether all cells are stored, or a process that computes the others is there, or not.
         engine: where the last run computed; empty if none ever began.
@@ -68,7 +61,7 @@ class Progress:
     curves: tuple[CurveProgress, ...]
     failures: tuple[Failure, ...]
     problems: tuple[str, ...]
-    ranges: str = "examples"
+    ranges: str
 
 
 def progress_of(store: Store) -> Progress:
@@ -76,24 +69,22 @@ def progress_of(store: Store) -> Progress:
     request, survey, run = store.request, store.survey(), last_run(store.root)
     alive = is_alive(run)
     return Progress(
-        store.root,
-        request.title,
-        request.command,
-        "finished" if not survey.missing else "running" if alive else "stopped",
-        run.get("engine", ""),
-        len(survey.stored),
-        len(request.by_digest),
-        _seconds_left(request, survey, run, alive),
-        tuple(_curve_progress(curve, survey) for curve in request.curves),
-        tuple(_failures(store, survey)),
-        (*survey.damaged, *survey.foreign),
-        request.curves[0].first.ranges,
-    )
+        store.root, request.title, request.command,
+        state="finished" if not survey.missing else "running" if alive else "stopped",
+        engine=run.get("engine", ""),
+        stored=len(survey.stored),
+        total=len(request.by_digest),
+        seconds_left=_seconds_left(request, survey, run, alive),
+        curves=tuple(_curve_progress(curve, survey) for curve in request.curves),
+        failures=tuple(_failures(store, survey)),
+        problems=(*survey.damaged, *survey.foreign),
+        ranges=request.curves[0].first.ranges,
+    )  # fmt: skip
 
 
 def _curve_progress(curve: Curve, survey: Survey) -> CurveProgress:
     cells = list(curve.every_cell())
-    return CurveProgress(curve.label, sum(cell.digest in survey.stored for cell in cells), len(cells))
+    return CurveProgress(curve.name, sum(cell.digest in survey.stored for cell in cells), len(cells))
 
 
 def _seconds_left(request: Request, survey: Survey, run: Mapping[str, Any], alive: bool) -> float | None:
@@ -113,7 +104,7 @@ def _failures(store: Store, survey: Survey) -> Iterator[Failure]:
     labels: dict[str, str] = {}
     for curve in store.request.curves:
         for cell in curve.every_cell():
-            labels.setdefault(cell.digest, curve.label)
+            labels.setdefault(cell.digest, curve.name)
     for note in failures(store.root):
         digest = note["cells"][0]
         if digest in labels and digest not in survey.stored:

@@ -20,14 +20,14 @@ _FAILURES: Final = "failures.jsonl"
 @contextmanager
 def running(root: Path, engine: str) -> Iterator[None]:
     """Note that this process computes the run of the folder `root`, until the context is left."""
-    note = {"pid": os.getpid(), "host": socket.gethostname(), "engine": engine, "started": time.time()}
+    note = {"pid": os.getpid(), "host": socket.gethostname(), "engine": engine, "started": time.time(), "ended": None}
     (root / _FAILURES).unlink(missing_ok=True)
-    _write(root, {**note, "ended": None})
+    write_atomically(root / _RUN, json.dumps(note).encode())
     try:
         yield
     finally:
         with suppress(OSError):  # of a full disk: what has gone wrong before matters more
-            _write(root, {**note, "ended": time.time()})
+            write_atomically(root / _RUN, json.dumps({**note, "ended": time.time()}).encode())
 
 
 def last_run(root: Path) -> Mapping[str, Any]:
@@ -47,10 +47,8 @@ def is_alive(run: Mapping[str, Any]) -> bool:
         return True
     try:
         os.kill(run["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -68,12 +66,8 @@ def note_failure(root: Path, failed: Failed) -> None:
 
 
 def failures(root: Path) -> Iterator[Mapping[str, Any]]:
-    """Return the failures of the last run: cells (their digests), reason, details, tries, time."""
+    """Yield the failures of the last run: cells (their digests), reason, details, tries, time."""
     with suppress(FileNotFoundError), (root / _FAILURES).open(encoding="utf-8") as file:
         for line in file:
             with suppress(ValueError):  # a line that a kill has torn
                 yield json.loads(line)
-
-
-def _write(root: Path, note: Mapping[str, Any]) -> None:
-    write_atomically(root / _RUN, json.dumps(note).encode())

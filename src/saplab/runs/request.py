@@ -1,6 +1,6 @@
 """What a run folder was asked for: its curves as JSON, read back as they were."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -8,13 +8,12 @@ from typing import Any, Final
 
 import msgspec
 
-from saplab.runs.cell import Cell, Curve, cell_of
+from saplab.attacks import Attack, strength_of
+from saplab.defenses import Defense
+from saplab.runs.cell import Cell, Curve, EarlierVersionError, cell_of
+from saplab.system.registry import import_object
 
 FORMAT: Final = 5
-
-
-class OldFormatError(ValueError):
-    """A request that another version of saplab wrote."""
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,6 +38,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     title: str
     command: str
     classes: list[str]
+    homes: dict[str, str]  # "package.module:Class" of the user's own registered classes, by their names
     curves: list[_Curve]
 
 
@@ -62,10 +62,10 @@ class Request:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        labels = [(curve.figure, curve.label) for curve in self.curves]
-        if not labels or not all(curve.cells for curve in self.curves):
+        if not self.curves or not all(curve.cells for curve in self.curves):
             raise ValueError("`curves` must hold at least one curve, each with at least one cell")
-        if len(set(labels)) < len(labels):
+        if len(self._by_name) < len(self.curves):
+            labels = ", ".join(curve.name for curve in self.curves)
             raise ValueError(f"`curves` must have different labels in a figure, got {labels}")
 
     @property
@@ -86,7 +86,11 @@ class Request:
     @property
     def shareable(self) -> bool:
         """Return whether other requests may share the folder: games are the same whoever asks for them."""
-        return all(cell.kind == "games" for curve in self.curves for cell in curve.cells[:1])
+        return all(curve.first.kind == "games" for curve in self.curves)
+
+    @property
+    def _by_name(self) -> dict[str, Curve]:
+        return {curve.name: curve for curve in self.curves}
 
     def extended(self, other: "Request") -> "Request":
         """Return this request and after it the curves of `other` that it lacks; the commands that make both.
@@ -96,8 +100,7 @@ class Request:
         """
         if conflict := self.conflict(other):
             raise ValueError(f"`other` must not ask otherwise ({conflict})")
-        own = {curve.label for curve in self.curves}
-        more = tuple(curve for curve in other.curves if curve.label not in own)
+        more = tuple(curve for name, curve in other._by_name.items() if name not in self._by_name)
         if not more:
             return self
         commands = dict.fromkeys(filter(None, (self.command, other.command)))
@@ -105,48 +108,57 @@ class Request:
 
     def conflict(self, other: "Request") -> str:
         """Name what `other` asks otherwise of a curve that both have; empty if the two may share a folder."""
-        own = {curve.label: curve for curve in self.curves}
-        both = (curve for curve in other.curves if curve.label in own)
-        found = ((curve.label, _curve_difference(own[curve.label], curve)) for curve in both)
-        return next((f"curve {label!r}: {difference}" for label, difference in found if difference), "")
+        theirs = other._by_name
+        found = ((name, _difference(mine, theirs[name])) for name, mine in self._by_name.items() if name in theirs)
+        return next((f"curve {name!r}: {difference}" for name, difference in found if difference), "")
 
     def difference(self, other: "Request") -> str:
-        """Name what `other` asks otherwise ("passes 100, not 20"); empty if both ask for the same numbers.
+        """Name what `other` asks otherwise ("curve 'dense': passes 100, not 20"); empty for the same numbers.
 
         Titles, commands, names of classes, claims and the paper's numbers decide no number and are not compared.
         """
-        mine, others = ([f"{c.figure} {c.label}".strip() for c in request.curves] for request in (self, other))
-        if mine != others:
-            return f"curves {', '.join(mine)}, not {', '.join(others)}"
-        pairs = zip(self.curves, other.curves, strict=True)
-        return next(filter(None, (_curve_difference(a, b) for a, b in pairs)), "")
+        mine, others = list(self._by_name), list(other._by_name)
+        return self.conflict(other) if mine == others else f"curves {', '.join(mine)}, not {', '.join(others)}"
 
     def to_json(self) -> str:
         """Return the text of ``request.json``.
 
         Raises:
-            ValueError: the cells of a curve are not requests cut into ranges without a gap.
+            ValueError: the cells of a curve are not requests cut into ranges without a gap, or cannot be read back.
         """
         curves = [_described(curve) for curve in self.curves]
-        content = _File(FORMAT, self.title, self.command, list(self.classes), curves)
+        content = _File(FORMAT, self.title, self.command, list(self.classes), _homes(self.curves), curves)
         return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Request":
-        """Read what `to_json` wrote.
+    def from_json(cls, text: str | bytes) -> "Request":
+        """Read what `to_json` wrote; modules of the user's classes are imported.
 
         Raises:
-            OldFormatError: another version of saplab wrote it.
+            EarlierVersionError: an earlier version of saplab wrote it.
             ValueError: any other text, or a defence or attack that is not known here.
         """
         try:
             written = msgspec.json.decode(text, type=dict[str, Any]).get("format")
-            if written != FORMAT:
-                raise OldFormatError(f"format {written}, this version of saplab reads {FORMAT}")
+            if isinstance(written, int) and written != FORMAT:
+                error = EarlierVersionError if written < FORMAT else ValueError
+                raise error(f"format {written}, this version of saplab reads {FORMAT}")
             found = msgspec.json.decode(text, type=_File)
         except msgspec.DecodeError as error:
             raise ValueError(f"not a request: {error}") from None
+        known = {*Defense.registry.names, *Attack.registry.names}
+        for name in found.homes.keys() - known:
+            import_object(found.homes[name])
         return cls(found.title, tuple(map(_curve, found.curves)), found.command, tuple(found.classes))
+
+
+def _homes(curves: Iterable[Curve]) -> dict[str, str]:
+    cells = [cells[0] for curve in curves for cells in _runs_of(curve.cells)]
+    parts = (part for cell in cells for part in (*cell.defender.defenses, *cell.adversary.defenses, cell.attack))
+    own = [
+        (part.registered_name, type(part)) for part in parts if part and not type(part).__module__.startswith("saplab.")
+    ]
+    return {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in own if ":" not in name}
 
 
 def _described(curve: Curve) -> _Curve:
@@ -154,14 +166,14 @@ def _described(curve: Curve) -> _Curve:
     paper = [(float(strength), float(percent)) for strength, percent in curve.paper.items()]
     seeds = [cells[0].seed for cells in curve.seeds]
     found = _Curve(curve.label, curve.claim, paper, curve.figure, curve.against, parts, seeds)
-    if [cell.digest for cell in _curve(found).every_cell()] != [cell.digest for cell in curve.every_cell()]:
+    if _curve(found).seeds != curve.seeds:
         raise ValueError(f"`curves` must hold cells cut into ranges without a gap, got others in {curve.label!r}")
     return found
 
 
 def _runs_of(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Yield the cells that follow each other and differ in their range alone."""
-    for _, run in groupby(cells, lambda cell: replace(cell, start=0, stop=1).digest):
+    for _, run in groupby(cells, lambda cell: replace(cell, start=0, stop=1)):
         yield list(run)
 
 
@@ -178,15 +190,29 @@ def _curve(found: _Curve) -> Curve:
     return Curve(found.label, cells, found.claim, dict(found.paper), tuple(repeats), found.figure, found.against)
 
 
-def _curve_difference(a: Curve, b: Curve) -> str:
-    mine, others = (dict(_leaves(curve.first.key)) for curve in (a, b))
-    for fields, curve in ((mine, a), (others, b)):
-        fields.pop("start"), fields.pop("stop")
-        fields["eps"] = ", ".join(map(str, curve.eps))
-        fields["ranges"] = str([_bounds(cells) for cells in _runs_of(curve.cells)])
-        fields["seeds"] = str(len(curve.seeds))
+def _difference(a: Curve, b: Curve) -> str:
+    if [cell.digest for cell in a.every_cell()] == [cell.digest for cell in b.every_cell()]:
+        return ""
+    mine, others = _facts(a), _facts(b)
     names = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
-    return ", ".join(f"{name} {mine.get(name, 'absent')}, not {others.get(name, 'absent')}" for name in names[:2])
+    found = (f"{name} {mine.get(name, 'absent')}, not {others.get(name, 'absent')}" for name in names[:2])
+    return ", ".join(found) or "other cells"
+
+
+def _facts(curve: Curve) -> dict[str, str]:
+    """Return all that decides a curve's numbers, as texts by name."""
+    runs = list(_runs_of(curve.cells))
+    found: dict[str, dict[str, None]] = {}
+    for cell in (cells[0] for cells in runs):
+        networks = {"defender defenses": cell.defender.spec, "adversary defenses": cell.adversary.spec}
+        for name, text in {**dict(_leaves(cell.key)), **networks}.items():
+            found.setdefault(name, {})[text] = None
+    for name in ("start", "stop", "eps"):
+        del found[name]
+    facts = {name: ", ".join(texts) for name, texts in found.items()}
+    facts["seed"] = ", ".join(str(cells[0].seed) for cells in curve.seeds)
+    facts["λ"] = ", ".join(f"{strength_of(eps):g}" for eps in curve.eps)
+    return {**facts, "ranges": ", ".join(str(_bounds(cells)) for cells in runs)}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -24,13 +24,8 @@ class BrokenCellError(ValueError):
     """A cell's file that is damaged, or that holds something else; the run must compute the cell again."""
 
 
-@dataclass(frozen=True)
 class Result:
-    """What a cell's computation gives: arrays, and how it was made.
-
-    Attributes:
-        made: versions, threads, platform, seconds, time; decides no number.
-    """
+    """What a cell's computation gives: arrays by the names and types of `dtypes`, and how they were `made`."""
 
     dtypes: ClassVar[Mapping[str, Any]]
 
@@ -38,21 +33,9 @@ class Result:
         for name, dtype in self.dtypes.items():
             if getattr(self, name).dtype != dtype:
                 raise ValueError(f"`{name}` must be {np.dtype(dtype)}, got {getattr(self, name).dtype}")
-        self.check_shapes()
+        self._check_shapes()
 
-    def check_shapes(self) -> None:
-        """Refuse arrays that do not fit each other.
-
-        Raises:
-            ValueError: see above.
-        """
-
-    def check_cell(self, cell: Any) -> None:
-        """Refuse a cell that asks for another number of radii, examples or games.
-
-        Raises:
-            ValueError: see above.
-        """
+    def _check_shapes(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class ImageResult(Result):
         gradient_norm: float32 (N,), Euclidean norm of the attack's gradient; NaN likewise.
         pictures: uint8 (L, P, H, W, K), the images predicted, in K colours, of the first P examples: `PICTURED` in the
             cell that begins the data set, none in others.
-        made: how it was made; decides no number.
+        made: versions, threads, platform, seconds, time; decides no number.
 
     Raises:
         ValueError: for other types or shapes.
@@ -90,8 +73,7 @@ class ImageResult(Result):
     pictures: NDArray[np.uint8]
     made: Mapping[str, Any]
 
-    def check_shapes(self) -> None:
-        """Refuse arrays that do not fit each other; see `Result`."""
+    def _check_shapes(self) -> None:
         shape = self.probs.shape
         for name in _PREDICTIONS:
             if len(shape) != 3 or getattr(self, name).shape != shape:
@@ -105,7 +87,11 @@ class ImageResult(Result):
             raise ValueError(f"`pictures` must be (L, P, H, W, K) for {shape[:2]}, got {self.pictures.shape}")
 
     def check_cell(self, cell: ImageCell) -> None:
-        """Refuse a cell that asks for other numbers; see `Result`."""
+        """Refuse a cell that asks for another number of radii or examples.
+
+        Raises:
+            ValueError: see above.
+        """
         expected = (len(cell.eps), cell.stop - cell.start)
         if self.probs.shape[:2] != expected:
             raise ValueError(f"`result` must hold {expected} radii and examples, got {self.probs.shape[:2]}")
@@ -126,7 +112,7 @@ class GameResult(Result):
     Attributes:
         scores: float64 (N,), points as the game counts them.
         steps: int64 (N,), the agent's actions.
-        made: how it was made; decides no number.
+        made: as in `ImageResult`.
 
     Raises:
         ValueError: for other types, no episode, or another number of scores than of steps.
@@ -138,18 +124,21 @@ class GameResult(Result):
     steps: NDArray[np.int64]
     made: Mapping[str, Any]
 
-    def check_shapes(self) -> None:
-        """Refuse arrays that do not fit each other; see `Result`."""
+    def _check_shapes(self) -> None:
         if self.scores.ndim != 1 or not len(self.scores) or self.scores.shape != self.steps.shape:
             raise ValueError(f"`scores` and `steps` must be (N,), got {self.scores.shape} and {self.steps.shape}")
 
     def check_cell(self, cell: GameCell) -> None:
-        """Refuse a cell that asks for another number of episodes; see `Result`."""
+        """Refuse a cell that asks for another number of episodes.
+
+        Raises:
+            ValueError: see above.
+        """
         if len(self.scores) != cell.stop - cell.start:
             raise ValueError(f"`result` must hold {cell.stop - cell.start} episodes, got {len(self.scores)}")
 
 
-RESULTS: Final[Mapping[str, type[Result]]] = {"images": ImageResult, "games": GameResult}  # by the kind of cells
+_RESULTS: Final[Mapping[str, Any]] = {"images": ImageResult, "games": GameResult}  # by the kind of cells
 
 
 def join(results: Sequence[ImageResult]) -> ImageResult:
@@ -182,7 +171,7 @@ def decode(path: Path, cell: Cell) -> Any:
     if header["request"] != cell.to_json():
         raise BrokenCellError(f"{path} holds the result of another cell")
     try:
-        result = RESULTS[cell.kind](**tensors, made=json.loads(header["made"]))
+        result = _RESULTS[cell.kind](**tensors, made=json.loads(header["made"]))
         result.check_cell(cell)
     except (TypeError, ValueError) as error:
         raise BrokenCellError(f"{path} is damaged: {error}") from error

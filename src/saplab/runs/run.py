@@ -1,13 +1,13 @@
 """Compute the cells of a request that are missing: an engine's results into a store."""
 
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from types import TracebackType
-from typing import Final, Self
+from contextlib import closing, contextmanager
+from typing import Any, Final
 
-from saplab.runs.cell import groups_of
-from saplab.runs.engines.base import Computed, Engine, Failed, Tick, Workload
+from saplab.runs.cell import Cell, groups_of
+from saplab.runs.engines.base import Engine, Failed, Tick, Workload
 from saplab.runs.engines.in_process import InProcess
 from saplab.runs.store import Results
 
@@ -37,41 +37,31 @@ def run(
     engine = engine or InProcess()
     failed = []
     outcomes = engine(groups_of(store.survey().missing), inputs, tick)
-    with store.running(str(engine)), _Saver(store) as saver, closing(outcomes):
+    with store.running(str(engine)), saving(store) as save, closing(outcomes):
         for outcome in outcomes:
             if isinstance(outcome, Failed):
                 failed.append(outcome)
                 store.note_failure(outcome)
             else:
-                saver.save(outcome)
+                for cell, result in zip(outcome.group, outcome.results, strict=True):
+                    save(cell, result)
     return tuple(failed)
 
 
-class _Saver:
-    """Saves results beside the computation, since a save mostly waits for the disk.
+@contextmanager
+def saving(store: Results) -> Iterator[Callable[[Cell, Any], None]]:
+    """Save beside the computation, since a save mostly waits for the disk.
 
-    Leaving the context waits until all are on the disk. An OSError of a save is raised at the next one, or then.
+    An OSError of a save is raised at the next one, or at the end, which waits until all results are on the disk.
     """
+    waiting: deque[Future[None]] = deque()
 
-    def __init__(self, store: Results) -> None:
-        self._store = store
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="saplab-save")
-        self._waiting: deque[Future[None]] = deque()
+    def save(cell: Cell, result: Any) -> None:
+        while waiting and (waiting[0].done() or len(waiting) >= _WAITING):
+            waiting.popleft().result()
+        waiting.append(threads.submit(store.save, cell, result))
 
-    def save(self, outcome: Computed) -> None:
-        """Save a group's results soon, and wait where too many wait already."""
-        for cell, result in zip(outcome.group, outcome.results, strict=True):
-            while self._waiting and (self._waiting[0].done() or len(self._waiting) >= _WAITING):
-                self._waiting.popleft().result()
-            self._waiting.append(self._threads.submit(self._store.save, cell, result))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._threads.shutdown(wait=True)
-        if error is None:
-            for future in self._waiting:
-                future.result()
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="saplab-save") as threads:
+        yield save
+    for future in waiting:
+        future.result()

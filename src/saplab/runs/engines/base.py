@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self
 
-from saplab.runs.cell import Group
+from saplab.runs.cell import Group, work_of
 from saplab.system.machine import usable_cores
 from saplab.system.registry import import_object
 
@@ -55,14 +55,7 @@ class Computed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A group that is given up.
-
-    Args:
-        group: the cells.
-        reason: of the last try, in one line.
-        details: the last traceback, where there is one.
-        tries: how often it was tried.
-    """
+    """A group that is given up after `tries`: the last one's reason, in one line, and its traceback."""
 
     group: Group
     reason: str
@@ -81,7 +74,7 @@ class Engine(Protocol):
     """
 
     def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
-        """Return each group's outcome, in any order; `tick` gets the work done, in all that of each group."""
+        """Yield each group's outcome, in any order; `tick` gets the work done, in all that of each computed group."""
 
     def __str__(self) -> str:
         """Return in a few words where it computes."""
@@ -96,6 +89,9 @@ class Options:
         threads: of PyTorch in each worker; None for a fair share of the cores.
         address: of a cluster; None for this machine.
         device: of PyTorch that the workers compute on; its kind is a part of every cell.
+
+    Raises:
+        ValueError: no worker or no thread.
     """
 
     workers: int | None = None
@@ -104,8 +100,9 @@ class Options:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"`workers` must be >= 1, got {self.workers}")
+        for name, value in (("workers", self.workers), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be >= 1, got {value}")
 
     @property
     def share(self) -> int:
@@ -121,12 +118,7 @@ _makers: dict[str, Maker] = {}
 
 
 def register_engine(name: str) -> Callable[[Maker], Maker]:
-    """Register what makes an engine from options under a name, which the command line's ``--engine`` takes.
-
-    Example:
-        >>> @register_engine("slurm")
-        ... def slurm(options: Options) -> Engine: ...
-    """
+    """Register, as a decorator, a function that makes an engine from `Options`, under a name for ``--engine``."""
 
     def add(maker: Maker) -> Maker:
         _makers[name] = maker
@@ -143,18 +135,13 @@ def make_engine(name: str, options: Options) -> Engine:
     """
     if name not in _makers and ":" not in name:
         raise ValueError(f"`engine` must be one of {', '.join(_makers)} or package.module:maker, got {name!r}")
-    maker: Maker = _makers[name] if name in _makers else import_object(name)
+    maker: Maker = _makers.get(name) or import_object(name)
     return maker(options)
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why one try failed.
-
-    Args:
-        reason, details: as in `Failed`.
-        final: whether another try would fail in the same way.
-    """
+    """Why one try failed, as in `Failed`, and whether another try would fail in the same way."""
 
     reason: str
     details: str = ""
@@ -167,32 +154,32 @@ def trouble_of(error: Exception) -> Trouble:
     return Trouble(reason, "".join(traceback.format_exception(error)), isinstance(error, ValueError))
 
 
-@dataclass(frozen=True)
-class Try:
-    """One try of a group, the first with number 1."""
-
-    group: Group
-    number: int = 1
-
-
 class Queue:
-    """Groups to compute, taken one at a time; what failed comes back until it has had its tries."""
+    """Groups to compute, taken one at a time; what failed comes back until it has had its tries.
 
-    def __init__(self, todo: Iterable[Group]) -> None:
-        self._tries = deque(map(Try, todo))
+    Args:
+        todo: the groups.
+        tick: gets the work of each that is computed.
+    """
+
+    def __init__(self, todo: Iterable[Group], tick: Tick = lambda n: None) -> None:
+        self._waiting, self._tick = deque(todo), tick
+        self._tries: dict[str, int] = {}  # by the first cell's digest
 
     def __len__(self) -> int:
-        return len(self._tries)
+        return len(self._waiting)
 
-    def take(self) -> Try | None:
-        """Return the next try; None where there is none left for now."""
-        return self._tries.popleft() if self._tries else None
+    def take(self) -> Group | None:
+        """Return the next group; None where there is none left for now."""
+        return self._waiting.popleft() if self._waiting else None
 
-    def settle(self, attempt: Try, found: Sequence[Any] | Trouble) -> Outcome | None:
-        """Return a try's outcome; None where the group will be tried again, before all others."""
+    def settle(self, group: Group, found: Sequence[Any] | Trouble) -> Outcome | None:
+        """Return the outcome of a try; None where the group will be tried again, before all others."""
         if not isinstance(found, Trouble):
-            return Computed(attempt.group, found)
-        if found.final or attempt.number >= TRIES:
-            return Failed(attempt.group, found.reason, found.details, attempt.number)
-        self._tries.appendleft(Try(attempt.group, attempt.number + 1))
+            self._tick(work_of(group))
+            return Computed(group, found)
+        tries = self._tries[group[0].digest] = self._tries.get(group[0].digest, 0) + 1
+        if found.final or tries >= TRIES:
+            return Failed(group, found.reason, found.details, tries)
+        self._waiting.appendleft(group)
         return None

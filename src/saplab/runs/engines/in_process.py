@@ -5,25 +5,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from saplab.runs.cell import Group
-from saplab.runs.engines.base import Outcome, Queue, Tick, Trouble, Try, Workload, trouble_of
+from saplab.runs.engines.base import Outcome, Queue, Tick, Trouble, Workload, trouble_of
 
 
 @dataclass(frozen=True)
 class InProcess:
-    """The engine that computes in this process."""
+    """The engine that computes in this process, one group after the other."""
 
     def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
-        """Compute one group after the other; see `Engine`."""
+        """Compute the groups; see `Engine`."""
         queue = Queue(todo)
-        while (attempt := queue.take()) is not None:
-            if (outcome := queue.settle(attempt, _try(attempt, inputs, tick))) is not None:
+        while (group := queue.take()) is not None:
+            if (outcome := queue.settle(group, _try(group, inputs, tick))) is not None:
                 yield outcome
 
     def __str__(self) -> str:
         return "in process"
 
 
-def _try(attempt: Try, inputs: Workload, tick: Tick) -> Sequence[Any] | Trouble:
+def _try(group: Group, inputs: Workload, tick: Tick) -> Sequence[Any] | Trouble:
     """Compute a group; take back the ticks of a try that fails."""
     done = 0
 
@@ -33,7 +33,7 @@ def _try(attempt: Try, inputs: Workload, tick: Tick) -> Sequence[Any] | Trouble:
         tick(n)
 
     try:
-        return inputs.compute(attempt.group, count)
+        return inputs.compute(group, count)
     except Exception as error:
         tick(-done)
         return trouble_of(error)

@@ -1,11 +1,11 @@
-"""Networks and what belongs to them, as they travel to other processes and machines."""
+"""Networks and what belongs to them, as they travel to other processes and machines, and what is computed there."""
 
 import copy
-import hashlib
 import pickle
 import sys
+import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from saplab.runs.engines.base import Workload
+from saplab.runs.engines.base import Trouble, Workload, trouble_of
 
 Dumps = Callable[[Any], bytes]
 
@@ -24,48 +24,45 @@ Dumps = Callable[[Any], bytes]
 class Parcel:
     """What a workload holds, ready to be sent.
 
-    Args:
+    Attributes:
         kind: the workload's class.
         networks: uint8, pickled, on the CPU; the pickle never leaves the run's own processes.
         beside: what the workload sends beside them.
         numerics: of the sender; another version of saplab would compute other numbers.
-        digest: tells one parcel from another.
+        name: tells one parcel from another.
     """
 
     kind: type[Workload]
     networks: NDArray[np.uint8]
     beside: Mapping[str, Any]
     numerics: int
-    digest: str
+    name: str
+
+
+def pickled(value: Any, dumps: Dumps = pickle.dumps) -> bytes:
+    """Pickle networks or cells for other processes; Ray's own pickler also sends code that the other side lacks.
+
+    Raises:
+        ValueError: a network, a defence or an attack that cannot be pickled.
+    """
+    try:
+        return dumps(value)
+    except Exception as error:  # whatever the user's classes raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"this cannot be sent to other processes, compute in process: {reason}") from error
 
 
 def pack(inputs: Workload, dumps: Dumps = pickle.dumps) -> Parcel:
-    """Make the parcel of `inputs`.
-
-    Args:
-        inputs: what to send.
-        dumps: the pickler; Ray's own also sends code that the other side lacks.
-
-    Raises:
-        ValueError: if a network cannot be pickled.
-    """
-    try:
-        networks = dumps({name: _on_cpu(model) for name, model in inputs.models.items()})
-    except Exception as error:  # whatever the network's own classes raise
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"the network cannot be sent to other processes, compute in process: {reason}") from error
-    beside = inputs.beside()
-    digest = _digest(networks, beside)
-    return Parcel(type(inputs), np.frombuffer(networks, np.uint8), beside, inputs.numerics, digest)
+    """Make the parcel of `inputs`; see `pickled`."""
+    networks = pickled({name: _on_cpu(model) for name, model in inputs.models.items()}, dumps)
+    return Parcel(type(inputs), np.frombuffer(networks, np.uint8), inputs.beside(), inputs.numerics, uuid.uuid4().hex)
 
 
 def unpack(parcel: Parcel, device: str) -> Workload:
-    """Return the workload of a parcel, on `device`.
-
-    Modules of the working folder are found, as they were where the networks were loaded.
+    """Return the workload of a parcel, on `device`; modules of the working folder are found after all others.
 
     Raises:
-        ValueError: if the parcel was made by a saplab whose numbers are others.
+        ValueError: the parcel was made by a saplab whose numbers are others.
         Exception: whatever loading the networks raises, such as ImportError.
     """
     own = parcel.kind.numerics
@@ -75,6 +72,14 @@ def unpack(parcel: Parcel, device: str) -> Workload:
         sys.path.append(folder)
     models = {name: model.to(device) for name, model in pickle.loads(parcel.networks.data).items()}
     return parcel.kind.unpacked(models, parcel.beside, device)
+
+
+def compute(group: bytes, inputs: Workload) -> Sequence[Any] | Trouble:
+    """Compute a pickled group in a worker process; the parcel may have made classes of the user's known there."""
+    try:
+        return inputs.compute(pickle.loads(group), lambda n: None)
+    except Exception as error:  # whatever the user's classes raise
+        return trouble_of(error)
 
 
 def shared(array: NDArray[Any]) -> Tensor:
@@ -87,13 +92,3 @@ def shared(array: NDArray[Any]) -> Tensor:
 def _on_cpu(model: nn.Module) -> nn.Module:
     places = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}
     return model if places <= {"cpu"} else copy.deepcopy(model).cpu()
-
-
-def _digest(networks: bytes, beside: Mapping[str, Any]) -> str:
-    """Hash what a parcel holds, without a copy of its arrays."""
-    buffers: list[pickle.PickleBuffer] = []
-    rest = pickle.dumps(beside, protocol=5, buffer_callback=buffers.append)
-    total = hashlib.sha256(networks + rest)
-    for buffer in buffers:
-        total.update(buffer.raw())
-    return total.hexdigest()

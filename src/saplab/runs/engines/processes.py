@@ -14,27 +14,26 @@ from typing import Any, Final
 
 import torch
 
-from saplab.runs.cell import Group, work_of
+from saplab.runs.cell import Group
 from saplab.runs.engines.base import (
     TRIES,
-    Computed,
     Engine,
     Options,
     Outcome,
     Queue,
     Tick,
     Trouble,
-    Try,
     Workload,
     register_engine,
     trouble_of,
 )
 from saplab.runs.engines.in_process import InProcess
-from saplab.runs.engines.parcel import pack, unpack
+from saplab.runs.engines.parcel import compute, pack, pickled, unpack
 from saplab.system.memory import keep_freed_memory
 from saplab.system.words import counted
 
 _READY: Final = "ready"
+_SAFE_PATH: Final = "PYTHONSAFEPATH"  # without it, a new process looks for all modules in the working folder first
 _spawn = get_context("spawn")
 
 
@@ -44,26 +43,24 @@ class Workers:
 
     A process that dies is replaced, and its group tried again. The processes end with the generator, and within a
     moment of the driver, however that ends.
-
-    Raises:
-        ValueError: if a network cannot be sent.
-        ChildProcessError: if processes cannot begin to work.
     """
 
     count: int
     threads: int
 
     def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
-        """Compute the groups, the first that is ready first; see `Engine`."""
-        crew = _Crew(Queue(todo), pickle.dumps(pack(inputs), protocol=5), self.threads, _places(inputs.device))
+        """Compute the groups, the first that is ready first; see `Engine`.
+
+        Raises:
+            ValueError: a network, a defence or an attack cannot be sent.
+            ChildProcessError: processes cannot begin to work.
+        """
+        crew = _Crew(Queue(todo, tick), pickle.dumps(pack(inputs), protocol=5), self.threads, _places(inputs.device))
         try:
             for number in range(min(self.count, len(todo))):
                 crew.add(number)
             while crew.busy:
-                for outcome in crew.listen():
-                    if isinstance(outcome, Computed):
-                        tick(work_of(outcome.group))
-                    yield outcome
+                yield from crew.listen()
         finally:
             crew.end()
 
@@ -85,22 +82,31 @@ def local(options: Options) -> Engine:
 
 @dataclass
 class _Worker:
-    """A process, the pipe to it, and the try that it has; None until it is ready."""
+    """A process, the pipe to it, and the group that it has; None until it is ready."""
 
     number: int
     process: SpawnProcess
     pipe: Connection
-    attempt: Try | None = None
+    group: Group | None = None
+
+    def hear(self) -> Any:
+        """Receive what the process says; None if it has died."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(1)  # for its own exit code
+            return None
 
 
 @dataclass
 class _Crew:
     """The processes that are there, by their pipes.
 
-    Args:
-        queue: where their tries come from.
+    Attributes:
+        queue: where their groups come from.
         parcel, threads: what each gets.
         devices: theirs in turn.
+        stillborn: processes in a row that died before they were ready.
     """
 
     queue: Queue
@@ -108,14 +114,14 @@ class _Crew:
     threads: int
     devices: Sequence[str]
     workers: dict[Any, _Worker] = field(default_factory=dict)
-    stillborn: int = 0  # processes in a row that died before they were ready
+    stillborn: int = 0
 
     def add(self, number: int) -> None:
         """Start a process."""
         mine, theirs = _spawn.Pipe()
         device = self.devices[number % len(self.devices)]
         process = _spawn.Process(target=_serve, args=(theirs, self.threads, device), daemon=True)
-        with _without_interrupts():
+        with _alone():
             process.start()
         theirs.close()
         threading.Thread(target=_send, args=(mine, self.parcel), daemon=True).start()
@@ -124,17 +130,17 @@ class _Crew:
     @property
     def busy(self) -> bool:
         """Return whether there are groups to wait for; a process that only begins is not waited for."""
-        return bool(self.queue) or any(worker.attempt for worker in self.workers.values())
+        return bool(self.queue) or any(worker.group for worker in self.workers.values())
 
     def listen(self) -> Iterator[Outcome]:
-        """Wait until processes say something or die, and give what comes of it."""
+        """Wait until processes say something or die, and yield what comes of it."""
         for pipe in connection.wait(list(self.workers)):
             worker = self.workers[pipe]
-            said = _hear(worker)
-            if worker.attempt is None:
+            said = worker.hear()
+            if worker.group is None:
                 self._greet(worker, said)
                 continue
-            outcome = self.queue.settle(worker.attempt, said or Trouble(f"its process died ({self._end(worker)})"))
+            outcome = self.queue.settle(worker.group, said or Trouble(f"its process died ({self._end(worker)})"))
             if said:
                 self._give(worker)
             elif self.queue:
@@ -157,16 +163,17 @@ class _Crew:
         self.add(worker.number)
 
     def _give(self, worker: _Worker) -> None:
-        """Return a worker the next group, or end it."""
-        worker.attempt = self.queue.take()
-        if worker.attempt is None:
+        """Send a worker the next group, or end it."""
+        worker.group = self.queue.take()
+        if worker.group is None:
             self._end(worker)
             return
+        group = pickled(worker.group)
         with suppress(OSError):  # it has just died: the next wait tells
-            worker.pipe.send(worker.attempt.group)
+            worker.pipe.send_bytes(group)
 
     def _end(self, worker: _Worker) -> str:
-        """End a process that may have died already, and say how it ended."""
+        """End a process that may have died already, and return how it ended."""
         del self.workers[worker.pipe]
         worker.process.kill()
         worker.process.join()
@@ -185,15 +192,6 @@ def _places(device: str) -> Sequence[str]:
     return [f"cuda:{k}" for k in range(torch.cuda.device_count())] if device == "cuda" else [device]
 
 
-def _hear(worker: _Worker) -> Any:
-    """Receive what a process says; None if it has died."""
-    try:
-        return worker.pipe.recv()
-    except (EOFError, OSError):
-        worker.process.join(1)  # for its own exit code
-        return None
-
-
 def _send(pipe: Connection, parcel: bytes) -> None:
     """Send what a process needs first; in a thread, as it is read only when the process has started."""
     with suppress(OSError):
@@ -201,16 +199,18 @@ def _send(pipe: Connection, parcel: bytes) -> None:
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, which the terminal sends to all: ending them is the driver's task."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _alone() -> Iterator[None]:
+    """Start processes that leave Ctrl-C, which the terminal sends to all, and the working folder's modules alone."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if masked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+        if before is None:
+            del os.environ[_SAFE_PATH]
 
 
 def _serve(pipe: Connection, threads: int, device: str) -> None:
@@ -226,7 +226,7 @@ def _serve(pipe: Connection, threads: int, device: str) -> None:
         return
     pipe.send(_READY)
     while True:
-        pipe.send(_compute(pipe.recv(), inputs))
+        pipe.send(compute(pipe.recv_bytes(), inputs))
 
 
 def _end_with_driver() -> None:
@@ -234,10 +234,3 @@ def _end_with_driver() -> None:
     if driver is not None:
         connection.wait([driver.sentinel])
         os._exit(1)
-
-
-def _compute(group: Group, inputs: Workload) -> Sequence[Any] | Trouble:
-    try:
-        return inputs.compute(group, lambda n: None)
-    except Exception as error:
-        return trouble_of(error)

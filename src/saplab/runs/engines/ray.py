@@ -1,14 +1,13 @@
 """The engine of a Ray cluster: groups as tasks, networks and data through Ray's object store, results to the driver."""
 
 import os
-import pickle
 import socket
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from types import ModuleType
@@ -16,21 +15,19 @@ from typing import Any, Final
 
 import torch
 
-from saplab.runs.cell import Group, work_of
+from saplab.runs.cell import Group
 from saplab.runs.engines.base import (
-    Computed,
     Engine,
     Options,
     Outcome,
     Queue,
     Tick,
     Trouble,
-    Try,
     Workload,
     register_engine,
     trouble_of,
 )
-from saplab.runs.engines.parcel import Parcel, pack, unpack
+from saplab.runs.engines.parcel import Parcel, compute, pack, pickled, unpack
 from saplab.system.machine import usable_cores
 from saplab.system.memory import keep_freed_memory
 
@@ -39,27 +36,22 @@ _KNOCK_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 5.0  # between looks at the cluster's size
 _AT_ONCE: Final = 64  # results that are fetched together
 _AHEAD: Final = 2  # tasks submitted for each that can run, so that none waits for the driver
-
-Submit = Callable[[Group], Any]  # gives Ray's reference to the results
+_PYTHON: Final = Path(os.__file__).resolve().parent  # of the standard library
 
 
 @dataclass(frozen=True)
 class RayCluster:
     """The engine of a Ray cluster.
 
-    Each group is a task that takes `threads` cores, and a GPU or a part of one where the network is on GPUs. A worker
+    Each group is a task that takes `threads` cores, and a GPU or a part of one where `device` is ``cuda``. A worker
     process loads the networks once. No disk is shared: results come back to the driver, which saves them. Tasks whose
     worker or node dies are tried again, and no more of them are submitted than the cluster can soon run.
 
-    Args:
+    Attributes:
         address: of a cluster that is there (``auto``, ``HOST:6379``); None starts one on this machine for the run.
         workers: groups that are computed at once; None for as many as there is room for.
         threads: of PyTorch in a task.
         device: ``cpu`` or ``cuda``.
-
-    Raises:
-        ValueError: Ray is not installed, a network cannot be sent, no node has so many cores, or none has a GPU.
-        ConnectionError: no cluster answers at the address, or Ray does not start.
     """
 
     address: str | None = None
@@ -68,23 +60,28 @@ class RayCluster:
     device: str = "cpu"
 
     def __call__(self, todo: Sequence[Group], inputs: Workload, tick: Tick) -> Generator[Outcome]:
-        """Compute the groups, in the order in which they become ready; see `Engine`."""
+        """Compute the groups, in the order in which they become ready; see `Engine`.
+
+        Raises:
+            ValueError: Ray is not installed, something cannot be sent, no node has so many cores, or none has a GPU.
+            ConnectionError: no cluster answers at the address, or Ray does not start.
+        """
         ray = import_ray()
         ours = not ray.is_initialized()
         with self._connected(ray) as most:
-            parcel = ray.put(pack(inputs, _dumps))
-            submit = partial(_submit, self._task(ray), parcel, self.threads, self.device)
-            for outcome in drive(Queue(todo), submit, _Room(ray, self.threads, self.device, most), cancel=not ours):
-                if isinstance(outcome, Computed):
-                    tick(work_of(outcome.group))
-                yield outcome
+            parcel, task = ray.put(pack(inputs, _dumps)), self._task(ray)
+
+            def submit(group: Group) -> Any:
+                return task.remote(pickled(group, _dumps), parcel, self.threads, self.device)
+
+            yield from drive(Queue(todo, tick), submit, _Room(ray, self.threads, self.device, most), cancel=not ours)
 
     def __str__(self) -> str:
         return f"Ray at {self.address}" if self.address else "Ray on this machine"
 
     @contextmanager
     def _connected(self, ray: Any) -> Iterator[int | None]:
-        """Connect to the cluster, or start one; give the most tasks to submit, where its cores do not limit them.
+        """Connect to the cluster, or start one; yield the most tasks to submit, where its cores do not limit them.
 
         A connection that this process has already is used, and left as it was.
         """
@@ -133,11 +130,7 @@ def ray_cluster(options: Options) -> Engine:
 
 
 def _knock(address: str) -> None:
-    """Refuse an address at which nothing listens, where Ray would try for minutes.
-
-    Raises:
-        ConnectionError: if nothing does.
-    """
+    """Refuse an address at which nothing listens, where Ray would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():  # such as auto
         return
@@ -151,7 +144,7 @@ def import_ray() -> Any:
     """Return the module of Ray, which is an extra.
 
     Raises:
-        ValueError: if it is not installed.
+        ValueError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here asks the internet
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` uploads the whole working folder
@@ -162,22 +155,24 @@ def import_ray() -> Any:
     return ray
 
 
-def drive(queue: Queue, submit: Submit, room: Callable[[], int], cancel: bool) -> Generator[Outcome]:
-    """Keep the cluster busy with a queue, and give the outcomes.
+def drive(
+    queue: Queue, submit: Callable[[Group], Any], room: Callable[[], int], cancel: bool
+) -> Generator[Outcome]:  # fmt: skip
+    """Keep the cluster busy with a queue, and yield the outcomes.
 
     Args:
         queue: what to compute.
-        submit: starts a try's task.
+        submit: starts a group's task, and returns Ray's reference to its results.
         room: how many tasks may be submitted and not yet ready.
         cancel: whether to end the tasks that are left when the generator is closed. The end of a connection ends them
             too, and Ray may crash where it is asked for both.
     """
     ray = import_ray()
-    pending: dict[Any, Try] = {}
+    pending: dict[Any, Group] = {}
     try:
         while queue or pending:
-            while len(pending) < room() and (attempt := queue.take()) is not None:
-                pending[submit(attempt.group)] = attempt
+            while len(pending) < room() and (group := queue.take()) is not None:
+                pending[submit(group)] = group
             ready = _ready(ray, list(pending))
             for reference, found in zip(ready, _fetch(ray, ready), strict=True):
                 if (outcome := queue.settle(pending.pop(reference), found)) is not None:
@@ -188,7 +183,7 @@ def drive(queue: Queue, submit: Submit, room: Callable[[], int], cancel: bool) -
 
 
 def _ready(ray: Any, references: list[Any]) -> list[Any]:
-    """Wait until a task is ready, for a while, and give all that are, up to a bound."""
+    """Wait until a task is ready, for a while, and return all that are, up to a bound."""
     ready, _ = ray.wait(references, timeout=_WAIT_SECONDS, fetch_local=False)
     if ready:
         ready, _ = ray.wait(references, num_returns=min(len(references), _AT_ONCE), timeout=0, fetch_local=False)
@@ -221,41 +216,37 @@ class _Room:
             return self._most
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self._looked = time.monotonic()
-            self._slots = sum(int(gpus if self._device != "cpu" else cores // self._threads)
-                              for cores, gpus in self._nodes())  # fmt: skip
+            on_cpu = self._device == "cpu"
+            self._slots = sum(int(cores // self._threads if on_cpu else gpus) for cores, gpus in self._nodes())
         return _AHEAD * max(1, self._slots)
 
     def _nodes(self) -> Iterator[tuple[float, float]]:
-        """Return the cores and GPUs of each node that is alive."""
+        """Yield the cores and GPUs of each node that is alive."""
         for node in self._ray.nodes():
             if node["Alive"]:
                 yield node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)
-
-
-def _submit(task: Any, parcel: Any, threads: int, device: str, group: Group) -> Any:
-    return task.remote(_dumps(group), parcel, threads, device)
 
 
 _loaded: dict[str, Workload] = {}  # in a worker process: the parcel that it computes with
 
 
 def _compute(group: bytes, parcel: Parcel, threads: int, device: str) -> Sequence[Any] | Trouble:
-    """Compute a pickled group in a worker process, where classes of the user's may become known with the parcel."""
+    """Compute a group in a worker process."""
     try:
         torch.set_num_threads(threads)
-        if parcel.digest not in _loaded:
+        if parcel.name not in _loaded:
             keep_freed_memory()
             _loaded.clear()
-            _loaded[parcel.digest] = unpack(parcel, device)
-        return _loaded[parcel.digest].compute(pickle.loads(group), lambda n: None)
+            _loaded[parcel.name] = unpack(parcel, device)
     except Exception as error:  # Ray would wrap it
         return trouble_of(error)
+    return compute(group, _loaded[parcel.name])
 
 
 def _dumps(value: Any) -> bytes:
-    """Pickle with the code of modules in the working folder, which other nodes do not have."""
+    """Pickle with the code of modules that are not installed, which other nodes do not have."""
     pickler: Any = import_ray().cloudpickle
-    own = _local_modules(len(sys.modules))
+    own = _own_modules(len(sys.modules))
     for module in own:
         pickler.register_pickle_by_value(module)
     try:
@@ -266,15 +257,14 @@ def _dumps(value: Any) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _local_modules(count: int) -> list[ModuleType]:
-    """Return the modules of the working folder, looked for anew whenever the number of all modules has changed."""
-    return [module for module in list(sys.modules.values()) if _is_local(module)]
+def _own_modules(count: int) -> list[ModuleType]:
+    """Return the modules that are not installed, looked for anew whenever the number of all modules has changed."""
+    return [module for module in list(sys.modules.values()) if _is_own(module)]
 
 
-def _is_local(module: ModuleType) -> bool:
-    """Return whether a module's file is in the working folder, and neither of this package nor installed there."""
+def _is_own(module: ModuleType) -> bool:
     name, file = getattr(module, "__name__", ""), getattr(module, "__file__", None)
-    if not file or name.partition(".")[0] in ("saplab", "__main__"):
+    if not file or name.partition(".")[0] in ("saplab", "__main__", "__mp_main__"):
         return False
-    path, prefix = Path(file).resolve(), Path(sys.prefix).resolve()
-    return path.is_relative_to(Path.cwd()) and not path.is_relative_to(prefix) and "site-packages" not in path.parts
+    path = Path(file).resolve()
+    return not path.is_relative_to(_PYTHON) and not {"site-packages", "dist-packages"} & set(path.parts)

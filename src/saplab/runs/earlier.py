@@ -1,0 +1,54 @@
+"""A folder that is not a run's yet: results of an earlier version are put aside, other files are left alone."""
+
+import re
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from saplab.system.files import is_temporary
+
+_ASIDE: Final = "earlier-version"
+_REPORTS: Final = ("report.html", "results.md", "accuracy.*", "reliability.*", "convergence.*", "game.*", "table1.csv")
+_RUN: Final = ("figures", "cells", "index.txt", "run.json", "failures.jsonl", "study.json")
+_MARKS: Final = ("games", "table1.json", "request.json")  # tell that something is left to move, so they are the last
+
+
+def prepare(root: Path) -> str:
+    """Make room for a run in the folder `root`, which holds none of this version.
+
+    Returns:
+        A line for people about results of an earlier version, which are put aside; empty where there are none.
+
+    Raises:
+        ValueError: the folder holds other files.
+    """
+    if _holds_earlier_run(root):
+        _put_aside(root)
+    if folders := [path.name for path in root.glob(f"{_ASIDE}*")]:
+        return f"results of an earlier version of saplab are now in {root / max(folders)}; computing again"
+    _refuse_other_files(root)
+    return ""
+
+
+def _holds_earlier_run(root: Path) -> bool:
+    games = (path.stem for path in root.glob("games/*.json"))
+    marks = ((root / name).is_file() for name in ("table1.json", "request.json"))
+    return any(marks) or any(re.fullmatch("[0-9a-f]{16}", name) for name in games)
+
+
+def _put_aside(root: Path) -> None:
+    """Move a run file by file, so that a second call goes on where the first was killed."""
+    found = [path for pattern in (*_REPORTS, *_RUN, *_MARKS) for path in root.glob(pattern)]
+    names = (_ASIDE if k == 1 else f"{_ASIDE}-{k}" for k in count(1))
+    aside = next(root / name for name in names if not any((root / name / path.name).exists() for path in found))
+    aside.mkdir(exist_ok=True)
+    for path in found:
+        path.rename(aside / path.name)
+
+
+def _refuse_other_files(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file, not a folder; choose another --out")
+    files = (path for path in (*root.glob("*"), *root.glob("cells/*")) if not is_temporary(path))
+    if names := sorted(str(path.relative_to(root)) for path in files if path != root / "cells"):
+        raise ValueError(f"{root} holds other files ({', '.join(names[:3])}); choose another --out")
