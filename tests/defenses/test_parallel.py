@@ -2,7 +2,6 @@
 
 import _thread
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -12,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saplab
-from saplab.attacks import memory, passes
-from saplab.attacks.memory import kept_bytes
-from saplab.attacks.passes import as_memory_allows
+from saplab.attacks.estimate import Estimate
+from saplab.attacks.problem import Problem
 from saplab.defenses import parallel
 from saplab.models.zoo import load_model
 from saplab.pruning.finite import NotFiniteError
@@ -76,8 +74,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "may_run_in_threads", lambda *_: False)
 
 
-def estimate(model: nn.Module, samples: int = 4, **settings) -> saplab.attacks.estimate.Estimate:
-    return saplab.MonteCarlo(samples, **settings).estimate(model, IMAGES, LABELS, seed=3)
+def estimate(model: nn.Module, samples: int = 4, **settings) -> Estimate:
+    return saplab.MonteCarlo(samples, **settings).estimate(Problem.of(model, IMAGES, LABELS, seed=3))
 
 
 @pytest.mark.parametrize("average", ["loss", "probabilities"])
@@ -150,7 +148,7 @@ class Numbers(torch.overrides.TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("why", ["stateful", "hook", "training", "mode", "profiler", "one thread"])
+@pytest.mark.parametrize("why", ["stateful", "hook", "training", "mode", "saved tensors", "profiler", "one thread"])
 def test_what_is_not_safe_stays_on_the_calling_thread(why):
     model = Watched(stateful=why == "stateful")
     if why == "hook":
@@ -159,8 +157,12 @@ def test_what_is_not_safe_stays_on_the_calling_thread(why):
         model.linear.train()
     if why == "one thread":
         torch.set_num_threads(1)
-    profiler = torch.profiler.profile() if why == "profiler" else None
-    with profiler or (Numbers() if why == "mode" else torch.enable_grad()):
+    around = {
+        "mode": Numbers,
+        "profiler": torch.profiler.profile,
+        "saved tensors": lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t),
+    }
+    with around.get(why, torch.enable_grad)():
         estimate(model)
     assert THREADS
     assert not shared()
@@ -171,35 +173,11 @@ def test_an_error_in_a_thread_is_told_as_of_the_whole(sap):
     bad = IMAGES.clone()
     bad[4] = torch.nan
     with pytest.raises(NotFiniteError, match=r"NaN or infinity in 2 of 12 maps, first in example 4$"):
-        saplab.MonteCarlo(2).estimate(sap, bad, LABELS)
+        saplab.MonteCarlo(2).estimate(Problem(sap, bad, LABELS, torch.arange(6)))
     with pytest.raises(ZeroDivisionError, match="by the network"):
         estimate(Watched(error=ZeroDivisionError("by the network")))
     assert shared()
     estimate(sap)
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate")])
-def test_rows_are_halved_until_they_fit(error):
-    def run(rows, streams):
-        if len(rows) > 2:
-            raise error
-        return (rows * 10 + streams,)
-
-    (result,) = as_memory_allows(run, torch.arange(7), torch.arange(7))
-    assert result.tolist() == [0, 11, 22, 33, 44, 55, 66]
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("shapes do not match")])
-def test_what_no_halving_helps_is_raised(error):
-    calls = []
-
-    def run(rows, streams):
-        calls.append(len(rows))
-        raise error
-
-    with pytest.raises(type(error), match=str(error)):
-        as_memory_allows(run, torch.arange(8), torch.arange(8))
-    assert calls == ([8, 4, 2, 1] if isinstance(error, torch.OutOfMemoryError) else [8])
 
 
 @pytest.fixture
@@ -220,45 +198,3 @@ def test_ctrl_c_interrupts_and_the_next_pass_is_whole(sap):
                 estimate(sap)
         timer.join()
         assert torch.equal(estimate(sap).gradient, expected)
-
-
-def test_a_row_keeps_what_its_way_back_needs():
-    model = nn.Sequential(nn.Linear(10, 100), nn.Sigmoid(), nn.Linear(100, 2))
-    x = torch.rand(1, 10, requires_grad=True)
-    assert kept_bytes(model, lambda: model(x)) == 4 * (10 + 100)  # the input and the sigmoid's output
-
-
-def test_large_batches_are_cut_to_the_memory_of_their_way_back(network, monkeypatch):
-    whole = estimate(network).gradient
-    sizes = []
-    monkeypatch.setattr(memory, "SMALL", 0)
-    monkeypatch.setattr(
-        memory, "BUDGET", int(2.5 * kept_bytes(network, lambda: network(IMAGES[:1].clone().requires_grad_())))
-    )
-    monkeypatch.setattr(passes, "as_memory_allows", lambda run, *rows: (sizes.append(len(rows[0])), run(*rows))[1])
-    torch.testing.assert_close(estimate(network).gradient, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
-    assert set(sizes[:-1]) == {2}
-    assert sum(sizes) % len(IMAGES) == 0
-
-
-def test_trying_and_measuring_a_row_leave_the_global_generator_alone(monkeypatch):
-    class Noisy(nn.Module):
-        def forward(self, x):
-            return (x + torch.rand_like(x)).flatten(1)[:, :10]
-
-    monkeypatch.setattr(memory, "SMALL", 0)
-    model = Noisy().eval()
-    gradients = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        estimate(model)
-        gradients.append(torch.rand(3))
-    assert torch.equal(*gradients)
-
-
-def test_networks_in_training_and_small_batches_are_not_measured():
-    def never():
-        raise AssertionError
-
-    assert memory.rows_at_once(nn.ReLU().train(), torch.rand(1, 3, 2000, 2000), 1, never) == sys.maxsize
-    assert memory.rows_at_once(nn.ReLU().eval(), torch.rand(6, 3, 32, 32), 100, never) == sys.maxsize
