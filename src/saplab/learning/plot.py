@@ -2,16 +2,14 @@
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 # Altair's encode() has no types.
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import altair as alt
 
+from saplab.report.charts import PAPER, to_bytes
 from saplab.system.files import write_atomically
 
-COLOURS: Final = ("#0072b2", "#d55e00", "#00805c", "#a64d87")  # Okabe & Ito's colour-blind-safe palette, darkened
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -22,7 +20,7 @@ def line_chart(series: Series, x: alt.X, y: alt.Y) -> alt.Chart:
         series: the points (x, y) by their label in the legend; a single label gets no legend.
         x, y: encodings of the fields ``x`` and ``y``.
     """
-    shown = {label: colour for (label, points), colour in zip(series.items(), COLOURS, strict=False) if points}
+    shown = {label: colour for (label, points), colour in zip(series.items(), PAPER.curves, strict=False) if points}
     scale = alt.Scale(domain=list(shown), range=list(shown.values()))
     legend = alt.Legend() if len(series) > 1 else None
     colour = alt.Color("of:N", title=None, sort=list(shown), scale=scale, legend=legend)
@@ -41,8 +39,5 @@ def save_plot(chart: alt.TopLevelMixin, out: Path) -> None:
     Raises:
         OSError: a file could not be written.
     """
-    text, picture = io.StringIO(), io.BytesIO()
-    chart.save(text, format="svg")
-    chart.save(picture, format="png", ppi=150)
-    write_atomically(out / "history.svg", text.getvalue().encode())
-    write_atomically(out / "history.png", picture.getvalue())
+    write_atomically(out / "history.svg", to_bytes(chart, "svg"))
+    write_atomically(out / "history.png", to_bytes(chart, "png"))
