@@ -13,14 +13,18 @@ from pathlib import Path
 import pytest
 from synthetic import fill
 
+from saplab.attacks import eps_of
 from saplab.cli import app
-from saplab.cli.console import Console, _lines, accuracy_note, accuracy_table
+from saplab.cli.advice import in_options
+from saplab.cli.console import Console, _lines
 from saplab.cli.errors import explain, guarded
-from saplab.evaluation.rows import summarise
+from saplab.cli.options import radii
+from saplab.evaluation.advice import Advice
+from saplab.evaluation.result import load
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("demo", "evaluate", "reproduce", "sites", "train", "zoo", "train-agent", "play", "report", "runs",
-         "bench", "doctor")  # fmt: skip
+         "doctor")  # fmt: skip
 PLAIN = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 
 
@@ -220,8 +224,8 @@ def test_a_terminal_without_greek_letters_is_no_error():
 def test_json_has_stdout_to_itself(capsys):
     console = Console(json=True)
     console.say("for people")
-    with console.progress("work", 2) as advance:
-        advance(2)
+    with console.progress("work", 2) as tick:
+        tick(2)
     console.emit_json({"λ": [1, None]})
     captured = capsys.readouterr()
     assert captured.out == '{"λ": [1, null]}\n'
@@ -240,47 +244,80 @@ def test_json_refuses_nan():
 
 def test_lines_come_now_and_then_and_at_the_end(capsys):
     now = [0.0]
-    with _lines("images", 100, clock=lambda: now[0]) as advance:
+    with _lines("images", 100, clock=lambda: now[0]) as tick:
         for _ in range(10):
             now[0] += 2
-            advance(10, loss=0.123456, epoch=3)
+            tick(10)
     assert capsys.readouterr().err.splitlines() == [
         "images: 0/100",
-        "images: 30/100, 6 s, about 14 s left  loss 0.1235  epoch 3",
-        "images: 60/100, 12 s, about 8 s left  loss 0.1235  epoch 3",
-        "images: 90/100, 18 s, about 2 s left  loss 0.1235  epoch 3",
-        "images: 100/100, took 20 s  loss 0.1235  epoch 3",
+        "images: 30/100, 6 s, about 14 s left",
+        "images: 60/100, 12 s, about 8 s left",
+        "images: 90/100, 18 s, about 2 s left",
+        "images: 100/100, took 20 s",
     ]
 
 
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with Console().progress("[images]", 3) as advance:
-        advance(3, loss=0.5)
-    assert "[images]" in capsys.readouterr().err
+    with Console().progress("images", 3) as tick:
+        tick(3)
+    shown = capsys.readouterr().err
+    assert "images" in shown
+    assert "100 %" in shown
 
 
-def test_table_shows_every_row(tmp_path):
-    from rich.console import Console as Terminal
-
-    rows = summarise(fill(tmp_path)).rows
-    terminal = Terminal(width=100, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    terminal.print(accuracy_table(rows))
-    text = terminal.export_text()
-    terminal.file.close()
-    assert all(f"{100 * row.averaged.estimate:.1f} ±" in text for row in rows)
-    assert "paper 83.3" in text
-    assert "one pass" in text
+# Options
 
 
-def test_the_note_explains_the_tables_words_and_no_others(tmp_path):
-    rows = summarise(fill(tmp_path)).rows
-    assert accuracy_note(rows).startswith("40 images; ±")
-    assert "one pass:" in accuracy_note(rows)
-    assert "paper:" in accuracy_note(rows)
-    dense = [row for row in rows if row.curve == "dense"]
-    assert "one pass:" not in accuracy_note(dense)
-    assert "paper:" not in accuracy_note(dense)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("1,2", ""), (1 / 255, 2 / 255)),
+        (("0,8", ""), (0.0, 8 / 255)),
+        (("1,2", "8/255,2/255"), (8 / 255, 2 / 255)),
+        (("1,2", "0.1"), (0.1,)),
+    ],
+)
+def test_radii_come_in_either_unit(words, expected):
+    assert radii(*words, usual="1,2") == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("8", "8/255"), "give one of them, got 8 and 8/255"),
+        (("1,2", "8/0"), "`eps` must be numbers or fractions joined by commas, such as 2/255,8/255, got '8/0'"),
+        (("1,2", "eight"), "`eps` must be numbers or fractions"),
+        (("1,2", "8/255,"), "`eps` must be numbers or fractions"),
+        (("1,2", "8"), r"`eps` must be within \[0, 1\]"),
+        (("1,2", "8/255,8/255"), "twice"),
+    ],
+)
+def test_radii_that_cannot_be_are_named(words, message):
+    with pytest.raises(ValueError, match=message):
+        radii(*words, usual="1,2")
+
+
+@pytest.mark.parametrize(
+    ("advice", "text"),
+    [
+        (Advice("adaptive", (eps_of(1), eps_of(64))), "--attack adaptive --lambda 1,64"),
+        (Advice("pgd:steps=40,backward=identity"), "--attack pgd:steps=40,backward=identity"),
+        (Advice("mine:Attack(rate=0.1)"), "--attack 'mine:Attack(rate=0.1)'"),
+        (Advice(more_than=200), "more images than 200: a larger --limit"),
+        (Advice(baseline=True), "--baseline (the undefended network beside the defended one)"),
+    ],
+)
+def test_advice_is_worded_as_options(advice, text):
+    assert in_options(advice) == text
+
+
+def test_help_of_a_long_verb_is_in_groups():
+    lines = saplab("evaluate", "--help").stdout.splitlines()
+    headings = [line for line in lines if line.startswith("The ")]
+    assert headings == ["The network:", "The data:", "The defence:", "The attack:", "The judging:", "The machine:",
+                        "The output:"]  # fmt: skip
+    assert any(line.strip().startswith("--defense, --defence") for line in lines)
 
 
 # Verbs
@@ -299,7 +336,12 @@ def test_report_prints_its_paths_and_rows(tmp_path, capsys):
     assert all(Path(path).is_file() for path in result["files"])
     assert len(result["rows"]) == 12
     assert "unfinished: 3 of 6 cells" in captured.err
-    assert "<h1>Mine</h1>" in (store.root / "report.html").read_text(encoding="utf-8")
+    page = (store.root / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Mine</h1>" in page
+    assert "--attack adaptive" in page
+    told = {check["key"]: check["how"] for check in result["checks"]}
+    assert told["black-box"] == "--attack adaptive"
+    assert repr(load(store.root)).partition("Can these")[0] in captured.err
 
 
 def test_doctor_finds_this_machine_in_order(capsys):
@@ -313,7 +355,7 @@ def test_doctor_finds_this_machine_in_order(capsys):
 
 
 def test_doctor_tries_the_kernel_of_a_gpu_that_is_there(monkeypatch):
-    from saplab.cli import doctor
+    from saplab.cli.verbs import doctor
 
     tried = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -323,7 +365,7 @@ def test_doctor_tries_the_kernel_of_a_gpu_that_is_there(monkeypatch):
 
 
 def test_doctor_tells_what_is_broken_and_exits_1(monkeypatch, capsys):
-    from saplab.cli import doctor
+    from saplab.cli.verbs import doctor
 
     def broken():
         raise ImportError("no kernel")

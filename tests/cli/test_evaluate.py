@@ -1,7 +1,8 @@
-"""``saplab evaluate`` from end to end: the same numbers twice, after a kill, and with other batches; clear mistakes."""
+"""``saplab evaluate`` from end to end: as from Python, twice, after a kill, in other batches; clear mistakes."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saplab import SAP, defend, evaluate, load_model
+from saplab.cli.advice import in_options
+from saplab.evaluation.text import rows_text, verdict_text
 from saplab.runs import Store
 
 FACTORY = """
@@ -32,6 +36,35 @@ class Pair(nn.Module):
 
 def pair():
     return Pair()
+
+class Fragile(nn.Module):
+    def forward(self, x):
+        if (x.flatten(1).amin(1) > 0.95).any():
+            raise RuntimeError("too bright")
+        return x.relu().mean((2, 3))
+
+def fragile():
+    return Fragile()
+"""
+OWN = """
+from dataclasses import dataclass
+import saplab
+from saplab.attacks import Cost
+
+@dataclass(frozen=True)
+class Noise(saplab.Defense):
+    std: float
+    def input(self, x, draw):
+        return x + self.std * draw.normal(x.shape)
+
+@dataclass(frozen=True)
+class Brighter(saplab.Attack):
+    knowledge = "nothing"
+    title = "more light"
+    def ascending(self, problem, radii):
+        return (problem.project(problem.images + eps, eps) for eps in radii)
+    def cost(self, eps):
+        return Cost(0, 0)
 """
 
 
@@ -44,6 +77,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "data.npz", images=images, labels=labels)
     np.savez(folder / "bright.npz", images=images * 255, labels=labels)
     np.savez(folder / "labels.npz", images=images, labels=labels + 4)
+    white = np.where(np.arange(40)[:, None, None, None] == 35, np.float32(1), images)
+    np.savez(folder / "white.npz", images=white, labels=labels % 3)
+    (folder / "parts.py").write_text(OWN)
     return folder
 
 
@@ -57,7 +93,7 @@ def saplab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def stored(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Give each curve's probabilities and votes (L, N, C), its cells put together."""
+    """Return each curve's probabilities and votes (L, N, C), its cells put together."""
     store = Store.read(root)
     result = {}
     for curve in store.request.curves:
@@ -128,14 +164,14 @@ def test_a_damaged_cell_is_named_and_computed_again(workplace: Path, reference: 
     done = saplab(workplace, "--batch-size", "10", "--out", "reference")
     assert done.returncode == 0, done.stderr
     assert victim.name in done.stdout
-    assert Store.read(reference).missing() == ()
+    assert Store.read(reference).survey().missing == ()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "preact-resnet21"], "preact-resnet20"),
-        (["--model", "mine:nothing"], "must name a function"),
+        (["--model", "mine:nothing"], "has no attribute 'nothing'"),
         (["--model", "nowhere:net"], "cannot be imported"),
         (["--weights", "absent.safetensors"], "absent.safetensors is missing"),
         (["--data", "absent.npz"], "absent.npz"),
@@ -148,14 +184,14 @@ def test_a_damaged_cell_is_named_and_computed_again(workplace: Path, reference: 
         (["--defense", "sap:0"], "`percent` must be > 0"),
         (["--defense", "sap:-5"], "`percent` must be > 0"),
         (["--defense", "sap:0.1"], "gives no draw at site"),
-        (["--defense", "sap"], "needs a number"),
+        (["--defense", "rna"], "`defense` rna needs a value for std"),
         (["--defense", "snap:100"], "`defense` must be one of"),
         (["--model", "mine:linear"], "no activation function"),
         (["--model", "mine:pair"], "must return a tensor of logits"),
         (["--sites", "9*"], "selects none"),
         (
             ["--attack", "fast"],
-            "`attack` must be one of paper, adaptive, noise, fgsm, iterative, pgd, apgd, square, got",
+            "`attack` must be one of standard, paper, adaptive, ",
         ),
         (["--adversary", "me"], "`adversary` must be self or dense"),
         (["--lambda", "0,-1"], "within [0, 255]"),
@@ -170,9 +206,9 @@ def test_a_damaged_cell_is_named_and_computed_again(workplace: Path, reference: 
         (["--batch-size", "0"], "`batch_size` must be >= 1"),
         (["--threads", "0"], "`threads` must be >= 1"),
         (["--out", "data.npz"], "data.npz is a file"),
-        (["--attack", "pgd:step=3"], "`attack` PGD has no setting 'step'; it has average, backward, loss, momentum"),
+        (["--attack", "pgd:step=3"], "`attack` pgd has no setting 'step'; it has samples, backward, average, loss"),
         (["--attack", "pgd:steps=many"], "`attack` setting steps must be a whole number, got 'many'"),
-        (["--attack", "pgd:steps"], "`attack` settings are written NAME=VALUE, got 'steps'"),
+        (["--attack", "pgd:steps"], "`attack` settings are written NAME=VALUE"),
         (["--attack", "fgsm+square:queries=0"], "`queries` must be >= 1"),
         (["--fail-below", "140"], "`fail_below` must be within [0, 100] %, got 140"),
         (["--device", "cuda:77"], "`device` must be auto, cpu or a device that is there, got 'cuda:77'"),
@@ -193,8 +229,95 @@ def test_another_request_leaves_the_first_alone(workplace: Path, reference: Path
     before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
     code, stderr = runner(workplace, [*command()[3:], "--batch-size", "10", "--out", "reference", "--passes", "5"])
     assert code == 2
-    assert "holds another request (passes 4, not 5)" in stderr
+    assert "holds another request (curve 'SAP-100: MC-FGSM ×3 mask': passes 4, not 5)" in stderr
     assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+
+
+def test_python_prints_the_same_table_and_verdict(
+    workplace: Path, runner: "Runner", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--attack", "standard", "--eps", "8/255", "--limit", "20", "--out", "same"]
+    code, stderr = runner(workplace, [*command()[3:], *words])
+    assert code == 0, stderr
+    net, data = load_model("mine:small"), np.load("data.npz")
+    images, labels = data["images"][:20], data["labels"][:20]
+    sap = defend(net, SAP(100))
+    asked = {"attacks": "standard", "eps": 8 / 255, "passes": 4, "samples": 3, "progress": False}
+    result = evaluate(sap, images, labels, **asked)
+    assert rows_text(result.summary.rows) in runner.out
+    assert verdict_text(result.verdict, in_options) in runner.out
+    assert repr(result).startswith(runner.out.partition("Can these numbers be believed?")[0])
+    before = {path: path.stat().st_mtime_ns for path in Path("same/cells").iterdir()}
+    assert evaluate(sap, images, labels, out="same", **asked).rows == result.rows  # the same cells
+    assert {path: path.stat().st_mtime_ns for path in Path("same/cells").iterdir()} == before
+
+
+def test_clean_images_and_either_unit_and_spelling(workplace: Path, runner: "Runner") -> None:
+    options = [*command()[3:], "--limit", "10", "--defense", "", "--defence", "sap:50"]
+    assert runner(workplace, [*options, "--lambda", "8", "--out", "units"])[0] == 0
+    shown = runner.out
+    assert re.fullmatch("accuracy, % +λ = 0 +λ = 8", shown.splitlines()[0])
+    assert "SAP-50" in shown
+    assert runner(workplace, [*options, "--eps", "8/255", "--out", "units"])[0] == 0
+    assert "cells already there" in runner.out
+    assert shown.splitlines()[1:] == runner.out.splitlines()[2:]
+    code, stderr = runner(workplace, [*options, "--eps", "8/255", "--lambda", "8", "--out", "units"])
+    assert (code, "give one of them" in stderr) == (2, True)
+
+
+def test_parts_of_the_users_are_named_by_their_module(workplace: Path, runner: "Runner") -> None:
+    options = [
+        "evaluate",
+        "--model",
+        "mine:small",
+        "--data",
+        "data.npz",
+        "--limit",
+        "10",
+        "--passes",
+        "2",
+        "--lambda",
+        "8",
+    ]
+    words = ["--defense", "parts:Noise(std=0.1)", "--attack", "parts:Brighter", "--out", "own"]
+    code, stderr = runner(workplace, [*options, *words])
+    assert code == 0, stderr
+    assert "more light" in runner.out
+    assert "Noise(std=0.1)" in runner.out
+
+
+def test_results_of_an_earlier_version_are_put_aside_and_said(workplace: Path, runner: "Runner") -> None:
+    (workplace / "older" / "cells").mkdir(parents=True)
+    (workplace / "older" / "request.json").write_text('{"format": 4}')
+    code, stderr = runner(workplace, [*command()[3:], "--limit", "10", "--lambda", "8", "--out", "older"])
+    assert code == 0, stderr
+    assert "results of an earlier version of saplab are now in older/earlier-version" in runner.out
+    assert '"format": 4' in (workplace / "older" / "earlier-version" / "request.json").read_text()
+
+
+def test_cells_that_fail_leave_the_others_and_end_with_1(workplace: Path, runner: "Runner") -> None:
+    options = [
+        "evaluate",
+        "--model",
+        "mine:fragile",
+        "--batch-size",
+        "10",
+        "--lambda",
+        "8",
+        "--attack",
+        "noise",
+        "--out",
+    ]
+    code, stderr = runner(workplace, [*options, "some", "--data", "white.npz"])
+    assert (code, stderr.splitlines()[0].partition(":")[0]) == (1, "network passes")
+    assert "failed after 3 tries: examples 30..40: RuntimeError: too bright" in runner.out
+    assert "1 groups of cells failed; saplab runs some lists them, and the same command retries" in runner.out
+    assert len(list((workplace / "some" / "cells").iterdir())) == 3
+    assert "30 images" in runner.out
+    assert (workplace / "some" / "report.html").is_file()
+    code, _ = runner(workplace, [*options, "none", "--data", "white.npz", "--batch-size", "40"])
+    assert code == 1
+    assert "accuracy" not in runner.out
 
 
 BATTERY = ("--limit", "12", "--attack", "paper+pgd:steps=3,samples=2,backward=identity+square:queries=4,passes=2")
@@ -211,7 +334,7 @@ def test_a_battery_fills_every_part_of_the_page(workplace: Path, runner: "Runner
     assert "SAP-100: PGD-3 ×2 identity" in labels
     assert "dense: transfer PGD-3 ×2 identity from SAP-100" in labels
     assert {len(curve.repeats) for curve in store.request.curves} == {0, 1}
-    assert store.missing() == ()
+    assert store.survey().missing == ()
 
 
 def test_a_dry_run_shows_the_plan_and_makes_nothing(workplace: Path, runner: "Runner") -> None:

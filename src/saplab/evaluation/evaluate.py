@@ -199,8 +199,8 @@ def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
     acting = plan_of(model)
     if acting is None:
         return found, plain
-    places = {"sites": acting.sites or (), "parameters": acting.parameters}
-    return replace(found, defenses=acting.defenses, **places), plain
+    named = replace(found, defenses=acting.defenses, sites=acting.sites or (), parameters=acting.parameters)
+    return named, plain
 
 
 def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) -> Dataset:
