@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import saplab
 from saplab.attacks import passes
 from saplab.attacks.losses import cross_entropy
-from saplab.attacks.passes import Batch
+from saplab.attacks.passes import Passes
+from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import drawing, fresh
 from saplab.models.initialise import initialise
 from saplab.models.preact_resnet import preact_resnet20
@@ -18,9 +19,8 @@ from saplab.pruning.backward import probability_gradient
 from saplab.pruning.finite import NotFiniteError
 from saplab.pruning.operator import RULES
 from saplab.rng.gpu import gpu_kernels
-from saplab.rng.numbers import normals, uniforms
+from saplab.rng.numbers import normals, uniforms, words
 from saplab.rng.streams import pass_streams
-from saplab.system.device import find_device
 
 META = torch.device("meta")  # has shapes and devices and no numbers; two devices in one operation are an error
 DEFENSES = {
@@ -77,18 +77,18 @@ def test_samples_of_a_gradient_stay_where_the_images_are(monkeypatch: pytest.Mon
     monkeypatch.setattr(passes, "check_labels", lambda *args: None)  # it asks for numbers
     defended = saplab.defend(Parts().to(META), saplab.SAP(100))
     labels = torch.zeros(4, dtype=torch.int64, device=META)
-    batch = Batch(defended, images(4, META), labels, torch.arange(4), None, 7, 0, "mask", 8, True)
-    for found in batch.passes_with_gradient(4, lambda z, k: cross_entropy(z, labels[k])):
+    problem = Problem(defended, images(4, META), labels, torch.arange(4), seed=7)
+    for found in Passes(problem, 0, "mask", 8).with_gradient(4, lambda z, k: cross_entropy(z, labels[k])):
         assert [t.device for t in found] == [META] * 3
         assert found[2].shape == (2, 4, 3, 16, 16)
 
 
-def test_gradients_and_variates_of_other_devices() -> None:
+def test_gradients_and_numbers_of_other_devices() -> None:
     h = torch.empty(4, 30, device=META)
     assert torch.ops.saplab.mask_gradient(h, h, h).device == META
     assert probability_gradient(h, h, h, 5).device == META
     keys = pass_streams(3, 0, torch.arange(4)).to(META)
-    assert [draw(keys, 30).device for draw in (normals, uniforms)] == [META] * 2
+    assert [draw(keys, 30).device for draw in (normals, uniforms, words)] == [META] * 3
 
 
 def test_draws_move_to_a_device_once() -> None:
@@ -201,14 +201,3 @@ def test_replicas_on_several_gpus() -> None:
     defended = nn.DataParallel(saplab.defend(Parts().cuda(), saplab.SAP(100)))
     x = images(8, torch.device("cuda"))[:1].repeat(8, 1, 1, 1)
     assert len(defended(x).unique(dim=0)) == 8
-
-
-def test_a_device_by_name() -> None:
-    assert find_device("cpu") == torch.device("cpu")
-    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize("name", ["meta", "tpu", "cuda:99", "mps:7", "CPU", "", "cpu:1:2"])
-def test_a_device_that_cannot_be_used(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^`device` must be auto, cpu or a device that is there, got '{name}': ."):
-        find_device(name)

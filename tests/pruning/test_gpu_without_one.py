@@ -26,7 +26,7 @@ ADD = {**ROW, "LEVELS": 1, "STEPS": 11, "DRAWS": 128}
 
 
 def test_law_in_the_interpreter() -> None:
-    tests = Path(__file__).parents[1] / "pruning" / "test_gpu.py"
+    tests = Path(__file__).with_name("test_gpu.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tests.parents[2])
