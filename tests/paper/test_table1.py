@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from saplab.attacks import RandomNoise, eps_of, radii_of
 from saplab.cli import app
-from saplab.metrics.scores import score_difference
 from saplab.models.qnetwork import new_network
 from saplab.paper import table1 as plan
 from saplab.paper.report import write_study
@@ -121,17 +120,6 @@ def test_a_game_comes_with_what_is_known_of_its_agent():
     assert "preset smoke, 16 steps" in figure.note
     assert "in 2 full games 3.5 ±" in figure.note
     assert "Double DQN after 50 million steps 5,393.2 (Wang et al. 2016)" in figure.note
-
-
-def test_a_difference_of_scores_has_welchs_interval():
-    stats = pytest.importorskip("scipy.stats")
-    first, second = [5.0, 7.0, 12.0, 4.0], [1.0, 2.0, 2.5]
-    found = score_difference(first, second)
-    test = stats.ttest_ind(first, second, equal_var=False)
-    expected = test.confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert (found.estimate, found.n) == (pytest.approx(7 - 5.5 / 3), 7)
-    assert score_difference([1.0], second) is None
 
 
 # The page

@@ -63,8 +63,7 @@ def load_networks(chosen: Sequence[Figure]) -> tuple[tuple[Figure, ...], dict[st
     """Load the networks of figures.
 
     Returns:
-        The figures whose networks are all there; the networks, by what lines call them; and for each other figure the
-        networks that it lacks.
+        The figures whose networks are there; the networks, by what lines call them; what each other figure lacks.
 
     Raises:
         ValueError: no figure is left.

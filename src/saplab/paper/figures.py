@@ -9,13 +9,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from saplab.evaluation.paper_numbers import (
-    DENSE_FGSM,
-    DENSE_ITERATIVE,
-    SAP_100_FGSM,
-    SAP_100_ITERATIVE,
-    SAP_100_TRANSFER,
-)
+from saplab.evaluation import paper_numbers as numbers
 from saplab.paper.study import Claim, Figure, Line, Preset
 
 DROPOUT: Final = "preact-resnet20-dropout-{}"
@@ -24,8 +18,8 @@ PERCENTS: Final = (25, 50, 100, 200, 400)
 RATES: Final = (0.05, 0.1, 0.2, 0.3)
 ADV_FGSM: Final[Mapping[float, float]] = {0: 75.0, 1: 72.9, 2: 70.9, 4: 67.5}  # section 4.1.3
 
-_DENSE = Line("dense", paper=DENSE_FGSM)
-_SAP = Line("SAP-100", defense="sap:100", paper=SAP_100_FGSM)
+_DENSE = Line("dense", paper=numbers.DENSE_FGSM)
+_SAP = Line("SAP-100", defense="sap:100", paper=numbers.SAP_100_FGSM)
 _RULES: Final = {"mask": "fgsm", "identity": "fgsm:backward=identity"}
 
 
@@ -47,9 +41,10 @@ def _first(preset: Preset) -> tuple[Figure, ...]:
             Claim("With few samples drawn, accuracy diminishes at λ = 0.", "SAP-25", "SAP-100", "lower", (0,)),
         )),
         Figure("fig1c", "Fig. 1c: the iterative attack, k = 1 (defender vs. adversary)", (
-            Line("dense vs. dense", attack="iterative:stop_when_lost=false", paper=DENSE_ITERATIVE),
-            Line(own, defense="sap:100", attack=f"iterative:samples={preset.a_step}", paper=SAP_100_ITERATIVE),
-            Line(transferred, defense="sap:100", attack="iterative", adversary="dense", paper=SAP_100_TRANSFER),
+            Line("dense vs. dense", attack="iterative:stop_when_lost=false", paper=numbers.DENSE_ITERATIVE),
+            Line(own, defense="sap:100", attack=f"iterative:samples={preset.a_step}", paper=numbers.SAP_100_ITERATIVE),
+            Line(transferred, defense="sap:100", attack="iterative", adversary="dense",
+                 paper=numbers.SAP_100_TRANSFER),
         ), (
             Claim("SAP-100 keeps more than the dense model.", own, "dense vs. dense", "higher", (1, 2, 4)),
             Claim("The attack computed on the dense model leaves less of SAP-100 than its own.", transferred, own,
@@ -215,17 +210,8 @@ def figures(preset: Preset, outside: str = "") -> dict[str, Figure]:
         preset: how much is computed.
         outside: a network from elsewhere for ``architectures``, such as ``resnet20@FILE``; "" for none.
     """
-    found = (
-        *_first(preset),
-        *_of_dropout(),
-        *_of_training(),
-        *_of_baselines(),
-        _of_samples(preset),
-        *_of_erratum(preset),
-        _architectures(outside),
-        _of_percentages(),
-        _of_stages(),
-    )
+    papers = (*_first(preset), *_of_dropout(), *_of_training(), *_of_baselines(), _of_samples(preset))
+    found = (*papers, *_of_erratum(preset), _architectures(outside), _of_percentages(), _of_stages())
     return {figure.name: _within(figure, set(preset.strengths)) for figure in found}
 
 

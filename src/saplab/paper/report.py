@@ -18,7 +18,7 @@ from saplab.report.games import points_chart
 from saplab.report.markdown import change_text, drawing_text, page_text, pivot_text, table_text
 from saplab.report.page import machine, template, vega
 from saplab.report.tables import pivot, strength_text, to_csv, to_parquet
-from saplab.runs import Curve, GameCell, Request, Results, Store
+from saplab.runs import Curve, Request, Results, Store
 from saplab.system.files import write_atomically
 from saplab.system.words import counted
 
@@ -71,7 +71,7 @@ class StudyReport:
         """Return all charts by the names of their files."""
         images = (section for section in self.sections if isinstance(section, ImageSection))
         found = {name: chart for section in images for name, chart in section.charts(theme).items()}
-        points = [{**row.record(), "game": section.figure.title} for section in self.games for row in section.rows]
+        points = [{**row.record(), "game": row.figure} for row in self.summary.games]
         return found | ({"points": points_chart(points, theme)} if points else {})
 
     def markdown(self) -> str:
@@ -91,12 +91,12 @@ class StudyReport:
         """Yield the drawing of points, and Table 1 itself."""
         if self.summary.games:
             yield drawing_text("Mean points against strength", "points")
-        rows = [(section, row) for section in self.games for row in section.changes.values()]
-        rows.sort(key=lambda pair: pair[1].strength)
-        table = pivot(rows, lambda pair: strength_text(pair[1].strength), lambda pair: pair[0].figure.title)
+        changes = (row for section in self.games for row in section.changes.values())
+        rows = sorted(changes, key=lambda row: row.strength)
+        table = pivot(rows, lambda row: strength_text(row.strength), lambda row: row.figure)
         if rows:
             yield "## Relative change of the mean points, SAP-100 against the original agent"
-            yield pivot_text("λ", table, lambda p: change_text(p[1].change, p[1].compared, p[1].paper), "{}, %")
+            yield pivot_text("λ", table, lambda row: change_text(row.change, row.compared, row.paper), "{}, %")
 
     def page(self, store: Results) -> str:
         """Return the page's HTML; the store has its pictures."""
@@ -160,14 +160,11 @@ def _firsts(curves: Sequence[Curve]) -> list[Curve]:
 
 def _played(curves: Sequence[Curve]) -> dict[str, Any]:
     """Return how much was played for a number, and how; nothing of images."""
-    games = [curve for curve in curves if isinstance(curve.first, GameCell)]
-    cells = [cell for curve in games for cell in curve.cells]
+    games = [curve for curve in curves if curve.first.kind == "games"]
     if not games:
         return {}
-    return {
-        "first": games[0].first,
-        "games": sum(cell.stop - cell.start for cell in games[0].cells_at(games[0].eps[0])),
-        "seeds": len(games[0].seeds),
-        "samples": max(cell.attack.samples for cell in cells if cell.attack is not None),
-        "passes": max(cell.passes for cell in cells),
-    }
+    first, cells = games[0], [cell for curve in games for cell in curve.cells]
+    number = sum(cell.stop - cell.start for cell in first.cells_at(first.eps[0]))
+    samples = max(cell.attack.samples for cell in cells if cell.attack is not None)
+    passes = max(cell.passes for cell in cells)
+    return {"first": first.first, "games": number, "seeds": len(first.seeds), "samples": samples, "passes": passes}

@@ -1,10 +1,10 @@
 """A study: figures of curves, with what is claimed of them, as data that a TOML file can hold as well."""
 
-import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -26,9 +26,6 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         paper: numbers of the paper to show beside, by λ: accuracies in %, or relative changes of points in %.
         at: its place on the axis of the figure's `against`; None for none.
         series: of which lines it is one point there.
-
-    Raises:
-        ValueError: `at` is not above 0.
     """
 
     label: str
@@ -37,12 +34,8 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attack: str = "fgsm"
     adversary: str = "self"
     paper: Mapping[float, float] = {}
-    at: float | None = None
+    at: Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)] | None = None
     series: str = ""
-
-    def __post_init__(self) -> None:
-        if self.at is not None and not 0 < self.at < math.inf:
-            raise ValueError(f"`at` must be > 0 and finite, got {self.at:g}")
 
 
 def split_model(model: str) -> tuple[str, str | None]:
@@ -62,20 +55,18 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         strengths: λ at which it is claimed.
 
     Raises:
-        ValueError: an unknown relation, or no λ.
+        ValueError: an unknown relation.
     """
 
     text: str
     first: str
     second: str
     relation: str
-    strengths: tuple[float, ...]
+    strengths: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
 
     def __post_init__(self) -> None:
         if self.relation not in RELATIONS:
             raise ValueError(f"`relation` must be one of {', '.join(RELATIONS)}, got {self.relation!r}")
-        if not self.strengths:
-            raise ValueError("`strengths` must hold at least one λ, got none")
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"lines": "line", "claims": "claim"}):
@@ -136,10 +127,7 @@ def read_study(path: str | Path) -> tuple[Figure, ...]:
         FileNotFoundError: there is no such file.
         ValueError: no TOML, an unknown or missing field, or what `Figure` refuses; the message names the file.
     """
-    try:
-        return msgspec.toml.decode(Path(path).read_bytes(), type=_Study).figure
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no study: {error}") from None
+    return _read(Path(path), msgspec.toml.decode)
 
 
 def save_figures(root: Path, figures: Iterable[Figure]) -> None:
@@ -155,10 +143,13 @@ def load_figures(root: Path) -> tuple[Figure, ...]:
         FileNotFoundError: there is no such file.
         ValueError: it holds something else; the message names it.
     """
-    path = root / _STUDY
+    return _read(root / _STUDY, msgspec.json.decode)
+
+
+def _read(path: Path, decode: Callable[..., _Study]) -> tuple[Figure, ...]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Study).figure
-    except msgspec.DecodeError as error:
+        return decode(path.read_bytes(), type=_Study).figure
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no study: {error}") from None
 
 

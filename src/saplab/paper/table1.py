@@ -128,7 +128,7 @@ def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0) -> 
 
 
 def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
-    model, changes = f"{_AGENT}{game}", PAPER_CHANGES.get(game, {})
+    model, changes = f"{_AGENT}{game}", PAPER_CHANGES[game]
     original, sap, bpda, transfer = (f"{label}{end}" for label in _LABELS)
     lines = [Line(original, model), Line(sap, model, "sap:100", paper={} if end else changes)]
     claims = list(_claims(changes, original, sap))
@@ -178,16 +178,12 @@ def table_curves(
     figures: Iterable[Figure], digests: Digests, effort: Effort, *, sticky: float = 0.0, seed: int = 0,
     precision: str = "float32", device: str = "cpu",
 ) -> tuple[Curve, ...]:  # fmt: skip
-    """Plan the curves of the games' figures.
+    """Plan the curves of the figures of `table_figures`.
 
     Args:
-        figures: as `table_figures` made them.
-        digests: of the agents; see `Agents.digests`.
+        figures, digests: of the agents.
         effort: how much is played.
-        sticky: chance that the emulator repeats the previous action.
-        seed: the first of the seeds.
-        precision: ``float32`` or ``bfloat16``.
-        device: kind of the device, ``cpu`` or ``cuda``.
+        sticky, seed, precision, device: as in `GameCell`.
     """
     nobody = Network("", "")
     whole = GameCell(

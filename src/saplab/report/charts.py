@@ -24,14 +24,7 @@ SHAPES = (  # SVG paths in a box from -1 to 1, for the chart and for the page's 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a chart, as CSS writes them.
-
-    Attributes:
-        ink: of text.
-        grid: of the grid and the axes.
-        background: of the ground.
-        curves: of the curves, in their order.
-    """
+    """Colours of a chart, as CSS writes them: of text, of grid and axes, of the ground, and of the curves in order."""
 
     ink: str
     grid: str
@@ -135,9 +128,8 @@ def _percent_axis(field: str) -> alt.Y:
 
 
 def _legend(theme: Theme) -> alt.Legend | None:
-    if theme is PAGE:
-        return None
-    return alt.Legend(title=None, orient="bottom", columns=1, labelLimit=600, symbolOpacity=1)
+    shown = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=600, symbolOpacity=1)
+    return None if theme is PAGE else shown
 
 
 def in_turn(values: Sequence[str], labels: Sequence[Any]) -> alt.Scale:
@@ -155,22 +147,17 @@ def _intervals(base: alt.Chart, records: Records, overlapping: int) -> alt.Chart
 
 
 def _measured(base: alt.Chart, labels: Sequence[str], theme: Theme) -> list[alt.Chart]:
-    y, shape = (
-        _percent_axis("averaged_percent"),
-        alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=_legend(theme)),
-    )
+    y = _percent_axis("averaged_percent")
+    shape = alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=_legend(theme))
     points = base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=shape, tooltip=_tooltips())
     return [base.mark_line(strokeWidth=2).encode(y=y), points]
 
 
 def _papers(base: alt.Chart, labels: Sequence[str]) -> list[alt.Chart]:
     y, shape = _percent_axis("paper_percent"), alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=None)
-    known = base.transform_filter("isValid(datum.paper_percent)")
+    known = base.transform_filter("isValid(datum.paper_percent)").encode(y=y)
     points = known.mark_point(filled=False, size=70, strokeWidth=1.6, opacity=1)
-    return [
-        known.mark_line(strokeWidth=1.2, strokeDash=[4, 4]).encode(y=y),
-        points.encode(y=y, shape=shape, tooltip=_tooltips()),
-    ]
+    return [known.mark_line(strokeWidth=1.2, strokeDash=[4, 4]), points.encode(shape=shape, tooltip=_tooltips())]
 
 
 def _tooltips() -> list[alt.Tooltip]:

@@ -12,12 +12,7 @@ from saplab.report.charts import PAPER, Theme, configured
 
 
 def game_chart(game: Game, theme: Theme = PAPER) -> alt.VConcatChart:
-    """Draw a game: the payoff (accuracy, %) of each defender against each adversary, and both mixtures beside it.
-
-    Args:
-        game: solved.
-        theme: its colours.
-    """
+    """Draw a game: the payoff (accuracy, %) of each defender against each adversary, and both mixtures beside it."""
     rows, columns = list(game.defenders), list(game.adversaries)
     cells = [
         {"defender": row, "adversary": column, "percent": 100 * float(game.payoff[i][j])}
@@ -43,11 +38,8 @@ def game_chart(game: Game, theme: Theme = PAPER) -> alt.VConcatChart:
 def _mixture(names: Sequence[str], weights: Iterable[float], who: str, theme: Theme) -> alt.Chart:
     """Draw how often each pure strategy is played at the equilibrium: columns over the matrix, or bars beside it."""
     values = [{who: name, "weight": 100 * float(weight)} for name, weight in zip(names, weights, strict=True)]
-    weight: dict[str, Any] = {
-        "title": "played, %",
-        "scale": alt.Scale(domain=[0, 100]),
-        "axis": alt.Axis(values=[0, 50, 100]),
-    }
+    scale, axis = alt.Scale(domain=[0, 100]), alt.Axis(values=[0, 50, 100])
+    weight: dict[str, Any] = {"title": "played, %", "scale": scale, "axis": axis}
     own: dict[str, Any] = {"sort": list(names), "axis": None}
     bars = alt.Chart(alt.Data(values=values)).mark_bar(color=theme.curves[2])
     tips = [f"{who}:N", alt.Tooltip("weight:Q", format=".1f")]

@@ -45,16 +45,12 @@ def machine(made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     seconds = sum(entry.get("seconds", 0) for entry in made)
     times = sorted(str(entry["time"]) for entry in made if "time" in entry)
     names = dict.fromkeys(name for entry in made for name in entry if name not in ("seconds", "time"))
-    facts = {name: _values([entry[name] for entry in made if name in entry]) for name in names}
+    facts = {name: "; ".join(dict.fromkeys(_text(entry[name]) for entry in made if name in entry)) for name in names}
     span = " to ".join(dict.fromkeys((times[0], times[-1]))) if times else "unknown"
     return {**facts, "computing time": f"{seconds:,.0f} s in {counted(len(made), 'cell')}", "finished": span}
 
 
-def _values(values: Sequence[Any]) -> str:
-    return "; ".join(dict.fromkeys(map(_value_text, values)))
-
-
-def _value_text(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {inner}" for name, inner in value.items())
     return value if isinstance(value, str) else json.dumps(value)

@@ -11,11 +11,9 @@ _COLOURS = {1: 0, 3: 2}  # the format's colour types by number of channels
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Return an image as the address of an ``<img>`` that holds all of it.
+    """Return an image (H, W, C) as the address of an ``<img>`` that holds all of it.
 
-    Args:
-        pixels: uint8 (H, W, C); three channels are red, green and blue, one is grey, of any other number the mean is
-            shown in grey.
+    Three channels are red, green and blue, one is grey; of any other number the mean is shown in grey.
     """
     return "data:image/png;base64," + base64.b64encode(encode(pixels)).decode()
 
