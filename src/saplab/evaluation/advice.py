@@ -15,8 +15,8 @@ class Advice:
     Attributes:
         attack: an attack or a battery, as the text that `saplab.evaluate` and the command line read; "" for none.
         eps: radii in the unit of [0, 1] images; empty for those of the evaluation.
-        more_than: the number of images that was too small; 0 where it was not.
-        baseline: whether to evaluate the undefended network as well.
+        more_than: the number of images that was too small.
+        baseline: the undefended network as well.
     """
 
     attack: str = ""
@@ -45,19 +45,19 @@ BASELINE: Final = Advice(baseline=True)
 def identity(case: Case) -> Advice:
     """Advise the largest white-box attack by identity backward."""
     known = _largest(case.white_box)
-    return ADAPTIVE if known is None or known.backward == "identity" else _by(known, known.samples, "identity")
+    return _by(known, known.samples, "identity") if known and known.backward != "identity" else ADAPTIVE
 
 
 def more_samples(case: Case) -> Advice:
     """Advise the largest white-box attack with ten times the samples."""
     known = _largest(case.white_box)
-    return ADAPTIVE if known is None else _by(known, 10 * known.samples, known.backward)
+    return _by(known, 10 * known.samples, known.backward) if known else ADAPTIVE
 
 
 def two_samples(case: Case) -> Advice:
     """Advise the largest white-box attack with samples enough for two halves."""
     known = _largest(case.white_box)
-    return PAPER if known is None else _by(known, max(known.samples, 10), known.backward)
+    return _by(known, max(known.samples, 10), known.backward) if known else PAPER
 
 
 def more_steps(case: Case) -> Advice:
@@ -73,12 +73,10 @@ def unbounded(case: Case) -> Advice:
 
 
 def _largest(evidence: list[Evidence]) -> Evidence | None:
-    """Return the attack with the most steps, and of these with the most samples."""
     return max(evidence, key=lambda e: (e.steps, e.samples), default=None)
 
 
 def _longest(case: Case) -> Evidence | None:
-    """Return the largest white-box attack whose steps are a setting."""
     return _largest([e for e in case.white_box if hasattr(e.attack, "steps")])
 
 

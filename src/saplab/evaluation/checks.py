@@ -33,11 +33,9 @@ class Check:
     """One question about the evidence.
 
     Attributes:
-        key: a short name.
-        question: what was asked.
         outcome: ``passed``, ``failed``, ``unclear`` (too few images) or ``not run``.
         evidence: numbers with intervals; all intervals of one verdict hold together with 95 % confidence (Bonferroni).
-        how: what to run where the answer is missing; None where it is not.
+        how: what to run where the answer is missing.
     """
 
     key: str
@@ -49,9 +47,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Question:
-    """A check before it is answered: `read` gives the numbers of which none may be bad, `how` what to run without any.
+    """A check before it is answered.
 
-    With `of_rules` it is asked only of networks that have backward rules.
+    Attributes:
+        read: returns the numbers of which none may be bad.
+        how: returns what to run where there are none.
+        of_rules: whether it is asked only of networks that have backward rules.
     """
 
     key: str

@@ -45,12 +45,10 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two scores of the same images, of which the first should not be the higher.
+    """Two attacks on the same images, of which the second should not be the stronger.
 
     Attributes:
-        first: an attack at a radius.
-        second: the one that should not be stronger.
-        slack: how far above 0 the interval of the difference may reach.
+        slack: how far above 0 the interval of the difference of their scores may reach.
     """
 
     first: Point
@@ -76,7 +74,8 @@ Fair = Callable[[Point, Point], bool]
 
 def transfer(case: Case) -> list[Comparison]:
     """Compare attacks made on another network with white-box ones of as many steps."""
-    return _challenges([e for e in case.evidence if e.transferred], case.white_box, _as_many_steps)
+    challengers = [e for e in case.evidence if e.transferred]
+    return _challenges(challengers, case.white_box, lambda rival, other: rival.steps >= other.steps)
 
 
 def one_step(case: Case) -> list[Comparison]:
@@ -137,12 +136,8 @@ def _challenges(challengers: Sequence[Evidence], rivals: Sequence[Evidence], fai
     return found
 
 
-def _as_many_steps(rival: Point, challenger: Point) -> bool:
-    return rival.steps >= challenger.steps
-
-
 def _as_large_budget(rival: Point, challenger: Point) -> bool:
-    return rival.evidence.samples >= challenger.evidence.samples and _as_many_steps(rival, challenger)
+    return rival.evidence.samples >= challenger.evidence.samples and rival.steps >= challenger.steps
 
 
 def _same_rule_in_steps(rival: Point, challenger: Point) -> bool:
@@ -154,10 +149,7 @@ def _same_rule_in_steps(rival: Point, challenger: Point) -> bool:
 def _two_budgets(
     own: Sequence[Evidence], kind: Callable[[Evidence], object], budget: Callable[[Evidence], int]
 ) -> list[Comparison]:
-    """Compare the largest budget of each kind of attack with the second largest.
-
-    Of runs with the same budget, the one with most radii speaks.
-    """
+    """Compare the two largest budgets of each kind of attack; of runs with the same one, that with most radii."""
     found: list[Comparison] = []
     for one in dict.fromkeys(map(kind, own)):
         by_budget = {budget(e): e for e in sorted(own, key=lambda e: len(e.eps)) if kind(e) == one}

@@ -20,10 +20,9 @@ class Evidence:
     """What one attack leaves of one network: L radii, N images, C classes.
 
     Attributes:
-        label: what people read ("SAP-100, PGD, identity backward").
-        attack: with all its settings. What it knows of the network, and what it spends, is asked of this object.
+        attack: what it knows of the network, and what it spends, is asked of this object.
         adversary: the network that the attack asks: the ``own`` one, another (``transfer``), or ``none``.
-        eps: radii in the unit of [0, 1] images, ascending.
+        eps: radii, ascending.
         right: (L, N) scores in [0, 1] of the averaged prediction: 1 where it is right.
         has_rules: whether the backward rule makes a difference for the network's gradient.
         halves: (2, L, N, C) mean probabilities over the first and second half of the passes; equal halves where the
@@ -32,8 +31,7 @@ class Evidence:
         gradient_norm: (N,) norm of the gradient at the clean image.
 
     Raises:
-        ValueError: an unknown adversary, a gradient attack that asks none, radii that do not ascend, other shapes, or
-            numbers outside their range.
+        ValueError: a gradient attack that asks no network, radii that do not ascend, other shapes or ranges.
     """
 
     label: str
@@ -55,14 +53,13 @@ class Evidence:
         """Return the evidence of averaged predictions; arguments that are not described here are the class's.
 
         Args:
-            eps: L radii, in any order.
-            probs: (L, N, C) mean probabilities over the passes, at each radius.
-            labels: (N,) classes, integers in 0..C-1.
+            eps: L radii, in any order, which is that of `probs` and `halves`.
+            probs: (L, N, C) mean probabilities over the passes.
+            labels: (N,) integers in 0..C-1.
             label: by default the attack's description.
-            halves: (2, L, N, C), with the radii in the order of `eps`.
 
         Raises:
-            ValueError: other shapes, labels that are not classes, probabilities outside [0, 1], or as the class.
+            ValueError: labels that are not classes, or as the class.
 
         Example:
             >>> eps = [2 / 255, 8 / 255]
@@ -90,9 +87,6 @@ class Evidence:
             raise ValueError("`adversary` must be own or transfer for an attack along a gradient, got 'none'")
         if not self.eps or list(self.eps) != sorted(set(self.eps)) or self.eps[0] < 0:
             raise ValueError(f"`eps` must ascend from 0 or more, got {self.eps}")
-        self._check_arrays()
-
-    def _check_arrays(self) -> None:
         right = np.asarray(self.right)
         if right.ndim != 2 or len(right) != len(self.eps) or right.size == 0:
             raise ValueError(f"`right` must have the shape ({len(self.eps)}, N), got {right.shape}")
@@ -100,10 +94,12 @@ class Evidence:
             raise ValueError(f"`right` must be in [0, 1], got {right.min()} to {right.max()}")
         if self.halves is not None and (self.halves.ndim != 4 or self.halves.shape[:3] != (2, *right.shape)):
             raise ValueError(f"`halves` must have the shape (2, {len(right)}, {self.n}, C), got {self.halves.shape}")
-        for name, low, high in (("half_cosine", -1 - 1e-5, 1 + 1e-5), ("gradient_norm", 0.0, math.inf)):
-            values = getattr(self, name)
-            if values is not None and not (values.shape == (self.n,) and values.min() >= low and values.max() <= high):
-                raise ValueError(f"`{name}` must be ({self.n},) numbers in [{low:g}, {high:g}], got {values.shape}")
+        self._check("half_cosine", self.half_cosine, -1 - 1e-5, 1 + 1e-5)
+        self._check("gradient_norm", self.gradient_norm, 0.0, math.inf)
+
+    def _check(self, name: str, values: Array | None, low: float, high: float) -> None:
+        if values is not None and not (values.shape == (self.n,) and values.min() >= low and values.max() <= high):
+            raise ValueError(f"`{name}` must be ({self.n},) numbers in [{low:g}, {high:g}], got {values.shape}")
 
     @property
     def n(self) -> int:
@@ -133,8 +129,9 @@ class Evidence:
     @property
     def backward(self) -> str:
         """Return the backward rule of the own gradient; "" where it makes no difference or is not known."""
-        ruled = self.own_gradient and self.has_rules and isinstance(self.attack, GradientAttack)
-        return self.attack.gradient.backward if ruled else ""  # type: ignore[attr-defined]
+        if self.own_gradient and self.has_rules and isinstance(self.attack, GradientAttack):
+            return self.attack.gradient.backward
+        return ""
 
     @property
     def loss(self) -> str:

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saplab.attacks import strength_of
-from saplab.evaluation.evidence import Evidence
+from saplab.evaluation.evidence import Adversary, Evidence
 from saplab.evaluation.plan import attack_text
+from saplab.evaluation.rows import stored
 from saplab.evaluation.verdict import Verdict, verdict
-from saplab.metrics import Interval, correct, mean_interval
+from saplab.metrics import correct, mean_interval
 from saplab.metrics.calibration import Calibration, calibration
 from saplab.metrics.minimax import Game, game_value
-from saplab.runs import BrokenCellError, Curve, ImageCell, ImageResult, Results
+from saplab.runs import Curve, ImageCell, ImageResult, Results
 from saplab.runs.results import join
 
 DIAGRAM_BINS: Final = 10
@@ -26,8 +28,6 @@ class CalibrationRow:
     """How far a curve's confidences can be believed at one radius.
 
     Attributes:
-        curve: the curve's label.
-        strength: λ in pixel steps.
         averaged, single: of the probabilities averaged over passes, and of a single pass.
     """
 
@@ -42,7 +42,6 @@ class Findings:
     """What a run shows.
 
     Attributes:
-        verdict: is the robustness real?
         calibration: for the curves without random noise, in their order.
         convergence: points of accuracy against Monte Carlo samples; none where no budgets were compared.
         games: the minimax game at each λ at which every defender met every adversary.
@@ -90,10 +89,8 @@ def finished_curves(store: Results, curves: Iterable[Curve]) -> Iterable[Finishe
 
 def whole(store: Results, curve: Curve) -> ImageResult | None:
     """Join the results of a curve's cells; None where one is missing or damaged."""
-    try:
-        return join([store.load(cell) for cell in curve.cells])
-    except (FileNotFoundError, BrokenCellError):
-        return None
+    found = stored(store, curve.cells)
+    return join(list(found.values())) if len(found) == len(curve.cells) else None
 
 
 def _verdict(finished: Sequence[Finished]) -> Verdict:
@@ -108,11 +105,11 @@ def evidence_of(finished: Finished) -> Evidence:
     """Return a finished curve as the verdict takes it."""
     cell, result = finished.cell, finished.result
     order = np.argsort(cell.eps)
-    asks = cell.attack.knowledge == "gradient"
+    source: Adversary = "transfer" if cell.transferred else "own"
     return Evidence(
         label=finished.curve.label,
         attack=cell.attack,
-        adversary="none" if not asks else "transfer" if cell.transferred else "own",
+        adversary=source if cell.attack.knowledge == "gradient" else "none",
         eps=tuple(sorted(cell.eps)),
         right=np.stack([finished.right_at(eps) for eps in sorted(cell.eps)]),
         has_rules=cell.adversary.has_rules,
@@ -133,12 +130,8 @@ def calibration_rows(curve: Curve, result: ImageResult) -> list[CalibrationRow]:
     if cell.across or cell.attack.knowledge == "nothing":
         return []
     tables = zip(cell.eps, result.probs, result.single, strict=True)
-    return [
-        CalibrationRow(
-            curve.label, strength_of(eps), *(calibration(p, result.labels, DIAGRAM_BINS) for p in (mean, single))
-        )
-        for eps, mean, single in tables
-    ]
+    measure = partial(calibration, labels=result.labels, bins=DIAGRAM_BINS)
+    return [CalibrationRow(curve.label, strength_of(eps), measure(mean), measure(one)) for eps, mean, one in tables]
 
 
 def reliability_records(rows: Iterable[CalibrationRow]) -> list[dict[str, Any]]:
@@ -169,16 +162,12 @@ def _convergence(finished: Sequence[Finished]) -> list[dict[str, Any]]:
     family = max(families.values(), key=len, default=[])
     if len(family) < 2:
         return []
+    points = ((one, eps, mean_interval(one.right_at(eps))) for one in family for eps in one.cell.attacked_eps)
     return [
-        _point(one.cell.attack.samples, strength_of(eps), mean_interval(one.right_at(eps)))
-        for one in family
-        for eps in one.cell.attacked_eps
-    ]
-
-
-def _point(samples: int, strength: float, accuracy: Interval) -> dict[str, Any]:
-    percents = (round(100 * share, 4) for share in (accuracy.estimate, accuracy.low, accuracy.high))
-    return {"value": samples, "strength": strength, **dict(zip(("percent", "from", "to"), percents, strict=True))}
+        {"value": one.cell.attack.samples, "strength": strength_of(eps), "percent": round(100 * accuracy.estimate, 4),
+         "from": round(100 * accuracy.low, 4), "to": round(100 * accuracy.high, 4)}
+        for one, eps, accuracy in points
+    ]  # fmt: skip
 
 
 def _games(finished: Sequence[Finished]) -> dict[float, Game]:
@@ -197,7 +186,7 @@ def _games(finished: Sequence[Finished]) -> dict[float, Game]:
 
 
 def _game(met: Mapping[str, Mapping[str, NDArray[np.float64]]], names: Mapping[str, str]) -> Game | None:
-    """Solve for the payoffs of those adversaries whose images every defender met; None where there is no choice."""
+    """Solve for the adversaries whose images every defender met; None where one of the players has no choice."""
     defenders = list(dict.fromkeys(name for rows in met.values() for name in rows))
     adversaries = [images for images, rows in met.items() if len(rows) == len(defenders)]
     if len(defenders) < 2 or len(adversaries) < 2:
@@ -207,6 +196,4 @@ def _game(met: Mapping[str, Mapping[str, NDArray[np.float64]]], names: Mapping[s
 
 
 def _adversary_label(cell: ImageCell) -> str:
-    if cell.attack.knowledge == "nothing":
-        return cell.attack.describe(False)
-    return f"{attack_text(cell)} on {cell.adversary.label}"
+    return attack_text(cell) + ("" if cell.attack.knowledge == "nothing" else f" on {cell.adversary.label}")

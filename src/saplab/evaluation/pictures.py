@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saplab.attacks import strength_of
+from saplab.evaluation.rows import stored
 from saplab.report.png import data_uri
-from saplab.runs import BrokenCellError, Curve, ImageCell, ImageResult, Results
+from saplab.runs import Curve, ImageCell, ImageResult, Results
 
 MOST_CURVES: Final = 6
 _GREY: Final = 128
@@ -19,12 +20,9 @@ _GREY: Final = 128
 class Picture:
     """One image at one strength.
 
-    Args:
-        image, change: addresses for ``<img>``; `change` is the perturbation, grey where there is none and stretched so
-            that λ steps are black or full colour; "" at λ = 0.
-        predicted: name of the likeliest class.
-        confidence: its probability.
-        right: whether it is the image's own.
+    Attributes:
+        image, change: addresses for ``<img>``; `change` is the perturbation as `stretched` shows it, "" at λ = 0.
+        predicted, confidence, right: the likeliest class, its probability, and whether it is the image's own.
     """
 
     image: str
@@ -38,9 +36,8 @@ class Picture:
 class Example:
     """One image of the data set under every curve's attack.
 
-    Args:
+    Attributes:
         number: its position in the data set.
-        label: name of its class.
         rows: (curve's label, its pictures by strength).
     """
 
@@ -61,17 +58,14 @@ def examples(store: Results, curves: Iterable[Curve]) -> tuple[Example, ...]:
         cell = curve.first
         if cell.digest in found or not isinstance(cell, ImageCell):
             continue
-        try:
-            result = store.load(cell)
-        except (FileNotFoundError, BrokenCellError):
-            continue
-        if result.pictures.shape[1]:
+        result = stored(store, [cell]).get(cell.digest)
+        if result is not None and result.pictures.shape[1]:
             found[cell.digest] = curve, result
         if len(found) == MOST_CURVES:
             break
-    first = next((result for _, result in found.values()), None)
-    count = first.pictures.shape[1] if first else 0
-    return tuple(_example(k, list(found.values()), store.request.classes) for k in range(count))
+    shown = list(found.values())
+    count = shown[0][1].pictures.shape[1] if shown else 0
+    return tuple(_example(k, shown, store.request.classes) for k in range(count))
 
 
 def _example(k: int, found: Sequence[tuple[Curve, ImageResult]], classes: Sequence[str]) -> Example:
@@ -91,12 +85,7 @@ def _pictures(k: int, curve: Curve, result: ImageResult, classes: Sequence[str])
 
 
 def stretched(pixels: NDArray[np.uint8], clean: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
-    """Show the perturbation of an image: grey where there is none, black and full colour where it is λ steps.
-
-    Args:
-        pixels, clean: uint8 (H, W, C), the image and what it was.
-        strength: λ > 0.
-    """
+    """Show the perturbation of an image (H, W, C): grey where there is none, black and full colour at λ > 0 steps."""
     change = (pixels.astype(np.float64) - clean) * (_GREY - 1) / strength
     return np.clip(_GREY + change, 0, 255).round().astype(np.uint8)
 

@@ -1,6 +1,7 @@
 """The numbers of a report, one row for a curve at a radius: table, chart, CSV and terminal all show these."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -19,8 +20,6 @@ class Row:
     """One curve of images at one radius.
 
     Attributes:
-        curve: the curve's label.
-        eps: radius.
         counts: accuracy of the prediction averaged over the passes, of single ones, and counted otherwise.
         seeds: the averaged accuracy over several seeds of the defence, where there are several.
         paper: the paper's accuracy in %, where it exists.
@@ -76,9 +75,6 @@ class GameRow:
     """One curve of games at one radius, and its change against another curve at the same radius.
 
     Attributes:
-        game: name of the ROM.
-        curve: the curve's label.
-        eps: radius.
         score: mean points, with its interval over episodes and seeds.
         compared: whether there are points to compare with.
         change: relative change as the paper's Table 1 defines it; None where it is blank.
@@ -122,7 +118,7 @@ class Summary:
 
     Attributes:
         rows: in the order of the request's curves and their radii; none for a curve without a stored cell.
-        made: how the stored cells were made, one entry a cell.
+        made: how each stored cell was made.
         finished, total: stored cells, and cells of the request.
         problems: damaged and foreign files, one line each.
         shown: labels of the curves that a chart draws at first: all where they are few, else the telling ones.
@@ -147,27 +143,31 @@ class Summary:
 
 
 def summarise(store: Results) -> Summary:
-    """Compute a run's numbers from its stored cells, one cell in memory at a time.
+    """Compute a run's numbers from its stored cells, one curve in memory at a time.
 
     Raises:
         ValueError: no cell is stored yet.
     """
     made: dict[str, Mapping[str, Any]] = {}
     request = store.request
-    rows = tuple(row for curve in request.curves for row in _rows_of(store, curve, made))
+    rows: list[AnyRow] = []
+    for curve in request.curves:
+        rows += (_game_rows if isinstance(curve.first, GameCell) else _image_rows)(store, curve, made)
     if not made:
         raise ValueError(f"{request.title!r} holds no finished cell yet, so there is nothing to report; run it first")
     survey = store.survey()
     problems = tuple(sorted((*survey.damaged, *survey.foreign)))
     shown = _shown(request.curves, [row for row in rows if isinstance(row, Row)])
-    return Summary(rows, tuple(made.values()), len(made), len(request.by_digest), problems, shown)
+    return Summary(tuple(rows), tuple(made.values()), len(made), len(request.by_digest), problems, shown)
 
 
-def _rows_of(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]) -> Iterator[AnyRow]:
-    if isinstance(curve.first, GameCell):
-        yield from _game_rows(store, curve, made)
-    else:
-        yield from _image_rows(store, curve, made)
+def stored(store: Results, cells: Iterable[Cell]) -> dict[str, Any]:
+    """Return the cells' results that are there, by the cells' digests; damaged ones count as missing."""
+    found = {}
+    for cell in cells:
+        with suppress(FileNotFoundError, BrokenCellError):
+            found[cell.digest] = store.load(cell)
+    return found
 
 
 def _image_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]) -> Iterator[Row]:
@@ -183,60 +183,47 @@ def _image_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]
 
 
 def _over_seeds(results: Sequence[ImageResult], k: int) -> OverSeeds | None:
-    """Compare the seeds at the radius with number k."""
     if len(results) < 2 or len(results[0].labels) < 2:
         return None
     return over_seeds([correct(result.probs[k], result.labels) for result in results])
 
 
 def _joined(store: Results, cells: Sequence[Cell], made: dict[str, Mapping[str, Any]]) -> ImageResult | None:
-    """Join the results that are there, and note how they were made; None where there are none."""
-    results = []
-    for cell, result in _stored(store, cells):
-        made[cell.digest] = result.made
-        results.append(result)
-    return join(results) if results else None
-
-
-def _stored(store: Results, cells: Iterable[Cell]) -> Iterator[tuple[Cell, Any]]:
-    for cell in cells:
-        try:
-            yield cell, store.load(cell)
-        except (FileNotFoundError, BrokenCellError):
-            continue
+    found = stored(store, cells)
+    made.update((digest, result.made) for digest, result in found.items())
+    return join(list(found.values())) if found else None
 
 
 def _game_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]) -> Iterator[GameRow]:
     """Yield a row for each radius at which all games are stored."""
     game = cast(GameCell, curve.first).game
     against = next((c for c in store.request.curves if (c.figure, c.label) == (curve.figure, curve.against)), None)
-    for cell, result in _stored(store, curve.every_cell()):
-        made[cell.digest] = result.made
+    made.update((digest, result.made) for digest, result in stored(store, curve.every_cell()).items())
     for eps in curve.eps:
-        games = games_at(store, curve, eps)
-        if games is None:
+        games = _games_at(store, curve, eps)
+        if not games:
             continue
-        scores = [score for result in games for score in result.scores.tolist()]
-        steps = [step for result in games for step in result.steps.tolist()]
+        scores, steps = _scores(games), [step for result in games for step in result.steps.tolist()]
         base = scores_at(store, against, eps) if against else None
         change = relative_change(scores, base) if base else None
         paper, mean_steps = curve.paper.get(strength_of(eps)), sum(steps) / len(steps)
-        yield GameRow(
-            game, curve.label, eps, mean_score(scores), bool(base), change, paper, mean_steps, curve.figure
-        )  # fmt: skip
+        score = mean_score(scores)
+        yield GameRow(game, curve.label, eps, score, bool(base), change, paper, mean_steps, curve.figure)
 
 
-def games_at(store: Results, curve: Curve, eps: float) -> list[GameResult] | None:
-    """Return the games of a curve at a radius; None where some of them are missing or damaged."""
+def _games_at(store: Results, curve: Curve, eps: float) -> list[GameResult]:
     cells = list(curve.cells_at(eps))
-    found = [result for _, result in _stored(store, cells)]
-    return found if cells and len(found) == len(cells) else None
+    found = stored(store, cells)
+    return list(found.values()) if len(found) == len(cells) else []
 
 
 def scores_at(store: Results, curve: Curve, eps: float) -> list[float] | None:
     """Return the points of a curve's games at a radius; None where some of them are missing or damaged."""
-    games = games_at(store, curve, eps)
-    return None if games is None else [score for result in games for score in result.scores.tolist()]
+    return _scores(_games_at(store, curve, eps)) or None
+
+
+def _scores(games: Iterable[GameResult]) -> list[float]:
+    return [score for result in games for score in result.scores.tolist()]
 
 
 def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:

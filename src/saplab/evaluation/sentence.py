@@ -12,15 +12,12 @@ from saplab.metrics import Interval
 def describe(
     case: Case, answers: Sequence[Answer], masked: bool | None, eps: float, bound: Interval, dense: Interval | None
 ) -> str:
-    """Return the result in one sentence.
+    """Return the result in one sentence about the radius `eps`.
 
     Args:
-        case: the evidence.
-        answers: to every question that fits it.
+        answers: to every question that fits the case.
         masked: whether the gradient is masked; None where the answers cannot tell.
-        eps: radius that the sentence is about.
-        bound: robust accuracy there.
-        dense: that of the undefended network, where it is known.
+        bound, dense: robust accuracy at `eps`, and that of the undefended network, where it is known.
     """
     if eps == 0:
         return f"Accuracy without an attack is {bound.percent()}; no λ > 0 was run."
@@ -79,6 +76,5 @@ def name_of(evidence: Evidence) -> str:
     if evidence.backward == "mask" and isinstance(attack, (FGSM, Iterative)):
         return "the paper's adversary"
     title = "the iterative attack" if isinstance(attack, Iterative) else attack.title or type(attack).__name__
-    if evidence.adversary == "transfer":
-        return f"{title} made on another network"
-    return f"{title} with {evidence.backward} backward" if evidence.backward else title
+    how = f" with {evidence.backward} backward" if evidence.backward else ""
+    return f"{title} made on another network" if evidence.adversary == "transfer" else f"{title}{how}"

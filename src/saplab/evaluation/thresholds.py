@@ -32,7 +32,6 @@ class Level:
 
     Attributes:
         number: from a confidence to the number's interval.
-        words: from that interval to words.
         level: the last good number.
         above: whether the numbers above it are the bad ones, instead of those below.
         slack: how far on the bad side the interval may reach.
@@ -64,13 +63,11 @@ def half_cosines(case: Case) -> list[Level]:
 def gradient_norms(case: Case) -> list[Level]:
     """Return the median, over images, of the gradient's norm as a multiple of the undefended network's."""
     known = _largest([e for e in case.own if e.gradient_norm is not None])
-    plain = [e for e in case.dense if e.own_gradient and e.gradient_norm is not None][:1]
-    ratios = [(e, _ratio(_array(e.gradient_norm), _array(p.gradient_norm))) for e in known for p in plain]
-    return [
-        _at_least(NORM, partial(median_interval, ratio), f"{e.label}: median norm over dense")
-        for e, ratio in ratios
-        if ratio.size
+    plain = [_array(e.gradient_norm) for e in case.dense if e.own_gradient and e.gradient_norm is not None]
+    ratios = [
+        (f"{e.label}: median norm over dense", _ratio(_array(e.gradient_norm), p)) for e in known for p in plain[:1]
     ]
+    return [_at_least(NORM, partial(median_interval, ratio), label) for label, ratio in ratios if ratio.size]
 
 
 def unbounded(case: Case) -> list[Level]:
@@ -85,9 +82,11 @@ def unbounded(case: Case) -> list[Level]:
     if strongest is None or (largest < UNBOUNDED and strongest.scores.mean() > case.chance):
         return []
     label = f"λ = {strongest.strength:g}: {strongest.evidence.label} leaves"
-    words = f"chance is {100 * case.chance:.1f} %"
-    accuracy = partial(mean_interval, strongest.scores, 1)
-    return [Level(accuracy, lambda x: f"{label} {x.percent()}; {words}", case.chance, above=True, slack=MARGIN)]
+
+    def words(x: Interval) -> str:
+        return f"{label} {x.percent()}; chance is {100 * case.chance:.1f} %"
+
+    return [Level(partial(mean_interval, strongest.scores, 1), words, case.chance, above=True, slack=MARGIN)]
 
 
 def _at_least(level: float, number: Callable[[float], Interval], label: str) -> Level:
@@ -98,7 +97,6 @@ def _at_least(level: float, number: Callable[[float], Interval], label: str) -> 
 
 
 def _largest(own: Sequence[Evidence]) -> list[Evidence]:
-    """Return the evidence with the most samples of each backward rule."""
     return list({e.backward: e for e in sorted(own, key=lambda e: e.samples)}.values())
 
 

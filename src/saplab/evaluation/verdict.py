@@ -23,7 +23,6 @@ class Robust:
     """An upper bound on robust accuracy.
 
     Attributes:
-        eps: radius, in the unit of [0, 1] images.
         accuracy: what all attacks together leave, with its 95 % interval over images.
         attack: label of the attack that alone leaves least, among those that `accuracy` is of.
     """
@@ -43,7 +42,6 @@ class Verdict:
     """What the evidence says.
 
     Attributes:
-        sentence: the result in one sentence.
         checks: every question that fits the network, also those that nothing answers yet.
         robust: for each radius, ascending, the worst case over all the evidence.
         masked: whether an attack that should be weaker takes away what one by the own gradient leaves; None where the
@@ -58,11 +56,7 @@ class Verdict:
     headline: Robust
 
     def fails(self, percent: float) -> bool:
-        """Return whether robust accuracy is not shown to reach `percent`.
-
-        The lower end of the interval decides: attacks only ever bound robust accuracy from above, so that a network
-        passes on the pessimistic end or not at all.
-        """
+        """Return whether the lower end of robust accuracy's interval is below `percent`."""
         return 100 * self.headline.accuracy.low < percent
 
 
@@ -77,7 +71,7 @@ def verdict(
     least of several fresh draws is biased low; the best of k such candidates has the confidence 1 - 0.05 / k.
 
     Args:
-        defended: attacks on the network in question, the same images in the same order.
+        defended: attacks on the network in question, all on the same images.
         dense: attacks on the undefended network, for the length of its gradient and its own worst case.
         labels: classes (N,), needed where evidence has `halves`; without both, the accuracy of a guess is not known.
         eps: radius that the sentence speaks of; the largest up to 8/255 by default.
@@ -137,10 +131,8 @@ def _chance(evidence: Sequence[Evidence], labels: ArrayLike | None) -> float:
 def _check(defended: Sequence[Evidence], dense: Sequence[Evidence], labels: ArrayLike | None) -> None:
     if not defended:
         raise ValueError("`defended` must hold at least one attack's evidence, got none")
-    images = {e.n for e in (*defended, *dense)}
+    images = {e.n for e in (*defended, *dense)} | (set() if labels is None else {len(np.asarray(labels))})
     if labels is None and any(e.halves is not None for e in (*defended, *dense)):
         raise ValueError("`labels` must be given where evidence has `halves`, got None")
-    if labels is not None:
-        images.add(len(np.asarray(labels)))
     if len(images) > 1:
         raise ValueError(f"all evidence and `labels` must be about the same images, got {sorted(images)} of them")
