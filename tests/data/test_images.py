@@ -1,6 +1,5 @@
-"""Folders of pictures: order, cuts as torchvision makes them, mistakes; and `saplab evaluate` on them."""
+"""Folders of pictures: order, cuts as torchvision makes them, mistakes."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 from torchvision_operators import declare_torchvision_operators
 
-from saplab.cli import app
 from saplab.data.images import Cut, load_folder
 from saplab.data.load import load_data
 
@@ -108,50 +106,3 @@ def test_cuts_that_are_none(folder: Path) -> None:
         Cut(8, 8, "nearest")
     with pytest.raises(ValueError, match="`image-size` must be given for the folder of pictures"):
         load_data(str(folder))
-
-
-# --- the command line ------------------------------------------------------------------------------------------------
-
-FACTORY = """
-from torch import nn
-from saplab.models.initialise import initialise
-
-def small():
-    return initialise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2)), 0)
-"""
-
-
-@pytest.fixture
-def workplace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (folder.parent / "pictured.py").write_text(FACTORY)
-    monkeypatch.chdir(folder.parent)
-    return folder.parent
-
-
-@pytest.mark.parametrize(
-    "defense",
-    ["sap:100", "dropout:0.1", "rnw:0.01", "rsw:0.01", "dwp:50", "swp:100", "rna:0.01", "rsa:0.01", "sap:50+rnw:0.01"],
-)
-def test_every_defence_is_evaluated_on_pictures(
-    workplace: Path, defense: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--model", "pictured:small", "--data", "pictures", "--image-size", "12", "--defense", defense]
-    options = ["--lambda", "0,4", "--samples", "2", "--passes", "2", "--out", "out", "--json"]
-    app(["evaluate", *words, *options], standalone_mode=False)
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert len(rows) == 4  # two curves, two strengths
-
-
-def test_evaluate_needs_a_size(workplace: Path) -> None:
-    with pytest.raises(ValueError, match="`image-size` must be given"):
-        app(["evaluate", "--model", "pictured:small", "--data", "pictures"], standalone_mode=False)
-
-
-def test_a_hubs_network_brings_its_own_cut(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("timm", reason="timm belongs to the extra 'vision'")
-    words = ["--model", "timm:mobilenetv3_small_050?num_classes=2", "--data", "pictures", "--limit", "2"]
-    options = ["--defense", "sap:100", "--lambda", "0", "--samples", "1", "--passes", "1", "--out", "hub", "--json"]
-    app(["evaluate", *words, *options], standalone_mode=False)
-    captured = capsys.readouterr()
-    assert "has random weights, as nothing is downloaded" in captured.err
-    assert json.loads(captured.out)["rows"]
