@@ -1,7 +1,7 @@
 """Normal and uniform numbers and random words of streams, as one torch operator for CPU and GPU."""
 
 import math
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,12 +22,9 @@ from saplab.rng.simd import (
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 
-Law = Literal["uniform", "normal", "word"]
-
 KIND: Final = 4  # see `saplab.rng.streams`
-
-_UNIFORM, _NORMAL, _WORD = 0, 1, 2
-CODES: Final = {"uniform": _UNIFORM, "normal": _NORMAL, "word": _WORD}
+_NORMAL, _WORD = 1, 2
+CODES: Final = {"uniform": 0, "normal": _NORMAL, "word": _WORD}  # of the laws
 
 _HALF = np.float32(0.5)
 _F1 = np.float32(1.0)
@@ -156,5 +153,5 @@ def words(streams: Tensor, size: int, site: int = 0, kind: int = KIND) -> Tensor
     return _draw("word", streams, size, site, kind)
 
 
-def _draw(law: Law, streams: Tensor, size: int, site: int, kind: int) -> Tensor:
+def _draw(law: str, streams: Tensor, size: int, site: int, kind: int) -> Tensor:
     return torch.ops.saplab.variates(streams, size, site, law, kind)  # type: ignore[no-any-return]
