@@ -39,7 +39,8 @@ def test_play_shows_a_table_and_goes_on_where_it_stopped(tmp_path):
     assert json.loads(again.stdout.splitlines()[-1]) == found
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "cells").iterdir()} == stored
     assert "games:" not in again.stderr
-    assert "Points in assault" in again.stderr
+    assert "points in assault" in again.stderr
+    assert "4 of 4 cells already there" in again.stderr
     assert (tmp_path / "clip.gif").stat().st_size > 1_000
 
 
@@ -53,11 +54,19 @@ def test_attacks_of_many_steps_see_the_newest_frame_alone(tmp_path):
     result = invoke(*words)
     assert result.exit_code == 0, result.output
     assert [row["agent"] for row in json.loads(result.stdout.splitlines()[-1])["rows"]] == [
-        "original, PGD-2, newest frame", "original, Square, newest frame",
-        "SAP-100, PGD-2, mask backward, newest frame", "SAP-100, Square, newest frame",
+        "original, PGD-2, newest frame", "original, Square-2, newest frame",
+        "SAP-100, PGD-2 ×2, mask backward, newest frame", "SAP-100, Square-2 ×2, newest frame",
     ]  # fmt: skip
-    twice = invoke(*words[:-1], "--attack", "pgd:steps=2+pgd:steps=2,restarts=2")
-    assert "gives two different lines the name" in str(twice.exception)
+    many = ("--attack", "fgsm+fgsm:samples=4+fgsm:backward=identity+pgd:steps=2+pgd:steps=2,restarts=2+noise")
+    more = invoke(*words[:-1], *many, "--adversary", "dense", "--no-newest-frame", "--eps", "8/255",
+                  "--lambda", "0,1,2", "--json")  # fmt: skip
+    assert more.exit_code == 0, more.output
+    labels = [row["agent"] for row in json.loads(more.stdout.splitlines()[-1])["rows"]]
+    assert labels == [
+        "original", "original, PGD-2", "original, PGD-2 restarts=2", "original, random noise",
+        "SAP-100, gradient of the original", "SAP-100, PGD-2, gradient of the original",
+        "SAP-100, PGD-2 restarts=2, gradient of the original", "SAP-100, random noise",
+    ]  # fmt: skip
 
 
 @needs_ale

@@ -135,20 +135,19 @@ def _curves(
 ) -> "tuple[Curve, ...]":
     """Plan a curve of each agent against each attacker: without defence, and defended, compared with the former.
 
-    Without a defence, several attacks may be one and the same: it is played once.
+    Several attacks may be one and the same for an agent: it is played once.
     """
-    plain: dict[str, Curve] = {}
-    against = []
-    for attacker in attackers:
-        curve = _curve(ask, ask.whole.defender, attacker)
-        first = plain.setdefault(" ".join(cell.digest for cell in curve.every_cell()), curve)
-        against.append(first.label)
-    others = [
-        _curve(ask, agent, attacker, label)
-        for agent in defended
-        for attacker, label in zip(attackers, against, strict=True)
-    ]
-    return (*plain.values(), *others) if baseline or not others else tuple(others)
+    known: dict[tuple[str, ...], Curve] = {}
+
+    def added(defender: "Network", attacker: "Attacker", against: str = "") -> str:
+        curve = _curve(ask, defender, attacker, against)
+        return known.setdefault(tuple(cell.digest for cell in curve.every_cell()), curve).label
+
+    plain = [added(ask.whole.defender, attacker) for attacker in attackers]
+    for agent in defended:
+        for attacker, against in zip(attackers, plain, strict=True):
+            added(agent, attacker, against)
+    return tuple(curve for curve in known.values() if baseline or not defended or curve.against)
 
 
 def _curve(ask: _Ask, defender: "Network", attacker: "Attacker", against: str = "") -> "Curve":
