@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import saplab
 from saplab.defenses import predict_with_votes
 from saplab.defenses.drawing import drawing
-from saplab.defenses.sites import MOST_DEFENSES
+from saplab.defenses.site_mode import MOST_DEFENSES
 from saplab.models.initialise import initialise
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20

@@ -14,6 +14,7 @@ from suite import gradients
 from torch import Tensor, nn
 
 import saplab
+from saplab.attacks import Problem
 from saplab.defenses.drawing import drawing
 from saplab.models.initialise import initialise
 from saplab.rng.streams import pass_streams, stream_key
@@ -28,7 +29,7 @@ other_people_s_warnings = pytest.mark.filterwarnings(
 
 
 def chapters() -> dict[str, str]:
-    """Give the code under each heading of the page, its blocks in order."""
+    """Return the code under each heading of the page, its blocks in order."""
     parts = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     blocks = (re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) for text in parts[1::2])
     return {title: "\n".join(code) for title, code in zip(parts[::2], blocks, strict=True)}
@@ -52,7 +53,7 @@ def run(title: str, names: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def beginning() -> dict[str, Any]:
-    """Give the names that the page's first chapter leaves behind."""
+    """Return the names that the page's first chapter leaves behind."""
     return run(FIRST, {"__name__": "page"})
 
 
@@ -73,7 +74,7 @@ def test_the_page_is_right(title: str, beginning: dict[str, Any]) -> None:
         run(title, dict(beginning))
 
 
-# --- benchmarks/peers.py and `saplab bench` --------------------------------------------------------------------------
+# --- benchmarks/peers.py and benchmarks/bench.py ----------------------------------------------------------------------
 
 
 @other_people_s_warnings
@@ -156,12 +157,12 @@ def test_the_rule_changes_no_draw_and_stays_with_copies(net: nn.Module, x: Tenso
 
 
 def test_the_attack_s_own_rule_decides_in_attacks(net: nn.Module, x: Tensor) -> None:
+    def gradient(own: Any, rule: Any) -> Tensor:
+        defended = saplab.defend(net, saplab.SAP(60), backward=rule)
+        return saplab.MonteCarlo(3, own).estimate(Problem.of(defended, x.sigmoid(), labels)).gradient
+
     labels = torch.zeros(6, dtype=torch.int64)
-    gradients = {
-        (own, rule): saplab.MonteCarlo(3, own).gradient(saplab.defend(net, saplab.SAP(60), backward=rule), x, labels)
-        for own in RULES
-        for rule in RULES
-    }
+    gradients = {(own, rule): gradient(own, rule) for own in RULES for rule in RULES}
     for own in RULES:
         assert torch.equal(gradients[own, "mask"], gradients[own, "identity"])
         assert torch.equal(gradients[own, "mask"], gradients[own, "probability"])

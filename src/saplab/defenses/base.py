@@ -1,129 +1,19 @@
 """What a defence is: a frozen dataclass with one to three hooks, whose only source of randomness is a `Draw`."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from saplab.defenses.drawing import Drawing, moved
+from saplab.defenses.drawing import Draw as Draw
 from saplab.pruning.normalised import Normalised
-from saplab.pruning.operator import BackwardRule
-from saplab.rng.numbers import normals, uniforms
-from saplab.rng.streams import random_words
 from saplab.system.registry import Named, Registry, split_sum
 
 Setting = float | Mapping[str, float]  # one number, or one for each name pattern
-
-_FIRST_KIND: Final = 16  # of the numbers that hooks draw themselves; those below belong to kernels and attacks
-_KINDS: Final = 256 - _FIRST_KIND
-
-
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """The random numbers of one defence at one place in one pass: a function of (seed, pass, place, example) alone.
-
-    A shape that begins with the number of examples gives each example numbers of its own, which no other example of
-    the batch can change. Every call gives new numbers.
-
-    Attributes:
-        drawing: of the whole pass.
-        site: number of the place in the streams.
-        where: name of the place: a site, a parameter or ``input``.
-        count: maps at this place; None for what a whole pass shares.
-        device: where the numbers go.
-    """
-
-    drawing: Drawing
-    site: int
-    where: str
-    count: int | None
-    device: torch.device
-    _used: list[int] = field(default_factory=lambda: [0], repr=False)
-
-    @property
-    def rule(self) -> BackwardRule:
-        """Return the rule by which the gradient passes the defence."""
-        return self.drawing.rule
-
-    @property
-    def rows(self) -> Tensor:
-        """Return the streams (N, 3) of the maps; (1, 3) of the pass itself where it shares its draws."""
-        streams = self.drawing.whole() if self.count is None else self.drawing.rows(self.count, self.where)
-        return moved(streams, self.device)
-
-    @property
-    def per_pass(self) -> "Draw":
-        """Return the draws that all examples of a pass share, in any shape; such a defence must be `shared`."""
-        return Draw(self.drawing, self.site, self.where, None, self.device, self._used)
-
-    def normal(self, shape: Sequence[int]) -> Tensor:
-        """Draw standard normal numbers, float32."""
-        return self._filled(normals, shape)
-
-    def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Draw numbers uniform in [0, 1), float32, multiples of 2^-24."""
-        return self._filled(uniforms, shape)
-
-    def bernoulli(self, p: float | Tensor, shape: Sequence[int]) -> Tensor:
-        """Draw 1 with probability `p` and else 0, float32; `p` may be a tensor that broadcasts to `shape`."""
-        return (self.uniform(shape) < p).float()
-
-    def randint(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
-        """Draw integers from `low` to `high` - 1, int64.
-
-        Raises:
-            ValueError: there is no integer in that range.
-        """
-        if not low < high <= low + 2**31:
-            raise ValueError(f"`high` must be above `low` by at most 2^31, got {low} and {high}")
-        return low + (self._filled(_words, shape) * (high - low) >> 32)
-
-    def choice(self, options: int | Sequence[Any] | Tensor, shape: Sequence[int] | None = None) -> Any:
-        """Choose among options: a number of them, a tensor's rows or a sequence.
-
-        Returns:
-            Indices or rows, one for each entry of `shape` ((N,) by default); of a sequence, a list.
-        """
-        indices = self.randint(0, options if isinstance(options, int) else len(options), shape or self._single)
-        if isinstance(options, int):
-            return indices
-        return options[indices] if isinstance(options, Tensor) else [options[i] for i in indices.flatten().tolist()]
-
-    def multinomial(self, probs: Tensor, draws: int) -> Tensor:
-        """Draw indices (N, draws) with replacement, by the probabilities (N, K) of each example, which need no norm."""
-        edges = probs.double().cumsum(1)
-        points = self.uniform((len(probs), draws)).double() * edges[:, -1:]
-        return torch.searchsorted(edges, points, right=True).clamp(max=probs.shape[1] - 1)
-
-    def permutation(self, n: int) -> Tensor:
-        """Draw an order of 0..n-1 for each example, (N, n) int64; (n,) of `per_pass`."""
-        return self.uniform((*self._single, n)).argsort(-1, stable=True)
-
-    @property
-    def _single(self) -> tuple[int, ...]:
-        return () if self.count is None else (self.count,)
-
-    def _filled(self, numbers: Any, shape: Sequence[int]) -> Tensor:
-        shape, own = tuple(shape), self._single
-        if shape[: len(own)] != own:
-            raise ValueError(
-                f"a draw's shape must begin with the {self.count} maps at {self.where!r}, got {shape}; draw.per_pass"
-                " draws for all of them at once"
-            )
-        if self._used[0] >= _KINDS:
-            raise ValueError(f"a hook may draw {_KINDS} times at one place, more were asked for at {self.where!r}")
-        kind = _FIRST_KIND + self._used[0]
-        self._used[0] += 1
-        return cast(Tensor, numbers(self.rows, math.prod(shape[len(own) :]), self.site, kind)).view(shape)
-
-
-def _words(streams: Tensor, count: int, site: int, kind: int) -> Tensor:
-    words = random_words(streams.cpu(), count, site, kind).astype("int64")
-    return torch.from_numpy(words).to(streams.device)
 
 
 class Defense(Named):
@@ -136,7 +26,8 @@ class Defense(Named):
         random: whether passes differ.
         shared: whether one draw serves all examples of a pass, which are then never stacked with another pass's. Weight
             hooks always share.
-        bends: whether the adversary's backward rules differ here: whether ``identity`` is another gradient than autograd's.
+        bends: whether the gradient through the hooks differs from that of the identity, so that the adversary's
+            backward rules are a choice.
         knows_rules: whether the hooks themselves follow `Draw.rule`; else ``identity`` passes the gradient straight
             through them.
 
@@ -180,20 +71,21 @@ class Defense(Named):
 
         Args:
             h: input of the ReLU (N, ...).
-            draw: as in `activation`.
-            where: name of the site.
+            draw, where: as in `activation`.
             norm: the batch-norm whose output `h` is, where the gradient has a shorter way past it.
         """
         return self.applied("activation", torch.relu(h), draw, where)
 
     def applied(self, hook: str, x: Tensor, draw: Draw, *where: str) -> Tensor:
         """Run a hook, in the type of its input and by the adversary's backward rule."""
-        out: Tensor = getattr(self, hook)(x, draw, *where)
+        out = getattr(self, hook)(x, draw, *where)
+        if not isinstance(out, Tensor):
+            raise TypeError(f"{type(self).__name__}.{hook} must return a tensor, got {type(out).__name__}")
         if self.knows_rules:
             return out
         out = out.to(x.dtype)
         if draw.rule == "identity" and self.bends and hook != "weight" and out.shape == x.shape:
-            return cast(Tensor, StraightThrough.apply(x, out))  # type: ignore[no-untyped-call]
+            return out.detach() + (x - x.detach())  # x - x is 0, with the gradient of x
         return out
 
     @property
@@ -221,44 +113,33 @@ class Defense(Named):
 _HOOKS: Final = ("input", "activation", "weight")
 
 
-class StraightThrough(torch.autograd.Function):
-    """The second argument on the way forward, the gradient of the first on the way back."""
+class Allowed(NamedTuple):
+    """The numbers that a defence accepts, as a test and in words."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, out: Tensor) -> Tensor:
-        """Return `out`."""
-        return out.view_as(out)
+    test: Callable[[float], bool]
+    words: str
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Pass the gradient to `x`."""
-        return gradients[0], None
+
+NOT_NEGATIVE: Final = Allowed(lambda number: 0 <= number < math.inf, ">= 0 and finite")
+POSITIVE: Final = Allowed(lambda number: 0 < number < math.inf, "> 0 and finite")
 
 
 class Tuned(Defense):
     """A defence of one number, the first field: one for all places, or one for each name pattern.
 
-    Of patterns (``{"stage3.*": 50, "*": 100}``) the first that matches counts; where none does, the defence does not act.
-
-    Attributes:
-        wanted: what the number must be, for the error.
+    Of patterns (``{"stage3.*": 50, "*": 100}``) the first that matches counts; without a match the defence does not
+    act. A number that is not allowed is a ValueError.
     """
 
     knows_rules = True
-    wanted: ClassVar[str] = ">= 0 and finite"
-
-    @staticmethod
-    def allows(value: float) -> bool:
-        """Return whether a number is as `wanted`."""
-        return 0 <= value < math.inf
+    allowed: ClassVar[Allowed] = NOT_NEGATIVE
 
     def __post_init__(self) -> None:
-        setting = self._setting
-        values = setting.values() if isinstance(setting, Mapping) else (setting,)
-        if not values:
+        numbers = self._setting.values() if isinstance(self._setting, Mapping) else (self._setting,)
+        if not numbers:
             raise ValueError(f"`{self._field}` must hold at least one pattern, got none")
-        if wrong := [value for value in values if not self.allows(value)]:
-            raise ValueError(f"`{self._field}` must be {self.wanted}, got {wrong[0]}")
+        if wrong := [number for number in numbers if not self.allowed.test(number)]:
+            raise ValueError(f"`{self._field}` must be {self.allowed.words}, got {wrong[0]}")
 
     @property
     def _field(self) -> str:
@@ -269,19 +150,17 @@ class Tuned(Defense):
         return cast(Setting, getattr(self, self._field))
 
     def serves(self, where: str) -> bool:
-        """Return whether the place of that name has a number."""
-        return self.number_at(where) is not None
-
-    def number_at(self, where: str) -> float | None:
-        """Return the number for the place of that name; None where no pattern matches."""
-        setting = self._setting
-        if not isinstance(setting, Mapping):
-            return setting
-        return next((value for pattern, value in setting.items() if fnmatchcase(where, pattern)), None)
+        """Return whether there is a number for the site or parameter of that name."""
+        return self._number(where) is not None
 
     def at(self, where: str) -> float:
         """Return the number for a place that the defence serves."""
-        return self.number_at(where) or 0.0
+        return self._number(where) or 0.0
+
+    def _number(self, where: str) -> float | None:
+        if not isinstance(self._setting, Mapping):
+            return self._setting
+        return next((value for pattern, value in self._setting.items() if fnmatchcase(where, pattern)), None)
 
 
 def parse_defenses(text: str) -> tuple[Defense, ...]:

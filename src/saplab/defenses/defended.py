@@ -14,7 +14,8 @@ from torch._compile import _disable_dynamo
 from saplab.defenses.base import Defense
 from saplab.defenses.checkpoints import refuse_checkpoint, signs
 from saplab.defenses.drawing import Drawing, check_rule, current, fresh
-from saplab.defenses.sites import MOST_DEFENSES, Pass, Plan, Site, SiteMode, SiteTable, announce_modules, is_announcement
+from saplab.defenses.site_mode import MOST_DEFENSES, Pass, Plan, SiteMode
+from saplab.defenses.sites import Site, SiteTable, announce_modules, is_announcement
 from saplab.defenses.weights import weight_names
 from saplab.pruning.finite import check_finite
 from saplab.pruning.operator import BackwardRule
@@ -40,27 +41,29 @@ class Defended(nn.Module):
                 where its draws would be wrong, such as inside `torch.vmap` or an activation checkpoint.
             NotFiniteError: pruned activations held NaN or infinity.
         """
-        device = _device_of(self, args, kwargs)
         begin = _begin_uncompiled if torch.compiler.is_compiling() else Defended._begin
-        run, args = begin(self, device, args)
+        run, args, kwargs = begin(self, args, kwargs)
+        if run.weights and torch.compiler.is_compiling():  # weights are known by identity, which inputs must not fix
+            args, kwargs = tuple(map(_renewed, args)), {name: _renewed(value) for name, value in kwargs.items()}
         with SiteMode(run):
             output = super().forward(*args, **kwargs)
         if run.defended == 0 and run.plan.activations:
             raise ValueError(_nothing_found(run))
-        if not torch.compiler.is_compiling() and run.drawing.fresh and device.type == "cuda":
-            check_finite(device)
+        if not torch.compiler.is_compiling() and run.drawing.fresh and run.drawing.streams.is_cuda:
+            check_finite(run.drawing.streams.device)
         return output
 
-    def _begin(self, device: torch.device, args: tuple[Any, ...]) -> tuple[Pass, tuple[Any, ...]]:
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pass, tuple[Any, ...], dict[str, Any]]:
         """Return the pass that begins, and the arguments with its input."""
         plan = self._saplab_plan
-        if plan.activations and _maps_examples():
+        if (plan.activations or plan.inputs) and _maps_examples():
             raise ValueError("inside torch.vmap, examples cannot have draws of their own; give it the whole batch")
         refuse_checkpoint()
         drawing = current() or self._fresh()
-        weights = plan.changed_weights(self._weights(), drawing) if plan.weights else {}
-        run = Pass(plan, drawing.on(device), weights, signs=signs())
-        return run, (plan.changed_input(args[0], run.drawing), *args[1:]) if plan.inputs and args else args
+        drawing = (drawing.of_one_pass() if plan.shares_draws else drawing).on(_device_of(self, args, kwargs))
+        weights = plan.changed_weights(self._weights(), drawing)
+        run = Pass(plan, drawing, weights, signs=signs())
+        return (run, *_with_input(plan, drawing, args, kwargs)) if plan.inputs else (run, args, kwargs)
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
@@ -83,28 +86,41 @@ class Defended(nn.Module):
         return pass_
 
     def _replicate_for_data_parallel(self) -> Any:
-        """Return the replica, which lives for one pass, draws of its own."""
+        """Return the replica, which lives for one pass, with draws of its own."""
         replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         replica._saplab_key = derived_key(self._saplab_key, -1 - self._next_pass())
         replica._saplab_fixed = current() is not None
         return replica
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _blank, (type(self).__mro__[2],), self.__dict__
+        return _blank, (_own_class(self),), self.__dict__
 
 
 # What changes from pass to pass stays out of compiled graphs. The public torch.compiler.disable imports the compiler.
 _begin_uncompiled: Final = _disable_dynamo(Defended._begin)
 
 
+def _renewed(value: Any) -> Any:
+    return value.view_as(value) if isinstance(value, Tensor) else value
+
+
+def _with_input(
+    plan: Plan, drawing: Drawing, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments with the defended input in place of the first tensor among them."""
+    for k, value in enumerate(args):
+        if isinstance(value, Tensor):
+            return (*args[:k], plan.changed_input(value, drawing), *args[k + 1 :]), kwargs
+    for name, value in kwargs.items():
+        if isinstance(value, Tensor):
+            return args, {**kwargs, name: plan.changed_input(value, drawing)}
+    raise ValueError("a defence acts on the network's input, but no argument of this call is a tensor")
+
+
 def _device_of(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.device:
     """Return the device of a pass's inputs, or of the network where no input is a tensor."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            return value.device
-    for parameter in model.parameters():
-        return parameter.device
-    return torch.device("cpu")
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    return next((tensor.device for tensor in (*tensors, *model.parameters())), torch.device("cpu"))
 
 
 def _maps_examples() -> bool:
@@ -116,28 +132,19 @@ def _maps_examples() -> bool:
 def _nothing_found(run: Pass) -> str:
     if not run.calls:
         return "the network called no activation function, so there is no site to defend"
+    every = f"{len(run.calls)} sites: {', '.join(run.calls)}"
     if run.plan.sites is None:
-        return f"no defence has a number for any of the network's {len(run.calls)} sites: {', '.join(run.calls)}"
-    patterns = ", ".join(map(repr, run.plan.sites))
-    return f"`sites` {patterns} selects none of the network's {len(run.calls)} sites: {', '.join(run.calls)}"
+        return f"no defence has a number for any of the network's {every}"
+    return f"`sites` {', '.join(map(repr, run.plan.sites))} selects none of the network's {every}"
+
+
+def _parts(model: nn.Module) -> list["Defended"]:
+    return [module for module in model.modules() if isinstance(module, Defended)]
 
 
 def defenses_of(model: nn.Module) -> tuple[Defense, ...]:
     """Return the defences on all parts of a network."""
-    plans = (module._saplab_plan for module in model.modules() if isinstance(module, Defended))
-    return tuple(defense for plan in plans for defense in plan.defenses)
-
-
-def plan_of(model: nn.Module) -> Plan | None:
-    """Return where the defences of a network act, its parameters named only where they are not the default ones.
-
-    None for a network that is not defended.
-    """
-    if not isinstance(model, Defended):
-        return None
-    plan = model._saplab_plan
-    usual = _plan(undefended(model), plan.defenses, plan.sites, None).parameters
-    return replace(plan, parameters=()) if plan.parameters == usual else plan
+    return tuple(defense for part in _parts(model) for defense in part._saplab_plan.defenses)
 
 
 def is_random(model: nn.Module) -> bool:
@@ -150,6 +157,18 @@ def shares_draws(model: nn.Module) -> bool:
     return any(defense.shares_draws for defense in defenses_of(model))
 
 
+def plan_of(model: nn.Module) -> Plan | None:
+    """Return where the defences of a network act, its parameters named only where they are not the default ones.
+
+    None for a network that is not defended.
+    """
+    if not isinstance(model, Defended):
+        return None
+    plan = model._saplab_plan
+    usual = _plan(model, plan.defenses, plan.sites, None).parameters
+    return replace(plan, parameters=()) if plan.parameters == usual else plan
+
+
 _classes: dict[type[nn.Module], type[Defended]] = {}
 
 
@@ -158,6 +177,10 @@ def _defended_class(base: type[nn.Module]) -> type[Defended]:
         own = {"__module__": base.__module__, "__doc__": base.__doc__}
         _classes[base] = type(f"Defended{base.__name__}", (Defended, base), own)
     return _classes[base]
+
+
+def _own_class(model: Defended) -> type[nn.Module]:
+    return type(model).__mro__[2]
 
 
 def _blank(base: type[nn.Module]) -> Defended:
@@ -188,9 +211,6 @@ def defend(
         seed: of the draws of direct calls.
         backward: how direct calls take SAP's gradient, for training code and for other libraries' attacks: ``mask``,
             ``probability`` or ``identity`` (see `MonteCarlo`, whose own choice decides in the attacks of saplab).
-
-    Returns:
-        The defended network.
 
     Raises:
         TypeError: `model` is not an `nn.Module`, or a defence is none.
@@ -230,23 +250,23 @@ def _defended_parameters(
     """Name the parameters to change; refuse a choice of none, and orders that decide the outcome."""
     every = [name for name, _ in model.named_parameters()]
     chosen = [n for n in every if any(fnmatchcase(n, p) for p in patterns)] if patterns else weight_names(model)
-    names = tuple(name for name in chosen if any(d.serves(name) for d in defenses))
+    acting = {name: [d for d in defenses if d.serves(name)] for name in chosen}
+    names = tuple(name for name, some in acting.items() if some)
     if not names:
-        asked = ", ".join(map(repr, patterns)) if patterns else "the defence's own patterns"
-        raise ValueError(f"`parameters` {asked} selects none of the network's {len(every)} parameters")
-    for name in names:
-        kinds = {type(d).__name__ for d in defenses if d.serves(name)}
-        if len(kinds) > 1:
-            raise ValueError(f"{' and '.join(sorted(kinds))} act both on {name!r}, where their order would decide")
+        asked = f"`parameters` {', '.join(map(repr, patterns))} selects" if patterns else "a weight defence finds"
+        raise ValueError(f"{asked} none of the network's {len(every)} parameters")
+    for name, some in acting.items():
+        if len({type(d) for d in some}) > 1:
+            kinds = " and ".join(sorted(type(d).__name__ for d in some))
+            raise ValueError(f"{kinds} act both on {name!r}, where their order would decide")
     return names
 
 
 def _dressed(model: nn.Module, plan: Plan, key: int, rule: BackwardRule = "mask") -> "Defended":
     """Return a view of the model that runs by the plan."""
-    view = _view(model)
-    announce_modules(view)
-    view.__class__ = _defended_class(type(model))
-    defended: Any = view
+    defended: Any = _view(model)
+    announce_modules(defended)
+    defended.__class__ = _defended_class(type(model))
     defended._saplab_plan = plan
     defended._saplab_key = key
     defended._saplab_rule = rule
@@ -262,12 +282,10 @@ def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
         raise ValueError("`model` is a TorchScript module, whose inside cannot be seen; defend the Python module")
     if hasattr(model, "_orig_mod"):
         raise ValueError("`model` is compiled; defend it first, then torch.compile the result")
-    if isinstance(model, Defended):
+    if _parts(model):
         raise ValueError("`model` is defended already; give all defences in one call of defend()")
-    if not defenses:
-        raise ValueError("`defenses` must hold at least one defence, got none")
-    if len(defenses) > MOST_DEFENSES:
-        raise ValueError(f"`defenses` must hold at most {MOST_DEFENSES}, got {len(defenses)}")
+    if not 1 <= len(defenses) <= MOST_DEFENSES:
+        raise ValueError(f"`defenses` must hold at least one defence and at most {MOST_DEFENSES}, got {len(defenses)}")
     for defense in defenses:
         if not isinstance(defense, Defense):
             raise TypeError(f"`defenses` must hold defences such as SAP(percent=100), got {defense!r}")
@@ -282,22 +300,28 @@ def _view(model: nn.Module) -> nn.Module:
 
 
 def undefended(model: nn.Module) -> nn.Module:
-    """Return a defended network without its defences: the same parameters and buffers, of its own class.
+    """Return a network without the defences on it and its parts: the same parameters and buffers, of its own class.
 
     A network that is not defended is returned as it is.
     """
-    if not isinstance(model, Defended):
+    if not _parts(model):
         return model
-    plain: Any = _view(model)
-    plain.__class__ = type(model).__mro__[2]
-    for name in [name for name in vars(plain) if name.startswith("_saplab_")]:
-        delattr(plain, name)
-    for module in plain.modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key in [key for key, hook in hooks.items() if is_announcement(hook)]:
-                del hooks[key]
-                module._forward_hooks_always_called.pop(key, None)
-    return plain  # type: ignore[no-any-return]
+    plain = _view(model)
+    for part in _parts(plain):
+        part.__class__ = _own_class(part)  # type: ignore[assignment]
+        for name in [name for name in vars(part) if name.startswith("_saplab_")]:
+            delattr(part, name)
+        for module in part.modules():
+            _silence(module)
+    return plain
+
+
+def _silence(module: nn.Module) -> None:
+    """Take the announcements of `announce_modules` away."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key in [key for key, hook in hooks.items() if is_announcement(hook)]:
+            del hooks[key]
+            module._forward_hooks_always_called.pop(key, None)
 
 
 def sites(model: nn.Module, images: Tensor) -> SiteTable:
@@ -310,9 +334,10 @@ def sites(model: nn.Module, images: Tensor) -> SiteTable:
     """
     record: list[Site] = []
     view = model if isinstance(model, Defended) else _dressed(model, Plan(), 0)
-    run = Pass(view._saplab_plan, fresh(view._saplab_key, 0).on(images.device), record=record)
+    plan, drawing = view._saplab_plan, fresh(view._saplab_key, 0).of_one_pass().on(images.device)
+    run = Pass(plan, drawing, record=record)
     with torch.no_grad(), SiteMode(run):
-        super(Defended, view).forward(images)
+        super(Defended, view).forward(plan.changed_input(images, drawing))
     if not record:
         raise ValueError(_nothing_found(run))
     return SiteTable(record)

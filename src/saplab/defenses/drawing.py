@@ -1,15 +1,21 @@
-"""Which draws a forward pass makes: the streams of its examples, and the rule for the way back."""
+"""Which numbers a forward pass draws: the streams of its examples, and what a defence's hook takes from them."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from saplab.pruning.operator import RULES, BackwardRule
-from saplab.rng.streams import EXAMPLES, pass_streams
+from saplab.rng.numbers import normals, uniforms, words
+from saplab.rng.streams import EXAMPLES, SITES, pass_streams
+
+_FIRST_KIND: Final = 16  # of the numbers that hooks draw themselves; those below belong to kernels and attacks
+_KINDS: Final = 256 - _FIRST_KIND
 
 
 @dataclass(frozen=True)
@@ -21,12 +27,14 @@ class Drawing:
         rule: how the gradient passes a defence.
         fresh: whether the batch's rows are numbered from 0, however many they are.
         inputs_only: whether nobody asks for the gradients of parameters.
+        shared: (1, 3), the stream of the pass itself; None where `streams` may mix passes.
     """
 
     streams: Tensor
     rule: BackwardRule = "mask"
     fresh: bool = False
     inputs_only: bool = False
+    shared: Tensor | None = None
 
     def rows(self, count: int, where: str) -> Tensor:
         """Return the streams of `count` maps at a place: one each, or k each where a network splits examples.
@@ -48,24 +56,135 @@ class Drawing:
 
     def on(self, device: torch.device) -> "Drawing":
         """Return the same draws with their streams on a device, where all sites of a pass find them."""
-        return self if self.streams.device == device else replace(self, streams=moved(self.streams, device))
+        if self.streams.device == device:
+            return self
+        shared = None if self.shared is None else _moved(self.shared, device)
+        return replace(self, streams=_moved(self.streams, device), shared=shared)
 
-    def whole(self) -> Tensor:
-        """Return the one stream (1, 3) of the pass itself, for what all its examples share.
+    def of_one_pass(self) -> "Drawing":
+        """Return the same draws with the stream of the pass itself, for what all its examples share.
 
         Raises:
             ValueError: the batch mixes passes, as stacked Monte Carlo samples do.
         """
-        if len(self.streams) > 1 and (self.streams[:, :2] != self.streams[:1, :2]).any():
-            raise ValueError("one draw serves a whole pass, but this batch mixes passes; a defence says so by `shared`")
+        if (self.streams[:, :2] != self.streams[:1, :2]).any():
+            raise ValueError("one draw serves a whole pass, but this batch mixes passes")
         row = self.streams[:1].clone() if len(self.streams) else pass_streams(0, 0, torch.zeros(1))
         row[:, 2] = EXAMPLES - 1
-        return row
+        return replace(self, shared=row)
 
 
-def moved(streams: Tensor, device: torch.device) -> Tensor:
+def _moved(streams: Tensor, device: torch.device) -> Tensor:
     """Return streams on a device. They are few bytes, which nothing waits for."""
     return streams.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The random numbers of one defence at one place in one pass: a function of (seed, pass, place, example) alone.
+
+    A shape that begins with the number of examples gives each example numbers of its own, which no other example of
+    the batch can change. Every call gives new numbers.
+
+    Attributes:
+        drawing: of the whole pass.
+        site: number of the place in the streams.
+        where: name of the place: a site, a parameter or ``input``.
+        count: maps at this place; None for what a whole pass shares.
+        device: where the numbers go.
+    """
+
+    drawing: Drawing
+    site: int
+    where: str
+    count: int | None
+    device: torch.device
+    _used: list[int] = field(default_factory=lambda: [0], repr=False)
+
+    @property
+    def rule(self) -> BackwardRule:
+        """Return the rule by which the gradient passes the defence."""
+        return self.drawing.rule
+
+    @property
+    def rows(self) -> Tensor:
+        """Return the streams (N, 3) of the maps; (1, 3) of the pass itself where it shares its draws."""
+        if self.count is not None:
+            return _moved(self.drawing.rows(self.count, self.where), self.device)
+        if self.drawing.shared is None:
+            raise ValueError(f"all examples share a draw at {self.where!r}: the defence must say so by `shared = True`")
+        return _moved(self.drawing.shared, self.device)
+
+    @property
+    def per_pass(self) -> "Draw":
+        """Return the draws that all examples of a pass share, in any shape; such a defence must be `shared`."""
+        site = (self.site + SITES // 2) % SITES  # the other half's: weights have these sites for a whole pass
+        return Draw(self.drawing, site, self.where, None, self.device, self._used)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Draw standard normal numbers, float32."""
+        return self._filled(normals, shape)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Draw numbers uniform in [0, 1), float32, multiples of 2^-24."""
+        return self._filled(uniforms, shape)
+
+    def bernoulli(self, p: float | Tensor, shape: Sequence[int]) -> Tensor:
+        """Draw 1 with probability `p` and else 0, float32; `p` may be a tensor that broadcasts to `shape`."""
+        return (self.uniform(shape) < p).float()
+
+    def randint(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
+        """Draw integers from `low` to `high` - 1, int64.
+
+        Raises:
+            ValueError: there is no integer in that range, or more than 2^31.
+        """
+        if not low < high <= low + 2**31:
+            raise ValueError(f"`high` must be above `low` by at most 2^31, got {low} and {high}")
+        return low + (self._filled(words, shape) * (high - low) >> 32)
+
+    def choice(self, options: int | Sequence[Any] | Tensor, shape: Sequence[int] | None = None) -> Any:
+        """Choose among options: a number of them, a tensor's rows or a sequence.
+
+        Returns:
+            Indices, rows or nested lists, one for each entry of `shape`: (N,) by default, () of `per_pass`.
+        """
+        count = options if isinstance(options, int) else len(options)
+        indices = self.randint(0, count, self._single if shape is None else shape)
+        if isinstance(options, int):
+            return indices
+        return options[indices] if isinstance(options, Tensor) else _picked(options, indices.tolist())
+
+    def multinomial(self, probs: Tensor, draws: int) -> Tensor:
+        """Draw indices (N, draws) with replacement, by the probabilities (N, K) of each example, which need no norm."""
+        edges = probs.double().cumsum(1)
+        points = self.uniform((len(probs), draws)).double() * edges[:, -1:]
+        return torch.searchsorted(edges, points, right=True).clamp(max=probs.shape[1] - 1)
+
+    def permutation(self, n: int) -> Tensor:
+        """Draw an order of 0..n-1 for each example, (N, n) int64; (n,) of `per_pass`."""
+        return self._filled(words, (*self._single, n)).argsort(dim=-1, stable=True)
+
+    @property
+    def _single(self) -> tuple[int, ...]:
+        return () if self.count is None else (self.count,)
+
+    def _filled(self, numbers: Callable[[Tensor, int, int, int], Tensor], shape: Sequence[int]) -> Tensor:
+        shape, own = tuple(shape), self._single
+        if shape[: len(own)] != own:
+            raise ValueError(
+                f"a draw's shape must begin with the {self.count} maps at {self.where!r}, got {shape}; draw.per_pass"
+                " draws for all of them at once"
+            )
+        if self._used[0] >= _KINDS:
+            raise ValueError(f"a hook may draw {_KINDS} times at one place, more were asked for at {self.where!r}")
+        kind = _FIRST_KIND + self._used[0]
+        self._used[0] += 1
+        return numbers(self.rows, math.prod(shape[len(own) :]), self.site, kind).view(shape)
+
+
+def _picked(options: Sequence[Any], indices: Any) -> Any:
+    return options[indices] if isinstance(indices, int) else [_picked(options, one) for one in indices]
 
 
 def fresh(key: int, pass_: int, rule: BackwardRule = "mask") -> Drawing:
@@ -74,11 +193,7 @@ def fresh(key: int, pass_: int, rule: BackwardRule = "mask") -> Drawing:
 
 
 def check_rule(rule: str) -> None:
-    """Refuse an unknown backward rule.
-
-    Raises:
-        ValueError: see above.
-    """
+    """Refuse an unknown backward rule."""
     if rule not in RULES:
         raise ValueError(f"`backward` must be one of {', '.join(RULES)}, got {rule!r}")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saplab.defenses.base import Draw, Setting, Tuned
+from saplab.defenses.base import Allowed, Draw, Setting, Tuned
 from saplab.pruning.fused_noise import can_noise, noised
 from saplab.rng.numbers import normals, uniforms
 from saplab.system.registry import register
@@ -16,29 +16,20 @@ from saplab.system.registry import register
 class Dropout(Tuned):
     """Dropout at test time (section 4.1.2): each activation is 0 with probability `rate`, else h / (1 - rate).
 
-    Args:
+    Attributes:
         rate: in [0, 1); one number, or one for each pattern of site names.
-
-    Raises:
-        ValueError: `rate` is outside [0, 1).
     """
 
-    wanted = "in [0, 1)"
+    allowed = Allowed(lambda rate: 0 <= rate < 1, "in [0, 1)")
     rate: Setting
-
-    @staticmethod
-    def allows(value: float) -> bool:
-        """Return whether a rate is in [0, 1)."""
-        return 0 <= value < 1
 
     def activation(self, h: Tensor, draw: Draw, where: str) -> Tensor:
         """Drop entries of the maps `h` (N, ...)."""
         rate = self.at(where)
         if can_noise(h):
             return noised(h, draw.rows, draw.site, "dropout", rate, draw.rule != "identity")
-        u = uniforms(draw.rows, h[:1].numel(), draw.site)
-        factor = u.ge_(rate).mul_(torch.ones(()) / (1.0 - rate))
-        return _scaled(h, factor.view(h.shape), draw)
+        kept = uniforms(draw.rows, h[:1].numel(), draw.site).ge_(rate)
+        return _scaled(h, kept.mul_(torch.ones(()) / (1.0 - rate)).view(h.shape), draw)
 
 
 @register("rna")
@@ -46,11 +37,8 @@ class Dropout(Tuned):
 class RandomNoisyActivations(Tuned):
     """Additive Gaussian noise (RNA, appendix B.5): h + η, η ~ N(0, std²), for every entry, zeros included.
 
-    Args:
-        std: standard deviation, in the activations' own unit; one number, or one for each pattern of site names.
-
-    Raises:
-        ValueError: `std` is negative or not finite.
+    Attributes:
+        std: in the activations' own unit, >= 0; one number, or one for each pattern of site names.
     """
 
     bends = False
@@ -68,11 +56,8 @@ class RandomNoisyActivations(Tuned):
 class RandomlyScaledActivations(Tuned):
     """Multiplicative Gaussian noise (RSA, appendix B.6): η · h, η ~ N(1, std²), for every entry.
 
-    Args:
-        std: standard deviation of the factor; one number, or one for each pattern of site names.
-
-    Raises:
-        ValueError: `std` is negative or not finite.
+    Attributes:
+        std: of the factor, >= 0; one number, or one for each pattern of site names.
     """
 
     std: Setting

@@ -9,7 +9,7 @@ from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import drawing
 from saplab.defenses.parallel import over_threads
 from saplab.pruning.finite import check_finite
-from saplab.rng.streams import pass_streams, stream_key
+from saplab.rng.streams import EXAMPLES, pass_streams, stream_key
 
 BATCH = 512  # images of one forward pass
 
@@ -18,7 +18,7 @@ BATCH = 512  # images of one forward pass
 class Prediction:
     """What a number of passes say of N examples.
 
-    Args:
+    Attributes:
         probs: (N, C) float32, mean of softmax over passes.
         votes: (N, C) int32, how many single passes gave each class the highest probability.
         half: (N, C) float32, mean of softmax over the first half of the passes (K // 2 of K, at least one).
@@ -32,14 +32,9 @@ class Prediction:
 
 
 def predict(
-    model: nn.Module,
-    images: Tensor,
-    passes: int = 100,
-    seed: int = 0,
-    *,
-    examples: Tensor | None = None,
+    model: nn.Module, images: Tensor, passes: int = 100, seed: int = 0, *, examples: Tensor | None = None,
     batch_size: int = BATCH,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Average softmax over `passes` stochastic passes.
 
     The draws depend on `seed` and on the number of each example alone, not on batches or order.
@@ -56,33 +51,26 @@ def predict(
         (N, classes) float32 probabilities.
 
     Raises:
-        ValueError: no images, `passes` < 1, a network in training mode, or one that does not return logits.
+        ValueError: no images, `passes` < 1, bad `examples`, a network in training mode or one that does not return
+            logits.
     """
     return predict_with_votes(model, images, passes, seed, examples=examples, batch_size=batch_size).probs
 
 
 def predict_with_votes(
-    model: nn.Module,
-    images: Tensor,
-    passes: int,
-    seed: int,
-    *,
-    examples: Tensor | None = None,
+    model: nn.Module, images: Tensor, passes: int, seed: int, *, examples: Tensor | None = None,
     batch_size: int = BATCH,
-) -> Prediction:
+) -> Prediction:  # fmt: skip
     """Do what `predict` does, and keep what fair counting needs: votes, half of the passes, a single pass."""
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image, got none")
     if passes < 1:
         raise ValueError(f"`passes` must be >= 1, got {passes}")
     require_evaluation_mode(model)
-    numbers = torch.arange(len(images)) if examples is None else examples
-    key = stream_key(seed)
-    rounds = passes if is_random(model) else 1
-    parts = [
-        _average(model, batch, rounds, key, batch_numbers)
-        for batch, batch_numbers in zip(images.split(batch_size), numbers.split(batch_size), strict=True)
-    ]
+    numbers = numbered(examples, len(images))
+    key, rounds = stream_key(seed), passes if is_random(model) else 1
+    batches = zip(images.split(batch_size), numbers.split(batch_size), strict=True)
+    parts = [_average(model, batch, rounds, key, some) for batch, some in batches]
     probs, votes, half, single = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Prediction(probs, votes * (passes // rounds), half, single)
 
@@ -108,6 +96,20 @@ def _average(
             half = total / (pass_ + 1)
     check_finite()
     return (total / passes).cpu(), votes.cpu(), half.cpu(), single.cpu()
+
+
+def numbered(examples: Tensor | None, count: int) -> Tensor:
+    """Return the numbers of `count` examples, 0..N-1 by default.
+
+    Raises:
+        ValueError: they are not `count` integers within [0, 2^32).
+    """
+    if examples is None:
+        return torch.arange(count)
+    whole = not (examples.is_floating_point() or examples.is_complex())
+    if examples.shape != (count,) or not whole or not 0 <= int(examples.min()) <= int(examples.max()) < EXAMPLES:
+        raise ValueError(f"`examples` must be {count} integers within [0, 2^32), got {examples}")
+    return examples
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
 """Stochastic Activation Pruning."""
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from saplab.defenses.base import Draw, Setting, Tuned
+from saplab.defenses.base import POSITIVE, Draw, Setting, Tuned
 from saplab.pruning.normalised import Normalised, prune_normalised
 from saplab.pruning.operator import prune
 from saplab.system.registry import register
@@ -16,21 +15,15 @@ from saplab.system.registry import register
 class SAP(Tuned):
     """Stochastic Activation Pruning (Dhillon et al. 2018, Algorithm 1).
 
-    Args:
-        percent: categorical draws per 100 activations of a site, with replacement; may exceed 100. r = floor(percent
-            · a / 100), as in the authors' code. One number, or one for each pattern of site names.
+    In a pass, a site that is too small to get a single draw is an error.
 
-    Raises:
-        ValueError: `percent` is not above 0; in a pass, a site is too small to get a single draw.
+    Attributes:
+        percent: categorical draws per 100 activations of a site, with replacement, above 0; may exceed 100. r =
+            floor(percent · a / 100), as in the authors' code. One number, or one for each pattern of site names.
     """
 
-    wanted = "> 0 and finite"
+    allowed = POSITIVE
     percent: Setting = 100.0
-
-    @staticmethod
-    def allows(value: float) -> bool:
-        """Return whether a percentage is above 0."""
-        return 0 < value < math.inf
 
     def draws(self, activations: int, where: str) -> int:
         """Return r, the number of categorical draws at a site of that size."""
@@ -41,11 +34,11 @@ class SAP(Tuned):
         return prune(h, draw.rows, self._checked_draws(h, where), draw.site, draw.rule, f"site {where!r}")
 
     def rectified(self, h: Tensor, draw: Draw, where: str, norm: Normalised | None) -> Tensor:
-        """Prune relu(h) in one pass over memory, and with the batch-norm before it where `h` is the output of `norm`."""
-        draws, streams, place = self._checked_draws(h, where), draw.rows, f"site {where!r}"
+        """Prune relu(h) in one pass over memory, together with the batch-norm before it where that is `norm`."""
+        draws, place = self._checked_draws(h, where), f"site {where!r}"
         if norm is not None and draw.rule != "probability":
-            return prune_normalised(norm, streams, draws, draw.site, place, draw.rule)
-        return prune(h, streams, draws, draw.site, draw.rule, place, rectify=True)
+            return prune_normalised(norm, draw.rows, draws, draw.site, place, draw.rule)
+        return prune(h, draw.rows, draws, draw.site, draw.rule, place, rectify=True)
 
     def _checked_draws(self, h: Tensor, where: str) -> int:
         activations = h[:1].numel()

@@ -5,14 +5,13 @@ the paper calls W^i. Biases, batch-norm and embeddings are left alone, unless `p
 others. One draw serves a whole pass, all examples alike (appendix B).
 """
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from saplab.defenses.base import Draw, Setting, Tuned
+from saplab.defenses.base import POSITIVE, Allowed, Draw, Setting, Tuned
 from saplab.pruning.operator import prune
 from saplab.rng.numbers import normals
 from saplab.system.registry import register
@@ -25,11 +24,8 @@ _NOT_WEIGHTS: Final = (nn.Embedding, nn.EmbeddingBag)
 class RandomNoisyWeights(Tuned):
     """Additive Gaussian noise (RNW, appendix B.1): W + η, η ~ N(0, std²), for every entry of a weight tensor.
 
-    Args:
-        std: standard deviation, in the weights' own unit; one number, or one for each pattern of parameter names.
-
-    Raises:
-        ValueError: `std` is negative or not finite.
+    Attributes:
+        std: in the weights' own unit, >= 0; one number, or one for each pattern of parameter names.
     """
 
     std: Setting
@@ -44,11 +40,8 @@ class RandomNoisyWeights(Tuned):
 class RandomlyScaledWeights(Tuned):
     """Multiplicative Gaussian noise (RSW, appendix B.2): η · W, η ~ N(1, std²), for every entry of a weight tensor.
 
-    Args:
-        std: standard deviation of the factor; one number, or one for each pattern of parameter names.
-
-    Raises:
-        ValueError: `std` is negative or not finite.
+    Attributes:
+        std: of the factor, >= 0; one number, or one for each pattern of parameter names.
     """
 
     std: Setting
@@ -63,22 +56,14 @@ class RandomlyScaledWeights(Tuned):
 class DeterministicWeightPruning(Tuned):
     """Magnitude pruning (DWP, appendix B.3; Han et al. 2015): the largest entries of each weight tensor stay.
 
-    Args:
-        percent: of the entries that stay, k = floor(percent · a / 100); of equal magnitudes, the first ones. One
-            number, or one for each pattern of parameter names.
-
-    Raises:
-        ValueError: `percent` is not in (0, 100].
+    Attributes:
+        percent: of the entries that stay, in (0, 100]: k = floor(percent · a / 100); of equal magnitudes, the first
+            ones. One number, or one for each pattern of parameter names.
     """
 
     random = False
-    wanted = "in (0, 100]"
+    allowed = Allowed(lambda percent: 0 < percent <= 100, "in (0, 100]")
     percent: Setting
-
-    @staticmethod
-    def allows(value: float) -> bool:
-        """Return whether a percentage is in (0, 100]."""
-        return 0 < value <= 100
 
     def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Prune the smallest entries of a weight tensor."""
@@ -94,21 +79,15 @@ class DeterministicWeightPruning(Tuned):
 class StochasticWeightPruning(Tuned):
     """SAP's law over the entries of each weight tensor (SWP, appendix B.4), through the same operator.
 
-    Args:
-        percent: categorical draws per 100 entries, with replacement; may exceed 100. One number, or one for each
-            pattern of parameter names.
+    In a pass, a tensor that is too small to get a single draw is an error.
 
-    Raises:
-        ValueError: `percent` is not above 0; in a pass, a tensor is too small to get a single draw.
+    Attributes:
+        percent: categorical draws per 100 entries, with replacement, above 0; may exceed 100. One number, or one for
+            each pattern of parameter names.
     """
 
-    wanted = "> 0 and finite"
+    allowed = POSITIVE
     percent: Setting
-
-    @staticmethod
-    def allows(value: float) -> bool:
-        """Return whether a percentage is above 0."""
-        return 0 < value < math.inf
 
     def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Prune a weight tensor at random."""
