@@ -31,7 +31,6 @@ class RunFolder(Generic[Record]):
     """The folder of one training run.
 
     Attributes:
-        path: of the folder.
         request: everything that decides the run, in JSON's own types.
         record: class of the history's records.
         writes: whether this process writes the files; of several processes that share a run, one does.
@@ -45,9 +44,8 @@ class RunFolder(Generic[Record]):
     def open(self) -> tuple[dict[str, Tensor], list[Record]]:
         """Create the folder if needed, and return the tensors and the history of its checkpoint, if there is one.
 
-        Raises:
-            ValueError: the checkpoint is damaged or belongs to another request (the message says what differs), or
-                there is a history without a checkpoint. Nothing is overwritten.
+        Raises ValueError, and overwrites nothing, if the checkpoint is damaged or missing beside a history, or belongs
+        to another request; the message then says what differs.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.writes:
@@ -62,11 +60,7 @@ class RunFolder(Generic[Record]):
         return tensors, history
 
     def save(self, tensors: Mapping[str, Tensor], history: Sequence[Record]) -> None:
-        """Write the checkpoint, then the history.
-
-        Raises:
-            OSError: a file could not be written; the previous checkpoint is intact.
-        """
+        """Write the checkpoint, then the history; after an OSError the previous checkpoint is intact."""
         if not self.writes:
             return
         records = json.dumps([asdict(record) for record in history])

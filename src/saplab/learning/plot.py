@@ -1,6 +1,5 @@
 """Charts of a run's history: one line for each series of numbers."""
 # mypy: disable-error-code="no-any-return, no-untyped-call"
-# Altair's encode() has no types.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,8 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 def line_chart(series: Series, x: alt.X, y: alt.Y) -> alt.Chart:
     """Draw a line with points for each series, coloured in turn; series without points are left out.
 
-    Args:
-        series: the points (x, y) by their label in the legend; a single label gets no legend.
-        x, y: encodings of the fields ``x`` and ``y``.
+    `series` holds the points (x, y) by their label in the legend; a single label gets no legend. `x` and `y` encode the
+    fields ``x`` and ``y``.
     """
     shown = {label: colour for (label, points), colour in zip(series.items(), PAPER.curves, strict=False) if points}
     scale = alt.Scale(domain=list(shown), range=list(shown.values()))
@@ -34,10 +32,6 @@ def as_data(series: Series) -> alt.Data:
 
 
 def save_plot(chart: alt.TopLevelMixin, out: Path) -> None:
-    """Write the chart as ``history.svg`` and ``history.png`` into a run's folder.
-
-    Raises:
-        OSError: a file could not be written.
-    """
+    """Write the chart as ``history.svg`` and ``history.png`` into a run's folder."""
     write_atomically(out / "history.svg", to_bytes(chart, "svg"))
     write_atomically(out / "history.png", to_bytes(chart, "png"))

@@ -24,14 +24,9 @@ class Progress(Generic[Record]):
 
 
 class TensorBoard(Progress[Record]):
-    """Writes every record for TensorBoard, and passes all reports on.
+    """Writes every record into a folder for TensorBoard, and passes all reports on to another reader.
 
-    Args:
-        folder: for TensorBoard's files; records that a resumed run repeats replace those written before.
-        other: gets all reports as well.
-
-    Raises:
-        ValueError: TensorBoard is not installed.
+    Records that a resumed run repeats replace those written before. Raises ValueError if TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, other: Progress[Record]) -> None:
