@@ -22,13 +22,7 @@ class Batch:
 
 
 class Batches:
-    """The batches of a training set, which lies whole on the device; on a CPU it is not copied.
-
-    Args:
-        data: the training set.
-        recipe: says how to augment it, and how large a batch is.
-        place: the device, and which images of each batch are this process's.
-    """
+    """This process's part of each batch. The training set lies whole on the device; on a CPU it is not copied."""
 
     def __init__(self, data: Records, recipe: Recipe, place: Place) -> None:
         self._recipe, self._place = recipe, place

@@ -26,7 +26,6 @@ class FinishedRun:
     """A finished run, as its card describes it.
 
     Attributes:
-        recipe, seed, history: of the run.
         command: that makes the same network.
         machine: its processor and number of threads, in words.
         measured: accuracies of the finished weights in float32, that on clean images first.
@@ -58,11 +57,7 @@ def accuracy_text(row: Measured) -> str:
 
 
 def export(model: nn.Module, run: FinishedRun, out: Path, name: str = MODEL) -> Packaged:
-    """Write ``NAME.safetensors``, ``NAME.json`` and ``NAME.md``; the same weights give the same bytes.
-
-    Raises:
-        OSError: a file could not be written.
-    """
+    """Write ``NAME.safetensors``, ``NAME.json`` and ``NAME.md``; the same weights give the same bytes."""
     content = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     recipe, sha256 = run.recipe, hashlib.sha256(content).hexdigest()
     facts = Packaged(recipe.network, sha256, recipe.name, recipe.preset, run.command, run.measured)
@@ -79,6 +74,7 @@ def write_card(run: FinishedRun, name: str = MODEL) -> str:
     recipe, history = run.recipe, run.history
     seconds = sum(record.seconds for record in history)
     speed = float(np.median([record.images_per_second for record in history]))
+    recipe_lines = "\n".join(f"- {field.name}: {_shown(getattr(recipe, field.name))}" for field in fields(recipe))
     title = recipe.network if name == MODEL else f"{name}: {recipe.network}"
     return f"""# {title}, trained by the recipe {recipe.name}
 
@@ -90,7 +86,7 @@ Made by `{run.command}` with seed {run.seed}.
 
 ## Recipe
 
-{_recipe_lines(recipe)}
+{recipe_lines}
 
 ## Machine
 
@@ -110,10 +106,6 @@ def _accuracies(run: FinishedRun) -> str:
         images = "the 1,000 images of the packaged sample" if row.data == "sample" else run.images
         lines.append(f"- {attack}, on {images}: **{accuracy_text(row)}**")
     return "\n".join(lines)
-
-
-def _recipe_lines(recipe: Recipe) -> str:
-    return "\n".join(f"- {field.name}: {_shown(getattr(recipe, field.name))}" for field in fields(recipe))
 
 
 def _shown(value: object) -> str:

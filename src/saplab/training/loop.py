@@ -26,7 +26,6 @@ from saplab.training.recipes import Recipe
 from saplab.training.records import EpochRecord
 from saplab.training.steps import Networks, Step
 from saplab.training.testing import count_correct, count_robust, hold_out
-from saplab.training.totals import Totals
 
 NUMERICS: Final = 1  # raise it when the same request would give other weights
 PRUNING_NUMERICS: Final = 2  # the same, for requests that train through pruning, whose kernel may draw otherwise
@@ -41,7 +40,6 @@ def train(
     """Train the recipe's network, beginning with the last checkpoint in ``out`` if there is one.
 
     Args:
-        recipe: how.
         data: training images, uint8 (N, 3, H, W), of any size and number of classes.
         test: images on which the accuracy is measured after each epoch; they decide nothing.
         out: folder for ``checkpoint.safetensors`` and ``history.jsonl``.
@@ -50,13 +48,9 @@ def train(
         progress: gets reports of every step and epoch.
         place: the device, and this process's share of each batch; by default the CPU, and all of it.
 
-    Returns:
-        the network in eval mode, without its defences, and the record of every epoch.
-
-    Raises:
-        ValueError: an argument is out of range, or ``out`` holds another run's checkpoint (which stays as it is).
-        Diverged: the loss is no longer finite; the last good checkpoint stays.
-        OSError: a file could not be written; the previous checkpoint stays.
+    Returns the network in eval mode, without its defences, and the record of every epoch. Raises ValueError for an
+    argument out of range or another run's checkpoint, and `Diverged` when the loss is no longer finite; checkpoints
+    stay as they are.
     """
     place, progress = place or Place(), progress or Progress()
     used = _checked_data(recipe, data, test, seed, place)
@@ -82,9 +76,32 @@ def describe(recipe: Recipe, data: Records, test: Records | None, seed: int) -> 
     return {"numerics": numerics, "recipe": recipe.described(), "seed": seed, **digests}
 
 
-class _Run:
-    """The moving parts of a run."""
+class _Totals:
+    """Loss and correct answers of the images of an epoch so far, kept on the device that counts them."""
 
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._sums = torch.zeros(2, dtype=torch.float64, device=place.device)
+        self._seen = 0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        right = (logits.detach().argmax(dim=1) == labels).sum()
+        self._sums += torch.stack((loss.detach().double() * len(labels), right.double()))
+        self._seen += len(labels)
+
+    def means(self) -> tuple[float, float]:
+        """Return mean loss and accuracy of this process's images."""
+        loss, accuracy = (self._sums / self._seen).tolist()
+        return loss, accuracy
+
+    def of_all(self) -> tuple[float, float]:
+        """Return mean loss and accuracy of all processes' images."""
+        sums = self._place.total(self._sums.clone()) / (self._seen * self._place.world)
+        loss, accuracy = sums.tolist()
+        return loss, accuracy
+
+
+class _Run:
     def __init__(
         self, recipe: Recipe, used: Records, test: Records | None, out: Path, seed: int,
         progress: Progress[EpochRecord], place: Place,
@@ -110,7 +127,6 @@ class _Run:
         return state
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back the tensors of a checkpoint, if there are any."""
         if not tensors:
             return
         model = self.networks.model
@@ -124,7 +140,7 @@ class _Run:
         start = time.perf_counter()
         if isinstance(self.recipe.objective, PreviousEpoch):
             self.networks.keep_previous()
-        totals, busy, rate = Totals(self.place), 0.0, 0.0
+        totals, busy, rate = _Totals(self.place), 0.0, 0.0
         read_every = 1 if self.place.device.type == "cpu" else _READ_EVERY
         for number, batch in enumerate(self.batches.epoch(self.seed, epoch)):
             rate = self.recipe.schedule.rate(epoch + number / self.steps, self.recipe.epochs)
@@ -143,8 +159,8 @@ class _Run:
         loss_mean, accuracy = totals.of_all()
         tested, held_out, robust = self._accuracies()
         speed, seconds = self.steps * self.recipe.batch / trained, time.perf_counter() - start
-        busy /= trained
-        return EpochRecord(epoch + 1, rate, loss_mean, accuracy, tested, speed, seconds, busy, held_out, robust)
+        share = busy / trained
+        return EpochRecord(epoch + 1, rate, loss_mean, accuracy, tested, speed, seconds, share, held_out, robust)
 
     def _descend(self, step: Step, rate: float) -> tuple[Tensor, Tensor]:
         """Take a step of gradient descent; return the batch's mean loss and its logits from before it."""
@@ -156,7 +172,7 @@ class _Run:
         self.optimizer.step()
         return loss, logits
 
-    def _report(self, totals: Totals, number: int, seconds: float) -> None:
+    def _report(self, totals: _Totals, number: int, seconds: float) -> None:
         loss, accuracy = totals.means()
         epoch, step = divmod(number, self.steps)
         if not math.isfinite(loss):
@@ -199,7 +215,6 @@ def _checked_data(recipe: Recipe, data: Records, test: Records | None, seed: int
 
 
 def _class_count(data: Records) -> int:
-    """Return the number of classes: of their names, or else of the labels that occur."""
     return len(data.classes) or int(data.labels.max()) + 1
 
 

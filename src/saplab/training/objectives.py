@@ -117,7 +117,6 @@ Objective = CrossEntropy | PreviousEpoch | Projected | Trades
 
 
 def _ascend(x: Tensor, clean: Tensor, steps: Projected | Trades, loss: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Step along the sign of the gradient, each time back into the λ-ball and [0, 1]."""
     eps = eps_of(steps.lam)
     for k in range(steps.steps):
         gradient = _gradient(lambda x, k=k: loss(x, k), x)  # type: ignore[misc]  # mypy sees a second argument
@@ -126,7 +125,6 @@ def _ascend(x: Tensor, clean: Tensor, steps: Projected | Trades, loss: Callable[
 
 
 def _gradient(loss: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return the gradient of a loss with respect to the images alone."""
     with torch.enable_grad():
         x = images.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(x), x)

@@ -58,11 +58,7 @@ class Place:
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """Set PyTorch's number of threads inside the context; None leaves it as it is.
-
-    Raises:
-        ValueError: `threads` is below 1.
-    """
+    """Set PyTorch's number of threads, at least 1, inside the context; None leaves it as it is."""
     before = torch.get_num_threads()
     if threads is not None:
         if threads < 1:
@@ -78,12 +74,7 @@ def torch_threads(threads: int | None) -> Iterator[None]:
 def joined(device: str = "auto", compiled: bool = False) -> Iterator[Place]:
     """Yield this process's place, after joining the other processes if ``torchrun`` started several.
 
-    Args:
-        device: ``auto`` (CUDA where available), ``cpu``, ``cuda`` or ``cuda:N``.
-        compiled: as in `Place`.
-
-    Raises:
-        ValueError: another device, or one that does not exist.
+    The device is ``auto`` (CUDA where available), ``cpu``, ``cuda`` or ``cuda:N``; ValueError if it does not exist.
     """
     world, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     chosen = _device(device, local_rank if world > 1 else 0)

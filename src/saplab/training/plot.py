@@ -20,8 +20,7 @@ _LABELS: Final = {
 def history_chart(history: Sequence[EpochRecord], title: str = "") -> alt.VConcatChart:
     """Draw the mean loss of each epoch's training images, and the accuracies (%) that were measured.
 
-    Raises:
-        ValueError: there is no epoch.
+    Raises ValueError without an epoch.
     """
     if not history:
         raise ValueError("`history` must hold at least one epoch, got none")

@@ -23,17 +23,13 @@ class Recipe:
     """Everything about a training run but its data, seed and machine.
 
     Attributes:
-        name, preset: as on the command line.
-        epochs: passes over the training images.
         batch: images in a step; the incomplete last batch of an epoch is left out.
         schedule: the learning rate.
         momentum, nesterov, weight_decay: of stochastic gradient descent; the decay acts on every parameter.
-        network: name of an architecture.
         pad: pixels of zero padding on each side, before a random crop to the image's own size.
         flip: mirror every second image, on average.
         precision: of the network's arithmetic; the weights themselves are always float32.
         images: use only the first N training images; None for all.
-        objective: what a step minimises.
         defenses: on during training, with fresh draws in every pass.
         held_out: number of training images, chosen at random by a fixed rule, that are not trained on; the accuracy on
             them is part of the history.
@@ -144,11 +140,7 @@ RECIPES = {(recipe.name, recipe.preset): recipe for recipe in (*_PAPER, *_SMALL,
 
 
 def find_recipe(name: str, preset: str) -> Recipe:
-    """Return the recipe with a name and preset.
-
-    Raises:
-        ValueError: there is none; the message lists what there is.
-    """
+    """Return the recipe with a name and preset; ValueError lists what there is, where there is none."""
     if (name, preset) in RECIPES:
         return RECIPES[name, preset]
     names = sorted({known for known, _ in RECIPES})

@@ -20,14 +20,9 @@ PASSES: Final = 64  # that one step may run
 
 
 class Networks:
-    """The network of a run: bare, with its defences, and as it was before the epoch.
+    """The network of a run: bare, with its defences, which shares its parameters, and as it was before the epoch.
 
-    Args:
-        model: the bare network; the others share its parameters.
-        defenses: on in training.
-        precision: of the arithmetic.
-        seed: of the defences' draws and of random starts.
-        place: where to compute.
+    The seed decides the defences' draws and the adversary's random starts.
     """
 
     def __init__(
@@ -59,7 +54,6 @@ class Step:
     """One batch of a run.
 
     Attributes:
-        networks: of the run.
         images, labels: (B, C, H, W) in [0, 1], and (B,).
         examples: (B,) each image's index in its data set.
         number: of the step, from 0, counted over all epochs.
@@ -98,9 +92,8 @@ class Step:
         return numbers(streams, self.images[0].numel()).view_as(self.images).to(self.images)
 
     def _logits(self, network: Any, images: Tensor, pass_: int) -> Tensor:
-        networks = self.networks
         streams = self._streams(pass_, len(images))
-        with computing_in(networks.precision, networks.place.device), drawing(streams):
+        with computing_in(self.networks.precision, self.networks.place.device), drawing(streams):
             logits: Tensor = network(images)
         return logits.float()
 

@@ -19,10 +19,9 @@ BATCH: Final = 500  # images at a time
 
 
 def hold_out(data: Records, count: int) -> tuple[Records, Records | None]:
-    """Take `count` images out of a training set, chosen at random by a rule that knows only the size of the set.
+    """Split a training set into the images to train on, in order, and `count` held-out ones, None where that is 0.
 
-    Returns:
-        the images to train on, in their order, and the held-out ones; None where `count` is 0.
+    These are chosen at random by a rule that knows only the size of the set.
     """
     if count == 0:
         return data, None
@@ -57,10 +56,7 @@ def count_robust(networks: Networks, records: Records, attack: Projected) -> int
 def count_by(logits: Callable[[Tensor, Tensor, Tensor], Tensor], records: Records, place: Place) -> int:
     """Count the images whose greatest logit is that of their label, over all processes.
 
-    Args:
-        logits: of images (B, C, H, W) in [0, 1], given these, their labels (B,) and their indices in the data set (B,).
-        records: the images.
-        place: where to compute.
+    `logits` gets images (B, C, H, W) in [0, 1], their labels (B,) and their indices in the data set (B,).
     """
     mine = records.chosen(slice(place.rank, None, place.world))
     correct = torch.zeros((), dtype=torch.int64, device=place.device)

@@ -25,9 +25,7 @@ def choose(preset: str, only: str | None) -> dict[str, Choice]:
     """Return how each network of the zoo, or only one of them, is trained with a preset, by the network's name.
 
     On two CPU cores ``fast`` replaces ``pgd``, and the network trained through SAP gets fewer epochs.
-
-    Raises:
-        ValueError: there is no such network; the message lists what there is.
+    Raises ValueError, with the names of the networks, if there is no such one.
     """
     robust = "pgd" if preset == "paper" else "fast"
     base = "preact-resnet20"
@@ -48,21 +46,14 @@ def measure(model: nn.Module, test: Records | None = None) -> Iterator[Measured]
     """Count the images that a network in eval mode classifies correctly under PGD-20.
 
     PGD (Madry et al. 2018): 20 steps of λ/8 from one random start, cross-entropy, no restarts, in float32.
-
-    Args:
-        model: without defences.
-        test: CIFAR-10's test images, to attack instead of the 1,000 of them in the packaged sample.
+    `test` are CIFAR-10's test images, to attack instead of the 1,000 of them in the packaged sample.
     """
     for strength in STRENGTHS:
         yield measure_again(model, Measured(ATTACK, strength, 0, 0, "test" if test else "sample"), test)
 
 
 def measure_again(model: nn.Module, stored: Measured, test: Records | None) -> Measured:
-    """Measure a stored number again: the same attack and strength, on the same images.
-
-    Raises:
-        ValueError: it needs test images, and there are none.
-    """
+    """Measure a stored number again, on the same images; ValueError if these are test images and none are given."""
     records = read_sample() if stored.data == "sample" else test
     if records is None:
         raise ValueError(f"`data` must be given to measure on {stored.data} images")
