@@ -20,7 +20,6 @@ class Adversary:
 
     Attributes:
         network: whose gradient is used, and whose greedy action is attacked: the player's own network, or another.
-        attack: how.
         eps: radius in the unit of [0, 1] frames; λ pixel steps are λ/255.
         samples: passes of `network` that determine its greedy action; 0 for an attack that does not look at it.
         seed: of the attack's draws, a stream separate from the player's.
@@ -36,11 +35,9 @@ class Adversary:
     newest: bool = False
 
     def perturb(self, stacks: Tensor, numbers: Tensor) -> Tensor:
-        """Return what the player sees in place of `stacks` (N, 4, H, W).
+        """Return what the player sees in place of `stacks` (N, 4, H, W); ascending numbers (N,) decide the draws.
 
-        Args:
-            stacks: as the games show them; with `newest`, older frames as the player saw them.
-            numbers: (N,) ascending numbers of the observations, which decide the draws.
+        With `newest`, the older frames in `stacks` must be those that the player saw.
         """
         labels = self._greedy_actions(stacks, numbers)
         if not self.newest:
@@ -60,12 +57,7 @@ class NewestFrame(nn.Module):
     """A Q-network as a function of the newest frame (N, 1, H, W) alone, with each example's older frames held.
 
     The draws that the attack fixes say which example a row of the batch belongs to, so that rows may be repeated, left
-    out or split into batches.
-
-    Args:
-        network: stacks (N, 4, H, W) -> values.
-        older: (M, 3, H, W).
-        numbers: (M,) numbers of their examples, ascending.
+    out or split into batches. The older frames (M, 3, H, W) have ascending numbers (M,).
     """
 
     def __init__(self, network: nn.Module, older: Tensor, numbers: Tensor) -> None:

@@ -57,8 +57,7 @@ class Games:
         max_frames: emulated frames after which a game is stopped.
         threads: of the emulators; they run while Python does other things between `send` and `receive`.
 
-    Raises:
-        ValueError: ale-py is missing, or there is no such game.
+    Raises ValueError if ale-py is missing, or if there is no such game.
     """
 
     def __init__(
@@ -98,11 +97,7 @@ class Games:
 
 
 def rom_name(game: str) -> str:
-    """Return the ROM of a game: ``bank_heist`` for ``BankHeist`` and ``bank_heist``.
-
-    Raises:
-        ValueError: ale-py is missing or has no such ROM.
-    """
+    """Return the ROM of a game: ``bank_heist`` for ``BankHeist`` and ``bank_heist``; ValueError if there is none."""
     _vector_env()
     from ale_py import roms as shipped
 

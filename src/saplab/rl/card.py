@@ -14,15 +14,7 @@ from saplab.rl.records import AgentRecord, best_record
 def write_card(
     facts: Facts, recipe: AgentRecipe, history: Sequence[AgentRecord], rules: Rules, command: str, machine: str
 ) -> str:  # fmt: skip
-    """Describe a finished run.
-
-    Args:
-        facts: of the agent.
-        recipe, history: of its training.
-        rules: by which it was scored.
-        command: that made it.
-        machine: its processor, number of threads and versions, in words.
-    """
+    """Describe a finished run: the rules are those of the scored games, `command` made it, `machine` is in words."""
     seconds = sum(record.seconds for record in history)
     speeds = sorted(record.steps_per_second for record in history)
     recipe_lines = "\n".join(f"- {field.name}: {getattr(recipe, field.name)}" for field in fields(recipe))

@@ -37,12 +37,7 @@ def epsilon_greedy(values: NDArray[np.float32], epsilon: float, draws: np.random
 
 
 class Learner:
-    """A Q-network, its target and its optimiser.
-
-    Args:
-        network: learns in place, on its own device.
-        recipe: how.
-    """
+    """A Q-network that learns in place, on its own device, with its target and its optimiser."""
 
     def __init__(self, network: QNetwork, recipe: AgentRecipe) -> None:
         self.network = network

@@ -23,13 +23,8 @@ _LAYERS: Final = ("conv1", "conv2", "conv3", "hidden")
 def read_agent(path: str | Path) -> QNetwork:
     """Read an agent's network, in eval mode; the tensors are recognised by their shapes, whatever their names.
 
-    Args:
-        path: ``.safetensors``, ``.pt``, ``.pth`` or ``.th`` with a state_dict, or Stable-Baselines3's ``.zip``.
-            The network must be appendix A's, on stacks ordered from old to new and divided by 255.
-
-    Raises:
-        ValueError: the file is damaged, or holds no such network, or more than one.
-        FileNotFoundError: there is no such file.
+    The file is ``.safetensors``, ``.pt``, ``.pth`` or ``.th`` with a state_dict, or Stable-Baselines3's ``.zip``. The
+    network must be appendix A's, on stacks ordered from old to new and divided by 255; ValueError if it is not.
     """
     path = Path(path)
     state = _zipped(path) if path.suffix == ".zip" else read_weights(path)

@@ -48,7 +48,6 @@ def train_agent(
     """Train `network` in place by Double DQN, beginning with the last checkpoint in `out` if there is one.
 
     Args:
-        recipe: how.
         games: `recipe.games` of them.
         network: with its first weights, on the device where it is to learn.
         out: folder for ``checkpoint.safetensors`` and ``history.jsonl``.
@@ -59,13 +58,8 @@ def train_agent(
             checkpoint holds the last.
         progress: gets reports of every step and record.
 
-    Returns:
-        the record of every stretch of ``recipe.record_every`` steps.
-
-    Raises:
-        ValueError: an argument is out of range, or `out` holds another run's checkpoint (which stays as it is).
-        Diverged: the loss is no longer finite; the last good checkpoint stays.
-        OSError: a file could not be written; the previous checkpoint stays.
+    Returns the record of every stretch of ``recipe.record_every`` steps. Raises ValueError for an argument out of range
+    or another run's checkpoint, and `Diverged` when the loss is no longer finite; checkpoints stay as they are.
     """
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be in 0 .. 2**63 - 1, got {seed}")
@@ -85,8 +79,6 @@ def train_agent(
 
 
 class _Run:
-    """The moving parts of a run."""
-
     def __init__(
         self, recipe: AgentRecipe, games: Games, network: QNetwork, folder: RunFolder[AgentRecord], seed: int
     ) -> None:
@@ -170,7 +162,6 @@ class _Run:
             self._receive(self._send(draws))
 
     def _draws(self, purpose: int) -> np.random.Generator:
-        """Return the random numbers of a purpose at this step."""
         key = np.array([self.seed, purpose], np.uint64)
         return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, self.step], np.uint64)))
 

@@ -27,13 +27,8 @@ class Rules:
     """How games are played for a score.
 
     Attributes:
-        game: as in `Games`.
-        sticky: probability that the emulator repeats the previous action.
+        game, sticky, max_frames: as in `Games`; at most 131068 frames.
         epsilon: probability of a random action.
-        max_frames: emulated frames after which a game is stopped.
-
-    Raises:
-        ValueError: `epsilon` outside [0, 1], or `max_frames` outside 1..131068.
     """
 
     game: str
@@ -87,16 +82,12 @@ def play(
     """Play full games, all at the same time.
 
     Args:
-        player: who plays.
-        rules: of the game.
-        episodes: numbers of the games to play, ascending; with `seed` they decide no-ops and random actions.
-        seed: of the games.
+        episodes: numbers of the games to play, ascending, at most a batch of them; with `seed` they decide no-ops and
+            random actions.
         adversary: changes what the player sees; none by default.
         watch: gets every step.
 
-    Raises:
-        ValueError: no episode, numbers that do not ascend or are negative, more of them than fit in a batch, a player
-            whose actions are not the game's, or as `Games`.
+    Raises ValueError for other numbers, for a player whose actions are not the game's, and as `Games` does.
     """
     numbers = list(episodes)
     if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0:
@@ -129,8 +120,6 @@ def play(
 
 
 class _Seat:
-    """One game that is being played."""
-
     def __init__(self, rules: Rules, number: int, seed: int) -> None:
         self.number, self.score, self.steps = number, 0.0, 0
         self._epsilon = rules.epsilon

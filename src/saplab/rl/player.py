@@ -18,7 +18,6 @@ class Player:
     Attributes:
         network: stacks (N, 4, 84, 84) in [0, 1] -> values (N, actions); defended or not.
         passes: averaged; a network without randomness runs once.
-        seed: of the passes' draws.
     """
 
     network: nn.Module
@@ -39,8 +38,7 @@ class Player:
 def mean_values(network: nn.Module, stacks: Tensor, passes: int, key: int, numbers: Tensor) -> Tensor:
     """Average the values (N, actions) over the passes 0..passes-1 of a stream key, several of them in one batch.
 
-    Raises:
-        ValueError: `passes` < 1, or a network that does not return (N, actions).
+    Raises ValueError if the network does not return (N, actions).
     """
     if passes < 1:
         raise ValueError(f"`passes` must be >= 1, got {passes}")

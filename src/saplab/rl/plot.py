@@ -17,8 +17,7 @@ _EVALUATED: Final = "mean of the evaluation's games"
 def history_chart(history: Sequence[AgentRecord], title: str = "") -> alt.LayerChart:
     """Draw the points of the evaluations, each game a dot and their mean a line, and the mean of training's own games.
 
-    Raises:
-        ValueError: there is no record, or none in which a game ended.
+    Raises ValueError unless a record has a game that ended.
     """
     means = {
         _TRAINED: [(record.step, record.score) for record in history if record.score is not None],

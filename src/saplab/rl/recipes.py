@@ -53,16 +53,12 @@ class AgentRecipe:
     A step is one action of one game, four emulated frames.
 
     Attributes:
-        preset: as on the command line.
         steps: of the whole training, over all games.
-        games: played side by side.
         update_every: steps between two updates; a multiple of `games`.
-        batch: transitions in one update.
-        replay: transitions kept.
+        batch, replay: transitions in one update, and transitions kept.
         warmup: steps of random play before the first update.
         target_every: steps between two copies of the network into its target; a multiple of `update_every`.
         optimizer, lr: of gradient descent; `lr_end` is the fraction of `lr` that a linear decay over all steps ends at.
-        gamma: discount of one step.
         reward_scale: points that count as a reward of 1; what remains beyond ±1 is clipped.
         n_step: steps of a transition before it bootstraps.
         epsilon_end, epsilon_steps: the probability of a random action falls linearly from 1 to `epsilon_end` over
@@ -144,11 +140,7 @@ RECIPES: Final = {recipe.preset: recipe for recipe in (_PAPER, _SMALL, _GPU, _SM
 
 
 def find_recipe(preset: str) -> AgentRecipe:
-    """Return the recipe of a preset.
-
-    Raises:
-        ValueError: there is none; the message lists what there is.
-    """
+    """Return the recipe of a preset; ValueError lists the presets, where there is no such one."""
     if preset not in RECIPES:
         raise ValueError(f"`preset` must be one of {', '.join(RECIPES)}, got {preset!r}")
     return RECIPES[preset]

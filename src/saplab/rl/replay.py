@@ -41,13 +41,10 @@ class Replay:
     beyond the beginning of a game (frames are zeros there, as in the games themselves), but over a lost life they do.
 
     Args:
-        capacity: slots, over all games; each takes H·W bytes.
+        capacity: slots, over all games; each takes H·W bytes. ValueError if they are too few to sample from.
         games: E, games side by side.
         shape: (H, W) of a frame.
         gamma, n_step: discount, and the most steps that a transition spans.
-
-    Raises:
-        ValueError: `capacity` is too small to sample from, or `n_step` < 1.
     """
 
     def __init__(self, capacity: int, games: int, shape: tuple[int, int], gamma: float, n_step: int = 1) -> None:
@@ -90,11 +87,7 @@ class Replay:
         self._count += 1
 
     def sample(self, size: int, draws: np.random.Generator) -> Transitions:
-        """Draw `size` transitions, each stored one equally likely, with replacement.
-
-        Raises:
-            ValueError: too few slots are in use.
-        """
+        """Draw `size` transitions, each stored one equally likely, with replacement."""
         games, times = self._drawn(size, draws)
         returns, discounts, spans = self._outcomes(games, times)
         stacks, next_stacks = (self._stacks(games, t) for t in (times, times + spans))

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 _ZOOM: Final = 3
 _SIDE: Final = 84 * _ZOOM
-_MARGIN: Final = 10
-_HEADER: Final = 34
-_BARS: Final = 250
+_MARGIN, _HEADER, _BARS = 10, 34, 250
 _MILLISECONDS: Final = 67  # a step is four frames of a sixtieth of a second
 _INK, _FAINT, _CHOSEN = (20, 20, 20), (170, 180, 190), (200, 60, 30)
 
@@ -25,15 +23,14 @@ _INK, _FAINT, _CHOSEN = (20, 20, 20), (170, 180, 190), (200, 60, 30)
 class Clip:
     """Records the first steps of an episode: `watch` gets every moment, `save` writes a GIF.
 
+    Raises ValueError if Pillow is missing.
+
     Args:
         title: first line of the clip, in ASCII: Pillow's own font has no other characters.
         actions: names of the game's actions, in the order of their numbers.
         lam: the adversary's λ in pixel steps; decides how much the perturbation is enlarged.
         episode: number of the episode to record.
         steps: how many to record at most.
-
-    Raises:
-        ValueError: Pillow is missing, or `steps` < 1.
     """
 
     def __init__(self, title: str, actions: Sequence[str], lam: float, episode: int = 0, steps: int = 300) -> None:
@@ -50,12 +47,7 @@ class Clip:
             self.frames.append(self._drawn(moment, moment.episodes.index(self._episode)))
 
     def save(self, path: Path) -> None:
-        """Write the clip as a GIF.
-
-        Raises:
-            ValueError: nothing was recorded, or `path` does not end in .gif.
-            OSError: it could not be written.
-        """
+        """Write the clip as a GIF; ValueError if nothing was recorded."""
         if path.suffix != ".gif":
             raise ValueError(f"`video` must end in .gif, got {path}")
         if not self.frames:

@@ -28,7 +28,6 @@ class Facts:
     """What is known of an agent beside its weights.
 
     Attributes:
-        game: that it plays.
         preset, steps, seed: of its training.
         sha256: of its file of weights.
         scores, random_scores: points of single games (ε = 0.05, no adversary), its own and those of random play.
@@ -44,11 +43,7 @@ class Facts:
 
     @classmethod
     def from_json(cls, text: str) -> "Facts":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: it is something else.
-        """
+        """Read what `to_json` wrote; ValueError if it is something else."""
         return msgspec.json.decode(text, type=cls)
 
     def to_json(self) -> str:
@@ -63,11 +58,7 @@ def shipped() -> tuple[str, ...]:
 
 
 def facts_of(game: str) -> Facts:
-    """Return the facts of the agent that ships for a game.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the facts of the agent that ships for a game; ValueError if there is none."""
     rom = rom_name(game)
     if rom not in shipped():
         known = ", ".join(shipped()) or "none yet"
@@ -81,13 +72,8 @@ def facts_of(game: str) -> Facts:
 def load_agent(game: str, weights: str | Path | None = None) -> QNetwork:
     """Load an agent's network in eval mode: stacks (N, 4, 84, 84) in [0, 1] -> values (N, actions).
 
-    Args:
-        game: that it plays.
-        weights: a file for `saplab.rl.formats.read_agent`; by default the agent that ships for the game.
-
-    Raises:
-        ValueError: no agent ships for the game, or the file is damaged or not an agent's.
-        FileNotFoundError: there is no such file.
+    `weights` is a file for `saplab.rl.formats.read_agent`; by default it is the agent that ships for the game. Raises
+    ValueError if none does, or if the file is damaged or not an agent's.
     """
     if weights is not None:
         return read_agent(weights)
@@ -109,9 +95,7 @@ def trained(folder: Path, game: str) -> Path | None:
 def load_trained(folder: Path) -> tuple[QNetwork, Facts]:
     """Load the agent that `write_agent` wrote.
 
-    Raises:
-        ValueError: its facts cannot be read, or its weights are not those of its facts.
-        FileNotFoundError: a file is missing.
+    Raises ValueError if its facts cannot be read or its weights are not theirs.
     """
     try:
         facts = Facts.from_json((folder / FACTS).read_text(encoding="utf-8"))
@@ -136,11 +120,7 @@ def unpack(content: bytes) -> QNetwork:
 
 
 def write_agent(out: Path, content: bytes, facts: Facts, card: str) -> None:
-    """Write an agent's three files into a folder; renamed after its ROM, they can ship.
-
-    Raises:
-        OSError: a file could not be written.
-    """
+    """Write an agent's three files into a folder; renamed after its ROM, they can ship."""
     write_atomically(out / MODEL, content)
     write_atomically(out / FACTS, facts.to_json().encode())
     write_atomically(out / CARD, card.encode())
