@@ -1,6 +1,5 @@
 """Reliability diagrams: accuracy against confidence."""
 # mypy: disable-error-code="no-any-return, no-untyped-call"
-# Altair's encode() has no types.
 
 from typing import Any
 
@@ -24,8 +23,7 @@ def reliability_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
             (the bin's edges), ``confidence``, ``accuracy`` (means in it), ``images`` and ``share`` of all images.
         theme: its colours; on the page's a menu chooses the curve, elsewhere each has a row of panels.
 
-    Raises:
-        ValueError: no records.
+    Raises ValueError without records.
     """
     if not records:
         raise ValueError("`records` must hold at least one bin, got none")

@@ -52,12 +52,9 @@ def accuracy_chart(
     Args:
         records: one for each curve and strength, with the columns of ``accuracy.csv``; those with a true ``across``
             are not drawn.
-        theme: its colours.
-        title: heading; none by default.
         shown: labels of the curves drawn at first; all by default.
 
-    Raises:
-        ValueError: no records.
+    Raises ValueError without records.
     """
     if not records:
         raise ValueError("`records` must hold at least one row, got none")

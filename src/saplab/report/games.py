@@ -1,6 +1,5 @@
 """Mean points in Atari games against strength."""
 # mypy: disable-error-code="no-any-return, no-untyped-call"
-# Altair's encode() has no types.
 
 import altair as alt
 
@@ -10,13 +9,8 @@ from saplab.report.charts import PAPER, SHAPES, Records, Theme, configured, in_t
 def points_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
     """Draw mean points against strength λ with 95 % intervals, a panel with a scale of its own for each game.
 
-    Args:
-        records: one for each game, agent and strength: ``game``, ``agent``, ``strength``, ``points``, and
-            ``points_low`` and ``points_high``, None where one game says nothing of the spread.
-        theme: its colours.
-
-    Raises:
-        ValueError: no records.
+    A record for each game, agent and strength has ``game``, ``agent``, ``strength``, ``points``, and ``points_low`` and
+    ``points_high``, None where one game says nothing of the spread. Raises ValueError without records.
     """
     if not records:
         raise ValueError("`records` must hold at least one row, got none")

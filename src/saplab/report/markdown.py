@@ -11,14 +11,7 @@ T = TypeVar("T")
 
 
 def page_text(title: str, parts: Iterable[str], command: str, machine: Mapping[str, str]) -> str:
-    """Return a whole page.
-
-    Args:
-        title: its heading.
-        parts: paragraphs, tables and sections; empty ones are left out.
-        command: that makes the results.
-        machine: how they were made.
-    """
+    """Return a whole page: parts that are not empty, the command that makes the results, and how they were made."""
     facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     return paragraphs(f"# {title}", *parts, "## Made by", f"```\n{command}\n```", facts) + "\n"
 

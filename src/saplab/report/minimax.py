@@ -1,6 +1,5 @@
 """The minimax game: its payoff matrix, and what both players play."""
 # mypy: disable-error-code="no-any-return, no-untyped-call"
-# Altair's encode() has no types.
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,6 +1,5 @@
 """Accuracy against a setting, such as the number of Monte Carlo samples."""
 # mypy: disable-error-code="no-any-return, no-untyped-call"
-# Altair's encode() has no types.
 
 import altair as alt
 
@@ -14,10 +13,8 @@ def against_chart(records: Records, what: str, theme: Theme = PAPER) -> alt.TopL
         records: one for each value of the setting and strength: ``value`` (> 0), ``strength``, ``percent``, ``from``,
             ``to``, and ``series`` where there are several.
         what: title of the setting's axis, which is logarithmic.
-        theme: its colours.
 
-    Raises:
-        ValueError: no records.
+    Raises ValueError without records.
     """
     if not records:
         raise ValueError("`records` must hold at least one point, got none")

@@ -50,9 +50,7 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
 def to_parquet(records: Sequence[Mapping[str, Any]], types: Mapping[str, type] = TYPES) -> bytes:
     """Return records with the same names, at least one, as a Parquet file; None is null.
 
-    Args:
-        records: one for each row.
-        types: of columns by their names; others hold floating-point numbers.
+    Columns that `types` does not name hold floating-point numbers.
     """
     import pyarrow
     import pyarrow.parquet
