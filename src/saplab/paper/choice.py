@@ -19,7 +19,6 @@ class Choice:
 
     Attributes:
         figures: of images, each once.
-        preset: how much is computed.
         table: ``table1``, ``table1-beyond``, or "" for none.
         named: whether the table is asked for by its own name, not as a part of ``paper`` or ``all``.
     """
@@ -33,13 +32,8 @@ class Choice:
 def choose(names: Sequence[str], preset: str, outside: str = "") -> Choice:
     """Return what names mean: figures, ``table1``, ``table1-beyond``, ``paper``, ``all`` and TOML files of studies.
 
-    Args:
-        names: at least one.
-        preset: name of how much is computed.
-        outside: a network from elsewhere for ``architectures``, such as ``resnet20@FILE``; "" for none.
-
-    Raises:
-        ValueError: an unknown name or preset, or a file that holds no study.
+    `outside` is a network from elsewhere for ``architectures``, such as ``resnet20@FILE``. Raises ValueError for an
+    unknown name or preset, or a file that holds no study.
     """
     if preset not in PRESETS:
         raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}")
@@ -60,13 +54,10 @@ def choose(names: Sequence[str], preset: str, outside: str = "") -> Choice:
 
 
 def load_networks(chosen: Sequence[Figure]) -> tuple[tuple[Figure, ...], dict[str, nn.Module], dict[str, list[str]]]:
-    """Load the networks of figures.
+    """Load the networks of figures, by what lines call them.
 
-    Returns:
-        The figures whose networks are there; the networks, by what lines call them; what each other figure lacks.
-
-    Raises:
-        ValueError: no figure is left.
+    Returns the figures whose networks are there, the networks, and what each other figure lacks; ValueError if no
+    figure is left.
     """
     models, missing = {}, {}
     for spec in study_models(chosen):

@@ -26,7 +26,6 @@ class Judged:
     """A claim and what the numbers say of it.
 
     Attributes:
-        claim: what is claimed.
         outcome: ``holds`` where it does at every λ of the claim, beyond the 95 % interval; ``does not hold`` where it
             is contradicted at one; else ``unclear``; ``not computed`` without the numbers.
         evidence: the numbers, λ by λ.

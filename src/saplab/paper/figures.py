@@ -206,9 +206,7 @@ def _of_stages() -> Figure:
 def figures(preset: Preset, outside: str = "") -> dict[str, Figure]:
     """Return every study by name: the paper's figures in order, then those beyond it.
 
-    Args:
-        preset: how much is computed.
-        outside: a network from elsewhere for ``architectures``, such as ``resnet20@FILE``; "" for none.
+    `outside` is a network from elsewhere for ``architectures``, such as ``resnet20@FILE``; "" for none.
     """
     papers = (*_first(preset), *_of_dropout(), *_of_training(), *_of_baselines(), _of_samples(preset))
     found = (*papers, *_of_erratum(preset), _architectures(outside), _of_percentages(), _of_stages())

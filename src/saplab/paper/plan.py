@@ -24,14 +24,8 @@ def study_models(figures: Iterable[Figure]) -> tuple[str, ...]:
 def study_curves(figures: Iterable[Figure], preset: Preset, whole: ImageCell, digests: Digests) -> tuple[Curve, ...]:
     """Plan the curves of figures; cells that several figures share are the same cells.
 
-    Args:
-        figures: what to compute.
-        preset: how much of it.
-        whole: a cell over all examples; networks, attack, radii and passes are replaced.
-        digests: of the networks that `study_models` names.
-
-    Raises:
-        ValueError: an attack or a defence that cannot be read.
+    `whole` is a cell over all examples, in which networks, attack, radii and passes are replaced. Raises ValueError for
+    an attack or a defence that cannot be read.
     """
     return tuple(_curve(figure, line, preset, whole, digests) for figure in figures for line in figure.lines)
 
@@ -50,14 +44,11 @@ def cell_of_line(line: Line, whole: C, digests: Digests, samples: int, passes: i
     """Return the cell of a line over all examples or games.
 
     Args:
-        line: what to compute.
         whole: networks, attack and passes are replaced.
-        digests: of the networks that `study_models` names.
         samples: passes averaged for a gradient, where the line's attack does not say otherwise.
         passes: averaged for a prediction of a random network.
 
-    Raises:
-        ValueError: an attack or a defence that cannot be read, or several attacks.
+    Raises ValueError for an attack or a defence that cannot be read, or several attacks.
     """
     defender = Network(split_model(line.model)[0], digests[line.model], parse_defenses(line.defense))
     attackers = parse_attackers(line.attack, MonteCarlo(samples), "self" if line.adversary == "self" else "dense")

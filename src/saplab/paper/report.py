@@ -35,8 +35,6 @@ class StudyReport:
     """What a study shows.
 
     Attributes:
-        request: what was asked for.
-        title: heading.
         summary: all rows.
         sections: one for each figure.
         judged: (figure's name, judged claim).
@@ -121,10 +119,7 @@ def write_study(store: Store, title: str = "") -> StudyReport:
     That is ``report.html``; ``results.md``, the same without a browser; the numbers as CSV and Parquet (``accuracy`` of
     images, ``table1`` of games); and ``figures/`` as SVG and PDF.
 
-    Raises:
-        FileNotFoundError: the store's folder holds no study.
-        ValueError: no cell is stored yet, or the folder's ``study.json`` cannot be read.
-        OSError: a file cannot be written; those before it are whole.
+    Raises ValueError if no cell is stored yet, or if the folder's ``study.json`` cannot be read.
     """
     summary = summarise(store)
     sections = tuple(section_of(store, figure, summary) for figure in load_figures(store.root))

@@ -48,14 +48,10 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is said of two curves, for stored numbers to judge.
 
     Attributes:
-        text: the claim in words, for people.
         first, second: labels of two lines.
         relation: of the first to the second: ``higher``, ``lower`` or ``alike`` in accuracy or points, or ``better
             calibrated``.
         strengths: λ at which it is claimed.
-
-    Raises:
-        ValueError: an unknown relation.
     """
 
     text: str
@@ -70,19 +66,13 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"lines": "line", "claims": "claim"}):
-    """Lines in one chart, and what is claimed of them.
+    """Lines in one chart, each with a label of its own, and what is claimed of them.
 
     Attributes:
-        name: as on the command line.
-        title: heading; the name by default.
-        lines: with labels of their own.
-        claims: about these lines.
+        name: as on the command line; also the title where there is none.
         strengths: λ in pixel steps; None for the preset's.
         against: of what a second chart shows accuracy, a curve for each λ, at the lines' `at`; "" for no such chart.
         note: a paragraph for the report.
-
-    Raises:
-        ValueError: no line, one label or place twice, a claim about no line, or `against` without places.
     """
 
     name: str
@@ -123,9 +113,7 @@ def read_study(path: str | Path) -> tuple[Figure, ...]:
     ``[[figure]]`` with ``name`` and any other field of `Figure`; in it ``[[figure.line]]`` with the fields of `Line`,
     and ``[[figure.claim]]`` with those of `Claim`.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no TOML, an unknown or missing field, or what `Figure` refuses; the message names the file.
+    Raises ValueError for no TOML, an unknown or missing field, or what `Figure` refuses; the message names the file.
     """
     return _read(Path(path), msgspec.toml.decode)
 
@@ -137,12 +125,7 @@ def save_figures(root: Path, figures: Iterable[Figure]) -> None:
 
 
 def load_figures(root: Path) -> tuple[Figure, ...]:
-    """Read what `save_figures` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else; the message names it.
-    """
+    """Read what `save_figures` wrote; ValueError names the file if it holds something else."""
     return _read(root / _STUDY, msgspec.json.decode)
 
 
@@ -166,9 +149,7 @@ class Preset:
         images: how many, from the first; None for all there are.
         samples: Monte Carlo samples of a one-step attack's gradient.
         a_step: of each step's, in attacks of many steps.
-        passes: averaged for a prediction.
         budgets: Monte Carlo budgets that Fig. 6 compares.
-        strengths: λ in pixel steps.
         batch: images of one cell.
     """
 

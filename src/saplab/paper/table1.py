@@ -42,7 +42,6 @@ class Effort:
 
     Attributes:
         episodes: games of each λ and seed.
-        seeds: how many.
         samples, passes: of the attack's gradient, and of an action of a random agent.
         max_frames: after which a game is stopped; 18,000 are the five minutes of Mnih et al. 2015.
         together: games of a cell, which are played side by side; fewer give more workers something to do.
@@ -89,9 +88,7 @@ class Agents:
 def load_agents(folder: Path | None = None) -> Agents:
     """Load the agents of the paper's games: those in a folder of folders, or those of the package.
 
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: an agent cannot be used, or the extra ``rl`` is not installed.
+    Raises ValueError if an agent cannot be used, or if the extra ``rl`` is not installed.
     """
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(2, "there is no such folder of agents", str(folder))
@@ -115,13 +112,10 @@ def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:
 
 
 def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0) -> tuple[Figure, ...]:
-    """Return a figure for each game.
+    """Return a figure for each game; the paper has no numbers with sticky actions.
 
-    Args:
-        agents: who plays.
-        beyond: whether to add what the paper lacks: SAP-100 against BPDA, the original's gradient and random noise, and
-            the other defences.
-        sticky: chance that the emulator repeats an action; the paper has no numbers with any.
+    `beyond` adds what the paper lacks: SAP-100 against BPDA, the original's gradient and random noise, and the other
+    defences.
     """
     end = ", sticky actions" if sticky else ""
     return tuple(_figure(game, facts, beyond, end) for game, facts in agents.facts.items())
@@ -178,13 +172,7 @@ def table_curves(
     figures: Iterable[Figure], digests: Digests, effort: Effort, *, sticky: float = 0.0, seed: int = 0,
     precision: str = "float32", device: str = "cpu",
 ) -> tuple[Curve, ...]:  # fmt: skip
-    """Plan the curves of the figures of `table_figures`.
-
-    Args:
-        figures, digests: of the agents.
-        effort: how much is played.
-        sticky, seed, precision, device: as in `GameCell`.
-    """
+    """Plan the curves of the figures of `table_figures`."""
     nobody = Network("", "")
     whole = GameCell(
         defender=nobody, adversary=nobody, attack=FGSM(), eps=(1.0,), start=0, stop=effort.episodes, seed=seed,
@@ -194,7 +182,7 @@ def table_curves(
 
 
 def _curve(figure: Figure, line: Line, whole: GameCell, digests: Digests, effort: Effort) -> Curve:
-    """Plan a line: cells of each radius and seed. Changes are against the agent without defence and so attacked."""
+    """Plan a line: cells of each radius and seed. Changes are against the undefended agent under such an attack."""
     cell = cell_of_line(line, whole, digests, effort.samples, effort.passes)
     cell = replace(cell, game=line.model.removeprefix(_AGENT))
     by_radius = [cut(replace(cell, eps=(e,)).plain, effort.together, effort.seeds) for e in radii_of(STRENGTHS)]
