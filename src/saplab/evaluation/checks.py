@@ -18,14 +18,9 @@ from saplab.evaluation.thresholds import Level
 Outcome = Literal["passed", "failed", "unclear", "not run"]
 Readings = Sequence[Comparison] | Sequence[Level]
 
-EXPOSING: Final = ("transfer", "identity", "black-box", "one-step", "noise")
-"""Checks that show a masked gradient where they fail: an attack that knows less takes more."""
-
-DECISIVE: Final = ("transfer", "identity", "black-box")
-"""Checks of which one must have passed before a gradient counts as not masked."""
-
-SYMPTOMS: Final = ("rises", "unbounded")
-"""Checks whose failure says that the attack fails somewhere, but not why."""
+EXPOSING: Final = ("transfer", "identity", "black-box", "one-step", "noise")  # masked where an attack takes more
+DECISIVE: Final = ("transfer", "identity", "black-box")  # one must have passed before a gradient counts as not masked
+SYMPTOMS: Final = ("rises", "unbounded")  # failed, they say that the attack fails somewhere, but not why
 
 
 @dataclass(frozen=True)
@@ -47,19 +42,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Question:
-    """A check before it is answered.
-
-    Attributes:
-        read: returns the numbers of which none may be bad.
-        how: returns what to run where there are none.
-        of_rules: whether it is asked only of networks that have backward rules.
-    """
+    """A check before it is answered."""
 
     key: str
     text: str
-    read: Callable[[Case], Readings]
-    how: Callable[[Case], Advice]
-    of_rules: bool = False
+    read: Callable[[Case], Readings]  # the numbers of which none may be bad
+    how: Callable[[Case], Advice]  # what to run where there are none
+    of_rules: bool = False  # asked only of networks that have backward rules
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,37 +90,23 @@ def is_masked(outcomes: Mapping[str, str]) -> bool | None:
 
 
 QUESTIONS: Final = (
-    Question(
-        "transfer", "Does a transfer attack beat the white-box one?", comparisons.transfer, lambda _: advice.PAPER,
-    ),
-    Question(
-        "one-step", "Does a one-step attack beat an iterative one?", comparisons.one_step, lambda _: advice.PAPER,
-    ),
-    Question(
-        "identity", "Does identity backward beat the defence's own gradient?", comparisons.identity, advice.identity,
-        of_rules=True,
-    ),
-    Question(
-        "black-box", "Does a black-box attack beat the white-box one?", comparisons.black_box,
-        lambda _: advice.ADAPTIVE,
-    ),
+    Question("transfer", "Does a transfer attack beat the white-box one?",
+             comparisons.transfer, lambda _: advice.PAPER),
+    Question("one-step", "Does a one-step attack beat an iterative one?", comparisons.one_step, lambda _: advice.PAPER),
+    Question("identity", "Does identity backward beat the defence's own gradient?",
+             comparisons.identity, advice.identity, of_rules=True),
+    Question("black-box", "Does a black-box attack beat the white-box one?",
+             comparisons.black_box, lambda _: advice.ADAPTIVE),
     Question("noise", "Does random noise beat the white-box attack?", comparisons.noise, lambda _: advice.PAPER),
-    Question(
-        "samples", "Do more Monte Carlo samples still help?", comparisons.samples, advice.more_samples, of_rules=True,
-    ),
+    Question("samples", "Do more Monte Carlo samples still help?",
+             comparisons.samples, advice.more_samples, of_rules=True),
     Question("steps", "Do more steps still help?", comparisons.steps, advice.more_steps),
-    Question(
-        "rises", "Does accuracy rise with λ under an iterative attack?", comparisons.rises, lambda _: advice.RADII,
-    ),
-    Question(
-        "unbounded", "Does accuracy stay above chance in an unbounded ball?", thresholds.unbounded, advice.unbounded,
-    ),
-    Question(
-        "cosine", "Do half the samples give another gradient than the other half?", thresholds.half_cosines,
-        advice.two_samples, of_rules=True,
-    ),
-    Question(
-        "norm", "Does the gradient vanish beside the undefended network's?", thresholds.gradient_norms,
-        lambda _: advice.BASELINE, of_rules=True,
-    ),
+    Question("rises", "Does accuracy rise with λ under an iterative attack?",
+             comparisons.rises, lambda _: advice.RADII),
+    Question("unbounded", "Does accuracy stay above chance in an unbounded ball?",
+             thresholds.unbounded, advice.unbounded),
+    Question("cosine", "Do half the samples give another gradient than the other half?",
+             thresholds.half_cosines, advice.two_samples, of_rules=True),
+    Question("norm", "Does the gradient vanish beside the undefended network's?",
+             thresholds.gradient_norms, lambda _: advice.BASELINE, of_rules=True),
 )  # fmt: skip

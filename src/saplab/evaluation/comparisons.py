@@ -12,8 +12,7 @@ from saplab.attacks import strength_of
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval, paired_difference
 
-MARGIN: Final = 0.05
-"""A comparison passes where its interval excludes a difference above 5 points; otherwise the images are too few."""
+MARGIN: Final = 0.05  # a comparison passes where its interval excludes a difference above 5 points
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +21,6 @@ class Point:
 
     evidence: Evidence
     eps: float
-
-    @property
-    def strength(self) -> float:
-        """Return λ in pixel steps."""
-        return strength_of(self.eps)
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -45,15 +39,11 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two attacks on the same images, of which the second should not be the stronger.
-
-    Attributes:
-        slack: how far above 0 the interval of the difference of their scores may reach.
-    """
+    """Two attacks on the same images, of which the second should not be the stronger."""
 
     first: Point
     second: Point
-    slack: float = MARGIN
+    slack: float = MARGIN  # how far above 0 the interval of the difference may reach
 
     def excess(self, confidence: float) -> Interval:
         """Estimate first minus second, paired by image: bad where it is above 0."""
@@ -62,14 +52,11 @@ class Comparison:
     def text(self, confidence: float) -> str:
         """Return both accuracies and their difference in points, in words."""
         points = self.excess(confidence)
-        where = "" if self.first.eps == self.second.eps else f" at λ = {self.first.strength:g}"
+        where = "" if self.first.eps == self.second.eps else f" at λ = {strength_of(self.first.eps):g}"
         return (
-            f"λ = {self.second.strength:g}: {self.first.text(where)}, {self.second.text()}; difference "
+            f"λ = {strength_of(self.second.eps):g}: {self.first.text(where)}, {self.second.text()}; difference "
             f"{100 * points.estimate:.1f} points [{100 * points.low:.1f}, {100 * points.high:.1f}]"
         )
-
-
-Fair = Callable[[Point, Point], bool]
 
 
 def transfer(case: Case) -> list[Comparison]:
@@ -124,15 +111,16 @@ def rises(case: Case) -> list[Comparison]:
     ]
 
 
-def _challenges(challengers: Sequence[Evidence], rivals: Sequence[Evidence], fair: Fair) -> list[Comparison]:
+def _challenges(
+    challengers: Sequence[Evidence], rivals: Sequence[Evidence], fair: Callable[[Point, Point], bool]
+) -> list[Comparison]:
     """Compare each challenger, at each radius, with the strongest fair rival of that or a smaller radius."""
     found = []
     for challenger in (Point(e, eps) for e in challengers for eps in e.eps if eps > 0):
         points = (Point(rival, eps) for rival in rivals for eps in rival.eps if 0 < eps <= challenger.eps)
         eligible = [point for point in points if fair(point, challenger)]
         if eligible:
-            strongest = min(eligible, key=lambda point: (point.scores.mean(), -point.eps))
-            found.append(Comparison(strongest, challenger))
+            found.append(Comparison(min(eligible, key=lambda point: (point.scores.mean(), -point.eps)), challenger))
     return found
 
 

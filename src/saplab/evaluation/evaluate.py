@@ -23,6 +23,7 @@ from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
 
+Array = Tensor | NDArray[Any]
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
 _WORK: Final = {"images": "network passes", "games": "games"}  # the unit of each kind's work
@@ -33,34 +34,18 @@ class EvaluationError(RuntimeError):
 
 
 def evaluate(
-    model: nn.Module,
-    images: Tensor | NDArray[Any],
-    labels: Tensor | NDArray[Any],
-    attacks: Attacks = "standard",
-    eps: float | Sequence[float] = (2 / 255, 8 / 255),
-    norm: Norm = "linf",
-    *,
-    passes: int = 20,
-    samples: int = 20,
-    seed: int = 0,
-    seeds: int = 1,
-    baseline: bool = True,
-    out: Path | str | None = None,
-    workers: int | None = None,
-    engine: str | Engine = "local",
-    progress: bool = True,
-    precision: str = "float32",
-    batch_size: int = 250,
-    examples: Tensor | NDArray[Any] | None = None,
-    classes: Sequence[str] = (),
+    model: nn.Module, images: Array, labels: Array, attacks: Attacks = "standard",
+    eps: float | Sequence[float] = (2 / 255, 8 / 255), norm: Norm = "linf", *,
+    passes: int = 20, samples: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True,
+    out: Path | str | None = None, workers: int | None = None, engine: str | Engine = "local", progress: bool = True,
+    precision: str = "float32", batch_size: int = 250, examples: Array | None = None, classes: Sequence[str] = (),
     title: str = "",
-) -> Result:
+) -> Result:  # fmt: skip
     """Attack a network, judge every adversarial image by fresh passes, and say what holds.
 
     Args:
         model: images (N, C, H, W) -> logits (N, classes), in evaluation mode; defended by `saplab.defend` or not.
-        images: (N, C, H, W) in [0, 1].
-        labels: (N,) integers.
+        images, labels: (N, C, H, W) in [0, 1], and (N,) integers.
         attacks: a battery's name (``standard``, ``paper``, ``adaptive``), attacks as the command line writes them,
             `Attack` objects, or a sequence of these.
         eps: radii of the attacks, in the unit of the images; clean accuracy is always measured.
@@ -78,11 +63,7 @@ def evaluate(
         batch_size: images that are computed, and saved, together.
         examples: (N,) number of each image, which decides its draws; by default its position, and for images of the
             packaged sample their positions in CIFAR-10's test set, as on the command line.
-        classes: names of the classes, for the report.
-        title: of the report.
-
-    Returns:
-        The result: table, verdict, chart, and a report on demand.
+        classes, title: names of the classes, and a heading, for the report.
 
     Raises:
         ValueError: what cannot be evaluated honestly: images outside [0, 1], labels that the network has no class for,
@@ -112,11 +93,8 @@ def planned(
     """Plan an evaluation; arguments and errors as in `evaluate`, but for these.
 
     Args:
-        model: defended or not.
-        data: images and labels.
         attackers: at least one.
         eps: radii of the attackers that have none of their own.
-        norm, passes, seed, seeds, baseline, precision, batch_size, title: see `evaluate`.
         command: the command line that asks for it.
         device: kind of the device that computes it, where that is another one than the network's.
     """
@@ -135,34 +113,19 @@ def planned(
 
 @dataclass(frozen=True)
 class Job:
-    """A request with what its cells name, ready to be computed.
-
-    Attributes:
-        request: what to compute.
-        inputs: networks and data.
-        engine: who computes; None for this process.
-    """
+    """A request with the networks and data that its cells name, and who computes it; None for this process."""
 
     request: Request
     inputs: Any
     engine: Engine | None = None
 
     def open(self, out: Path | str | None) -> Results:
-        """Rehearse, and return where the results are kept: the folder `out`, or memory.
-
-        Raises:
-            ValueError: what cannot be computed, and a folder of another request.
-        """
+        """Rehearse, and return where the results are kept: the folder `out`, of this request alone, or memory."""
         self.inputs.rehearse(self.request.cells)
         return Memory(self.request) if out is None else Store.open(out, self.request)
 
     def run(self, store: Results, show: Show) -> tuple[Failed, ...]:
-        """Compute what a store lacks, and return the groups that failed.
-
-        Args:
-            store: from `open`.
-            show: shows how far it is, given a description and the whole work.
-        """
+        """Compute what a store from `open` lacks, and return the groups that failed."""
         missing = store.survey().missing
         if not missing:
             return ()
@@ -170,12 +133,7 @@ class Job:
             return run(store, self.inputs, tick, self.engine)
 
     def result(self, out: Path | str | None, show: Show) -> Result:
-        """Compute what is missing and return the result.
-
-        Raises:
-            ValueError: as `open`.
-            EvaluationError: some cells could not be computed.
-        """
+        """Compute what is missing and return the result; EvaluationError where cells could not be computed."""
         store = self.open(out)
         if failed := self.run(store, show):
             raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
@@ -186,7 +144,6 @@ def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
     """Return a network as cells name it, and the network without its defences.
 
     Raises:
-        TypeError: `model` is not an `nn.Module`.
         ValueError: a part of it is defended instead of the whole.
     """
     if not isinstance(model, nn.Module):
@@ -206,9 +163,8 @@ def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
 def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) -> Dataset:
     pictures, wanted = torch.as_tensor(images), torch.as_tensor(labels)
     if pictures.ndim < 2 or len(pictures) != len(wanted):
-        raise ValueError(
-            f"`images` and `labels` must be as many, got {tuple(pictures.shape)} and {tuple(wanted.shape)}"
-        )
+        shapes = f"{tuple(pictures.shape)} and {tuple(wanted.shape)}"
+        raise ValueError(f"`images` and `labels` must be as many, got {shapes}")
     if wanted.is_floating_point():
         raise ValueError(f"`labels` must be integers, got {wanted.dtype}")
     pictures, wanted = pictures.detach().float().cpu(), wanted.cpu()

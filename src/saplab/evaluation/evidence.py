@@ -71,14 +71,13 @@ class Evidence:
         if table.ndim != 3 or len(table) != len(eps):
             raise ValueError(f"`probs` must have the shape ({len(eps)}, N, C), one row a radius, got {table.shape}")
         right = np.array([correct(table[k], labels) for k in order], np.float64)
-        if halves is not None:
-            halves = np.asarray(halves)
-            if halves.shape != (2, *table.shape):
-                raise ValueError(f"`halves` must have the shape {(2, *table.shape)}, got {halves.shape}")
-            halves = halves[:, order]
+        both = None if halves is None else np.asarray(halves)
+        if both is not None and both.shape != (2, *table.shape):
+            raise ValueError(f"`halves` must have the shape {(2, *table.shape)}, got {both.shape}")
+        both = None if both is None else both[:, order]
         label = label or (attack.describe(has_rules) if attack.title else type(attack).__name__)
         radii = tuple(float(eps[k]) for k in order)
-        return cls(label, attack, adversary, radii, right, has_rules, halves, half_cosine, gradient_norm)
+        return cls(label, attack, adversary, radii, right, has_rules, both, half_cosine, gradient_norm)
 
     def __post_init__(self) -> None:
         if self.adversary not in get_args(Adversary):
@@ -129,9 +128,8 @@ class Evidence:
     @property
     def backward(self) -> str:
         """Return the backward rule of the own gradient; "" where it makes no difference or is not known."""
-        if self.own_gradient and self.has_rules and isinstance(self.attack, GradientAttack):
-            return self.attack.gradient.backward
-        return ""
+        ruled = self.own_gradient and self.has_rules
+        return self.attack.gradient.backward if ruled and isinstance(self.attack, GradientAttack) else ""
 
     @property
     def loss(self) -> str:

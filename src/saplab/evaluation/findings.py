@@ -25,11 +25,7 @@ REPLICATES: Final = 200  # of the game's bootstrap, each of which solves a linea
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """How far a curve's confidences can be believed at one radius.
-
-    Attributes:
-        averaged, single: of the probabilities averaged over passes, and of a single pass.
-    """
+    """How far a curve's confidences can be believed at one radius: averaged over passes, and of a single pass."""
 
     curve: str
     strength: float
@@ -72,12 +68,8 @@ def find(store: Results) -> Findings | None:
     finished = list(finished_curves(store, store.request.curves))
     if not finished:
         return None
-    return Findings(
-        _verdict(finished),
-        tuple(row for one in finished for row in calibration_rows(one.curve, one.result)),
-        tuple(_convergence(finished)),
-        _games(finished),
-    )
+    calibrated = tuple(row for one in finished for row in calibration_rows(one.curve, one.result))
+    return Findings(_verdict(finished), calibrated, tuple(_convergence(finished)), _games(finished))
 
 
 def finished_curves(store: Results, curves: Iterable[Curve]) -> Iterable[Finished]:
@@ -104,19 +96,15 @@ def _verdict(finished: Sequence[Finished]) -> Verdict:
 def evidence_of(finished: Finished) -> Evidence:
     """Return a finished curve as the verdict takes it."""
     cell, result = finished.cell, finished.result
-    order = np.argsort(cell.eps)
+    eps, order = tuple(sorted(cell.eps)), np.argsort(cell.eps)
     source: Adversary = "transfer" if cell.transferred else "own"
+    adversary = source if cell.attack.knowledge == "gradient" else "none"
+    right = np.stack([finished.right_at(radius) for radius in eps])
+    halves = np.stack((result.half, result.other_half(cell.passes)))[:, order]
     return Evidence(
-        label=finished.curve.label,
-        attack=cell.attack,
-        adversary=source if cell.attack.knowledge == "gradient" else "none",
-        eps=tuple(sorted(cell.eps)),
-        right=np.stack([finished.right_at(eps) for eps in sorted(cell.eps)]),
-        has_rules=cell.adversary.has_rules,
-        halves=np.stack((result.half, result.other_half(cell.passes)))[:, order],
-        half_cosine=_measured(result.half_cosine),
-        gradient_norm=_measured(result.gradient_norm),
-    )
+        finished.curve.label, cell.attack, adversary, eps, right, cell.adversary.has_rules, halves,
+        half_cosine=_measured(result.half_cosine), gradient_norm=_measured(result.gradient_norm),
+    )  # fmt: skip
 
 
 def _measured(values: NDArray[np.float32]) -> NDArray[np.float32] | None:
@@ -174,25 +162,17 @@ def _games(finished: Sequence[Finished]) -> dict[float, Game]:
     """Solve the game at each λ at which two defenders or more met the same two adversaries or more."""
     games = {}
     for eps in sorted({eps for one in finished for eps in one.cell.attacked_eps}):
-        met: dict[str, dict[str, NDArray[np.float64]]] = {}
-        names: dict[str, str] = {}
+        met: dict[str, dict[str, Finished]] = {}
         for one in finished:
             if eps in one.cell.eps:
-                met.setdefault(one.cell.images, {})[one.cell.defender.label] = one.right_at(eps)
-                names.setdefault(one.cell.images, _adversary_label(one.cell))
-        if game := _game(met, names):
-            games[strength_of(eps)] = game
+                met.setdefault(one.cell.images, {})[one.cell.defender.label] = one
+        defenders = list(dict.fromkeys(name for each in met.values() for name in each))
+        columns = [each for each in met.values() if len(each) == len(defenders)]
+        if min(len(defenders), len(columns)) > 1:
+            scores = np.stack([[each[name].right_at(eps) for each in columns] for name in defenders])
+            adversaries = [_adversary_label(each[defenders[0]].cell) for each in columns]
+            games[strength_of(eps)] = game_value(scores, defenders, adversaries, replicates=REPLICATES)
     return games
-
-
-def _game(met: Mapping[str, Mapping[str, NDArray[np.float64]]], names: Mapping[str, str]) -> Game | None:
-    """Solve for the adversaries whose images every defender met; None where one of the players has no choice."""
-    defenders = list(dict.fromkeys(name for rows in met.values() for name in rows))
-    adversaries = [images for images, rows in met.items() if len(rows) == len(defenders)]
-    if len(defenders) < 2 or len(adversaries) < 2:
-        return None
-    scores = np.stack([[met[images][name] for images in adversaries] for name in defenders])
-    return game_value(scores, defenders, [names[images] for images in adversaries], replicates=REPLICATES)
 
 
 def _adversary_label(cell: ImageCell) -> str:

@@ -31,10 +31,9 @@ def paper_accuracies(cell: ImageCell) -> Mapping[float, float]:
     defender, adversary, attack = cell.defender, cell.adversary, cell.attack
     if defender.model != NETWORK or adversary.spec not in ("", defender.spec) or defender.sites:
         return {}
-    if not isinstance(attack, FGSM | Iterative) or getattr(attack, "step", 1.0) != 1.0:
+    if not isinstance(attack, FGSM | Iterative) or replace(attack.gradient, samples=1) != MonteCarlo():
         return {}
-    if replace(attack.gradient, samples=1) != MonteCarlo():
-        return {}
-    if isinstance(attack, FGSM) and defender.defenses and attack.samples < FEWEST:
+    one_step = isinstance(attack, FGSM)
+    if getattr(attack, "step", 1.0) != 1.0 or (one_step and defender.defenses and attack.samples < FEWEST):
         return {}
     return _KNOWN.get((type(attack), defender.spec, not adversary.defenses), {})

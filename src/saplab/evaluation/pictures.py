@@ -1,6 +1,6 @@
 """What the attacked images look like: each with its perturbation and its prediction, from stored cells."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,15 +18,10 @@ _GREY: Final = 128
 
 @dataclass(frozen=True)
 class Picture:
-    """One image at one strength.
-
-    Attributes:
-        image, change: addresses for ``<img>``; `change` is the perturbation as `stretched` shows it, "" at λ = 0.
-        predicted, confidence, right: the likeliest class, its probability, and whether it is the image's own.
-    """
+    """One image at one strength, as an address for ``<img>``, and its prediction."""
 
     image: str
-    change: str
+    change: str  # the perturbation as `stretched` shows it; "" at λ = 0
     predicted: str
     confidence: float
     right: bool
@@ -34,16 +29,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Example:
-    """One image of the data set under every curve's attack.
+    """One image of the data set under every curve's attack."""
 
-    Attributes:
-        number: its position in the data set.
-        rows: (curve's label, its pictures by strength).
-    """
-
-    number: int
+    number: int  # its position in the data set
     label: str
-    rows: tuple[tuple[str, Mapping[float, Picture]], ...]
+    rows: tuple[tuple[str, Mapping[float, Picture]], ...]  # (curve's label, its pictures by strength)
 
     @property
     def strengths(self) -> list[float]:
@@ -63,18 +53,17 @@ def examples(store: Results, curves: Iterable[Curve]) -> tuple[Example, ...]:
             found[cell.digest] = curve, result
         if len(found) == MOST_CURVES:
             break
-    shown = list(found.values())
-    count = shown[0][1].pictures.shape[1] if shown else 0
-    return tuple(_example(k, shown, store.request.classes) for k in range(count))
+    return tuple(_examples(list(found.values()), store.request.classes)) if found else ()
 
 
-def _example(k: int, found: Sequence[tuple[Curve, ImageResult]], classes: Sequence[str]) -> Example:
-    result = found[0][1]
-    rows = tuple((curve.label, dict(_pictures(k, curve, result, classes))) for curve, result in found)
-    return Example(int(result.examples[k]), _name(int(result.labels[k]), classes), rows)
+def _examples(found: Sequence[tuple[Curve, ImageResult]], classes: Sequence[str]) -> Iterator[Example]:
+    first = found[0][1]
+    for k in range(first.pictures.shape[1]):
+        rows = tuple((curve.label, dict(_pictures(k, curve, result, classes))) for curve, result in found)
+        yield Example(int(first.examples[k]), _name(int(first.labels[k]), classes), rows)
 
 
-def _pictures(k: int, curve: Curve, result: ImageResult, classes: Sequence[str]) -> Iterable[tuple[float, Picture]]:
+def _pictures(k: int, curve: Curve, result: ImageResult, classes: Sequence[str]) -> Iterator[tuple[float, Picture]]:
     strengths = [strength_of(eps) for eps in curve.first.eps]
     clean = result.pictures[strengths.index(0.0), k] if 0.0 in strengths else None
     for strength, pixels, probs in zip(strengths, result.pictures[:, k], result.probs[:, k], strict=True):

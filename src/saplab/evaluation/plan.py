@@ -1,8 +1,8 @@
 """From a request to its curves: one curve is one defender under one attack, cut into ranges of examples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from saplab.attacks import Attacker, GradientAttack, strength_of
 from saplab.evaluation.paper_numbers import paper_accuracies
@@ -11,14 +11,8 @@ from saplab.runs import Cell, Curve, ImageCell, cut
 C = TypeVar("C", bound=Cell)
 
 
-def curve(
-    label: str, whole: ImageCell, size: int, *, claim: str = "", seeds: int = 1, figure: str = ""
-) -> Curve:  # fmt: skip
-    """Cut the cell over all examples into cells of `size` examples, and name them as one curve.
-
-    Raises:
-        ValueError: `size` or `seeds` < 1, or no example.
-    """
+def curve(label: str, whole: ImageCell, size: int, *, claim: str = "", seeds: int = 1, figure: str = "") -> Curve:
+    """Cut the cell over all examples into cells of `size` examples, for each seed, and name them as one curve."""
     cells, *repeats = cut(whole, size, seeds)
     return Curve(label, cells, claim, paper_accuracies(whole), tuple(repeats), figure)
 
@@ -30,11 +24,9 @@ def plan(
 
     Args:
         whole: a cell over all examples, of the defended network; its adversary and attack are replaced.
-        attackers: what attacks it.
         size: examples of one cell.
         baseline: whether the undefended network is evaluated too: under its own attacks and, beside several attackers,
             under the images made for the defended one, which cost it one more pass and fill the game's matrix.
-        seeds: how often a random network is evaluated anew, with the next seeds.
 
     Returns:
         The undefended network's own curves, then the defended one's, then those across.
@@ -54,12 +46,9 @@ def plan(
 def attacked(whole: C, attacker: Attacker) -> C:
     """Return the cell of its defender under an attacker, whose settings are as they are for that defender."""
     one = attacker.against(whole.defender.defenses)
-    source = whole.defender.undefended if one.whose == "dense" or _asks_nothing(one) else whole.defender
+    elsewhere = one.whose == "dense" or one.attack.knowledge == "nothing"
+    source = whole.defender.undefended if elsewhere else whole.defender
     return replace(whole, adversary=source, attack=one.attack, eps=one.eps or whole.eps)
-
-
-def _asks_nothing(attacker: Attacker) -> bool:
-    return attacker.attack.knowledge == "nothing"
 
 
 def _same_attack(a: ImageCell, b: ImageCell) -> bool:
@@ -69,22 +58,19 @@ def _same_attack(a: ImageCell, b: ImageCell) -> bool:
 
 
 def _curves(cells: Sequence[ImageCell], size: int, seeds: int) -> tuple[Curve, ...]:
-    unique = {cell.digest: cell for cell in cells}.values()
-    common = cells[0].eps
-
-    def repeats(cell: ImageCell) -> int:
-        return seeds if cell.defender.random or cell.adversary.random else 1
-
-    return tuple(
-        curve(label_of(cell, common), cell, size, claim=claim_of(cell), seeds=repeats(cell)) for cell in unique
-    )
+    found = []
+    for cell in {cell.digest: cell for cell in cells}.values():
+        repeats = seeds if cell.defender.random or cell.adversary.random else 1
+        found.append(curve(label_of(cell, cells[0].eps), cell, size, claim=claim_of(cell), seeds=repeats))
+    return tuple(found)
 
 
-def label_of(cell: ImageCell, common: Sequence[float] = ()) -> str:
+def label_of(cell: ImageCell, common: tuple[float, ...]) -> str:
     """Name a cell's curve: its defender, and what attacks it; radii where they are not the `common` ones."""
     transfer = "transfer " if cell.transferred else ""
     source = f" from {cell.adversary.label}" if cell.across else ""
-    at = "" if cell.eps == tuple(common) or not common else f" at λ={_strengths(cell.eps)}"
+    strengths = ", ".join(f"{strength_of(value):g}" for value in cell.eps)
+    at = "" if cell.eps == common else f" at λ={strengths}"
     return f"{cell.defender.label}: {transfer}{attack_text(cell)}{source}{at}"
 
 
@@ -101,21 +87,15 @@ def claim_of(cell: ImageCell) -> str:
     if attack.knowledge == "scores":
         return "A black box: the attacker sees averaged probabilities only, no gradient."
     if not cell.defender.defenses:
-        return (
-            "The network as trained, on images made for the defended one." if cell.across else "The network as trained."
-        )
+        return "The network as trained" + (", on images made for the defended one." if cell.across else ".")
     if cell.transferred:
         return "The images are made on the undefended network and transferred."
     rule = attack.gradient.backward if isinstance(attack, GradientAttack) else "mask"
     return _RULES[rule] if cell.adversary.has_rules else "The attacker knows the defence, and averages over its draws."
 
 
-_RULES = {
+_RULES: Final = {
     "mask": "The attacker knows the defence and takes its random scale as a constant, as the paper does.",
     "probability": "The attacker's gradient goes through the probabilities of being kept as well.",
     "identity": "The attacker's gradient passes the defence as if it were not there (BPDA).",
 }
-
-
-def _strengths(eps: Iterable[float]) -> str:
-    return ", ".join(f"{strength_of(value):g}" for value in eps)

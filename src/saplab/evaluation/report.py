@@ -18,7 +18,7 @@ from saplab.report.minimax import game_chart
 from saplab.report.page import machine, template, vega
 from saplab.report.sweeps import against_chart
 from saplab.report.tables import pivot, to_csv, to_parquet
-from saplab.runs import Cell, Curve, ImageCell, Network, Results
+from saplab.runs import Curve, ImageCell, Network, Results
 from saplab.system.files import write_atomically
 
 MONTE_CARLO: Final = "passes averaged for the gradient (Monte Carlo samples)"
@@ -26,13 +26,7 @@ MONTE_CARLO: Final = "passes averaged for the gradient (Monte Carlo samples)"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written of a run, and what it says.
-
-    Attributes:
-        files: the page first.
-        summary: the rows.
-        findings: the verdict and what goes with it; None while no curve is finished.
-    """
+    """What was written of a run (the page first), and what it says; no findings while no curve is finished."""
 
     files: tuple[Path, ...]
     summary: Summary
@@ -48,13 +42,11 @@ def write_report(
 
     Args:
         store: the results; unfinished ones give a page that says so.
-        folder: for the files; it is made where it is not there.
         title: instead of the request's.
         advice: words how to run what a check is missing.
 
     Raises:
         ValueError: no cell is stored yet.
-        OSError: a file cannot be written; those before it are whole.
     """
     summary, folder = summarise(store), Path(folder)
     findings = find(store)
@@ -78,7 +70,7 @@ def chart_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _charts(summary: Summary, findings: Findings | None, theme: Theme, title: str = "") -> dict[str, alt.TopLevelMixin]:
-    """Return the charts that the run has numbers for, by the name of their files."""
+    """Return the charts that the run has numbers for, by the names of their files."""
     records = chart_records(summary.images)
     charts: dict[str, alt.TopLevelMixin] = {"accuracy": accuracy_chart(records, theme, title, summary.shown)}
     if findings is None:
@@ -100,26 +92,20 @@ def render_page(
     rows = [row for row in summary.images if not row.across]
     charts = _charts(summary, findings, PAGE)
     return template("report.html").render(
-        title=title,
-        command=request.command,
-        summary=summary,
-        findings=findings,
-        advice=advice,
+        title=title, command=request.command, summary=summary, findings=findings, advice=advice,
         charts={name: chart.to_dict() for name, chart in charts.items()},
         drawings={name: to_bytes(chart, "svg").decode() for name, chart in _charts(summary, findings, PAPER).items()},
-        bundle=vega(),
-        themes={"light": PAPER, "dark": DARK},
+        bundle=vega(), themes={"light": PAPER, "dark": DARK}, machine=machine(summary.made),
         swatches=swatches(chart_records(summary.images), shown=summary.shown),
         tables=[by_curve(rows), by_curve([row for row in summary.images if row.across])],
         strengths=sorted({row.strength for row in rows}),
         game_strength=telling_strength(findings),
         curves=[(curve, _settings(curve)) for curve in request.curves],
         examples=examples(store, [curve for curve in request.curves if curve.label in summary.shown]),
-        machine=machine(summary.made),
         has_paper=any(row.paper is not None for row in rows),
         is_random=any(row.single != row.averaged for row in rows),
         has_seeds=any(row.seeds is not None for row in rows),
-    )
+    )  # fmt: skip
 
 
 def by_curve(rows: Sequence[Row]) -> dict[str, dict[float, Row]]:
@@ -134,30 +120,22 @@ def telling_strength(findings: Findings | None) -> float | None:
 
 
 def _settings(curve: Curve) -> dict[str, str]:
-    """Describe what was run for a curve, for people: everything but the ranges is the same in its cells."""
-    cell = curve.first
+    cell, stop = curve.first, curve.cells[-1].stop
     attack = {} if cell.attack is None else Attack.registry.encode(cell.attack)
     data = {"data": f"SHA-256 {cell.data[:12]}…"} if isinstance(cell, ImageCell) else {}
     return {
         "defender": _network_text(cell.defender),
-        "adversary": _adversary_text(cell),
+        "adversary": "the defender itself" if cell.adversary == cell.defender else _network_text(cell.adversary),
         "attack": str(attack.pop("class", "none")),
         **{name: str(value) for name, value in attack.items()},
-        "passes": str(cell.passes),
-        "seed": str(cell.seed),
-        "precision": cell.precision,
-        "device": cell.device,
-        cell.ranges: f"{curve.cells[-1].stop - cell.start:,} (positions {cell.start} to {curve.cells[-1].stop - 1})",
+        "passes": str(cell.passes), "seed": str(cell.seed), "precision": cell.precision, "device": cell.device,
+        cell.ranges: f"{stop - cell.start:,} (positions {cell.start} to {stop - 1})",
         "weights": f"SHA-256 {cell.defender.digest[:12]}…",
         **data,
-    }
+    }  # fmt: skip
 
 
 def _network_text(network: Network) -> str:
     places = " and ".join((*network.sites, *network.parameters))
     where = f" at {places}" if places else ""
     return f"{network.model}, {network.spec}{where}" if network.defenses else f"{network.model}, no defence"
-
-
-def _adversary_text(cell: Cell) -> str:
-    return "the defender itself" if cell.adversary == cell.defender else _network_text(cell.adversary)

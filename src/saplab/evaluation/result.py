@@ -1,9 +1,11 @@
 """The result of an evaluation, in memory or in a folder: table, verdict, chart and report."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,15 @@ from saplab.evaluation.rows import Summary, summarise
 from saplab.evaluation.text import rows_text, verdict_text
 from saplab.evaluation.verdict import Verdict
 from saplab.metrics.minimax import Game
-from saplab.report.charts import PAPER, accuracy_chart
+from saplab.report.charts import PAPER, accuracy_chart, to_bytes
 from saplab.runs import Request, Results, Store
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found. Printed, it shows its table and verdict; in a notebook, its chart as well.
+    """What an evaluation found. Printed, it shows its table and verdict; in a notebook, its chart as well."""
 
-    Attributes:
-        store: every cell's predictions, in memory or in a folder.
-    """
-
-    store: Results
+    store: Results  # every cell's predictions, in memory or in a folder
 
     @property
     def request(self) -> Request:
@@ -36,11 +34,7 @@ class Result:
 
     @cached_property
     def summary(self) -> Summary:
-        """Return all rows, and how many cells there are.
-
-        Raises:
-            ValueError: nothing has been computed yet.
-        """
+        """Return all rows, and how many cells there are; ValueError where nothing has been computed yet."""
         return summarise(self.store)
 
     @cached_property
@@ -50,11 +44,7 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """Return what holds: `.sentence`, `.masked`, `.checks`, `.robust`.
-
-        Raises:
-            ValueError: no curve of images is finished.
-        """
+        """Return what holds: `.sentence`, `.masked`, `.checks`, `.robust`; ValueError while no curve is finished."""
         if self.findings is None:
             raise ValueError("no curve of images is finished, so there is nothing to judge")
         return self.findings.verdict
@@ -70,27 +60,14 @@ class Result:
         return {} if self.findings is None else self.findings.games
 
     def to_dataframe(self) -> Any:
-        """Return the rows as a data frame of pandas, or of polars where that alone is installed.
-
-        Raises:
-            ImportError: neither is installed.
-        """
-        try:
-            import pandas
-        except ImportError:
-            try:
-                import polars
-            except ImportError:
-                raise ImportError("`to_dataframe` needs pandas or polars: pip install pandas") from None
-            return polars.DataFrame(self.rows)
-        return pandas.DataFrame(self.rows)
+        """Return the rows as a data frame of pandas, or else of polars; ImportError where neither is installed."""
+        for package in ("pandas", "polars"):
+            with suppress(ImportError):
+                return import_module(package).DataFrame(self.rows)
+        raise ImportError("`to_dataframe` needs pandas or polars: pip install pandas")
 
     def plot(self) -> alt.LayerChart:
-        """Draw accuracy against λ, with 95 % intervals.
-
-        Raises:
-            ValueError: there are no rows of images.
-        """
+        """Draw accuracy against λ, with 95 % intervals; ValueError without rows of images."""
         return accuracy_chart(chart_records(self.summary.images), PAPER, self.request.title, self.summary.shown)
 
     def report(self, folder: Path | str | None = None) -> Report:
@@ -101,7 +78,6 @@ class Result:
 
         Raises:
             ValueError: no `folder` for results in memory, or nothing has been computed yet.
-            OSError: a file cannot be written.
         """
         if folder is None:
             if not isinstance(self.store, Store):
@@ -114,9 +90,6 @@ class Result:
         return "\n\n".join([rows_text(self.summary.rows), *judged])
 
     def _repr_html_(self) -> str:
-        """Return chart, table and verdict for a notebook; nothing is loaded from anywhere."""
-        from saplab.report.charts import to_bytes
-
         drawing = to_bytes(self.plot(), "svg").decode()
         return f"{drawing}<pre>{escape(repr(self))}</pre>"
 

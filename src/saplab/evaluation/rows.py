@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from saplab.attacks import strength_of
 from saplab.metrics import Counts, Interval, OverSeeds, correct, count, over_seeds
 from saplab.metrics.scores import Change, Score, mean_score, relative_change
-from saplab.runs import BrokenCellError, Cell, Curve, GameCell, GameResult, ImageCell, ImageResult, Results
+from saplab.runs import BrokenCellError, Cell, Curve, GameCell, ImageCell, ImageResult, Results
 from saplab.runs.results import join
 
 _MOST_SHOWN: Final = 7  # curves of one chart
@@ -24,7 +24,7 @@ class Row:
         seeds: the averaged accuracy over several seeds of the defence, where there are several.
         paper: the paper's accuracy in %, where it exists.
         across: whether it is the undefended network on images made for the defended one.
-        figure: name of the figure that the curve belongs to; "" where a run has but one.
+        figure: that the curve belongs to; "" where a run has but one.
     """
 
     curve: str
@@ -52,22 +52,16 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """Return the row as plain values by column; accuracies in %, None for what there is not."""
-        seeds = self.seeds
+        counts, seeds = self.counts, self.seeds
         return {
-            "curve": self.curve,
-            "strength": self.strength,
-            "images": self.averaged.n,
-            **_percents("averaged", self.averaged),
-            **_percents("single_pass", self.single),
-            "majority_percent": _percent(self.counts.majority),
-            "all_of_10_percent": _percent(self.counts.in_all),
-            "any_of_10_percent": _percent(self.counts.in_any),
-            "seeds": seeds.seeds if seeds else 1,
+            "curve": self.curve, "strength": self.strength, "images": self.averaged.n,
+            **_percents("averaged", self.averaged), **_percents("single_pass", self.single),
+            "majority_percent": _percent(counts.majority), "all_of_10_percent": _percent(counts.in_all),
+            "any_of_10_percent": _percent(counts.in_any), "seeds": seeds.seeds if seeds else 1,
             "over_seeds_low": _rounded(seeds.combined.low) if seeds else None,
             "over_seeds_high": _rounded(seeds.combined.high) if seeds else None,
-            "paper_percent": self.paper,
-            "figure": self.figure,
-        }
+            "paper_percent": self.paper, "figure": self.figure,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ class GameRow:
         change: relative change as the paper's Table 1 defines it; None where it is blank.
         paper: the paper's change in %, where it exists.
         steps: mean number of the agent's actions in a game.
-        figure: name of the figure that the curve belongs to; "" where a run has but one.
+        figure: that the curve belongs to; "" where a run has but one.
     """
 
     game: str
@@ -176,16 +170,12 @@ def _image_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]
     if first is None:
         return
     known = [one for one in seeds if one is not None and one.labels.shape == first.labels.shape]
+    several = len(known) > 1 and len(first.labels) > 1
     for k, eps in enumerate(curve.eps):
         counts = count(first.probs[k], first.votes[k], first.labels)
+        over = over_seeds([correct(one.probs[k], one.labels) for one in known]) if several else None
         paper = curve.paper.get(strength_of(eps))
-        yield Row(curve.label, eps, counts, _over_seeds(known, k), paper, curve.first.across, curve.figure)
-
-
-def _over_seeds(results: Sequence[ImageResult], k: int) -> OverSeeds | None:
-    if len(results) < 2 or len(results[0].labels) < 2:
-        return None
-    return over_seeds([correct(result.probs[k], result.labels) for result in results])
+        yield Row(curve.label, eps, counts, over, paper, curve.first.across, curve.figure)
 
 
 def _joined(store: Results, cells: Sequence[Cell], made: dict[str, Mapping[str, Any]]) -> ImageResult | None:
@@ -200,30 +190,26 @@ def _game_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]])
     against = next((c for c in store.request.curves if (c.figure, c.label) == (curve.figure, curve.against)), None)
     made.update((digest, result.made) for digest, result in stored(store, curve.every_cell()).items())
     for eps in curve.eps:
-        games = _games_at(store, curve, eps)
-        if not games:
+        scores, steps = _played(store, curve, eps)
+        if not scores:
             continue
-        scores, steps = _scores(games), [step for result in games for step in result.steps.tolist()]
         base = scores_at(store, against, eps) if against else None
         change = relative_change(scores, base) if base else None
-        paper, mean_steps = curve.paper.get(strength_of(eps)), sum(steps) / len(steps)
-        score = mean_score(scores)
-        yield GameRow(game, curve.label, eps, score, bool(base), change, paper, mean_steps, curve.figure)
+        paper, score, length = curve.paper.get(strength_of(eps)), mean_score(scores), sum(steps) / len(steps)
+        yield GameRow(game, curve.label, eps, score, bool(base), change, paper, length, curve.figure)
 
 
-def _games_at(store: Results, curve: Curve, eps: float) -> list[GameResult]:
+def _played(store: Results, curve: Curve, eps: float) -> tuple[list[float], list[int]]:
+    """Return the points and the actions of a curve's games at a radius; none where some are missing or damaged."""
     cells = list(curve.cells_at(eps))
-    found = stored(store, cells)
-    return list(found.values()) if len(found) == len(cells) else []
+    games = stored(store, cells).values()
+    points = [value for game in games for value in game.scores.tolist()]
+    return (points, [n for game in games for n in game.steps.tolist()]) if len(games) == len(cells) else ([], [])
 
 
 def scores_at(store: Results, curve: Curve, eps: float) -> list[float] | None:
     """Return the points of a curve's games at a radius; None where some of them are missing or damaged."""
-    return _scores(_games_at(store, curve, eps)) or None
-
-
-def _scores(games: Iterable[GameResult]) -> list[float]:
-    return [score for result in games for score in result.scores.tolist()]
+    return _played(store, curve, eps)[0] or None
 
 
 def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:
@@ -244,11 +230,8 @@ def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _percents(name: str, interval: Interval) -> dict[str, float]:
-    return {
-        f"{name}_percent": _rounded(interval.estimate),
-        f"{name}_low": _rounded(interval.low),
-        f"{name}_high": _rounded(interval.high),
-    }
+    ends = {"percent": interval.estimate, "low": interval.low, "high": interval.high}
+    return {f"{name}_{end}": _rounded(share) for end, share in ends.items()}
 
 
 def _percent(interval: Interval | None) -> float | None:

@@ -38,7 +38,7 @@ def _masked(failed: Sequence[Comparison], eps: float) -> str:
     if here:
         return f"; the {share} is a masked gradient"
     rest = f"{name_of(shown.second.evidence)} leaves {100 * shown.second.scores.mean():.1f} %"
-    return f"; at λ = {shown.second.strength:g} the {share} is a masked gradient: {rest}"
+    return f"; at λ = {strength_of(shown.second.eps):g} the {share} is a masked gradient: {rest}"
 
 
 def _gap(comparison: Comparison) -> float:

@@ -4,12 +4,14 @@ import shutil
 import textwrap
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import Final
+from typing import Final, TypeVar
 
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.rows import AnyRow, GameRow, Row
 from saplab.evaluation.verdict import Verdict
 from saplab.report.tables import columns_of, pivot, strength_text, texts
+
+R = TypeVar("R", bound=AnyRow)
 
 _SEEN: Final = 0.0005  # smallest difference that a table shows
 
@@ -43,10 +45,13 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 def table_text(rows: Sequence[Row]) -> str:
     """Lay out accuracies in %, a line for each curve, a column for each λ, and explain the words."""
     drawn = [row for row in rows if not row.across]
-    table = pivot(drawn, lambda row: row.curve, lambda row: row.strength)
-    head = ["accuracy, %", *(f"λ = {strength_text(strength)}" for strength in columns_of(table))]
-    lines = [[curve, *cells] for curve, cells in zip(table, texts(table, cell_text), strict=True)]
-    return f"{grid(head, lines)}\n\n{_note(drawn)}"
+    return f"{_by_strength('accuracy, %', drawn, cell_text)}\n\n{_note(drawn)}"
+
+
+def _by_strength(title: str, rows: Sequence[R], text: Callable[[R], str]) -> str:
+    table = pivot(rows, lambda row: row.curve, lambda row: row.strength)
+    head = [title, *(f"λ = {strength_text(strength)}" for strength in columns_of(table))]
+    return grid(head, [[curve, *cells] for curve, cells in zip(table, texts(table, text), strict=True)])
 
 
 def cell_text(row: Row) -> str:
@@ -76,7 +81,8 @@ def _note(rows: Sequence[Row]) -> str:
 
 def games_text(rows: Sequence[GameRow]) -> str:
     """Lay out mean points, a table for each game, and explain the words."""
-    tables = [_game_text(game, [row for row in rows if row.game == game]) for game in pivot(rows, _game, _game)]
+    by_game = {game: [row for row in rows if row.game == game] for game in dict.fromkeys(row.game for row in rows)}
+    tables = [_by_strength(f"points in {game}", own, _points_text) for game, own in by_game.items()]
     games = " or ".join(str(n) for n in sorted({row.score.games for row in rows}))
     note = (
         f"{games} games each; ± is the 95 % interval.\n"
@@ -84,16 +90,6 @@ def games_text(rows: Sequence[GameRow]) -> str:
         "In brackets: change against the original at the same λ; – where that one's mean cannot be told from 0."
     )
     return "\n\n".join([*tables, note])
-
-
-def _game(row: GameRow) -> str:
-    return row.game
-
-
-def _game_text(game: str, rows: Sequence[GameRow]) -> str:
-    table = pivot(rows, lambda row: row.curve, lambda row: row.strength)
-    head = [f"points in {game}", *(f"λ = {strength_text(strength)}" for strength in columns_of(table))]
-    return grid(head, [[curve, *cells] for curve, cells in zip(table, texts(table, _points_text), strict=True)])
 
 
 def _points_text(row: GameRow) -> str:
@@ -109,16 +105,12 @@ def rows_text(rows: Sequence[AnyRow]) -> str:
     """Lay out rows of any kind."""
     images = [row for row in rows if isinstance(row, Row)]
     games = [row for row in rows if isinstance(row, GameRow)]
-    return "\n\n".join([*([table_text(images)] if images else []), *([games_text(games)] if games else [])])
+    parts = (table_text(images) if images else "", games_text(games) if games else "")
+    return "\n\n".join(filter(None, parts))
 
 
 def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_python) -> str:
-    """Write what is left under the worst of all attacks, each check with its evidence, and the sentence.
-
-    Args:
-        verdict: what was found.
-        advice: words how to run what is missing.
-    """
+    """Write what is left under the worst of all attacks, each check with its evidence, and the sentence."""
     bounds = [
         f"λ = {strength_text(left.strength)}: under the worst of all attacks {left.accuracy.percent()}"
         f" (strongest: {left.attack})"
@@ -128,9 +120,8 @@ def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_p
     for check in verdict.checks:
         checks.append(f"{check.outcome:8} {check.question}")
         told = [check.evidence, f"to run it: {advice(check.how)}" if check.how else ""]
-        checks += [_indented(text) for text in told if text]
+        indent = " " * 9
+        checks += [
+            textwrap.fill(text, width(), initial_indent=indent, subsequent_indent=indent) for text in told if text
+        ]
     return "\n".join([*bounds, "", *checks, "", verdict.sentence])
-
-
-def _indented(text: str) -> str:
-    return textwrap.fill(text, width(), initial_indent=" " * 9, subsequent_indent=" " * 9)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
-from saplab.attacks import eps_of
+from saplab.attacks import eps_of, strength_of
 from saplab.evaluation.comparisons import MARGIN, Point
-from saplab.evaluation.evidence import Array, Case, Evidence
+from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.intervals import normal_quantile
 
@@ -19,29 +19,22 @@ COSINE: Final = 1 / 3
 """The gradients s + e and s + e' of two halves have the cosine c = |s|² / (|s|² + |e|²) on average; the noise of their
 mean, |e|² / 2, outweighs its signal |s|² below c = 1/3."""
 
-NORM: Final = 0.1
-"""A gradient shorter than a tenth of the undefended network's counts as vanishing."""
+NORM: Final = 0.1  # a gradient shorter than a tenth of the undefended network's counts as vanishing
+UNBOUNDED: Final = eps_of(64.0)  # from here an attack should reach chance: the paper's largest radius
 
-UNBOUNDED: Final = eps_of(64.0)
-"""Radius from which an attack should reach chance: the paper's largest, a quarter of the range of pixels."""
+
+_floats = partial(np.asarray, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A number that should lie on one side of a level.
+    """A number that should lie on one side of a level."""
 
-    Attributes:
-        number: from a confidence to the number's interval.
-        level: the last good number.
-        above: whether the numbers above it are the bad ones, instead of those below.
-        slack: how far on the bad side the interval may reach.
-    """
-
-    number: Callable[[float], Interval]
+    number: Callable[[float], Interval]  # of a confidence
     words: Callable[[Interval], str]
-    level: float
-    above: bool = False
-    slack: float = 0.0
+    level: float  # the last good number
+    above: bool = False  # whether the numbers above it are the bad ones, instead of those below
+    slack: float = 0.0  # how far on the bad side the interval may reach
 
     def excess(self, confidence: float) -> Interval:
         """Estimate how far the number is on the bad side of the level."""
@@ -57,15 +50,15 @@ class Level:
 def half_cosines(case: Case) -> list[Level]:
     """Return the mean cosine between half-sample gradients, at each backward rule's largest number of samples."""
     known = _largest([e for e in case.own if e.half_cosine is not None])
-    return [_at_least(COSINE, partial(_mean, _array(e.half_cosine)), f"{e.label}: mean cosine") for e in known]
+    return [_at_least(COSINE, partial(_mean, _floats(e.half_cosine)), f"{e.label}: mean cosine") for e in known]
 
 
 def gradient_norms(case: Case) -> list[Level]:
     """Return the median, over images, of the gradient's norm as a multiple of the undefended network's."""
     known = _largest([e for e in case.own if e.gradient_norm is not None])
-    plain = [_array(e.gradient_norm) for e in case.dense if e.own_gradient and e.gradient_norm is not None]
+    plain = [_floats(e.gradient_norm) for e in case.dense if e.own_gradient and e.gradient_norm is not None]
     ratios = [
-        (f"{e.label}: median norm over dense", _ratio(_array(e.gradient_norm), p)) for e in known for p in plain[:1]
+        (f"{e.label}: median norm over dense", _ratio(_floats(e.gradient_norm), p)) for e in known for p in plain[:1]
     ]
     return [_at_least(NORM, partial(median_interval, ratio), label) for label, ratio in ratios if ratio.size]
 
@@ -81,7 +74,7 @@ def unbounded(case: Case) -> list[Level]:
     strongest = min(points, key=lambda point: float(point.scores.mean()), default=None)
     if strongest is None or (largest < UNBOUNDED and strongest.scores.mean() > case.chance):
         return []
-    label = f"λ = {strongest.strength:g}: {strongest.evidence.label} leaves"
+    label = f"λ = {strength_of(largest):g}: {strongest.evidence.label} leaves"
 
     def words(x: Interval) -> str:
         return f"{label} {x.percent()}; chance is {100 * case.chance:.1f} %"
@@ -98,10 +91,6 @@ def _at_least(level: float, number: Callable[[float], Interval], label: str) -> 
 
 def _largest(own: Sequence[Evidence]) -> list[Evidence]:
     return list({e.backward: e for e in sorted(own, key=lambda e: e.samples)}.values())
-
-
-def _array(values: Array | None) -> NDArray[np.float64]:
-    return np.asarray(values, np.float64)
 
 
 def _ratio(norms: NDArray[np.float64], plain: NDArray[np.float64]) -> NDArray[np.float64]:

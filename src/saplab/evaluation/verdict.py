@@ -14,8 +14,7 @@ from saplab.evaluation.sentence import describe
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.worst_case import cross_fit, margins
 
-USUAL: Final = eps_of(8.0)
-"""Radius that the sentence speaks of where it was run: the usual one for CIFAR-10."""
+USUAL: Final = eps_of(8.0)  # radius that the sentence speaks of where it was run: the usual one for CIFAR-10
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def verdict(
     Args:
         defended: attacks on the network in question, all on the same images.
         dense: attacks on the undefended network, for the length of its gradient and its own worst case.
-        labels: classes (N,), needed where evidence has `halves`; without both, the accuracy of a guess is not known.
+        labels: classes (N,), needed where evidence has `halves`.
         eps: radius that the sentence speaks of; the largest up to 8/255 by default.
 
     Raises:
