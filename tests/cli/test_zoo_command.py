@@ -9,7 +9,7 @@ import typer
 from small_data import make_small_cifar10
 from typer.testing import CliRunner
 
-from saplab.cli import zoo as cli
+from saplab.cli.verbs import zoo as cli
 from saplab.cli.verbs.train import recipe_of
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
@@ -35,7 +35,7 @@ def ten_images(data: Records, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(*arguments: str) -> tuple[int, str, str]:
     app = typer.Typer()
-    cli.register(app)
+    app.command("zoo")(cli.zoo)
     app.command("other")(lambda: None)
     result = CliRunner().invoke(app, ["zoo", *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):

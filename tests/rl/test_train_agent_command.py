@@ -33,7 +33,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(*arguments: str) -> tuple[str, str]:
     app = typer.Typer()
-    cli.register(app)
+    app.command("train-agent")(cli.train_agent)
     app.command("other")(lambda: None)  # one command alone would have no name
     result = CliRunner().invoke(app, ["train-agent", "Catch", "--preset", "smoke", "--threads", "1", *arguments])
     if result.exception is not None:

@@ -34,7 +34,7 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def command(*arguments: str) -> tuple[int, str, str]:
     app = typer.Typer()
-    cli.register(app)
+    app.command("train")(cli.train)
     app.command("other")(lambda: None)  # one command alone would have no name
     result = CliRunner().invoke(app, ["train", *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -1,4 +1,4 @@
-"""The command line: one file a verb, each with a ``register(app)``; heavy imports wait until a verb runs."""
+"""The command line: one file a verb, a function of the same name; heavy imports wait until a verb runs."""
 
 import io
 import sys
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from saplab.cli.errors import end_on_interrupt, guarded, leave
+from saplab.cli.options import Grouped
 from saplab.cli.verbs import demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
 from saplab.system.memory import keep_freed_memory
 
@@ -37,8 +38,11 @@ def _start(
         typer.echo(context.get_help())
 
 
-for _verb in (demo, evaluate, reproduce, sites, train, zoo, train_agent, play, report, runs, doctor):
-    _verb.register(app)
+for _verb in (
+    demo.demo, evaluate.evaluate, reproduce.reproduce, sites.sites, train.train, zoo.zoo, train_agent.train_agent,
+    play.play, report.report, runs.runs, doctor.doctor,
+):  # fmt: skip
+    app.command(_verb.__name__.replace("_", "-"), cls=Grouped)(_verb)
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ class Grouped(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, and the options with a heading for each group."""
         records = [(_group_of(parameter), parameter.get_help_record(ctx)) for parameter in self.get_params(ctx)]
-        for group in ("Arguments", NETWORK, DATA, DEFENCE, ATTACK, JUDGING, MACHINE, OUTPUT):
+        for group in ("Arguments", "Options", NETWORK, DATA, DEFENCE, ATTACK, JUDGING, MACHINE, OUTPUT):
             if own := [record for name, record in records if name == group and record]:
                 with formatter.section(group):
                     formatter.write_dl(own)
@@ -100,7 +100,7 @@ class Grouped(TyperCommand):
 def _group_of(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return "Arguments"
-    return getattr(parameter, "rich_help_panel", None) or OUTPUT
+    return getattr(parameter, "rich_help_panel", None) or "Options"
 
 
 @dataclass(frozen=True)

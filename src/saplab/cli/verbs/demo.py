@@ -8,11 +8,6 @@ import typer
 from saplab.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("demo")(demo)
-
-
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder, with the report.")] = Path("saplab-demo"),
     images: Annotated[int, typer.Option(help="How many of the package's 1,000 images.")] = 200,

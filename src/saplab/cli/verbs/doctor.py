@@ -12,11 +12,6 @@ _INSTRUCTION_SETS = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx
 _BROKEN = 1
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("doctor")(doctor)
-
-
 def doctor(as_json: options.Json = False) -> None:
     """Show what works here and what does not.
 

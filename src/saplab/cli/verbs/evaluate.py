@@ -3,16 +3,9 @@
 from dataclasses import replace
 from typing import Annotated
 
-import typer
-
 from saplab.cli import options
 
 _STRENGTHS = "0,1,2,4,8"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("evaluate", cls=options.Grouped)(evaluate)
 
 
 def evaluate(

@@ -22,11 +22,6 @@ AGENT = "A file of an agent (.safetensors, .pt, .pth, or a .zip of Stable-Baseli
 _STRENGTHS = "0,1,2"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("play", cls=options.Grouped)(play)
-
-
 def play(
     game: Annotated[str, typer.Argument(help=GAME)],
     agent: Annotated[Path | None, option(NETWORK, AGENT)] = None,

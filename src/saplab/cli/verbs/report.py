@@ -8,11 +8,6 @@ import typer
 from saplab.cli import options
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("report")(report)
-
-
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, finished or not.")],
     title: Annotated[str, typer.Option(help="Heading; by default the run's own.")] = "",

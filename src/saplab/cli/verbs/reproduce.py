@@ -26,11 +26,6 @@ NAMES = (
 _MOST_NAMES = 6  # in a title
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("reproduce", cls=options.Grouped)(reproduce)
-
-
 def reproduce(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help=NAMES)],
     preset: Annotated[

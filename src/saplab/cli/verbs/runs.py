@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 _MOST_LINES = 20  # of curves, failures or problems
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("runs")(runs)
-
-
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder, or one that holds several.")],
     as_json: options.Json = False,

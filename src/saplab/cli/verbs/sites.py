@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 _CIFAR_SIZE = 32
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("sites", cls=options.Grouped)(sites)
-
-
 def sites(
     model: Annotated[str, typer.Argument(help=options.MODEL)],
     weights: options.Weights = None,

@@ -30,11 +30,6 @@ _HELD_OUT_IMAGES = "the training images that were held out, chosen at random by 
 _SHARE_HELD_OUT = 10  # one image of so many, where no test images are given
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("train")(train)
-
-
 @dataclass(frozen=True)
 class Job:
     """A training run: what, on which images, where, and what its command says beside the recipe."""

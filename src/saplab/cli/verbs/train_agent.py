@@ -24,11 +24,6 @@ _FIVE_MINUTES = 18_000  # frames, after which a game that is scored during train
 _TRAINING_SEED = 1_000_000  # of the games that are scored during training, apart from those of the final score
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("train-agent")(train_agent)
-
-
 def train_agent(
     game: Annotated[str, typer.Argument(help=GAME)],
     preset: Annotated[str, typer.Option(help="paper, small (one CPU core), gpu or smoke.")] = "small",

@@ -1,7 +1,6 @@
 """``saplab zoo``: the networks of the package: list them, measure them again, train them all."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,19 +14,11 @@ from saplab.cli.verbs.train import Job, recipe_of, run
 from saplab.system.words import counted
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from saplab.data.dataset import Records
     from saplab.models.packaged import Measured, Packaged
     from saplab.training.choice import Choice
 
 _DIFFERS = 1
-_WIDTH = 150  # of the table, where no terminal says its own
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to an application."""
-    app.command("zoo")(zoo)
 
 
 def zoo(
@@ -59,7 +50,7 @@ def zoo(
     elif as_json:
         typer.echo(json.dumps({name: asdict(entry) for name, entry in facts.items()}))
     else:
-        _show(_table(facts))
+        typer.echo(_table(facts))
 
 
 def _chosen(only: str | None) -> "Mapping[str, Packaged]":
@@ -70,19 +61,17 @@ def _chosen(only: str | None) -> "Mapping[str, Packaged]":
     return PACKAGED if only is None else {only: PACKAGED[only]}
 
 
-def _table(facts: "Mapping[str, Packaged]") -> "Table":
-    from rich.table import Table
-
+def _table(facts: "Mapping[str, Packaged]") -> str:
+    from saplab.evaluation.text import grid
     from saplab.models.packaged import packaged_bytes
 
-    table = Table(title="Accuracy in %, with 95 % Wilson intervals", title_justify="left")
-    for column in ("network", "recipe", "clean", "PGD-20 λ=2", "PGD-20 λ=8", "MB", "sha256"):
-        table.add_column(column, justify="left" if column in ("network", "recipe", "sha256") else "right")
+    head = ("network", "recipe", "clean", "PGD-20 λ=2", "PGD-20 λ=8", "MB", "sha256")
+    rows = []
     for name, entry in facts.items():
-        size = len(packaged_bytes(name, facts)) / 1e6
+        size = f"{len(packaged_bytes(name, facts)) / 1e6:.2f}"
         accuracies = (_accuracy(entry, strength) for strength in (0, 2, 8))
-        table.add_row(name, f"{entry.recipe}, {entry.preset}", *accuracies, f"{size:.2f}", entry.sha256[:12])
-    return table
+        rows.append((name, f"{entry.recipe}, {entry.preset}", *accuracies, size, entry.sha256[:12]))
+    return f"Accuracy in %, with 95 % Wilson intervals\n{grid(head, rows)}"
 
 
 def _accuracy(entry: "Packaged", strength: float) -> str:
@@ -93,12 +82,6 @@ def _accuracy(entry: "Packaged", strength: float) -> str:
         return "–"
     low, high = wilson(found)
     return f"{100 * found.correct / found.images:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _show(table: "Table") -> None:
-    from rich.console import Console
-
-    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 def _check(facts: "Mapping[str, Packaged]", data: str, threads: int | None, as_json: bool) -> None:
