@@ -23,13 +23,9 @@ MODEL: Final = "model"
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run, as its card describes it.
+    """A finished run, as its card describes it; the machine and the images it was measured on are in words.
 
-    Attributes:
-        command: that makes the same network.
-        machine: its processor and number of threads, in words.
-        measured: accuracies of the finished weights in float32, that on clean images first.
-        images: what the images are that it was measured on, in words.
+    The measured accuracies are those of the finished weights in float32, that on clean images first.
     """
 
     recipe: Recipe

@@ -45,7 +45,6 @@ def train(
         out: folder for ``checkpoint.safetensors`` and ``history.jsonl``.
         seed: of first weights, shuffles, crops, flips, an adversary's starts and the defences' draws; 0 .. 2**63 - 1.
         threads: of PyTorch, while this runs; None leaves them as they are.
-        progress: gets reports of every step and epoch.
         place: the device, and this process's share of each batch; by default the CPU, and all of it.
 
     Returns the network in eval mode, without its defences, and the record of every epoch. Raises ValueError for an
@@ -200,7 +199,6 @@ class _Run:
 
 
 def _checked_data(recipe: Recipe, data: Records, test: Records | None, seed: int, place: Place) -> Records:
-    """Check the arguments, and return the images that the recipe uses."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"`seed` must be in 0 .. 2**63 - 1, got {seed}")
     used = data.chosen(slice(recipe.images))

@@ -38,7 +38,6 @@ class PreviousEpoch:
 
     Attributes:
         share: the changed part, the first images of a batch (the order is random), rounded to whole images.
-        lam: λ, in pixel steps.
     """
 
     share: float
@@ -61,9 +60,7 @@ class Projected:
     One step of 1.25 λ is the attack of Wong, Rice & Kolter 2020, "Fast is better than free".
 
     Attributes:
-        lam: λ, in pixel steps.
-        step: length of a step, in pixel steps.
-        steps: number of steps.
+        lam, step, steps: λ, the length of a step, and the number of steps.
         start: begin at a point drawn uniformly from the λ-ball, not at the image itself.
     """
 

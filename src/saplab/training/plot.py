@@ -27,11 +27,9 @@ def history_chart(history: Sequence[EpochRecord], title: str = "") -> alt.VConca
     epoch = alt.X("x:Q", title="epoch", axis=alt.Axis(tickMinStep=1))
     losses = {"training loss": [(record.epoch, record.train_loss) for record in history]}
     loss = line_chart(losses, epoch, alt.Y("y:Q", title="training loss")).properties(height=160)
-    measured = {label: _percents(history, name) for name, label in _LABELS.items()}
+    measured = {
+        label: [(record.epoch, 100 * value) for record in history if (value := getattr(record, name)) is not None]
+        for name, label in _LABELS.items()
+    }
     accuracy = line_chart(measured, epoch, alt.Y("y:Q", title="accuracy in %", scale=alt.Scale(zero=False)))
     return alt.vconcat(loss, accuracy, title=title).configure_legend(orient="bottom", columns=2)
-
-
-def _percents(history: Sequence[EpochRecord], name: str) -> list[tuple[float, float]]:
-    values = [(record.epoch, getattr(record, name)) for record in history]
-    return [(epoch, 100 * value) for epoch, value in values if value is not None]

@@ -12,8 +12,7 @@ class EpochRecord:
         lr: learning rate of its last step.
         train_loss, train_accuracy: means over the epoch's augmented images, each taken before the step it led to.
         test_accuracy: on the test images after the epoch, in the recipe's own precision; None without test images.
-        images_per_second: while training, tests left out.
-        seconds: training and tests.
+        images_per_second, seconds: of the training alone, and of training and tests.
         busy: share of the training time spent in forward passes, backward passes and steps, those of an adversary
             included; the rest is waiting for batches and measuring.
         held_out_accuracy: on the held-out images; None without any.

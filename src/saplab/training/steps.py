@@ -51,12 +51,9 @@ class Networks:
 
 @dataclass(frozen=True)
 class Step:
-    """One batch of a run.
+    """One batch of a run: images (B, C, H, W) in [0, 1], labels (B,), and the images' indices in their data set (B,).
 
-    Attributes:
-        images, labels: (B, C, H, W) in [0, 1], and (B,).
-        examples: (B,) each image's index in its data set.
-        number: of the step, from 0, counted over all epochs.
+    The step's number is counted from 0 over all epochs.
     """
 
     networks: Networks
