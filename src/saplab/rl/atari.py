@@ -25,8 +25,7 @@ class TimeStep:
     Attributes:
         stacks: (E, 4, 84, 84) uint8, the last four frames, oldest first; zeros before a game's first frame.
         rewards: (E,) float64, points as the game counts them, unclipped.
-        terminated: (E,) whether the game is over.
-        truncated: (E,) whether it was stopped at the limit of frames.
+        terminated, truncated: (E,) whether the game is over, and whether it was stopped at the limit of frames.
         lives: (E,) lives left; 0 in games without lives.
     """
 
@@ -51,13 +50,11 @@ class Games:
     it begins a new game at each lost life, so that no second life is ever seen.
 
     Args:
-        game: name as in the paper (``BankHeist``) or of the ROM (``bank_heist``).
+        game: name as in the paper (``BankHeist``) or of the ROM; ValueError if ale-py is missing or has no such game.
         count: E.
         sticky: probability that the emulator repeats the previous action instead (0.25 in Machado et al. 2018).
         max_frames: emulated frames after which a game is stopped.
         threads: of the emulators; they run while Python does other things between `send` and `receive`.
-
-    Raises ValueError if ale-py is missing, or if there is no such game.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """The card of a trained agent, in Markdown: what was measured, and what would make it again."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import astuple, fields
+from typing import Final
 
 from saplab.metrics.scores import mean_score
 from saplab.rl.agents import Facts
@@ -9,6 +10,8 @@ from saplab.rl.play import Rules
 from saplab.rl.published import PUBLISHED
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.records import AgentRecord, best_record
+
+_PUBLISHED: Final = ("random play", "a human", "DQN, 50 million steps", "Double DQN, 50 million steps")
 
 
 def write_card(
@@ -63,12 +66,7 @@ def _scores(facts: Facts) -> str:
     lines = [("this agent", facts.scores), ("random play", facts.random_scores)]
     rows = [f"| {name} | {mean_score(scores)} | {len(scores)} |" for name, scores in lines]
     if published := PUBLISHED.get(facts.game):
-        others = (
-            ("random play", published.random),
-            ("a human", published.human),
-            ("DQN, 50 million steps", published.dqn),
-            ("Double DQN, 50 million steps", published.ddqn),
-        )
+        others = zip(_PUBLISHED, astuple(published), strict=True)
         rows += [f"| {name} (Wang et al. 2016, table 2) | {points:,} | |" for name, points in others]
     return "\n".join(rows)
 

@@ -20,10 +20,8 @@ def td_targets(returns: Tensor, discounts: Tensor, next_values: Tensor, next_tar
 
     Source: van Hasselt et al. 2016, equation 4, over n steps as in Hessel et al. 2018, section 3.
 
-    Args:
-        returns, discounts: (B,) as in `Transitions`; the discount is 0 after a terminal step.
-        next_values: (B, actions) of the network that learns, which chooses the action.
-        next_target_values: (B, actions) of the target network, which says what that action is worth.
+    Returns and discounts (B,) are those of `Transitions`. Both values are (B, actions): those of the network that
+    learns, which chooses the action, and those of the target network, which says what it is worth.
     """
     chosen = next_values.argmax(1, keepdim=True)
     return returns + discounts * next_target_values.gather(1, chosen)[:, 0]

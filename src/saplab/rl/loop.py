@@ -8,7 +8,7 @@ the same kind.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,15 +32,6 @@ _ACT, _SAMPLE, _GAMES, _REFILL = 1, 2, 3, 4
 Evaluate = Callable[[QNetwork, int], Sequence[float]]
 
 
-@dataclass
-class _Stretch:
-    """What happened since the last record."""
-
-    begin: float = field(default_factory=time.perf_counter)
-    losses: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-
-
 def train_agent(
     recipe: AgentRecipe, games: Games, network: QNetwork, out: Path, seed: int = 0, *, task: str = "",
     score: Evaluate | None = None, progress: Progress[AgentRecord] | None = None,
@@ -56,7 +47,6 @@ def train_agent(
         score: plays the games of an evaluation with the network after the given number of steps, and returns their
             points. Where the recipe keeps the best, `network` ends with the weights that scored most, while the
             checkpoint holds the last.
-        progress: gets reports of every step and record.
 
     Returns the record of every stretch of ``recipe.record_every`` steps. Raises ValueError for an argument out of range
     or another run's checkpoint, and `Diverged` when the loss is no longer finite; checkpoints stay as they are.
@@ -95,9 +85,9 @@ class _Run:
         self.replay = Replay(recipe.replay, games.count, shape, recipe.gamma, recipe.n_step)
         self.first = np.ones(games.count, np.bool_)
         self.points = np.zeros(games.count)
-        self.stretch = _Stretch()
+        self._begin_stretch()
         self._refill()
-        self.stretch = _Stretch()
+        self._begin_stretch()
 
     def advance(self) -> None:
         """Play one step in each game; learn, if an update is due, while the emulators compute it."""
@@ -113,19 +103,24 @@ class _Run:
         before = self.history[-1].step if self.history else 0
         due = self.step % self.recipe.score_every == 0 or self.step == self.recipe.steps
         points = tuple(score(self.learner.network, self.step)) if score and due else ()
-        part, recipe = self.stretch, self.recipe
+        recipe = self.recipe
         record = AgentRecord(
-            self.step, time.perf_counter() - part.begin, (self.step - before) / (played - part.begin),
-            recipe.epsilon(self.step), recipe.rate(self.step), _mean(part.losses), len(part.scores),
-            _mean(part.scores), points,
+            self.step, time.perf_counter() - self.begun, (self.step - before) / (played - self.begun),
+            recipe.epsilon(self.step), recipe.rate(self.step), _mean(self.losses), len(self.scores),
+            _mean(self.scores), points,
         )  # fmt: skip
         self.history.append(record)
         if recipe.keep_best and best_record(self.history) is record:
             self.best = {name: tensor.clone() for name, tensor in self.learner.network.state_dict().items()}
         best = {f"{_BEST}{name}": tensor for name, tensor in self.best.items()}
         self.folder.save(self.learner.tensors() | best, self.history)
-        self.stretch = _Stretch()
+        self._begin_stretch()
         return record
+
+    def _begin_stretch(self) -> None:
+        self.begun = time.perf_counter()
+        self.losses: list[float] = []
+        self.scores: list[float] = []
 
     def _send(self, draws: np.random.Generator) -> NDArray[np.int64]:
         values = self.learner.values(self.now.stacks)
@@ -139,7 +134,7 @@ class _Run:
         if not np.isfinite(loss):
             kept = f"{self.folder.path} keeps what was saved"
             raise Diverged(f"training stopped at step {self.step}: the loss is {loss}; {kept}")
-        self.stretch.losses.append(loss)
+        self.losses.append(loss)
         if self.step % self.recipe.target_every == 0:
             self.learner.copy_to_target()
 
@@ -153,7 +148,7 @@ class _Run:
         )  # fmt: skip
         self.first = before.over
         self.points = np.where(self.first, 0, self.points + self.now.rewards)
-        self.stretch.scores.extend(self.points[self.now.over].tolist())
+        self.scores.extend(self.points[self.now.over].tolist())
 
     def _refill(self) -> None:
         """Fill the replay buffer of a resumed run by play that counts as no step."""

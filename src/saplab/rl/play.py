@@ -24,12 +24,7 @@ _GAME, _ACT = 1, 2
 
 @dataclass(frozen=True)
 class Rules:
-    """How games are played for a score.
-
-    Attributes:
-        game, sticky, max_frames: as in `Games`; at most 131068 frames.
-        epsilon: probability of a random action.
-    """
+    """How `Games` of at most 131,068 frames are played for a score, with random actions of probability `epsilon`."""
 
     game: str
     sticky: float = 0.0

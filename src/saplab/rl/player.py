@@ -13,12 +13,7 @@ from saplab.rng.streams import pass_streams, stream_key
 
 @dataclass(frozen=True)
 class Player:
-    """An agent that plays.
-
-    Attributes:
-        network: stacks (N, 4, 84, 84) in [0, 1] -> values (N, actions); defended or not.
-        passes: averaged; a network without randomness runs once.
-    """
+    """An agent that plays by a network, stacks (N, 4, 84, 84) in [0, 1] -> values (N, actions), over `passes`."""
 
     network: nn.Module
     passes: int = 1

@@ -10,7 +10,6 @@ import altair as alt
 from saplab.learning.plot import as_data, line_chart
 from saplab.rl.records import AgentRecord
 
-_TRAINED: Final = "mean of the games of training"
 _EVALUATED: Final = "mean of the evaluation's games"
 
 
@@ -20,8 +19,8 @@ def history_chart(history: Sequence[AgentRecord], title: str = "") -> alt.LayerC
     Raises ValueError unless a record has a game that ended.
     """
     means = {
-        _TRAINED: [(record.step, record.score) for record in history if record.score is not None],
-        _EVALUATED: [(record.step, fmean(record.evaluation)) for record in history if record.evaluation],
+        "mean of the games of training": [(one.step, one.score) for one in history if one.score is not None],
+        _EVALUATED: [(one.step, fmean(one.evaluation)) for one in history if one.evaluation],
     }
     if not any(means.values()):
         raise ValueError("`history` must hold a record with a game that ended")

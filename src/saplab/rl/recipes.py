@@ -96,14 +96,11 @@ class AgentRecipe:
     def __post_init__(self) -> None:
         if self.reward_scale <= 0:
             raise ValueError(f"`reward_scale` must be > 0, got {self.reward_scale}")
-        for name, unit in (
-            ("n_step", 1),
-            ("update_every", self.games),
-            ("target_every", self.update_every),
-            ("record_every", self.update_every),
-            ("score_every", self.record_every),
-            ("steps", self.games),
-        ):
+        units = {
+            "n_step": 1, "update_every": self.games, "target_every": self.update_every,
+            "record_every": self.update_every, "score_every": self.record_every, "steps": self.games,
+        }  # fmt: skip
+        for name, unit in units.items():
             value = getattr(self, name)
             if value < unit or value % unit:
                 raise ValueError(f"`{name}` must be a positive multiple of {unit}, got {value}")

@@ -10,9 +10,7 @@ class AgentRecord:
     """What is known of a stretch of training when it is over.
 
     Attributes:
-        step: steps since the beginning of the training.
-        seconds: wall-clock time of the stretch, evaluation included.
-        steps_per_second: of the stretch, evaluation left out.
+        seconds, steps_per_second: of the stretch with its evaluation, and without it.
         epsilon, lr: at its end.
         loss: mean over its updates; None where there was none.
         games: number of games that ended in it.

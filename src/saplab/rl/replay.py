@@ -11,7 +11,6 @@ from torch import Tensor
 
 from saplab.models.qnetwork import STACK
 
-Bytes = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 
 
@@ -67,15 +66,14 @@ class Replay:
         return min(self._count, self._slots) * len(self._frames)
 
     def add(
-        self, frames: Bytes, first: Flags, actions: NDArray[np.int64], rewards: NDArray[Any], terminal: Flags,
-        last: Flags,
+        self, frames: NDArray[np.uint8], first: Flags, actions: NDArray[np.int64], rewards: NDArray[Any],
+        terminal: Flags, last: Flags,
     ) -> None:  # fmt: skip
         """Store one slot of each game.
 
         Args:
             frames: (E, H, W), the newest frame of each observation.
             first: (E,) whether the observation is the first of a game.
-            actions, rewards: (E,) what was done there, and what it paid.
             terminal: (E,) whether no reward counts after that: the game was over, or a life lost.
             last: (E,) whether the observation is the last of a game, so that nothing was done there.
         """

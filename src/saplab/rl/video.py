@@ -21,9 +21,7 @@ _INK, _FAINT, _CHOSEN = (20, 20, 20), (170, 180, 190), (200, 60, 30)
 
 
 class Clip:
-    """Records the first steps of an episode: `watch` gets every moment, `save` writes a GIF.
-
-    Raises ValueError if Pillow is missing.
+    """Records the first steps of an episode: `watch` gets every moment, `save` writes a GIF. Needs Pillow.
 
     Args:
         title: first line of the clip, in ASCII: Pillow's own font has no other characters.
@@ -36,7 +34,12 @@ class Clip:
     def __init__(self, title: str, actions: Sequence[str], lam: float, episode: int = 0, steps: int = 300) -> None:
         if steps < 1:
             raise ValueError(f"`steps` must be >= 1, got {steps}")
-        self._images, self._drawing = _pillow()
+        try:
+            from PIL import Image, ImageDraw
+        except ImportError:
+            raise ValueError(f"a clip needs Pillow; install it: {INSTALL}") from None
+        self._images: Any = Image
+        self._drawing: Any = ImageDraw
         self._title, self._actions, self._episode, self._most = title, actions, episode, steps
         self._gain = max(1, int(120 / lam)) if lam else 0
         self.frames: list[Image.Image] = []
@@ -85,11 +88,3 @@ class Clip:
             draw.rectangle((left + 115, top + 2, left + 115 + length, top + height - 2), colour)
             draw.text((left, top + height / 2 - 6), self._actions[number], _INK)
             draw.text((left + 122 + length, top + height / 2 - 6), f"{value:.3f}", _INK)
-
-
-def _pillow() -> tuple[Any, Any]:
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError:
-        raise ValueError(f"a clip needs Pillow; install it: {INSTALL}") from None
-    return Image, ImageDraw

@@ -28,7 +28,6 @@ class Facts:
     """What is known of an agent beside its weights.
 
     Attributes:
-        preset, steps, seed: of its training.
         sha256: of its file of weights.
         scores, random_scores: points of single games (ε = 0.05, no adversary), its own and those of random play.
     """
@@ -84,19 +83,13 @@ def load_agent(game: str, weights: str | Path | None = None) -> QNetwork:
 
 
 def trained(folder: Path, game: str) -> Path | None:
-    """Find the folder of a game's agent, as ``train-agent --out`` wrote it, in a folder of such folders.
-
-    It is named after the game or its ROM: ``BankHeist``, ``bank_heist``.
-    """
+    """Find the folder of a game's agent, named after the game or its ROM, in a folder of ``train-agent --out``."""
     names = (game, rom_name(game))
     return next((folder / name for name in names if (folder / name / FACTS).is_file()), None)
 
 
 def load_trained(folder: Path) -> tuple[QNetwork, Facts]:
-    """Load the agent that `write_agent` wrote.
-
-    Raises ValueError if its facts cannot be read or its weights are not theirs.
-    """
+    """Load the agent that `write_agent` wrote; ValueError if its facts cannot be read or its weights are not theirs."""
     try:
         facts = Facts.from_json((folder / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
