@@ -16,14 +16,11 @@ _QUARTERS = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1])
 def reliability_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
     """Draw accuracy against confidence, a panel for each strength λ.
 
-    Bars are fainter where they hold few images; the number of images stands in them, or above the lowest.
+    A record for each curve, strength and bin that holds an image has ``curve``, ``strength``, ``low``, ``high`` (the
+    bin's edges), ``confidence``, ``accuracy`` (means in it), ``images`` and ``share`` of all images.
 
-    Args:
-        records: one for each curve, strength and bin that holds an image: ``curve``, ``strength``, ``low``, ``high``
-            (the bin's edges), ``confidence``, ``accuracy`` (means in it), ``images`` and ``share`` of all images.
-        theme: its colours; on the page's a menu chooses the curve, elsewhere each has a row of panels.
-
-    Raises ValueError without records.
+    Bars are fainter where they hold few images, whose number stands in them or above. On the page's theme a menu
+    chooses the curve; elsewhere each has a row of panels. Raises ValueError without records.
     """
     if not records:
         raise ValueError("`records` must hold at least one bin, got none")
@@ -41,15 +38,13 @@ def reliability_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
 
 def _layers(theme: Theme) -> alt.LayerChart:
     base = alt.Chart().encode(x=_confidence("low:Q"))
+    means = (alt.Tooltip(f"{name}:Q", format=".3f") for name in ("low", "high", "confidence", "accuracy"))
     bars = base.mark_bar(color=theme.curves[0]).encode(
         x2="high:Q",
         y2=alt.Y2Datum(0),
         y=alt.Y("accuracy:Q", title="accuracy", scale=_SHARES, axis=_QUARTERS),
         opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 0.3], range=[0.2, 0.6], clamp=True), legend=None),
-        tooltip=[
-            alt.Tooltip("images:Q"),
-            *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("low", "high", "confidence", "accuracy")),
-        ],
+        tooltip=[alt.Tooltip("images:Q"), *means],
     )
     points = base.mark_point(color=theme.curves[1], filled=True, size=28, opacity=1)
     points = points.encode(x=_confidence("confidence:Q"), y="accuracy:Q")

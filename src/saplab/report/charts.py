@@ -49,12 +49,8 @@ def accuracy_chart(
     labels of the curves to draw. On the page's theme the chart fills its container and holds all curves, and the page
     makes the legend; elsewhere it holds those shown.
 
-    Args:
-        records: one for each curve and strength, with the columns of ``accuracy.csv``; those with a true ``across``
-            are not drawn.
-        shown: labels of the curves drawn at first; all by default.
-
-    Raises ValueError without records.
+    A record for each curve and strength has the columns of ``accuracy.csv``; those with a true ``across`` are not
+    drawn. `shown` are the labels of the curves drawn at first, by default all. Raises ValueError without records.
     """
     if not records:
         raise ValueError("`records` must hold at least one row, got none")
@@ -101,10 +97,10 @@ def to_bytes(chart: alt.TopLevelMixin, kind: Literal["svg", "png", "pdf"]) -> by
     return content.getvalue()
 
 
-def swatches(records: Records, theme: Theme = PAGE, shown: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
-    """Return (label, colour, SVG path of the point) for each curve, as the chart draws it."""
+def swatches(records: Records, shown: Sequence[str] | None = None) -> list[tuple[str, str, str]]:
+    """Return (label, colour, SVG path of the point) for each curve, as the page's chart draws it."""
     labels = _labels(_drawable(records), shown)
-    return list(zip(labels, cycle(theme.curves), cycle(SHAPES), strict=False))
+    return list(zip(labels, cycle(PAGE.curves), cycle(SHAPES), strict=False))
 
 
 def _heading(title: str, records: Records) -> alt.TitleParams:

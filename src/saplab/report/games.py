@@ -30,8 +30,7 @@ def points_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
     dots = dots.encode(y=points, shape=alt.Shape("agent:N", scale=in_turn(SHAPES, agents), legend=legend))
     header = alt.Header(title=None, labelColor=theme.ink, labelFontSize=13, labelFontWeight="bold")
     layers = alt.layer(bars, lines, dots).properties(width=210, height=150)
-    panels = layers.facet(
-        alt.Facet("game:N", sort=games, header=header), columns=3, data=alt.Data(values=list(records))
-    )
+    data = alt.Data(values=list(records))
+    panels = layers.facet(alt.Facet("game:N", sort=games, header=header), columns=3, data=data)
     panels = panels.properties(bounds="flush", spacing={"row": 90, "column": 80})
     return configured(panels.resolve_scale(y="independent").resolve_axis(x="independent"), theme)

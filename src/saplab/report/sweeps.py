@@ -9,11 +9,8 @@ from saplab.report.charts import PAGE, PAPER, SHAPES, Records, Theme, configured
 def against_chart(records: Records, what: str, theme: Theme = PAPER) -> alt.TopLevelMixin:
     """Draw accuracy (%) against a setting, a line and a 95 % band for each strength λ, a panel for each series.
 
-    Args:
-        records: one for each value of the setting and strength: ``value`` (> 0), ``strength``, ``percent``, ``from``,
-            ``to``, and ``series`` where there are several.
-        what: title of the setting's axis, which is logarithmic.
-
+    A record for each value of the setting and strength has ``value`` (> 0), ``strength``, ``percent``, ``from``,
+    ``to``, and ``series`` where there are several. `what` is the title of the setting's axis, which is logarithmic.
     Raises ValueError without records.
     """
     if not records:

@@ -9,7 +9,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
 
-TYPES: Final[Mapping[str, type]] = {
+TYPES: Final[Mapping[str, type]] = {  # of columns; others hold floating-point numbers
     "curve": str, "figure": str, "game": str, "agent": str, "images": int, "games": int, "seeds": int
 }  # fmt: skip
 
@@ -47,16 +47,13 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def to_parquet(records: Sequence[Mapping[str, Any]], types: Mapping[str, type] = TYPES) -> bytes:
-    """Return records with the same names, at least one, as a Parquet file; None is null.
-
-    Columns that `types` does not name hold floating-point numbers.
-    """
+def to_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return records with the same names, at least one, as a Parquet file; None is null."""
     import pyarrow
     import pyarrow.parquet
 
     arrow = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
-    schema = pyarrow.schema([(name, arrow[types.get(name, float)]) for name in records[0]])
+    schema = pyarrow.schema([(name, arrow[TYPES.get(name, float)]) for name in records[0]])
     content = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(records), schema), content)
     return content.getvalue()
