@@ -15,12 +15,9 @@ TABLES = ("table1", "table1-beyond")
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be reproduced.
+    """What is to be reproduced: figures of images, and ``table1``, ``table1-beyond`` or "" for no table.
 
-    Attributes:
-        figures: of images, each once.
-        table: ``table1``, ``table1-beyond``, or "" for none.
-        named: whether the table is asked for by its own name, not as a part of ``paper`` or ``all``.
+    `named` tells whether the table was asked for by its own name, not as a part of ``paper`` or ``all``.
     """
 
     figures: tuple[Figure, ...]

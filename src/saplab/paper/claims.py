@@ -16,19 +16,15 @@ from saplab.runs import Curve, Results
 Outcome = Literal["holds", "does not hold", "unclear", "not computed"]
 ALIKE: Final = 5.0  # accuracies within 5 points of each other are alike
 
-
 Measured = Mapping[float, Any]  # by λ: probabilities (N, C) and labels (N,) of images, or a list of points of games
 _Gap = tuple[float, float, float]  # first minus second in points, and its 95 % interval
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and what the numbers say of it.
+    """A claim, what the numbers say of it, and the numbers, λ by λ.
 
-    Attributes:
-        outcome: ``holds`` where it does at every λ of the claim, beyond the 95 % interval; ``does not hold`` where it
-            is contradicted at one; else ``unclear``; ``not computed`` without the numbers.
-        evidence: the numbers, λ by λ.
+    It holds where it does at every λ, beyond the 95 % interval, and does not where it is contradicted at one.
     """
 
     claim: Claim

@@ -20,7 +20,8 @@ ADV_FGSM: Final[Mapping[float, float]] = {0: 75.0, 1: 72.9, 2: 70.9, 4: 67.5}  #
 
 _DENSE = Line("dense", paper=numbers.DENSE_FGSM)
 _SAP = Line("SAP-100", defense="sap:100", paper=numbers.SAP_100_FGSM)
-_RULES: Final = {"mask": "fgsm", "identity": "fgsm:backward=identity"}
+_BPDA: Final = "fgsm:backward=identity"
+_RULES: Final = {"mask": "fgsm", "identity": _BPDA}
 
 
 def _first(preset: Preset) -> tuple[Figure, ...]:
@@ -127,11 +128,7 @@ def _of_samples(preset: Preset) -> Figure:
 def _architectures(outside: str) -> Figure:
     """Ask the same of networks that prune the residual stream itself: ours, and one from elsewhere."""
     post = {"post-activation": "resnet20-dense"} | ({"outside": outside} if outside else {})
-    kinds = {
-        "dense": ("", "fgsm"),
-        "SAP-100": ("sap:100", "fgsm"),
-        "SAP-100, identity": ("sap:100", _RULES["identity"]),
-    }
+    kinds = {"dense": ("", "fgsm"), "SAP-100": ("sap:100", "fgsm"), "SAP-100, identity": ("sap:100", _BPDA)}
     lines = (Line(f"{name}, {how}", post[name], *kind) for name in post for how, kind in kinds.items())
     text = "Pruning the residual stream itself costs more clean accuracy ({} network)."
     claims = tuple(Claim(text.format(name), f"{name}, SAP-100", "SAP-100", "lower", (0,)) for name in post)
@@ -165,7 +162,7 @@ def _after_the_paper(name: str, model: str, preset: Preset) -> tuple[Line, ...]:
     alone = {"FGSM": "fgsm", "PGD-20": "pgd:steps=20"}
     aware = {
         "MC-FGSM, mask": "fgsm",
-        "MC-FGSM, identity": "fgsm:backward=identity",
+        "MC-FGSM, identity": _BPDA,
         "PGD-20, mask": pgd,
         "PGD-20, identity": f"{pgd},backward=identity",
         "APGD-20, identity": f"a{pgd},backward=identity",

@@ -41,14 +41,10 @@ def _curve(figure: Figure, line: Line, preset: Preset, whole: ImageCell, digests
 
 
 def cell_of_line(line: Line, whole: C, digests: Digests, samples: int, passes: int) -> C:
-    """Return the cell of a line over all examples or games.
+    """Return the cell of a line over all examples or games: `whole` with other networks, attack and passes.
 
-    Args:
-        whole: networks, attack and passes are replaced.
-        samples: passes averaged for a gradient, where the line's attack does not say otherwise.
-        passes: averaged for a prediction of a random network.
-
-    Raises ValueError for an attack or a defence that cannot be read, or several attacks.
+    Gradients average `samples` passes, where the line's attack does not say otherwise. Raises ValueError for an attack
+    or a defence that cannot be read, or several attacks.
     """
     defender = Network(split_model(line.model)[0], digests[line.model], parse_defenses(line.defense))
     attackers = parse_attackers(line.attack, MonteCarlo(samples), "self" if line.adversary == "self" else "dense")

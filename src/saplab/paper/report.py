@@ -32,14 +32,7 @@ _OUTCOMES: Final[dict[Outcome, tuple[str, str]]] = {  # of one claim, of several
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What a study shows.
-
-    Attributes:
-        summary: all rows.
-        sections: one for each figure.
-        judged: (figure's name, judged claim).
-        files: that were written, the page first.
-    """
+    """What a study shows, with each judged claim behind the name of its figure, and the files that hold it."""
 
     request: Request
     title: str
@@ -86,7 +79,6 @@ class StudyReport:
             yield table_text(columns, rows, mark="---")
 
     def _changes(self) -> Iterator[str]:
-        """Yield the drawing of points, and Table 1 itself."""
         if self.summary.games:
             yield drawing_text("Mean points against strength", "points")
         changes = (row for section in self.games for row in section.changes.values())
@@ -117,9 +109,8 @@ def write_study(store: Store, title: str = "") -> StudyReport:
     """Write a study's report into its folder, finished or not.
 
     That is ``report.html``; ``results.md``, the same without a browser; the numbers as CSV and Parquet (``accuracy`` of
-    images, ``table1`` of games); and ``figures/`` as SVG and PDF.
-
-    Raises ValueError if no cell is stored yet, or if the folder's ``study.json`` cannot be read.
+    images, ``table1`` of games); and ``figures/`` as SVG and PDF. Raises ValueError if no cell is stored yet, or if the
+    folder's ``study.json`` cannot be read.
     """
     summary = summarise(store)
     sections = tuple(section_of(store, figure, summary) for figure in load_figures(store.root))

@@ -64,12 +64,7 @@ EFFORTS: Final[Mapping[str, Effort]] = {
 
 @dataclass(frozen=True)
 class Agents:
-    """The agents that there are of the paper's games.
-
-    Attributes:
-        networks, facts: by the name of the ROM.
-        absent: the paper's games without an agent.
-    """
+    """The agents of the paper's games, by the name of the ROM, and the games that have none."""
 
     networks: Mapping[str, nn.Module]
     facts: Mapping[str, Facts]
@@ -114,8 +109,7 @@ def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:
 def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0) -> tuple[Figure, ...]:
     """Return a figure for each game; the paper has no numbers with sticky actions.
 
-    `beyond` adds what the paper lacks: SAP-100 against BPDA, the original's gradient and random noise, and the other
-    defences.
+    `beyond` adds what the paper lacks: other defences, and SAP-100 against BPDA, noise and the original's gradient.
     """
     end = ", sticky actions" if sticky else ""
     return tuple(_figure(game, facts, beyond, end) for game, facts in agents.facts.items())
@@ -144,13 +138,11 @@ def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
 
 
 def _rival(defense: str) -> str:
-    """Name a defended agent that is attacked through its own gradient."""
     found = parse_defenses(defense)
     return label_of(found) + (", mask backward" if any(one.has_rules for one in found) else "")
 
 
 def _claims(changes: Mapping[float, float], original: str, sap: str) -> Iterator[Claim]:
-    """Yield the paper's claims about a game (section 4.2)."""
     yield Claim("SAP-100 costs points where nobody attacks.", sap, original, "lower", (0,))
     if gains := tuple(strength for strength, change in changes.items() if strength and change > 0):
         yield Claim("SAP-100 gains points under attack.", sap, original, "higher", gains)
