@@ -27,7 +27,7 @@ def command_line() -> str:
 
 
 def open_store(job: "Job", folder: Path, console: "Console") -> "Store":
-    """Rehearse a job and open its run folder, and say what is in it."""
+    """Rehearse a job, open its run folder and tell what is in it."""
     store = cast("Store", job.open(folder))
     found = store.survey()
     for line in filter(None, (store.note, *found.foreign)):
@@ -65,7 +65,7 @@ def _tell_failures(failed: "Sequence[Failed]", root: Path, console: "Console") -
 
 
 def show_plan(job: "Job", console: "Console") -> None:
-    """Say what a job would compute: curves, network passes, and the longest time that they may take here."""
+    """Show what a job would compute: curves, network passes, and the longest time that they may take here."""
     from saplab.runs import groups_of
 
     job.inputs.rehearse(job.request.cells)

@@ -18,7 +18,7 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run `command` and give the process's exit code.
+    """Run `command` and return the process's exit code.
 
     ValueError and OSError are a user's mistakes (bad input, missing file, full disk): one line on stderr and 2, or
     the traceback where the environment has SAPLAB_DEBUG=1. Other errors are bugs and pass through.
@@ -41,7 +41,7 @@ def guarded(command: Callable[[], object]) -> int:
 
 
 def explain(error: Exception) -> str:
-    """Say in one line what the user should know; empty for an error that is a bug of this program."""
+    """Return in one line what the user should know; empty for an error that is a bug of this program."""
     if isinstance(error, typer.BadParameter.__mro__[1]):  # Typer's UsageError, which has no public name
         return _one_line(f"{getattr(error, 'format_message')()}{_help_of(error)}")  # noqa: B009 - untyped
     if isinstance(error, typer.Abort):

@@ -95,7 +95,7 @@ def _claims_text(study: "StudyReport") -> str:
 
 
 def tell_what_is_missing(summary: "Summary", console: "Console") -> None:
-    """Say which files are damaged, and how much is not computed yet."""
+    """Show which files are damaged, and how much is not computed yet."""
     for problem in summary.problems:
         console.say(f"warning: {problem}")
     if summary.finished < summary.total:

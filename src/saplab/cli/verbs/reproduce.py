@@ -155,7 +155,7 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
 
 
 def _tell_absent(agents: "Agents", folder: Path | None, console: "Console") -> None:
-    """Say which games are left out for want of an agent.
+    """Tell which games are left out for want of an agent.
 
     Raises:
         ValueError: all of them.
@@ -170,7 +170,7 @@ def _tell_absent(agents: "Agents", folder: Path | None, console: "Console") -> N
 
 
 def _show_games(job: "Job", max_frames: int, console: "Console") -> None:
-    """Say what would be played."""
+    """Show what would be played."""
     from saplab.rl.atari import FRAME_SKIP
 
     job.inputs.rehearse(job.request.cells)

@@ -24,9 +24,11 @@ def runs(
     Stored cells, time left, what failed, and damaged files; a run may be going on meanwhile.
     """
     from saplab.cli.console import Console
+    from saplab.runs import Store
+    from saplab.runs.progress import progress_of
 
     console = Console(json=as_json)
-    found = [_progress(root) for root in _folders(folder)]
+    found = [progress_of(Store.read(root)) for root in _folders(folder)]
     for progress in found:
         console.say("\n".join(_lines(progress)))
     if as_json:
@@ -49,13 +51,6 @@ def _tables(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     return (folder / "request.json").is_file()
-
-
-def _progress(folder: Path) -> "Progress":
-    from saplab.runs import Store
-    from saplab.runs.progress import progress_of
-
-    return progress_of(Store.read(folder))
 
 
 def _lines(progress: "Progress") -> "Iterator[str]":
@@ -96,9 +91,5 @@ def _some(lines: "Iterable[str]") -> "Iterator[str]":
 
 
 def _record(progress: "Progress") -> dict[str, object]:
-    return {
-        **vars(progress),
-        "root": str(progress.root),
-        "curves": [vars(curve) for curve in progress.curves],
-        "failures": [vars(failure) for failure in progress.failures],
-    }
+    parts = {name: [vars(part) for part in getattr(progress, name)] for name in ("curves", "failures")}
+    return {**vars(progress), "root": str(progress.root), **parts}

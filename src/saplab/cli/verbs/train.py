@@ -158,12 +158,8 @@ def run(job: Job, place: "Place") -> "tuple[nn.Module, FinishedRun]":
 
 
 def _line(epochs: int, record: "EpochRecord") -> str:
-    accuracies = {
-        "train": record.train_accuracy,
-        "test": record.test_accuracy,
-        "held out": record.held_out_accuracy,
-        "under attack": record.robust_accuracy,
-    }
+    accuracies = {"train": record.train_accuracy, "test": record.test_accuracy,
+                  "held out": record.held_out_accuracy, "under attack": record.robust_accuracy}  # fmt: skip
     shown = ", ".join(f"{name} {100 * value:.2f} %" for name, value in accuracies.items() if value is not None)
     speed = f"{record.images_per_second:.0f} images/s, {record.seconds:.0f} s"
     return f"epoch {record.epoch}/{epochs}: loss {record.train_loss:.4f}, {shown}, {speed}"
