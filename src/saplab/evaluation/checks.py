@@ -18,7 +18,7 @@ from saplab.evaluation.thresholds import Level
 Outcome = Literal["passed", "failed", "unclear", "not run"]
 Readings = Sequence[Comparison] | Sequence[Level]
 
-EXPOSING: Final = ("transfer", "identity", "black-box", "one-step", "noise")  # masked where an attack takes more
+EXPOSING: Final = ("transfer", "identity", "black-box", "one-step", "noise")  # failed, they show a masked gradient
 DECISIVE: Final = ("transfer", "identity", "black-box")  # one must have passed before a gradient counts as not masked
 SYMPTOMS: Final = ("rises", "unbounded")  # failed, they say that the attack fails somewhere, but not why
 

@@ -99,10 +99,7 @@ def steps(case: Case) -> list[Comparison]:
 
 
 def rises(case: Case) -> list[Comparison]:
-    """Compare each iterative attack at one radius with itself at the next smaller one.
-
-    One-step attacks are left out: their step ends on the ball's surface, so that a longer one may overshoot.
-    """
+    """Compare each iterative attack with itself at the next smaller radius; a single step may overshoot."""
     return [
         Comparison(Point(e, high), Point(e, low))
         for e in case.evidence

@@ -93,7 +93,6 @@ def planned(
     """Plan an evaluation; arguments and errors as in `evaluate`, but for these.
 
     Args:
-        attackers: at least one.
         eps: radii of the attackers that have none of their own.
         command: the command line that asks for it.
         device: kind of the device that computes it, where that is another one than the network's.
@@ -120,7 +119,7 @@ class Job:
     engine: Engine | None = None
 
     def open(self, out: Path | str | None) -> Results:
-        """Rehearse, and return where the results are kept: the folder `out`, of this request alone, or memory."""
+        """Rehearse, and return the store: memory, or the folder `out`; ValueError where it holds another request."""
         self.inputs.rehearse(self.request.cells)
         return Memory(self.request) if out is None else Store.open(out, self.request)
 
@@ -148,16 +147,14 @@ def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
-    plain = undefended(model)
-    if defenses_of(plain):
+    plain, acting = undefended(model), plan_of(model)
+    if len(defenses_of(model)) > (len(acting.defenses) if acting else 0):
         raise ValueError("`model` holds a defended network inside it; defend the whole network")
     kind = type(plain)
     found = Network(getattr(plain, SPEC, f"{kind.__module__}:{kind.__qualname__}"), weights_digest(plain))
-    acting = plan_of(model)
-    if acting is None:
-        return found, plain
-    named = replace(found, defenses=acting.defenses, sites=acting.sites or (), parameters=acting.parameters)
-    return named, plain
+    if acting:
+        found = replace(found, defenses=acting.defenses, sites=acting.sites or (), parameters=acting.parameters)
+    return found, plain
 
 
 def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) -> Dataset:
@@ -176,7 +173,5 @@ def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) ->
 
 def _numbers(images: Tensor) -> Tensor:
     """Number images as the command line does: by position; those of the packaged sample as in CIFAR-10's test set."""
-    sample = load_data("sample")
-    if torch.equal(images, sample.images[: len(images)]):
-        return sample.indices[: len(images)]
-    return torch.arange(len(images))
+    sample, n = load_data("sample"), len(images)
+    return sample.indices[:n] if torch.equal(images, sample.images[:n]) else torch.arange(n)

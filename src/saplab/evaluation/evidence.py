@@ -71,13 +71,12 @@ class Evidence:
         if table.ndim != 3 or len(table) != len(eps):
             raise ValueError(f"`probs` must have the shape ({len(eps)}, N, C), one row a radius, got {table.shape}")
         right = np.array([correct(table[k], labels) for k in order], np.float64)
-        both = None if halves is None else np.asarray(halves)
-        if both is not None and both.shape != (2, *table.shape):
-            raise ValueError(f"`halves` must have the shape {(2, *table.shape)}, got {both.shape}")
-        both = None if both is None else both[:, order]
+        if halves is not None and np.shape(halves) != (2, *table.shape):
+            raise ValueError(f"`halves` must have the shape {(2, *table.shape)}, got {np.shape(halves)}")
+        ordered = None if halves is None else np.asarray(halves)[:, order]
         label = label or (attack.describe(has_rules) if attack.title else type(attack).__name__)
         radii = tuple(float(eps[k]) for k in order)
-        return cls(label, attack, adversary, radii, right, has_rules, both, half_cosine, gradient_norm)
+        return cls(label, attack, adversary, radii, right, has_rules, ordered, half_cosine, gradient_norm)
 
     def __post_init__(self) -> None:
         if self.adversary not in get_args(Adversary):

@@ -35,18 +35,12 @@ class CalibrationRow:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run shows.
-
-    Attributes:
-        calibration: for the curves without random noise, in their order.
-        convergence: points of accuracy against Monte Carlo samples; none where no budgets were compared.
-        games: the minimax game at each λ at which every defender met every adversary.
-    """
+    """What a run shows."""
 
     verdict: Verdict
-    calibration: tuple[CalibrationRow, ...]
-    convergence: tuple[dict[str, Any], ...]
-    games: Mapping[float, Game]
+    calibration: tuple[CalibrationRow, ...]  # of the curves without random noise
+    convergence: tuple[dict[str, Any], ...]  # points of accuracy against Monte Carlo samples
+    games: Mapping[float, Game]  # at each λ at which every defender met every adversary
 
 
 @dataclass(frozen=True)

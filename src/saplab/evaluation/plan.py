@@ -18,18 +18,15 @@ def curve(label: str, whole: ImageCell, size: int, *, claim: str = "", seeds: in
 
 
 def plan(
-    whole: ImageCell, attackers: Sequence[Attacker], size: int, *, baseline: bool = True, seeds: int = 1
+    whole: ImageCell, attackers: Sequence[Attacker], size: int, *, baseline: bool, seeds: int
 ) -> tuple[Curve, ...]:
-    """Plan a network's evaluation under every attacker, and the undefended network's beside it.
+    """Plan a network's evaluation: the undefended one's own curves, then the network's, then those across.
 
     Args:
         whole: a cell over all examples, of the defended network; its adversary and attack are replaced.
         size: examples of one cell.
         baseline: whether the undefended network is evaluated too: under its own attacks and, beside several attackers,
             under the images made for the defended one, which cost it one more pass and fill the game's matrix.
-
-    Returns:
-        The undefended network's own curves, then the defended one's, then those across.
     """
     network = whole.defender
     dense = network.undefended

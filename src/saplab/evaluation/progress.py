@@ -18,10 +18,8 @@ def shown(description: str, total: int) -> Iterator[Tick]:
     if not (sys.stderr.isatty() or console.is_jupyter):
         yield lambda n: None
         return
-    percent = TextColumn("{task.percentage:>3.0f} %")
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn(), console=console
-    ) as bar:
+    words, percent = TextColumn("{task.description}"), TextColumn("{task.percentage:>3.0f} %")
+    with Progress(words, BarColumn(), percent, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(description, total=total)
         yield lambda n: bar.advance(task, n)
 

@@ -71,10 +71,7 @@ class Result:
         return accuracy_chart(chart_records(self.summary.images), PAPER, self.request.title, self.summary.shown)
 
     def report(self, folder: Path | str | None = None) -> Report:
-        """Write the page, the charts as files, and the numbers as CSV and Parquet.
-
-        Args:
-            folder: for the files; by default the folder of the results.
+        """Write the page, the charts as files, and the numbers as CSV and Parquet; by default beside the results.
 
         Raises:
             ValueError: no `folder` for results in memory, or nothing has been computed yet.
@@ -90,8 +87,7 @@ class Result:
         return "\n\n".join([rows_text(self.summary.rows), *judged])
 
     def _repr_html_(self) -> str:
-        drawing = to_bytes(self.plot(), "svg").decode()
-        return f"{drawing}<pre>{escape(repr(self))}</pre>"
+        return f"{to_bytes(self.plot(), 'svg').decode()}<pre>{escape(repr(self))}</pre>"
 
 
 def load(folder: Path | str) -> Result:

@@ -116,12 +116,9 @@ def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_p
         f" (strongest: {left.attack})"
         for left in verdict.robust
     ]
-    checks = ["Can these numbers be believed?"]
+    checks, indent = ["Can these numbers be believed?"], " " * 9
     for check in verdict.checks:
         checks.append(f"{check.outcome:8} {check.question}")
         told = [check.evidence, f"to run it: {advice(check.how)}" if check.how else ""]
-        indent = " " * 9
-        checks += [
-            textwrap.fill(text, width(), initial_indent=indent, subsequent_indent=indent) for text in told if text
-        ]
+        checks += (textwrap.fill(t, width(), initial_indent=indent, subsequent_indent=indent) for t in told if t)
     return "\n".join([*bounds, "", *checks, "", verdict.sentence])

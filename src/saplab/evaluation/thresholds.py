@@ -22,7 +22,6 @@ mean, |e|² / 2, outweighs its signal |s|² below c = 1/3."""
 NORM: Final = 0.1  # a gradient shorter than a tenth of the undefended network's counts as vanishing
 UNBOUNDED: Final = eps_of(64.0)  # from here an attack should reach chance: the paper's largest radius
 
-
 _floats = partial(np.asarray, dtype=np.float64)
 
 
@@ -57,10 +56,9 @@ def gradient_norms(case: Case) -> list[Level]:
     """Return the median, over images, of the gradient's norm as a multiple of the undefended network's."""
     known = _largest([e for e in case.own if e.gradient_norm is not None])
     plain = [_floats(e.gradient_norm) for e in case.dense if e.own_gradient and e.gradient_norm is not None]
-    ratios = [
-        (f"{e.label}: median norm over dense", _ratio(_floats(e.gradient_norm), p)) for e in known for p in plain[:1]
-    ]
-    return [_at_least(NORM, partial(median_interval, ratio), label) for label, ratio in ratios if ratio.size]
+    ratios = [(e.label, _ratio(_floats(e.gradient_norm), norms)) for e in known for norms in plain[:1]]
+    told = "median norm over dense"
+    return [_at_least(NORM, partial(median_interval, ratio), f"{who}: {told}") for who, ratio in ratios if ratio.size]
 
 
 def unbounded(case: Case) -> list[Level]:

@@ -19,16 +19,11 @@ USUAL: Final = eps_of(8.0)  # radius that the sentence speaks of where it was ru
 
 @dataclass(frozen=True)
 class Robust:
-    """An upper bound on robust accuracy.
-
-    Attributes:
-        accuracy: what all attacks together leave, with its 95 % interval over images.
-        attack: label of the attack that alone leaves least, among those that `accuracy` is of.
-    """
+    """An upper bound on robust accuracy."""
 
     eps: float
-    accuracy: Interval
-    attack: str
+    accuracy: Interval  # what all attacks together leave, with its 95 % interval over images
+    attack: str  # label of the one that alone leaves least, among those that `accuracy` is of
 
     @property
     def strength(self) -> float:
