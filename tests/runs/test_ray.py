@@ -106,7 +106,8 @@ def cluster():
         pytest.skip("Ray is not installed (extra cluster)")
     from ray.cluster_utils import Cluster
 
-    impatient = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3}
+    impatient = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 3,
+                 "worker_niceness": 0}  # fmt: skip
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": impatient}
     found = Cluster(initialize_head=True, head_node_args=head)
     found.second = found.add_node(num_cpus=1)
