@@ -1,5 +1,6 @@
 """A defence, an attack and an engine of a user's, one file each outside the package, go wherever saplab's own do."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -111,8 +112,8 @@ def outside(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "path", [*sys.path, str(folder)])
-        import theirattack  # noqa: F401
-
+        for name in files:
+            importlib.import_module(name)
         yield folder
 
 
@@ -141,7 +142,7 @@ def test_all_of_them_go_through_an_evaluation_its_folder_and_its_report(defended
     labels = {row["curve"] for row in found.rows}
     name = "MINE-INPUT-0.02+MINE-ACTIVATION-0.2+MINE-WEIGHT-0.01"
     assert f"{name}: the corner sign=-1.0" in labels
-    assert f"{name}: PGD-2 identity" in labels
+    assert f"{name}: PGD-2 ×2 identity" in labels
     assert saplab.load(tmp_path / "run").rows == found.rows
     page = found.report().files[0].read_text(encoding="utf-8")
     assert "the corner" in page
