@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from saplab.evaluation import paper_numbers as numbers
 from saplab.paper.study import Claim, Figure, Line, Preset
+from saplab.training.recipes import FIG_2_RATES
 
 DROPOUT: Final = "preact-resnet20-dropout-{}"
 ADVERSARIAL: Final = "preact-resnet20-adversarial"
 PERCENTS: Final = (25, 50, 100, 200, 400)
-RATES: Final = (0.05, 0.1, 0.2, 0.3)
 ADV_FGSM: Final[Mapping[float, float]] = {0: 75.0, 1: 72.9, 2: 70.9, 4: 67.5}  # section 4.1.3
 
 _DENSE = Line("dense", paper=numbers.DENSE_FGSM)
@@ -56,9 +56,9 @@ def _first(preset: Preset) -> tuple[Figure, ...]:
 
 def _of_dropout() -> tuple[Figure, ...]:
     claim = "Dropout models do similar to the dense model, but give no additional robustness."
-    tested = tuple(Line(f"dropout-{rate}", defense=f"dropout:{rate}") for rate in RATES)
-    both = tuple(Line(f"trained and tested-{r}", DROPOUT.format(r), f"dropout:{r}") for r in RATES)
-    trained = tuple(Line(f"trained-{r}", DROPOUT.format(r)) for r in RATES)
+    tested = tuple(Line(f"dropout-{rate}", defense=f"dropout:{rate}") for rate in FIG_2_RATES)
+    both = tuple(Line(f"trained and tested-{r}", DROPOUT.format(r), f"dropout:{r}") for r in FIG_2_RATES)
+    trained = tuple(Line(f"trained-{r}", DROPOUT.format(r)) for r in FIG_2_RATES)
     return (
         Figure("fig2a", "Fig. 2a: dropout on a network trained without it", (_DENSE, *tested), (
             Claim("A low dropout rate does like the dense model for small λ.", "dropout-0.05", "dense", "alike",
