@@ -4,6 +4,7 @@ import ast
 import copy
 import pickle
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,20 @@ def test_an_unknown_rule_is_refused(net: nn.Module) -> None:
 
 # --- torch.export ----------------------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class Own(saplab.Defense):
+    """A defence of the user's, with an input and an activation hook."""
+
+    def input(self, x: Tensor, draw: saplab.Draw) -> Tensor:
+        return x + 0.1 * draw.normal(x.shape)
+
+    def activation(self, h: Tensor, draw: saplab.Draw, where: str) -> Tensor:
+        return h * draw.bernoulli(0.5, h.shape) + draw.randint(0, 3, h.shape)
+
+
 DEFENSES = {
+    "own": (Own(),),
     "sap": (saplab.SAP(60),),
     "dropout": (saplab.Dropout(0.2),),
     "rsa": (saplab.RandomlyScaledActivations(0.3),),

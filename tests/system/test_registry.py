@@ -292,6 +292,8 @@ def test_a_class_written_at_a_prompt_is_known_by_what_it_does() -> None:
 
 
 def test_what_is_stored_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="noise has no setting 'a'; it has none"):
+        Attack.registry.parse("noise:a=1")
     for stored in ({}, {"class": "nope"}, {"class": "fgsm"}):
         with pytest.raises(ValueError, match="must be one of dropout"):
             Defense.registry.decode(stored)

@@ -12,29 +12,7 @@ from saplab.attacks.square import Square
 from saplab.attacks.threat import LINF, ThreatModel, eps_of, strength_of
 
 __all__ = [
-    "APGD",
-    "BATTERIES",
-    "FGSM",
-    "LINF",
-    "PGD",
-    "Attack",
-    "Attacker",
-    "Cost",
-    "Craft",
-    "Estimate",
-    "GradientAttack",
-    "Iterative",
-    "MonteCarlo",
-    "Problem",
-    "RandomNoise",
-    "Score",
-    "Square",
-    "ThreatModel",
-    "attackers_of",
-    "eps_of",
-    "lost",
-    "parse_attackers",
-    "parse_strengths",
-    "radii_of",
-    "strength_of",
-]
+    "APGD", "BATTERIES", "FGSM", "LINF", "PGD", "Attack", "Attacker", "Cost", "Craft", "Estimate", "GradientAttack",
+    "Iterative", "MonteCarlo", "Problem", "RandomNoise", "Score", "Square", "ThreatModel", "attackers_of", "eps_of",
+    "lost", "parse_attackers", "parse_strengths", "radii_of", "strength_of",
+]  # fmt: skip

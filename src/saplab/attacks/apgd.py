@@ -1,17 +1,16 @@
 """Auto-PGD (Croce & Hein 2020): projected gradient ascent that chooses its own step size."""
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from saplab.attacks.base import GradientAttack
 from saplab.attacks.estimate import Estimate, lost
-from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.gradient import MonteCarlo
 from saplab.attacks.problem import Problem
-from saplab.attacks.search import Search
+from saplab.attacks.search import GradientSearch
 from saplab.system.registry import register
 
 MOMENTUM = 0.75  # α of eq. 1
@@ -27,13 +26,13 @@ def checkpoints(steps: int) -> list[int]:
 
 @register("apgd")
 @dataclass(frozen=True)
-class APGD(GradientAttack):
+class APGD(GradientSearch):
     """Auto-PGD (Croce & Hein 2020, Algorithm 1), with an expectation over the adversary's passes in each step.
 
     Where passes differ, the highest loss so far is one of lucky draws: there the best point is estimated anew, with
     fresh samples, at each checkpoint, before it is compared or gone back to.
 
-    Args:
+    Attributes:
         gradient: how each step's gradient is estimated; its loss ``cross-entropy`` gives APGD-CE, ``dlr`` APGD-DLR.
         steps: N of each try.
         restarts: tries, from other random starts and with other draws.
@@ -41,9 +40,6 @@ class APGD(GradientAttack):
         targets: drive towards each of this many other classes in turn, the likeliest first, with the loss's targeted
             form (``dlr``: APGD-T); 0 for untargeted.
         stop_when_lost: as in `PGD`.
-
-    Raises:
-        ValueError: a number outside its range.
 
     Example:
         >>> attack = saplab.APGD(saplab.MonteCarlo(samples=10, backward="identity", loss="dlr"), steps=50)
@@ -60,138 +56,121 @@ class APGD(GradientAttack):
     stop_when_lost: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be >= 1, got {self.steps}")
+        super().__post_init__()
         if not 0 <= self.rho <= 1:
             raise ValueError(f"`rho` must be within [0, 1], got {self.rho}")
-        self._search()
-
-    def _search(self) -> Search:
-        return Search(self.gradient, self.restarts, self.targets, self.stop_when_lost, blocks=self._estimates)
 
     @property
-    def _estimates(self) -> int:
-        """Count the estimates of a try: one at the start, one after each step, and one at each checkpoint."""
-        return 1 + self.steps + len(checkpoints(self.steps))
-
-    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
-        """Yield adversarial images for each of `radii`."""
-        return self._search().ascending(problem, radii, self._climb)
-
-    def cost(self, eps: Sequence[float]) -> Cost:
-        """Bound the passes of a curve for one image; a network that is not random takes none at checkpoints."""
-        return self._search().cost(eps, self.gradient.cost * self._estimates)
-
-    def steps_at(self, eps: float) -> int:
-        """Return the steps of one try."""
-        return self.steps
-
-    def _head(self) -> str:
-        return f"APGD-{self.steps}"
+    def _blocks(self) -> int:
+        return 1 + self.steps + len(checkpoints(self.steps))  # at the start, after each step and at each checkpoint
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
         points, looks = problem.random_start(eps, number), checkpoints(self.steps)
         estimate = self.gradient.estimate(problem.at(points), first_block)
-        climber = _Climber.at(points, estimate, eps).part(self._going(estimate))
+        climber = _Climber.at(_Point.of(points, estimate), eps).part(self._going(estimate))
         for step in range(1, self.steps + 1):
             if len(climber.which) == 0:
                 break
             part = problem.part(climber.which)
-            climber.move(part, eps, MOMENTUM if step > 1 else 1.0)
-            estimate = self.gradient.estimate(part.at(climber.x), first_block + step)
-            climber.note(estimate)
+            x = climber.moved(part, eps, MOMENTUM if step > 1 else 1.0)
+            estimate = self.gradient.estimate(part.at(x), first_block + step)
+            climber.note(_Point.of(x, estimate))
             going = self._going(estimate)
-            points[climber.which[~going]] = climber.x[~going]
+            points[climber.which[~going]] = x[~going]
             climber = climber.part(going)
             if step in looks and len(climber.which) > 0:
                 last = max((w for w in looks if w < step), default=0)
                 self._look(problem, climber, step - last, first_block + self.steps + 1 + looks.index(step))
-        points[climber.which] = climber.best
+        points[climber.which] = climber.best.x
         return points
 
     def _going(self, estimate: Estimate) -> Tensor:
         """Return which examples are attacked on."""
-        gone = lost(estimate)
-        return ~gone if self.stop_when_lost else torch.ones_like(gone)
+        return ~(lost(estimate) & self.stop_when_lost)
 
     def _look(self, problem: Problem, climber: "_Climber", since: int, block: int) -> None:
         """Halve the step where condition 1 or 2 of section 3 holds, and go back to the best point there."""
-        if problem.random:
-            climber.reconsider(self.gradient.estimate(problem.part(climber.which).at(climber.best), block))
+        if problem.random:  # fresh samples decide about the best point
+            x = climber.best.x
+            climber.best = _Point.of(x, self.gradient.estimate(problem.part(climber.which).at(x), block))
         few_rises = climber.rises < self.rho * since
         stuck = ~climber.halved & ~climber.improved
         climber.halve(few_rises | stuck)
 
 
+class _Point(NamedTuple):
+    """Points (n, ...), and the gradient and the loss there."""
+
+    x: Tensor
+    gradient: Tensor
+    loss: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, estimate: Estimate) -> "_Point":
+        return cls(x, estimate.gradient, estimate.loss)
+
+    def where(self, mask: Tensor, other: "_Point") -> "_Point":
+        """Take these points where `mask` (n,) holds, and the others elsewhere."""
+        return _Point(*(torch.where(_wide(mask, a), a, b) for a, b in zip(self, other, strict=True)))
+
+
 @dataclass
 class _Climber:
-    """What the climb holds of the examples that it still moves, row by row (n, ...).
+    """What the climb holds of the examples that it still moves, row by row.
 
     Attributes:
         which: their positions in the problem.
-        x, before: the present points and those of the step before.
-        gradient, loss: at x.
-        best, best_gradient, best_loss: the point of highest loss so far.
+        now, best: the present points and those of the highest loss so far.
+        before: points (n, ...) of the step before.
         step: η.
         rises: steps since the last checkpoint that raised the loss.
-        improved: whether the highest loss rose since then.
-        halved: whether η was halved then.
+        improved, halved: whether the highest loss rose since then, and whether η was halved then.
     """
 
     which: Tensor
-    x: Tensor
+    now: _Point
+    best: _Point
     before: Tensor
-    gradient: Tensor
-    loss: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_loss: Tensor
     step: Tensor
     rises: Tensor
     improved: Tensor
     halved: Tensor
 
     @classmethod
-    def at(cls, x: Tensor, estimate: Estimate, eps: float) -> "_Climber":
-        """Start at the points x, with η = 2·eps."""
-        g, f = estimate.gradient, estimate.loss
+    def at(cls, start: _Point, eps: float) -> "_Climber":
+        """Start with η = 2·eps."""
+        x = start.x
         which = torch.arange(len(x), device=x.device)
-        never, step = torch.zeros_like(which, dtype=torch.bool), x.new_full((len(x), *[1] * (x.dim() - 1)), 2 * eps)
-        return cls(which, x, x, g, f, x, g, f, step, torch.zeros_like(which), never, never)
+        never, step = torch.zeros_like(which, dtype=torch.bool), _wide(x.new_full((len(x),), 2 * eps), x)
+        return cls(which, start, start, x, step, torch.zeros_like(which), never, never)
 
     def part(self, mask: Tensor) -> "_Climber":
         """Return the rows where `mask` (n,) holds."""
-        return self if bool(mask.all()) else _Climber(*(getattr(self, f.name)[mask] for f in fields(self)))
+        values = (getattr(self, f.name) for f in fields(self))
+        rows = (_Point(*(t[mask] for t in v)) if isinstance(v, _Point) else v[mask] for v in values)
+        return self if bool(mask.all()) else _Climber(*rows)  # type: ignore[arg-type]
 
-    def move(self, problem: Problem, eps: float, momentum: float) -> None:
-        """Take a step: z = P(x + η·sign ∇f), x ← P(x + α(z - x) + (1 - α)(x - x_before))."""
-        z = problem.project(self.x + self.step * self.gradient.sign(), eps)
-        x = self.x + momentum * (z - self.x) + (1 - momentum) * (self.x - self.before)
-        self.before, self.x = self.x, problem.project(x, eps)
+    def moved(self, problem: Problem, eps: float, momentum: float) -> Tensor:
+        """Return the points of the next step: z = P(x + η·sign ∇f), then P(x + α(z - x) + (1 - α)(x - x_before))."""
+        x = self.now.x
+        z = problem.project(x + self.step * self.now.gradient.sign(), eps)
+        return problem.project(x + momentum * (z - x) + (1 - momentum) * (x - self.before), eps)
 
-    def note(self, estimate: Estimate) -> None:
-        """Take in what was found at x."""
-        self.rises = self.rises + (estimate.loss > self.loss)
-        self.gradient, self.loss = estimate.gradient, estimate.loss
-        better = self.loss > self.best_loss
+    def note(self, point: _Point) -> None:
+        """Go on to the next point."""
+        self.rises = self.rises + (point.loss > self.now.loss)
+        better = point.loss > self.best.loss
+        self.before, self.now, self.best = self.now.x, point, point.where(better, self.best)
         self.improved = self.improved | better
-        self.best = _where(better, self.x, self.best)
-        self.best_gradient = _where(better, self.gradient, self.best_gradient)
-        self.best_loss = _where(better, self.loss, self.best_loss)
-
-    def reconsider(self, estimate: Estimate) -> None:
-        """Take in what fresh samples found at the best point."""
-        self.best_gradient, self.best_loss = estimate.gradient, estimate.loss
 
     def halve(self, mask: Tensor) -> None:
         """Halve η and go back to the best point where `mask` holds, and begin to count anew."""
-        self.step = _where(mask, self.step / 2, self.step)
-        self.x, self.gradient = _where(mask, self.best, self.x), _where(mask, self.best_gradient, self.gradient)
-        self.loss = _where(mask, self.best_loss, self.loss)
+        self.step = torch.where(_wide(mask, self.step), self.step / 2, self.step)
+        self.now = self.best.where(mask, self.now)
         self.halved, self.improved = mask, torch.zeros_like(mask)
         self.rises = torch.zeros_like(self.rises)
 
 
-def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Choose row by row."""
-    return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+def _wide(rows: Tensor, like: Tensor) -> Tensor:
+    """Return a value for each row, (n,), in the shape (n, 1, ...) that goes with `like`."""
+    return rows.view(-1, *[1] * (like.dim() - 1))

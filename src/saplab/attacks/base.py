@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 from saplab.attacks.threat import LINF, ThreatModel
-from saplab.system.registry import Named, Registry, unusual_settings
+from saplab.system.registry import Named, Registry
+from saplab.system.settings import unusual_settings
 
 Knowledge = Literal["gradient", "scores", "nothing"]
 
@@ -37,12 +38,16 @@ class Attack(Named, ABC):
 
     Attributes:
         knowledge: what it sees of the network: its ``gradient``, its ``scores`` or ``nothing``.
-        title: what a sentence calls it.
+        title: what a sentence calls it; by default the name of the class.
     """
 
     registry: ClassVar[Registry["Attack"]] = Registry("attack")
     knowledge: ClassVar[Knowledge] = "gradient"
-    title: ClassVar[str] = ""
+    title: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.title = vars(cls).get("title", cls.__name__)
 
     def __call__(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: int = 0, *,
@@ -71,7 +76,13 @@ class Attack(Named, ABC):
                 mode, a gradient that is not finite.
         """
         problem = Problem.of(adversary, images, labels, eps, seed, examples=examples, threat=threat)
-        return in_order(eps, lambda radii: self.ascending(problem, radii))
+        return _in_order(eps, lambda radii: self._checked(problem, radii))
+
+    def _checked(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+        for eps, points in zip(radii, self.ascending(problem, radii), strict=True):
+            if not problem.threat.holds(points, problem.images, eps):
+                raise ValueError(f"{type(self).__name__} left the ball of radius {eps:g} or the valid values")
+            yield points
 
     @abstractmethod
     def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
@@ -128,9 +139,8 @@ class Attack(Named, ABC):
         """
         return " ".join([self.title, *self._unusual()])
 
-    def _unusual(self, shown: Sequence[str] = ()) -> list[str]:
-        left_out = (*shown, "stop_when_lost")
-        return [f"{name}={value}" for name, value in unusual_settings(self) if name not in left_out]
+    def _unusual(self, *shown: str) -> list[str]:
+        return [f"{name}={value}" for name, value in unusual_settings(self) if name not in (*shown, "stop_when_lost")]
 
 
 _LOSSES: Final = {"cross-entropy": "CE", "dlr": "DLR"}
@@ -155,8 +165,7 @@ class GradientAttack(Attack):
 
     def describe(self, rules: bool) -> str:
         """Return the attack's name for people: kind, steps, loss, samples, backward rule, other settings."""
-        gradient = self.gradient
-        parts = [self._head()]
+        gradient, parts = self.gradient, [self._head()]
         if gradient.loss != "cross-entropy" or self.names_loss:
             parts.append(_LOSSES.get(gradient.loss, gradient.loss))
         if gradient.samples > 1:
@@ -165,13 +174,13 @@ class GradientAttack(Attack):
             parts.append(gradient.backward)
         if gradient.average != "loss":
             parts.append(f"of {gradient.average}")
-        return " ".join(parts + self._unusual(("samples", "backward", "average", "loss", "steps")))
+        return " ".join(parts + self._unusual("samples", "backward", "average", "loss", "steps"))
 
     def _head(self) -> str:
         return self.title
 
 
-def in_order(eps: Sequence[float], ascending: Callable[[Sequence[float]], Iterator[Tensor]]) -> Iterator[Tensor]:
+def _in_order(eps: Sequence[float], ascending: Callable[[Sequence[float]], Iterator[Tensor]]) -> Iterator[Tensor]:
     """Yield for each of `eps`, in the order asked, what `ascending` yields for them sorted and without repeats."""
     radii = sorted(set(eps))
     results = zip(radii, ascending(radii), strict=True)

@@ -58,8 +58,7 @@ def parse_attackers(text: str, gradient: MonteCarlo | None = None, whose: Whose 
     Raises:
         ValueError: an unknown name or setting, or a value that the attack refuses.
     """
-    gradient = gradient or MonteCarlo()
-    found = (part for word in split_sum(text) or [""] for part in _parse(word, gradient, whose))
+    found = (part for word in split_sum(text) or [""] for part in _parse(word, gradient or MonteCarlo(), whose))
     return tuple(dict.fromkeys(found))
 
 
@@ -67,7 +66,7 @@ def _parse(text: str, gradient: MonteCarlo, whose: Whose) -> tuple[Attacker, ...
     if text in BATTERIES:
         return BATTERIES[text](gradient)
     registry = Attack.registry
-    if text.partition(":")[0] not in registry.names and ":" not in text:
+    if text not in registry.names and ":" not in text:
         raise ValueError(f"`attack` must be one of {', '.join((*BATTERIES, *registry.names))}, got {text!r}")
     reading = registry.read(text)
     settings = dict(reading.settings)
@@ -79,13 +78,9 @@ def _parse(text: str, gradient: MonteCarlo, whose: Whose) -> tuple[Attacker, ...
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:
-    """Read λ in pixel steps, joined by commas: ``0,1,2,4,8``.
-
-    Raises:
-        ValueError: not numbers, one outside [0, 255], or one twice.
-    """
+    """Read λ in pixel steps, joined by commas: ``0,1,2,4,8``."""
     try:
-        strengths = tuple(float(part) for part in text.split(","))
+        strengths = tuple(map(float, text.split(",")))
     except ValueError:
         raise ValueError(f"`lambda` must be numbers joined by commas, such as 0,1,2,4,8, got {text!r}") from None
     if not all(0 <= strength <= 255 for strength in strengths):
@@ -103,24 +98,16 @@ def radii_of(strengths: Sequence[float]) -> tuple[float, ...]:
 def attackers_of(
     attacks: str | Attack | Attacker | Sequence[str | Attack | Attacker], gradient: MonteCarlo
 ) -> tuple[Attacker, ...]:
-    """Return the attackers that a caller names: text, attacks, attackers, or a sequence of these.
-
-    Raises:
-        ValueError: no attack, or as `parse_attackers`.
-        TypeError: something else.
-    """
+    """Return the attackers that a caller names: text, attacks, attackers, or a sequence of these."""
     if isinstance(attacks, str):
         return parse_attackers(attacks, gradient)
-    if isinstance(attacks, Attack):
-        return (Attacker(attacks),)
-    if isinstance(attacks, Attacker):
-        return (attacks,)
+    if isinstance(attacks, Attack | Attacker):
+        return (Attacker(attacks) if isinstance(attacks, Attack) else attacks,)
     if not isinstance(attacks, Sequence):
         raise TypeError(f"`attacks` must be a battery's name, attacks, or a sequence of these, got {attacks!r}")
-    found = tuple(dict.fromkeys(one for attack in attacks for one in attackers_of(attack, gradient)))
-    if not found:
+    if not attacks:
         raise ValueError("`attacks` must hold at least one attack, got none")
-    return found
+    return tuple(dict.fromkeys(one for attack in attacks for one in attackers_of(attack, gradient)))
 
 
 def _paper(gradient: MonteCarlo) -> tuple[Attacker, ...]:
@@ -131,29 +118,6 @@ def _paper(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         Attacker(FGSM(replace(gradient, backward="mask"))),
         Attacker(Iterative(gradient=gradient), "dense"),
         Attacker(Iterative(gradient=_a_step(gradient, "mask"))),
-    )
-
-
-def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
-    """Return the paper's, and what has broken such defences since.
-
-    That is identity backward (BPDA), projected gradient descent and APGD over the expectation (EOT), a black box, and
-    one attack in a ball so wide that it should reach chance.
-    """
-    few, few_identity = _a_step(gradient, "mask"), _a_step(gradient, "identity")
-    budgets = (Attacker(FGSM(replace(gradient, backward="mask", samples=n))) for n in _tenths(gradient.samples))
-    return (
-        *_paper(gradient),
-        *budgets,
-        Attacker(FGSM(replace(gradient, backward="identity"))),
-        Attacker(PGD(gradient=gradient, steps=20), "dense"),
-        Attacker(PGD(gradient=few, steps=20)),
-        Attacker(PGD(gradient=few_identity, steps=20)),
-        Attacker(PGD(gradient=few_identity, steps=40)),
-        Attacker(APGD(gradient=replace(few_identity, loss="cross-entropy"), steps=20)),
-        Attacker(APGD(gradient=replace(few_identity, loss="dlr"), steps=20)),
-        Attacker(Square(queries=100, passes=few.samples)),
-        Attacker(PGD(gradient=few_identity, steps=20), eps=radii_of((64.0,))),
     )
 
 
@@ -175,6 +139,27 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
     )
 
 
+def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
+    """Return the paper's and the standard ones, and more of what has broken such defences.
+
+    That is smaller Monte Carlo budgets, whose gradients come with those of the largest, FGSM with identity backward,
+    APGD on both losses, and one attack in a ball so wide that it should reach chance.
+    """
+    _, *pgd, apgd_dlr, square = _standard(gradient)
+    few_identity = _a_step(gradient, "identity")
+    budgets = [10**k for k in range(len(str(gradient.samples))) if 10**k < gradient.samples]
+    return (
+        *_paper(gradient),
+        *(Attacker(FGSM(replace(gradient, backward="mask", samples=budget))) for budget in budgets),
+        Attacker(FGSM(replace(gradient, backward="identity"))),
+        *pgd,
+        Attacker(APGD(gradient=replace(few_identity, loss="cross-entropy"), steps=20)),
+        apgd_dlr,
+        square,
+        Attacker(PGD(gradient=few_identity, steps=20), eps=radii_of((64.0,))),
+    )
+
+
 BATTERIES: Final[Mapping[str, Callable[[MonteCarlo], tuple[Attacker, ...]]]] = {
     "standard": _standard,
     "paper": _paper,
@@ -185,14 +170,3 @@ BATTERIES: Final[Mapping[str, Callable[[MonteCarlo], tuple[Attacker, ...]]]] = {
 def _a_step(gradient: MonteCarlo, rule: Any) -> MonteCarlo:
     """Return the gradient of attacks of many steps: a quarter of the samples in each step, 1 to 10."""
     return replace(gradient, samples=min(10, max(1, gradient.samples // 4)), backward=rule)
-
-
-def _tenths(samples: int) -> Sequence[int]:
-    """Return the smaller Monte Carlo budgets whose gradients come with those of the largest: 1, 10, 100, …"""
-    budgets, n = [], 1
-    while n < samples:
-        budgets.append(n)
-        n *= 10
-    return budgets
-
-

@@ -19,7 +19,7 @@ DOUBT: Final = 3.0  # standard errors of a normal mean that put a lead beyond do
 class Score:
     """What `samples` passes of a network say of N points.
 
-    Args:
+    Attributes:
         loss: (N,) mean loss over the passes, or the loss of the mean logits or probabilities where these are averaged.
         logits, probs: (N, C) float64, their means over the passes.
         lead: (N,) by how much the mean probability of the likeliest other class exceeds the label's; above 0 where
@@ -40,7 +40,7 @@ class Score:
 class Estimate(Score):
     """A score, and the gradient of the loss by the image.
 
-    Args:
+    Attributes:
         gradient: (N, C, H, W).
         half_cosine: (N,) cosine between the gradients of the first and of the second half of the passes; NaN for
             fewer than two passes, a network that is not random, or a half that is all zero.
@@ -102,11 +102,7 @@ class Tally:
             self._halves[self.samples] = self._gradient
 
     def score(self) -> Score:
-        """Return the score of all passes so far.
-
-        Raises:
-            ValueError: logits that have no softmax.
-        """
+        """Return the score of all passes so far."""
         n = self.samples
         probs, own = self._probs / n, self._labels[:, None]
         check_finite()
@@ -123,11 +119,7 @@ class Tally:
         return Score(self._loss / n, self._logits / n, probs, lead, error, n)
 
     def estimate(self) -> Estimate:
-        """Return the score and the gradient of all passes so far.
-
-        Raises:
-            ValueError: the gradient is not finite.
-        """
+        """Return the score and the gradient of all passes so far."""
         check_finite()
         if not torch.isfinite(self._gradient).all():
             raise ValueError("the gradient of the loss by the image is not finite (NaN or infinity)")

@@ -47,7 +47,7 @@ def random_signs(images: Tensor, key: int, examples: Tensor) -> Tensor:
 class FGSM(GradientAttack):
     """The fast gradient sign method (Goodfellow et al. 2014): x + eps · sign(E[∇J]), clipped to valid pixels.
 
-    Args:
+    Attributes:
         gradient: how the expectation over the adversary's passes is estimated.
 
     Example:

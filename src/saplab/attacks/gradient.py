@@ -45,7 +45,7 @@ class Cost:
 class MonteCarlo:
     """A Monte Carlo estimate of the gradient of the loss by the image, over passes of the defence.
 
-    Args:
+    Attributes:
         samples: passes averaged; one is exact for a network without randomness.
         backward: how SAP's gradient is taken: ``mask`` (the scale constant: the paper's adversary), ``probability``
             (through p as well), ``identity`` (BPDA, Athalye et al. 2018).

@@ -23,11 +23,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the difference of logits ratio (Croce & Hein 2020, eq. 6), (N,), for three classes or more.
-
-    Raises:
-        ValueError: fewer than three classes.
-    """
+    """Return the difference of logits ratio (Croce & Hein 2020, eq. 6), (N,), for three classes or more."""
     if logits.shape[1] < 3:
         raise ValueError(f"the DLR loss needs at least 3 classes, got {logits.shape[1]}")
     top = logits.topk(3, 1).values
@@ -46,11 +42,7 @@ def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Return the targeted difference of logits ratio (Croce & Hein 2020, eq. 8), (N,), for four classes or more.
-
-    Raises:
-        ValueError: fewer than four classes.
-    """
+    """Return the targeted difference of logits ratio (Croce & Hein 2020, eq. 8), (N,), for four classes or more."""
     if logits.shape[1] < 4:
         raise ValueError(f"the targeted DLR loss needs at least 4 classes, got {logits.shape[1]}")
     top = logits.topk(4, 1).values

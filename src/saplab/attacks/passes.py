@@ -90,11 +90,7 @@ class Passes:
 
 
 def as_memory_allows(run: Run, rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
-    """Run rows at once, or, where memory runs out, one half after the other: the draws are the same.
-
-    Raises:
-        RuntimeError: a single row is too much, or there is another reason.
-    """
+    """Run rows at once, or, where memory runs out, one half after the other: the draws are the same."""
     try:
         return run(rows, streams)
     except RuntimeError as error:

@@ -12,7 +12,7 @@ from saplab.attacks.base import GradientAttack
 from saplab.attacks.estimate import lost
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
-from saplab.attacks.search import Search
+from saplab.attacks.search import GradientSearch
 from saplab.attacks.threat import STEPS
 from saplab.system.registry import register
 
@@ -52,10 +52,6 @@ class Ascent:
                 points[active] = problem.part(active).project(moved, self.eps)
             yield points.clone()
 
-    def last(self, problem: Problem, start: Tensor, first_block: int = 0) -> Tensor:
-        """Return the points after all steps."""
-        return deque(self.path(problem, start, first_block), maxlen=1).pop()
-
 
 def _normalised(gradient: Tensor) -> Tensor:
     """Divide by the mean size of an example's entries, ‖g‖₁ but for a constant, which the sign does not see."""
@@ -71,15 +67,10 @@ class Iterative(GradientAttack):
     Each step goes along the sign of a gradient of fresh samples, and back on to the ball and the cube. After t steps
     nothing is farther than t·k, so one path of the largest λ passes the points of all smaller ones, ⌈λ/k⌉ steps in.
 
-    Args:
-        step: k, in pixel steps of 0..255.
+    Attributes:
+        step: k, in pixel steps: 1/255 of the images' unit.
         gradient: how each step's gradient is estimated.
-        stop_when_lost: whether an example stays where its averaged prediction is wrong beyond doubt (see
-            `saplab.attacks.lost`). Take False where the adversary is not the defender (transfer), whose errors are
-            others, and where single passes count, of which some may still be right.
-
-    Raises:
-        ValueError: `step` is not above 0.
+        stop_when_lost: whether an example stays where its averaged prediction is wrong beyond doubt; see `PGD`.
     """
 
     title = "iterative"
@@ -115,13 +106,13 @@ class Iterative(GradientAttack):
 
 @register("pgd")
 @dataclass(frozen=True)
-class PGD(GradientAttack):
+class PGD(GradientSearch):
     """Projected gradient descent (Madry et al. 2017), with an expectation over the adversary's passes in each step.
 
     A try ends with its last point, not with the best one on its way: among many noisy estimates the best is one of
     lucky draws. Among tries the one of highest loss over fresh passes is kept.
 
-    Args:
+    Attributes:
         gradient: how each step's gradient is estimated.
         steps: of each try.
         restarts: tries, from other random starts and with other draws.
@@ -134,9 +125,6 @@ class PGD(GradientAttack):
             `saplab.attacks.lost`), is attacked no more, at this and at larger `eps`. Take False where the adversary
             is not the defender (transfer), whose errors are others, and where single passes count, of which some may
             still be right. Only then is a point of a curve the same as that of its `eps` alone.
-
-    Raises:
-        ValueError: a number outside its range.
 
     Example:
         >>> attack = saplab.PGD(saplab.MonteCarlo(samples=10, backward="identity"), steps=20)
@@ -154,34 +142,14 @@ class PGD(GradientAttack):
     stop_when_lost: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be >= 1, got {self.steps}")
+        super().__post_init__()
         if self.relative_step is not None and not 0 < self.relative_step < math.inf:
             raise ValueError(f"`relative_step` must be > 0, got {self.relative_step}")
         if not 0 <= self.momentum < math.inf:
             raise ValueError(f"`momentum` must be >= 0, got {self.momentum}")
-        self._search()
-
-    def _search(self) -> Search:
-        return Search(self.gradient, self.restarts, self.targets, self.stop_when_lost, blocks=self.steps)
-
-    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
-        """Yield adversarial images for each of `radii`."""
-        return self._search().ascending(problem, radii, self._climb)
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
         share = 2.5 / self.steps if self.relative_step is None else self.relative_step
         ascent = Ascent(self.gradient, eps, share * eps, self.steps, self.momentum, self.stop_when_lost)
         start = problem.random_start(eps, number) if self.random_start else problem.images
-        return ascent.last(problem, start, first_block)
-
-    def cost(self, eps: Sequence[float]) -> Cost:
-        """Bound the passes of a curve for one image."""
-        return self._search().cost(eps, self.gradient.cost * self.steps)
-
-    def steps_at(self, eps: float) -> int:
-        """Return the steps of one try."""
-        return self.steps
-
-    def _head(self) -> str:
-        return f"PGD-{self.steps}"
+        return deque(ascent.path(problem, start, first_block), maxlen=1).pop()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from saplab.attacks.threat import LINF, ThreatModel
 from saplab.defenses.defended import is_random
+from saplab.defenses.prediction import numbered
 from saplab.rng.streams import pass_streams, random_words, stream_key
 
 STARTS: Final = 5  # kind of these random numbers; a defence's have 0 to 4
@@ -49,13 +50,13 @@ class Problem:
         """Check what is asked and return the problem; examples are numbered 0..N-1 by default.
 
         Raises:
-            ValueError: images, labels or radii that `threat` refuses, a bad seed, targets that are labels.
+            ValueError: images, labels or radii that `threat` refuses, or bad `seed`, `examples` or `targets`.
         """
         threat.check(images, labels, eps)
         stream_key(seed)
         if targets is not None and (targets.shape != labels.shape or bool((targets == labels).any())):
             raise ValueError(f"`targets` must be {len(labels)} classes, none of them its example's label")
-        numbers = torch.arange(len(images)) if examples is None else examples
+        numbers = numbered(examples, len(images))
         return cls(adversary, images.detach(), labels, numbers, seed, threat, targets, batch_size)
 
     @cached_property

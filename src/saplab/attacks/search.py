@@ -1,108 +1,135 @@
-"""Several tries at each eps: restarts and targets, the best of them kept, examples that are lost attacked no more."""
+"""Attacks of several tries at each eps: restarts and targets, the best of them kept, lost examples attacked no more."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saplab.attacks.base import Attack, GradientAttack
 from saplab.attacks.estimate import lost
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 
-Climb = Callable[[Problem, float, int, int], Tensor]  # (problem, eps, number of the try, its first block) -> points
 
-
-@dataclass(frozen=True)
-class Search:
-    """The tries of an attack at each eps.
+class SearchAttack(Attack):
+    """An attack that tries several times at each eps.
 
     Each try ends with a score of its points by passes that the climb has not seen, and the point of highest loss is
     kept: by the climb's own draws, the luckiest try would win. An example that this score calls lost is attacked no
-    more if `stop_when_lost`, neither here nor at larger eps, whose balls hold its point too; nor is one that is lost
-    as it comes.
+    more if `stop_when_lost`, neither here nor at larger eps, whose balls hold its point too; nor is one that is
+    misclassified before any attack.
 
     Attributes:
-        gradient: how tries ask about a point.
         restarts: tries, or tries towards each target.
         targets: how many other classes to drive towards, the likeliest on the clean image first; 0 for untargeted.
         stop_when_lost: see above.
-        blocks: of samples, that one climb may use.
-
-    Raises:
-        ValueError: `restarts` < 1 or `targets` < 0.
     """
 
-    gradient: MonteCarlo
-    restarts: int
-    targets: int
-    stop_when_lost: bool
-    blocks: int
+    restarts: int = 1
+    targets: int = 0
+    stop_when_lost: bool = True
 
     def __post_init__(self) -> None:
+        if self.steps_at(1.0) < 1:
+            raise ValueError(f"`steps` must be >= 1, got {self.steps_at(1.0)}")
         if self.restarts < 1:
             raise ValueError(f"`restarts` must be >= 1, got {self.restarts}")
         if self.targets < 0:
             raise ValueError(f"`targets` must be >= 0, got {self.targets}")
 
-    def cost(self, eps: Sequence[float], climb: Cost) -> Cost:
-        """Bound the passes of a whole curve, where one climb takes `climb`."""
-        radii = len({e for e in eps if e > 0})
-        looks = self._looks_first * (radii > 0)
-        judged = radii * self._tries if self._tries > 1 else max(radii - 1, 0) * self.stop_when_lost
-        return climb * (radii * self._tries) + Cost(self.gradient.samples, 0) * (looks + judged)
+    @property
+    @abstractmethod
+    def _blocks(self) -> int:
+        """Count the blocks of samples that one climb may use."""
+
+    @property
+    @abstractmethod
+    def _block_cost(self) -> Cost:
+        """Return the passes of a block."""
+
+    @abstractmethod
+    def _asking(self, random: bool) -> MonteCarlo:
+        """Return how tries ask about a point of a network that is random or not."""
+
+    @abstractmethod
+    def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
+        """Return the points that try `number` finds."""
 
     @property
     def _tries(self) -> int:
         return self.restarts * max(self.targets, 1)
 
-    @property
-    def _looks_first(self) -> bool:
-        return self.stop_when_lost or self.targets > 0
+    def cost(self, eps: Sequence[float]) -> Cost:
+        """Bound the passes of a curve for one image."""
+        radii = len({e for e in eps if e > 0})
+        looks = (self.stop_when_lost or self.targets > 0) * (radii > 0)
+        judged = radii * self._tries if self._tries > 1 else max(radii - 1, 0) * self.stop_when_lost
+        score = Cost(self._asking(random=True).samples, 0)
+        return self._block_cost * (radii * self._tries * self._blocks) + score * (looks + judged)
 
-    def ascending(self, problem: Problem, radii: Sequence[float], climb: Climb) -> Iterator[Tensor]:
-        """Yield the points found at each of `radii`, which ascend."""
+    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
+        """Yield the points found at each of `radii`."""
         best, active, rivals = problem.images.clone(), problem.everyone(), None
-        if self._looks_first and radii[-1] > 0:
-            clean = self.gradient.score(problem, self._tries * (self.blocks + 1))
+        if (self.stop_when_lost or self.targets > 0) and radii[-1] > 0:
+            clean = self._asking(problem.random).score(problem, self._tries * (self._blocks + 1))
             active = active[~lost(clean)] if self.stop_when_lost else active
-            rivals = _likeliest_others(clean.probs, problem.labels, self.targets)
+            rivals = _likeliest_others(clean.probs, problem.labels, self.targets) if self.targets else None
         for eps in radii:
             if eps > 0:
                 judged = self._tries > 1 or (self.stop_when_lost and eps < radii[-1])
-                active = self._best_of_tries(problem, rivals, eps, climb, best, active, judged)
+                active = self._best_of_tries(problem, rivals, eps, best, active, judged)
             yield best.clone()
 
     def _best_of_tries(
-        self, problem: Problem, rivals: Tensor | None, eps: float, climb: Climb, best: Tensor, active: Tensor,
-        judged: bool,
-    ) -> Tensor:  # fmt: skip
-        """Write the best point of each active example into `best`, and give the examples that go on."""
+        self, problem: Problem, rivals: Tensor | None, eps: float, best: Tensor, active: Tensor, judged: bool
+    ) -> Tensor:
+        """Write the best point of each active example into `best`, and return the examples that go on."""
         loss = torch.full((len(best),), -torch.inf, dtype=torch.float64, device=best.device)
         for number in range(self._tries):
             if len(active) == 0:
                 break
-            targets = None if rivals is None or self.targets == 0 else rivals[:, number % self.targets]
-            part = replace(problem, targets=targets).part(active)
-            first = number * (self.blocks + 1)
-            points = climb(part, eps, number, first)
+            targets = None if rivals is None else rivals[:, number % self.targets]
+            part, first = replace(problem, targets=targets).part(active), number * (self._blocks + 1)
+            points = self._climb(part, eps, number, first)
             if not judged:
                 best[active] = points
                 continue
-            score = self.gradient.score(part.at(points), first + self.blocks)
+            score = self._asking(problem.random).score(part.at(points), first + self._blocks)
             better = ~(score.loss < loss[active])
             best[active[better]], loss[active[better]] = points[better], score.loss[better].double()
             active = active[~lost(score)] if self.stop_when_lost else active
         return active
 
 
-def _likeliest_others(probs: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Return the `count` likeliest classes other than the label, (N, count), likeliest first.
+class GradientSearch(SearchAttack, GradientAttack):
+    """An attack of several tries of as many gradient steps each."""
 
-    Raises:
-        ValueError: the network has no `count` other classes.
-    """
+    steps: int
+
+    @property
+    def _block_cost(self) -> Cost:
+        return self.gradient.cost
+
+    @property
+    def _blocks(self) -> int:
+        return self.steps
+
+    def _asking(self, random: bool) -> MonteCarlo:
+        return self.gradient
+
+    def steps_at(self, eps: float) -> int:
+        """Return the steps of one try."""
+        return self.steps
+
+    def _head(self) -> str:
+        return f"{self.title}-{self.steps}"
+
+
+def _likeliest_others(probs: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the `count` likeliest classes other than the label, (N, count), likeliest first."""
     if count >= probs.shape[1]:
         raise ValueError(f"`targets` must be below the number of classes, {probs.shape[1]}, got {count}")
     others = probs.masked_fill(F.one_hot(labels, probs.shape[1]).bool(), -1.0)

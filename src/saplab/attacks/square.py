@@ -1,7 +1,6 @@
 """Square Attack (Andriushchenko et al. 2020): random search on scores alone, in the maximum norm."""
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, cast
 
@@ -9,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.attacks.base import Attack
 from saplab.attacks.estimate import Score, lost
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
-from saplab.attacks.search import Search
+from saplab.attacks.search import SearchAttack
 from saplab.rng.streams import pass_streams, random_words, stream_key
 from saplab.system.registry import register
 
@@ -23,7 +21,7 @@ HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in q
 
 @register("square")
 @dataclass(frozen=True)
-class Square(Attack):
+class Square(SearchAttack):
     """Square Attack (Andriushchenko et al. 2020, Algorithms 1 and 2), on probabilities averaged over passes.
 
     It sees no gradient, so a masked one cannot deceive it. One query is the margin loss of the logarithm of the mean
@@ -34,14 +32,11 @@ class Square(Attack):
     score from earlier passes would not do, not even one measured again after the choice: points with a score by luck
     too high are the ones that stay, and the search stands still.
 
-    Args:
+    Attributes:
         queries: for one image at one `eps`.
         passes: of the adversary, averaged in one query.
         p_init: share of the image that a square covers at first.
         stop_when_lost: as in `PGD`.
-
-    Raises:
-        ValueError: a number outside its range.
     """
 
     knowledge = "scores"
@@ -75,26 +70,23 @@ class Square(Attack):
     def describe(self, rules: bool) -> str:
         """Return the attack's name for people: queries, and passes where there are several."""
         head = f"Square-{self.queries}" + (f" ×{self.passes}" if self.passes > 1 else "")
-        return " ".join([head, *self._unusual(("queries", "passes"))])
+        return " ".join([head, *self._unusual("queries", "passes")])
 
-    def _asking(self, passes: int) -> MonteCarlo:
-        return MonteCarlo(passes, average="probabilities", loss="margin")
+    @property
+    def _blocks(self) -> int:
+        return self.queries
 
-    def _search(self, passes: int) -> Search:
-        return Search(self._asking(passes), 1, 0, self.stop_when_lost, blocks=self.queries)
+    @property
+    def _block_cost(self) -> Cost:
+        return Cost(self.passes, 0)
 
-    def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
-        """Yield adversarial images for each of `radii`."""
-        return self._search(self.passes if problem.random else 1).ascending(problem, radii, self._climb)
-
-    def cost(self, eps: Sequence[float]) -> Cost:
-        """Bound the passes of a curve for one image; one of a look at the clean image is no query."""
-        return self._search(self.passes).cost(eps, Cost(self.queries * self.passes, 0))
+    def _asking(self, random: bool) -> MonteCarlo:
+        return MonteCarlo(self.passes if random else 1, average="probabilities", loss="margin")
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
         points, active = _stripes(problem, eps), problem.everyone()
         random = problem.random
-        asking, loss = self._asking(self.passes if random else 1), torch.empty(0)
+        asking, loss = self._asking(random), torch.empty(0)
         for turn in range(self.queries // 2 if random else self.queries - 1):
             if random or turn == 0:
                 present = asking.score(problem.part(active).at(points[active]), first_block + turn)

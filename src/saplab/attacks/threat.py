@@ -13,11 +13,7 @@ STEPS: Final = 255.0  # pixel steps between black and white
 
 
 def eps_of(lam: float) -> float:
-    """Convert a strength λ in pixel steps of 0..255 into the unit of [0, 1] images: the one place that does.
-
-    Raises:
-        ValueError: `lam` is not within [0, 255].
-    """
+    """Convert a strength λ in pixel steps of 0..255 into the unit of [0, 1] images: the one place that does."""
     if not 0 <= lam <= STEPS:
         raise ValueError(f"λ must be within [0, 255] pixel steps, got {lam:g}")
     return lam / STEPS
@@ -35,9 +31,6 @@ class ThreatModel:
     Attributes:
         norm: in which a perturbation is measured: ``linf``, the largest change of a value.
         bounds: lowest and highest valid value.
-
-    Raises:
-        ValueError: an unknown norm, or bounds that do not ascend.
     """
 
     norm: Norm = "linf"
@@ -53,13 +46,15 @@ class ThreatModel:
         """Project on to the ball of radius `eps` around `images`, and on to valid values: clip_{x,λ} of section 4.5."""
         return torch.minimum(torch.maximum(adversarial, images - eps), images + eps).clamp(*self.bounds)
 
-    def check(self, images: Tensor, labels: Tensor, eps: Sequence[float]) -> None:
-        """Refuse what no attack can work on.
+    def holds(self, points: Tensor, images: Tensor, eps: float) -> bool:
+        """Return whether points are valid and within `eps` of `images`, up to rounding."""
+        low, high = self.bounds
+        slack = 1e-5 * (high - low)
+        inside = low - slack <= points.min() and points.max() <= high + slack
+        return bool(inside and (points - images).abs().max() <= eps + slack)
 
-        Raises:
-            ValueError: no images; values outside the bounds or NaN; labels of another shape or kind; `eps` that is
-                negative or wider than the bounds.
-        """
+    def check(self, images: Tensor, labels: Tensor, eps: Sequence[float]) -> None:
+        """Refuse what no attack can work on."""
         if len(images) == 0:
             raise ValueError("`images` must hold at least one image, got none")
         low, high = self.bounds
@@ -79,11 +74,7 @@ LINF: Final = ThreatModel()
 
 
 def check_labels(labels: Tensor, classes: int, name: str = "labels") -> None:
-    """Refuse labels that the network has no class for.
-
-    Raises:
-        ValueError: a label is outside 0..classes-1.
-    """
+    """Refuse labels that the network has no class for."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise ValueError(f"`{name}` must lie in 0..{classes - 1} for this network, got {low}..{high}")

@@ -13,26 +13,8 @@ from saplab.defenses.weights import (
 )
 
 __all__ = [
-    "SAP",
-    "Defended",
-    "Defense",
-    "DeterministicWeightPruning",
-    "Draw",
-    "Dropout",
-    "Prediction",
-    "RandomNoisyActivations",
-    "RandomNoisyWeights",
-    "RandomlyScaledActivations",
-    "RandomlyScaledWeights",
-    "StochasticWeightPruning",
-    "defend",
-    "defenses_of",
-    "is_random",
-    "label_of",
-    "parse_defenses",
-    "predict",
-    "predict_with_votes",
-    "shares_draws",
-    "sites",
-    "undefended",
-]
+    "SAP", "Defended", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "Prediction",
+    "RandomNoisyActivations", "RandomNoisyWeights", "RandomlyScaledActivations", "RandomlyScaledWeights",
+    "StochasticWeightPruning", "defend", "defenses_of", "is_random", "label_of", "parse_defenses", "predict",
+    "predict_with_votes", "shares_draws", "sites", "undefended",
+]  # fmt: skip

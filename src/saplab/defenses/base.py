@@ -91,7 +91,7 @@ class Defense(Named):
     @property
     def hooks(self) -> frozenset[str]:
         """Return the names of the hooks that the class defines."""
-        return frozenset(name for name in _HOOKS if getattr(type(self), name) is not getattr(Defense, name))
+        return frozenset(name for name in HOOKS if getattr(type(self), name) is not getattr(Defense, name))
 
     @property
     def shares_draws(self) -> bool:
@@ -110,7 +110,7 @@ class Defense(Named):
         return spec.partition(":")[2] if ":" in self.registered_name else spec.replace(":", "-").upper()
 
 
-_HOOKS: Final = ("input", "activation", "weight")
+HOOKS: Final = ("input", "activation", "weight")
 
 
 class Allowed(NamedTuple):

@@ -21,9 +21,6 @@ def refuse_checkpoint(before: Signs | None = None) -> None:
 
     Args:
         before: the `signs` where the pass began, which make the question cheap; None to ask in any case.
-
-    Raises:
-        ValueError: a checkpoint around the caller is running its function.
     """
     if before is not None and (not before[0] or before == signs()):
         return

@@ -47,7 +47,7 @@ class Defended(nn.Module):
             args, kwargs = tuple(map(_renewed, args)), {name: _renewed(value) for name, value in kwargs.items()}
         with SiteMode(run):
             output = super().forward(*args, **kwargs)
-        if run.defended == 0 and run.plan.activations:
+        if run.defended == 0 and run.plan.acting["activation"]:
             raise ValueError(_nothing_found(run))
         if not torch.compiler.is_compiling() and run.drawing.fresh and run.drawing.streams.is_cuda:
             check_finite(run.drawing.streams.device)
@@ -56,14 +56,15 @@ class Defended(nn.Module):
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pass, tuple[Any, ...], dict[str, Any]]:
         """Return the pass that begins, and the arguments with its input."""
         plan = self._saplab_plan
-        if (plan.activations or plan.inputs) and _maps_examples():
+        inputs, activations = plan.acting["input"], plan.acting["activation"]
+        if (inputs or activations) and _maps_examples():
             raise ValueError("inside torch.vmap, examples cannot have draws of their own; give it the whole batch")
         refuse_checkpoint()
         drawing = current() or self._fresh()
         drawing = (drawing.of_one_pass() if plan.shares_draws else drawing).on(_device_of(self, args, kwargs))
         weights = plan.changed_weights(self._weights(), drawing)
         run = Pass(plan, drawing, weights, signs=signs())
-        return (run, *_with_input(plan, drawing, args, kwargs)) if plan.inputs else (run, args, kwargs)
+        return (run, *_with_input(plan, drawing, args, kwargs)) if inputs else (run, args, kwargs)
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
@@ -236,11 +237,11 @@ def _plan(
     model: nn.Module, defenses: Sequence[Defense], sites: tuple[str, ...] | None, parameters: tuple[str, ...] | None
 ) -> Plan:
     plan = Plan(tuple(defenses), sites)
-    if sites is not None and not plan.activations:
+    acting = [defense for _, defense in plan.acting["weight"]]
+    if sites is not None and not plan.acting["activation"]:
         raise ValueError("`sites` selects activation maps, but no defence acts on activations; see `parameters`")
-    if parameters is not None and not plan.weights:
+    if parameters is not None and not acting:
         raise ValueError("`parameters` selects weights, but no defence acts on weights; see `sites`")
-    acting = [defense for _, defense in plan.weights]
     return replace(plan, parameters=_defended_parameters(model, acting, parameters)) if acting else plan
 
 

@@ -37,11 +37,7 @@ class Drawing:
     shared: Tensor | None = None
 
     def rows(self, count: int, where: str) -> Tensor:
-        """Return the streams of `count` maps at a place: one each, or k each where a network splits examples.
-
-        Raises:
-            ValueError: the maps cannot be the examples' of the batch.
-        """
+        """Return the streams of `count` maps at a place: one each, or k each where a network splits examples."""
         if self.fresh:
             numbers = torch.arange(count, device=self.streams.device)
             return torch.cat((self.streams[:, :2].expand(count, 2), numbers.unsqueeze(1)), 1)
@@ -62,12 +58,8 @@ class Drawing:
         return replace(self, streams=_moved(self.streams, device), shared=shared)
 
     def of_one_pass(self) -> "Drawing":
-        """Return the same draws with the stream of the pass itself, for what all its examples share.
-
-        Raises:
-            ValueError: the batch mixes passes, as stacked Monte Carlo samples do.
-        """
-        if (self.streams[:, :2] != self.streams[:1, :2]).any():
+        """Return the same draws with the stream of the pass itself, for what all its examples share."""
+        if len(self.streams) > 1 and (self.streams[:, :2] != self.streams[:1, :2]).any():
             raise ValueError("one draw serves a whole pass, but this batch mixes passes")
         row = self.streams[:1].clone() if len(self.streams) else pass_streams(0, 0, torch.zeros(1))
         row[:, 2] = EXAMPLES - 1
@@ -134,11 +126,7 @@ class Draw:
         return (self.uniform(shape) < p).float()
 
     def randint(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
-        """Draw integers from `low` to `high` - 1, int64.
-
-        Raises:
-            ValueError: there is no integer in that range, or more than 2^31.
-        """
+        """Draw integers from `low` to `high` - 1, int64."""
         if not low < high <= low + 2**31:
             raise ValueError(f"`high` must be above `low` by at most 2^31, got {low} and {high}")
         return low + (self._filled(words, shape) * (high - low) >> 32)
@@ -211,9 +199,6 @@ def drawing(streams: Tensor, rule: BackwardRule = "mask", inputs_only: bool = Fa
     """Fix the draws of every defended network called inside: `streams` (N, 3), one row per example of the batch.
 
     With `inputs_only`, parameters get no gradients where gradients by the input have a shorter way without them.
-
-    Raises:
-        ValueError: an unknown `rule`.
     """
     check_rule(rule)
     token = _current.set(Drawing(streams, rule, inputs_only=inputs_only))

@@ -99,11 +99,7 @@ def _average(
 
 
 def numbered(examples: Tensor | None, count: int) -> Tensor:
-    """Return the numbers of `count` examples, 0..N-1 by default.
-
-    Raises:
-        ValueError: they are not `count` integers within [0, 2^32).
-    """
+    """Return the numbers of `count` examples, 0..N-1 by default."""
     if examples is None:
         return torch.arange(count)
     whole = not (examples.is_floating_point() or examples.is_complex())
@@ -113,11 +109,7 @@ def numbered(examples: Tensor | None, count: int) -> Tensor:
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Run `model`, and insist on logits (N, classes).
-
-    Raises:
-        ValueError: the network returns something else than one tensor (N, classes).
-    """
+    """Run `model`, and insist on logits (N, classes)."""
     output = model(images)
     if not isinstance(output, Tensor):
         raise ValueError(f"the network must return a tensor of logits (N, classes), got {type(output).__name__}")
@@ -127,11 +119,7 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def require_evaluation_mode(model: nn.Module) -> None:
-    """Refuse a network whose batch statistics or dropout would make an example depend on chance or its batch.
-
-    Raises:
-        ValueError: a batch-norm or dropout layer is in training mode.
-    """
+    """Refuse a network whose batch statistics or dropout would make an example depend on chance or its batch."""
     kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     for name, module in model.named_modules():
         if isinstance(module, kinds) and module.training:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from saplab.defenses.base import Defense
+from saplab.defenses.base import HOOKS, Defense
 from saplab.defenses.checkpoints import Signs, refuse_checkpoint
 from saplab.defenses.drawing import Draw, Drawing
 from saplab.defenses.sites import RECTIFIERS, Site, classify, path_of
@@ -42,22 +42,9 @@ class Plan:
     parameters: tuple[str, ...] = ()
 
     @cached_property
-    def inputs(self) -> Acting:
-        """Return the defences with an input hook."""
-        return self._with_hook("input")
-
-    @cached_property
-    def activations(self) -> Acting:
-        """Return the defences with an activation hook."""
-        return self._with_hook("activation")
-
-    @cached_property
-    def weights(self) -> Acting:
-        """Return the defences with a weight hook."""
-        return self._with_hook("weight")
-
-    def _with_hook(self, hook: str) -> Acting:
-        return tuple((k, defense) for k, defense in enumerate(self.defenses) if hook in defense.hooks)
+    def acting(self) -> dict[str, Acting]:
+        """Return the defences with each hook."""
+        return {hook: tuple((k, d) for k, d in enumerate(self.defenses) if hook in d.hooks) for hook in HOOKS}
 
     @cached_property
     def shares_draws(self) -> bool:
@@ -68,12 +55,12 @@ class Plan:
         """Return the defences that act at the site of that name."""
         if self.sites is not None and not any(fnmatchcase(name, pattern) for pattern in self.sites):
             return ()
-        return tuple((position, defense) for position, defense in self.activations if defense.serves(name))
+        return tuple((position, defense) for position, defense in self.acting["activation"] if defense.serves(name))
 
     def changed_input(self, x: Tensor, drawing: Drawing) -> Tensor:
         """Return what the network gets instead of its input (N, ...)."""
-        for position, defense in self.inputs:
-            x = defense.applied("input", x, Draw(drawing, _INPUT_SITE + position, "input", len(x), x.device))
+        for position, defense in self.acting["input"]:
+            x = defense.applied("input", x, Draw(drawing, _INPUT_SITE + position, "input", x.shape[0], x.device))
         return x
 
     def changed_weights(self, named: Mapping[str, Tensor], drawing: Drawing) -> dict[int, Tensor]:
@@ -81,7 +68,7 @@ class Plan:
         result = {}
         for index, (name, weight) in enumerate(named.items()):
             changed = weight
-            for position, defense in self.weights:
+            for position, defense in self.acting["weight"]:
                 if defense.serves(name):
                     draw = Draw(drawing, index * MOST_DEFENSES + position, name, None, weight.device)
                     changed = defense.applied("weight", changed, draw, name)
@@ -171,13 +158,15 @@ class SiteMode(TorchFunctionMode):
         run.refuse_checkpoint()
         defenses = run.plan.at_site(name)
         run.defended += bool(defenses)
-        if run.record is not None and (defenses or not run.plan.activations):
+        if run.record is not None and (defenses or not run.plan.acting["activation"]):
             activations = h[:1].numel()
             draws = sum(defense.draws(activations, name) for _, defense in defenses)
             run.record.append(Site(index, name, function, tuple(h.shape[1:]), activations, draws))
         norm, run.norm = run.norm, None if rectify else run.norm
         for position, defense in defenses:
-            draw = Draw(run.drawing, index * MOST_DEFENSES + position, name, len(h), h.device)
+            draw = Draw(
+                run.drawing, index * MOST_DEFENSES + position, name, h.shape[0], h.device
+            )  # len(h) would fix the batch in torch.export
             if rectify and h.is_cpu:
                 norm = norm if norm is not None and norm.is_the_origin_of(h) else None
                 h, rectify = defense.rectified(h, draw, name, norm), False

@@ -120,7 +120,7 @@ class Registry(Generic[T]):
         by_name = {name.strip(): value.strip() for name, _, value in pairs}
         if not all(sign for _, sign, _ in pairs) or len(by_name) < len(pairs):
             raise ValueError(f"`{self.kind}` settings are written NAME=VALUE, none of them twice, got {text!r}")
-        if by_name and settings[0].takes_patterns and not by_name.keys() & {s.name for s in settings}:
+        if by_name and settings and settings[0].takes_patterns and not by_name.keys() & {s.name for s in settings}:
             return {settings[0].name: by_name}
         return by_name
 

@@ -21,27 +21,6 @@ def small_net() -> nn.Module:
     return initialise(net, 0)
 
 
-@pytest.fixture
-def net() -> nn.Module:
-    return small_net()
-
-
-@pytest.fixture
-def sap(net: nn.Module) -> nn.Module:
-    return saplab.defend(net, saplab.SAP(60))
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.rand(9, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def labels(net: nn.Module, images: Tensor) -> Tensor:
-    """The network's own answers, so that no example is lost as it comes."""
-    return net(images).argmax(1)
-
-
 class Counting(nn.Module):
     """A network that counts the images it sees, forward and backward."""
 

@@ -11,38 +11,11 @@ from torch import Tensor, nn
 
 import saplab
 from saplab import FGSM, PGD, Iterative, MonteCarlo
-from saplab.attacks import lost
-from saplab.attacks.iterative import Ascent
-from saplab.attacks.problem import Problem
+from saplab.attacks import Problem, lost
+from saplab.attacks.pgd import Ascent
 from saplab.models.initialise import initialise
 
 PIXEL = 1 / 255
-
-
-def small_net() -> nn.Module:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5))
-    return initialise(net, 0)
-
-
-@pytest.fixture
-def net() -> nn.Module:
-    return small_net()
-
-
-@pytest.fixture
-def sap(net: nn.Module) -> nn.Module:
-    return saplab.defend(net, saplab.SAP(60))
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.rand(9, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def labels(net: nn.Module, images: Tensor) -> Tensor:
-    """The network's own answers, so that no example is lost as it comes."""
-    return net(images).argmax(1)
 
 
 @pytest.fixture
@@ -100,8 +73,8 @@ def test_one_full_step_from_the_image_is_fgsm(net: nn.Module, sap: nn.Module, im
 
 
 def test_paths_of_the_paper_take_a_step_for_each_pixel_step() -> None:
-    assert [Iterative(1.0).steps(lam * PIXEL) for lam in (0, 0.5, 1, 8, 64)] == [0, 1, 1, 8, 64]
-    assert [Iterative(3.0).steps(lam * PIXEL) for lam in (2, 3, 4, 9, 10)] == [1, 1, 2, 3, 4]
+    assert [Iterative(1.0).steps_at(lam * PIXEL) for lam in (0, 0.5, 1, 8, 64)] == [1, 1, 1, 8, 64]
+    assert [Iterative(3.0).steps_at(lam * PIXEL) for lam in (2, 3, 4, 9, 10)] == [1, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("stop", [True, False])
@@ -128,7 +101,7 @@ def test_momentum_is_the_decaying_sum_of_normalised_gradients(net: nn.Module, im
     eps, step, mu = 0.2, 0.1, 0.7
     x, velocity = images.clone(), torch.zeros_like(images)
     for _ in range(3):
-        slope = MonteCarlo().gradient(net, x, labels)
+        slope = MonteCarlo().estimate(Problem.of(net, x, labels)).gradient
         velocity = mu * velocity + slope / slope.abs().sum((1, 2, 3), keepdim=True)
         x = (x + step * velocity.sign()).clamp(images - eps, images + eps).clamp(0, 1)
     attack = PGD(steps=3, relative_step=step / eps, momentum=mu, random_start=False, stop_when_lost=False)
@@ -140,7 +113,7 @@ def test_momentum_is_the_decaying_sum_of_normalised_gradients(net: nn.Module, im
 
 def test_random_start_is_uniform_in_the_ball() -> None:
     images = torch.full((40, 3, 16, 16), 0.5)
-    problem = Problem.of(MonteCarlo(), nn.Identity(), images, torch.zeros(40, dtype=torch.long), (0.1,), 0, None)
+    problem = Problem.of(nn.Identity(), images, torch.zeros(40, dtype=torch.long))
     moved = (problem.random_start(0.1, 0) - images) / 0.1
     n = moved.numel()
     assert abs(float(moved.mean())) < 4 * (1 / 3 / n) ** 0.5  # standard errors
@@ -180,9 +153,9 @@ def test_points_lost_at_a_smaller_eps_serve_the_larger(net: nn.Module, images: T
 
 def test_a_lead_within_its_error_is_not_lost(sap: nn.Module, images: Tensor, labels: Tensor) -> None:
     """One pass of a random network proves nothing; many prove what 4,000 then confirm."""
-    assert not lost(MonteCarlo(1).estimate(sap, images, labels)).any()
+    assert not lost(MonteCarlo(1).estimate(Problem.of(sap, images, labels))).any()
     wrong = (labels + 1) % 5
-    gone = lost(MonteCarlo(100).estimate(sap, images, wrong))
+    gone = lost(MonteCarlo(100).estimate(Problem.of(sap, images, wrong)))
     assert gone.any()
     truth = saplab.predict(sap, images, 4000, seed=9)
     assert (truth.argmax(1) != wrong)[gone].all()
@@ -199,9 +172,9 @@ def test_every_step_and_try_sees_fresh_samples(
     def note(name: str) -> None:
         original = getattr(MonteCarlo, name)
 
-        def asked(self: MonteCarlo, *args: Any, first_sample: int = 0, **kwargs: Any) -> Any:
-            seen.append(range(first_sample, first_sample + self.samples))
-            return original(self, *args, first_sample=first_sample, **kwargs)
+        def asked(self: MonteCarlo, problem: Problem, block: int = 0) -> Any:
+            seen.append(range(block * self.samples, (block + 1) * self.samples))
+            return original(self, problem, block)
 
         monkeypatch.setattr(MonteCarlo, name, asked)
 
@@ -240,6 +213,6 @@ def test_a_dead_gradient_moves_nothing(images: Tensor, labels: Tensor) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 0.0 * x.flatten(1)[:, :5] + F.one_hot(labels, 5)
 
-    ascent = Ascent(0.1, 0.1, 2, momentum=1.0)
-    problem = Problem.of(MonteCarlo(), Flat(), images, labels, (0.1,), 0, None)
-    assert torch.equal(ascent.last(problem, images), images)
+    ascent = Ascent(MonteCarlo(), 0.1, 0.1, 2, momentum=1.0)
+    problem = Problem.of(Flat(), images, labels)
+    assert all(torch.equal(points, images) for points in ascent.path(problem, images))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import saplab
 from saplab import MonteCarlo, Square
-from saplab.attacks.black_box import _covered, _stripes, _with_squares
-from saplab.attacks.problem import Problem
+from saplab.attacks import Problem
+from saplab.attacks.square import _covered, _stripes, _with_squares
 from saplab.models.initialise import initialise
 
 
@@ -21,7 +21,7 @@ def images() -> Tensor:
 
 def problem_of(images: Tensor, seed: int = 0) -> Problem:
     labels = torch.zeros(len(images), dtype=torch.long)
-    return Problem.of(MonteCarlo(), nn.Identity(), images, labels, (0.1,), seed, None)
+    return Problem.of(nn.Identity(), images, labels, seed=seed)
 
 
 def test_worst_case_of_a_linear_network_is_reached(images: Tensor) -> None:
@@ -104,16 +104,16 @@ def test_each_turn_asks_about_both_points_with_fresh_passes(images: Tensor, monk
     asked: list[tuple[int, Tensor]] = []
     original = MonteCarlo.score
 
-    def score(self: MonteCarlo, adversary: nn.Module, x: Tensor, *args: Any, first_sample: int = 0, **more: Any) -> Any:
-        asked.append((first_sample, x))
-        found = original(self, adversary, x, *args, first_sample=first_sample, **more)
+    def score(self: MonteCarlo, problem: Problem, block: int = 0) -> Any:
+        asked.append((block, problem.images))
+        found = original(self, problem, block)
         rng = torch.Generator().manual_seed(len(asked))
-        return replace(found, loss=torch.randn(len(x), generator=rng))
+        return replace(found, loss=torch.randn(len(found.loss), generator=rng))
 
     monkeypatch.setattr(MonteCarlo, "score", score)
     noisy = saplab.defend(Noise(), saplab.RandomNoisyActivations(1.0))
     Square(600, passes=2, stop_when_lost=False)(noisy, images, torch.zeros(9, dtype=torch.long), eps=0.1)
-    assert [first for first, _ in asked] == [2 * turn for turn in range(300) for _ in "ab"]
+    assert [block for block, _ in asked] == [turn for turn in range(300) for _ in "ab"]
     present = torch.stack([x for _, x in asked[::2]])
     candidates = torch.stack([x for _, x in asked[1::2]])
     differ = (candidates[:-1] != present[:-1]).flatten(2).any(2)

@@ -8,32 +8,10 @@ from torch import Tensor, nn
 
 import saplab
 from saplab import APGD, MonteCarlo
+from saplab.attacks import LINF, Problem
 from saplab.attacks.apgd import checkpoints
-from saplab.attacks.ball import project
 from saplab.attacks.losses import LOSSES
-from saplab.attacks.problem import Problem
-from saplab.models.initialise import initialise
-
-
-@pytest.fixture
-def net() -> nn.Module:
-    layers = (nn.Flatten(), nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5))
-    return initialise(nn.Sequential(*layers), 0)
-
-
-@pytest.fixture
-def sap(net: nn.Module) -> nn.Module:
-    return saplab.defend(net, saplab.SAP(60))
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.rand(9, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def labels(net: nn.Module, images: Tensor) -> Tensor:
-    return net(images).argmax(1)
+from saplab.defenses import undefended
 
 
 def reference(net: nn.Module, image: Tensor, label: Tensor, start: Tensor, eps: float, steps: int, loss: str) -> Tensor:
@@ -50,8 +28,8 @@ def reference(net: nn.Module, image: Tensor, label: Tensor, start: Tensor, eps: 
     best, f_max, best_slope = start, f, slope
     f_max_at, eta_at = {0: f}, {0: eta}
     for k in range(steps):
-        z = project(x[k] + eta * slope.sign(), image, eps)
-        new = z if k == 0 else project(x[k] + alpha * (z - x[k]) + (1 - alpha) * (x[k] - x[k - 1]), image, eps)
+        z = LINF.project(x[k] + eta * slope.sign(), image, eps)
+        new = z if k == 0 else LINF.project(x[k] + alpha * (z - x[k]) + (1 - alpha) * (x[k] - x[k - 1]), image, eps)
         f, slope = f_and_slope(new)
         rose.append(f > f_of[k])
         x.append(new)
@@ -73,7 +51,7 @@ def reference(net: nn.Module, image: Tensor, label: Tensor, start: Tensor, eps: 
 def test_it_is_algorithm_1(steps: int, loss: Any, net: nn.Module, images: Tensor, labels: Tensor) -> None:
     attack = APGD(MonteCarlo(loss=loss), steps, stop_when_lost=False)
     found = attack(net, images, labels, eps=0.15)
-    starts = Problem.of(MonteCarlo(), net, images, labels, (0.15,), 0, None).random_start(0.15, 0)
+    starts = Problem.of(net, images, labels).random_start(0.15, 0)
     for x, image, label, start in zip(found, images, labels, starts, strict=True):
         torch.testing.assert_close(x, reference(net, image, label, start, 0.15, steps, loss), atol=1e-5, rtol=0)
 
@@ -108,20 +86,20 @@ def test_the_best_point_of_a_random_network_is_looked_at_again(
     seen: list[int] = []
     original = MonteCarlo.estimate
 
-    def asked(self: MonteCarlo, *args: Any, first_sample: int = 0, **kwargs: Any) -> Any:
-        seen.append(first_sample)
-        return original(self, *args, first_sample=first_sample, **kwargs)
+    def asked(self: MonteCarlo, problem: Problem, block: int = 0) -> Any:
+        seen.append(block)
+        return original(self, problem, block)
 
     monkeypatch.setattr(MonteCarlo, "estimate", asked)
     attack = APGD(MonteCarlo(2), steps=10, stop_when_lost=False)
     attack(sap, images, labels, eps=0.05)
     assert len(seen) == len(set(seen)) == 1 + 10 + len(checkpoints(10))
     seen.clear()
-    attack(saplab.defend(sap.__class__.__mro__[2](*sap), saplab.DeterministicWeightPruning(90)), images, labels, 0.05)
+    attack(saplab.defend(undefended(sap), saplab.DeterministicWeightPruning(90)), images, labels, 0.05)
     assert len(seen) == 1 + 10
 
 
-def test_bad_settings_are_refused(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+def test_bad_settings_are_refused() -> None:
     for settings, message in (
         ({"steps": 0}, "`steps` must be >= 1"),
         ({"rho": 1.5}, r"`rho` must be within \[0, 1\]"),

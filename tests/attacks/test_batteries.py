@@ -1,0 +1,242 @@
+"""Attackers as text writes them, batteries by name, and what an attacker becomes against a network."""
+
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saplab.attacks import (
+    APGD,
+    FGSM,
+    PGD,
+    Attack,
+    Attacker,
+    Iterative,
+    MonteCarlo,
+    RandomNoise,
+    Square,
+    attackers_of,
+    parse_attackers,
+    parse_strengths,
+    radii_of,
+)
+from saplab.attacks.batteries import BATTERIES
+from saplab.defenses import parse_defenses
+
+GRADIENT = MonteCarlo(20)
+
+
+def test_attacks_are_read_with_their_settings() -> None:
+    text = "fgsm+pgd:steps=40,samples=10,backward=identity,relative_step=0.1,lambda=8/64+iterative:adversary=dense"
+    fgsm, pgd, iterative = parse_attackers(text, GRADIENT)
+    assert fgsm == Attacker(FGSM(GRADIENT))
+    changed = replace(GRADIENT, samples=10, backward="identity")
+    assert pgd == Attacker(PGD(changed, steps=40, relative_step=0.1), eps=(8 / 255, 64 / 255))
+    assert iterative == Attacker(Iterative(gradient=GRADIENT), "dense")
+    assert parse_attackers("square:100+noise", whose="dense") == (
+        Attacker(Square(queries=100), "dense"),
+        Attacker(RandomNoise(), "dense"),
+    )
+
+
+def test_a_battery_and_a_part_of_it_are_each_there_once() -> None:
+    assert parse_attackers("noise+paper+paper", GRADIENT) == parse_attackers("paper", GRADIENT)
+
+
+def test_the_adaptive_battery_knows_more_than_the_papers() -> None:
+    paper, adaptive = (parse_attackers(name, GRADIENT) for name in ("paper", "adaptive"))
+    assert adaptive[: len(paper)] == paper
+    assert {type(one.attack) for one in adaptive} == {RandomNoise, FGSM, Iterative, PGD, APGD, Square}
+    assert {one.attack.gradient.backward for one in adaptive if hasattr(one.attack, "gradient")} == {"mask", "identity"}
+    budgets = [one.attack.samples for one in adaptive if isinstance(one.attack, FGSM) and one.whose == "self"]
+    assert budgets == [20, 1, 10, 20]
+    assert [one.eps for one in adaptive if one.eps] == [radii_of((64.0,))]
+
+
+def test_the_standard_battery_holds_what_a_masked_gradient_fails() -> None:
+    standard = parse_attackers("standard", GRADIENT)
+    assert {one.attack.knowledge for one in standard} == {"gradient", "scores", "nothing"}
+    assert [one.whose for one in standard].count("dense") == 1
+    pgd = [one.attack for one in standard if isinstance(one.attack, PGD) and one.whose == "self"]
+    assert [(a.steps, a.gradient.backward, a.samples) for a in pgd] == [(20, "mask", 5), (20, "identity", 5),
+                                                                       (40, "identity", 5)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BATTERIES)
+def test_a_battery_s_attackers_are_read_back_from_their_text(name: str) -> None:
+    """What a study or a key stores of an attack is enough to make it again."""
+    registry = Attack.registry
+    for attacker in parse_attackers(name, MonteCarlo(300)):
+        assert registry.parse(attacker.attack.spec) == attacker.attack
+        assert registry.decode(registry.encode(attacker.attack)) == attacker.attack
+
+
+def test_a_transfer_goes_on_where_the_undefended_network_is_lost() -> None:
+    sap = parse_defenses("sap:100")
+    for kind in (PGD, APGD, Iterative):
+        transfer = Attacker(kind(gradient=GRADIENT), "dense").against(sap)
+        assert (transfer.whose, transfer.attack.samples) == ("dense", 1)
+        assert not transfer.attack.stop_when_lost  # type: ignore[attr-defined]
+        assert Attacker(kind(gradient=GRADIENT)).against(sap).attack.stop_when_lost  # type: ignore[attr-defined]
+    assert Attacker(Square(), "dense").against(sap).attack == Square(passes=1, stop_when_lost=False)
+
+
+@pytest.mark.parametrize(
+    ("defense", "samples", "rule"),
+    [("", 1, "mask"), ("dwp:50", 1, "mask"), ("rna:0.1", 20, "mask"), ("rnw:0.1", 20, "mask"),
+     ("rna:0.1+dwp:50", 20, "mask"), ("sap:100", 20, "identity"), ("rnw:0.1+dropout:0.1", 20, "identity")],
+)  # fmt: skip
+def test_settings_without_effect_become_plain(defense: str, samples: int, rule: str) -> None:
+    found: Any = Attacker(FGSM(replace(GRADIENT, backward="identity"))).against(parse_defenses(defense))
+    assert (found.attack.gradient.samples, found.attack.gradient.backward) == (samples, rule)
+    assert Attacker(Square(passes=9)).against(parse_defenses(defense)).attack.samples == min(9, samples)
+
+
+def test_noise_and_an_undefended_network_have_one_source() -> None:
+    assert Attacker(RandomNoise(), "dense").against(parse_defenses("sap:100")).whose == "self"
+    assert Attacker(PGD(), "dense").against(()).whose == "self"
+    assert Attacker(PGD(), "dense").against(()).attack.stop_when_lost  # type: ignore[attr-defined]
+
+
+def test_attackers_may_be_named_in_every_way() -> None:
+    pgd = Attacker(PGD(steps=3), eps=(0.1,))
+    assert attackers_of(PGD(steps=3), GRADIENT) == (Attacker(PGD(steps=3)),)
+    assert attackers_of(pgd, GRADIENT) == (pgd,)
+    assert attackers_of("paper", GRADIENT) == parse_attackers("paper", GRADIENT)
+    assert attackers_of([pgd, "noise", RandomNoise(), PGD(steps=3)], GRADIENT) == (
+        pgd, Attacker(RandomNoise()), Attacker(PGD(steps=3)),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="at least one attack"):
+        attackers_of([], GRADIENT)
+    with pytest.raises(TypeError, match="`attacks` must be"):
+        attackers_of(8, GRADIENT)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must be one of standard, paper, adaptive, apgd"),
+        ("fgsm+nope", "got 'nope'"),
+        ("noise:samples=3", "noise has no setting 'samples'; it has none"),
+        ("pgd:adversary=other", "`adversary` must be self or dense, got 'other'"),
+        ("pgd:random_start=maybe", "random_start must be true or false, got 'maybe'"),
+        ("pgd:steps=2,steps=3", "none of them twice"),
+        ("fgsm:samples=1.5", "samples must be a whole number, got '1.5'"),
+        ("fgsm:backward=sideways", "backward must be one of mask"),
+        ("pgd:lambda=300", r"within \[0, 255\]"),
+        ("pgd:lambda=3/x", "`lambda` must be numbers"),
+        ("paper:steps=3", "must be one of .*got 'paper:steps=3'"),
+    ],
+)
+def test_mistakes_are_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_attackers(text, GRADIENT)
+
+
+def test_strengths_are_read_once_each() -> None:
+    assert parse_strengths("0, 1,2.5") == (0.0, 1.0, 2.5)
+    with pytest.raises(ValueError, match="twice"):
+        parse_strengths("1,1.0")
+
+
+MINE = '''
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from saplab.attacks import Attack, Cost, GradientAttack, MonteCarlo
+from saplab.system.registry import register
+
+
+@register("corner-of-mine")
+@dataclass(frozen=True)
+class Corner(GradientAttack):
+    """The gradient of the first half of all steps, then of the second."""
+
+    title = "corner"
+    rounds: int = 2
+    gradient: MonteCarlo = field(default_factory=MonteCarlo)
+
+    def ascending(self, problem, radii):
+        for eps in radii:
+            points = problem.images
+            for turn in range(self.rounds):
+                slope = self.gradient.estimate(problem.at(points), turn).gradient
+                points = problem.project(points + eps / self.rounds * slope.sign(), eps)
+            yield points
+
+    def cost(self, eps):
+        return self.gradient.cost * (self.rounds * len(eps))
+
+    def steps_at(self, eps):
+        return self.rounds
+
+
+@dataclass(frozen=True)
+class Nowhere(Attack):
+    """It stays where it is."""
+
+    knowledge = "nothing"
+    shift: tuple[float, float] = (0.0, 0.0)
+    text: str = ""
+
+    def ascending(self, problem, radii):
+        return (problem.images for _ in radii)
+
+    def cost(self, eps):
+        return Cost(0, 0)
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a module with two attacks that somebody wrote in one file of the working folder."""
+    (tmp_path / "corner_attacks.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import corner_attacks  # type: ignore[import-not-found]
+
+    yield corner_attacks
+    Attack.registry._classes.pop("corner-of-mine")
+    sys.modules.pop("corner_attacks")
+
+
+def test_an_attack_of_one_s_own_is_one_file(mine: Any, sap: Any, images: Any, labels: Any) -> None:
+    (named,) = parse_attackers("corner-of-mine:rounds=3,backward=identity", GRADIENT)
+    assert named.attack == mine.Corner(3, replace(GRADIENT, backward="identity"))
+    assert named.attack.describe(True) == "corner ×20 identity rounds=3"
+    assert named.attack.iterative
+    assert named.against(()).attack == mine.Corner(3)
+    assert parse_attackers("corner_attacks:Corner(rounds=3)") == (Attacker(mine.Corner(3)),)
+    (nowhere,) = parse_attackers("corner_attacks:Nowhere(shift=(1, 2), text='a+b', adversary='dense')")
+    assert nowhere == Attacker(mine.Nowhere((1.0, 2.0), "a+b"), "dense")
+    assert nowhere.attack.describe(False) == "Nowhere shift=(1.0, 2.0) text=a+b"
+    for attack in (named.attack, nowhere.attack):
+        assert parse_attackers(attack.spec)[0].attack == attack
+        radii = (0.1, 0.0, 0.05)
+        points = list(attack.curve(sap, images, labels, radii, seed=1))
+        assert all((x - images).abs().max() <= eps + 1e-6 for x, eps in zip(points, radii, strict=True))
+        assert (attack(sap, images, labels, eps=0.1, seed=1) == points[0]).all()
+
+
+def test_the_page_is_right(sap: Any, images: Any, labels: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    names = {"__name__": "page", "sap": sap, "images": images, "labels": labels}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    (attacker,) = parse_attackers("two-step:samples=10")
+    assert attacker.attack.cost([0.1, 0.2]) == MonteCarlo(10).cost * 4
+    assert (attacker.attack(sap, images, labels, eps=0.1) != images).any()
+    Attack.registry._classes.pop("two-step")
+
+
+def test_points_outside_the_ball_are_an_error(mine: Any, sap: Any, images: Any, labels: Any) -> None:
+    @dataclass(frozen=True)
+    class Cheat(mine.Nowhere):  # type: ignore[misc, name-defined]
+        def ascending(self, problem: Any, radii: Any) -> Any:
+            return (problem.images + 2 * eps for eps in radii)
+
+    with pytest.raises(ValueError, match=r"Cheat left the ball of radius 0\.1"):
+        Cheat()(sap, 0.5 * images, labels, eps=0.1)

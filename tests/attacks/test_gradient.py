@@ -1,0 +1,312 @@
+"""Monte Carlo gradients and scores: against their definitions, over batches and budgets, and what is not computed."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import saplab
+from saplab import FGSM, PGD, MonteCarlo
+from saplab.attacks import Problem, lost
+from saplab.attacks.losses import LOSSES, TARGETED
+from saplab.defenses import Defense, Draw
+from saplab.defenses.drawing import drawing
+from saplab.models.initialise import initialise
+from saplab.rng.streams import pass_streams, stream_key
+
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3])
+
+
+@pytest.fixture
+def problem(sap: nn.Module, images: Tensor) -> Problem:
+    return Problem.of(sap, images, LABELS)
+
+
+def passes(problem: Problem, samples: int, rule: Any = "mask") -> Tensor:
+    """Return the logits of each pass of the attacker (S, N, C), with their way back to the images."""
+    logits, key = [], stream_key(problem.seed, "attack")
+    for number in range(samples):
+        with drawing(pass_streams(key, number, problem.examples), rule):
+            logits.append(problem.adversary(problem.images))
+    return torch.stack(logits)
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("loss", ["cross-entropy", "margin", "dlr"])
+@pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
+@pytest.mark.parametrize("backward", ["mask", "probability", "identity"])
+def test_gradient_is_that_of_its_definition(
+    loss: Any, average: Any, backward: Any, targeted: bool, problem: Problem
+) -> None:
+    targets = (LABELS + 2) % 5 if targeted else None
+    problem = replace(problem, seed=3, targets=targets)
+    found = MonteCarlo(5, backward, average, loss).estimate(problem)
+    x = problem.images.clone().requires_grad_()
+    logits = passes(replace(problem, images=x), 5, backward)
+
+    def value_of(z: Tensor) -> Tensor:
+        return LOSSES[loss](z, LABELS) if targets is None else TARGETED[loss](z, LABELS, targets)
+
+    value = {
+        "loss": lambda: torch.stack([value_of(z) for z in logits]).mean(0),
+        "logits": lambda: value_of(logits.mean(0)),
+        "probabilities": lambda: value_of(logits.softmax(2).mean(0).log()),
+    }[average]()
+    (expected,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(found.gradient, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(found.loss, value.detach().double(), atol=1e-6, rtol=1e-4, check_dtype=False)
+
+
+def test_gradient_does_not_depend_on_batches(problem: Problem) -> None:
+    estimate = MonteCarlo(samples=6)
+    whole = estimate.estimate(problem).gradient
+    for batch_size in (1, 3, 14):
+        part = estimate.estimate(replace(problem, batch_size=batch_size)).gradient
+        torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-5)
+    order = torch.tensor([6, 2, 0])
+    some = Problem.of(problem.adversary, problem.images[order], LABELS[order], examples=order)
+    torch.testing.assert_close(estimate.estimate(some).gradient, whole[order], atol=1e-6, rtol=1e-5)
+    assert torch.equal(problem.part(order).examples, order)
+
+
+def test_blocks_of_samples_go_on_where_the_last_one_ended(problem: Problem) -> None:
+    """4 samples are the mean of the blocks 0 and 1 of 2, or of the first 3 and block 3 of 1."""
+    four = MonteCarlo(4).estimate(problem).gradient
+    first, second = (MonteCarlo(2).estimate(problem, block).gradient for block in (0, 1))
+    torch.testing.assert_close(four, (first + second) / 2, atol=1e-6, rtol=1e-4)
+    three, fourth = MonteCarlo(3).estimate(problem).gradient, MonteCarlo(1).estimate(problem, 3).gradient
+    torch.testing.assert_close(four, (3 * three + fourth) / 4, atol=1e-6, rtol=1e-4)
+    scored = MonteCarlo(2).score(problem, 1).probs
+    torch.testing.assert_close(scored, MonteCarlo(2).estimate(problem, 1).probs)
+
+
+def test_attack_and_defence_of_one_seed_draw_apart(sap: nn.Module, images: Tensor) -> None:
+    before = saplab.predict(sap, images, 3, seed=0)
+    FGSM(MonteCarlo(3))(sap, images, LABELS, eps=0.1, seed=0)
+    assert torch.equal(saplab.predict(sap, images, 3, seed=0), before)
+    assert stream_key(0, "attack") != stream_key(0, "defense")
+
+
+def test_identity_backward_passes_where_the_mask_blocks() -> None:
+    """With one draw of two activations, the mask's gradient misses what was pruned; identity's does not."""
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(2))  # type: ignore[operator, union-attr]
+        net[2].weight.copy_(torch.eye(2))  # type: ignore[operator, union-attr]
+    problem = Problem.of(saplab.defend(net, saplab.SAP(50)), torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
+    assert (MonteCarlo(1, "mask").estimate(problem).gradient == 0).sum() == 1
+    assert (MonteCarlo(1, "identity").estimate(problem).gradient != 0).all()
+
+
+# --- nested budgets --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [3, 512])
+@pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
+def test_nested_budgets_equal_separate_runs(average: Any, batch_size: int, problem: Problem) -> None:
+    budgets, problem = (1, 3, 10, 25), replace(problem, seed=2, batch_size=batch_size)
+    nested = MonteCarlo(average=average).nested(problem, budgets)
+    for samples, found in zip(budgets, nested, strict=True):
+        alone = MonteCarlo(samples, average=average).estimate(problem)
+        assert found.samples == alone.samples == samples
+        for name in ("gradient", "loss", "probs", "logits", "lead", "lead_error", "half_cosine"):
+            a, b = getattr(found, name), getattr(alone, name)
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4, equal_nan=True)
+
+
+def test_budgets_must_ascend(problem: Problem) -> None:
+    for budgets in ((), (0, 1), (10, 1), (1, 1)):
+        with pytest.raises(ValueError, match="`budgets` must be ascending numbers >= 1"):
+            MonteCarlo().nested(problem, budgets)
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [2, 512])
+def test_lead_and_its_error_are_those_of_the_passes(batch_size: int, problem: Problem) -> None:
+    probs = passes(problem, 12).detach().double().softmax(2)
+    mean, rows = probs.mean(0), torch.arange(9)
+    others = mean.clone()
+    others[rows, LABELS] = -1
+    rival = others.argmax(1)
+    leads = probs[:, rows, rival] - probs[:, rows, LABELS]
+    problem = replace(problem, batch_size=batch_size)
+    found = MonteCarlo(12).estimate(problem)
+    for score in (found, MonteCarlo(12).score(problem)):
+        torch.testing.assert_close(score.probs, mean, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(score.lead, leads.mean(0), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(score.lead_error, leads.std(0) / 12**0.5, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(score.loss, -probs[:, rows, LABELS].log().mean(0), atol=1e-6, rtol=1e-5)
+    assert ((found.lead > 0) == (mean.argmax(1) != LABELS)).all()
+
+
+def test_the_lead_is_that_of_the_averaged_prediction() -> None:
+    """Where passes disagree about the rival, the mean of their own leads would call a right prediction lost."""
+
+    class Undecided(nn.Module):
+        """Passes that give 0.4 to class 0, and 0.6 to class 1 or to class 2, as the activation site is drawn."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(torch.ones(len(x), 2, device=x.device))
+            one = (h[:, :1] > 0).double()
+            rest = torch.cat((0.6 * one, 0.6 * (1 - one)), 1)
+            return torch.cat((0.4 + 0.0 * x.flatten(1)[:, :1], rest + 1e-12), 1).log()
+
+    model = saplab.defend(Undecided(), saplab.SAP(50))
+    score = MonteCarlo(64).score(Problem.of(model, torch.rand(4, 1, 1, 1), torch.zeros(4, dtype=torch.long)))
+    assert (score.probs.argmax(1) == 0).all()
+    assert (score.lead < 0).all()
+    assert not lost(score).any()
+
+
+def test_networks_without_randomness_have_no_doubt(net: nn.Module, images: Tensor) -> None:
+    found, many = (MonteCarlo(samples).estimate(Problem.of(net, images, LABELS)) for samples in (1, 4))
+    assert torch.equal(found.lead_error, torch.zeros_like(found.lead))
+    assert torch.equal(lost(found), net(images).argmax(1) != LABELS)
+    assert torch.equal(lost(many), lost(found))
+    assert found.half_cosine.isnan().all()
+    assert many.half_cosine.isnan().all()
+
+
+def test_one_pass_of_a_random_network_leaves_all_doubt(problem: Problem) -> None:
+    found = MonteCarlo().estimate(problem)
+    assert (found.lead_error == math.inf).all()
+    assert found.half_cosine.isnan().all()
+
+
+@pytest.mark.parametrize("samples", [2, 7])
+def test_half_cosine_is_that_of_the_halves(samples: int, problem: Problem) -> None:
+    half, found = samples // 2, MonteCarlo(samples).estimate(problem)
+    first = half * MonteCarlo(half).estimate(problem).gradient.flatten(1).double()
+    second = samples * found.gradient.flatten(1).double() - first
+    torch.testing.assert_close(found.half_cosine, torch.cosine_similarity(first, second), atol=1e-5, rtol=1e-4)
+
+
+def test_doubt_is_students(problem: Problem) -> None:
+    """Three standard errors of many samples; 235 of two, whose own spread is hardly known (tables of Student's t)."""
+    for samples, quantile in ((2, 235.8), (10, 4.094), (10**6, 3.0)):
+        edge = replace(MonteCarlo().score(problem), samples=samples, lead_error=torch.full((9,), 0.01))
+        for factor, expected in ((0.999, False), (1.001, True)):
+            assert lost(replace(edge, lead=torch.full((9,), 0.01 * quantile * factor))).all() == expected
+
+
+def test_what_is_not_finite_is_an_error(images: Tensor) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :5] * torch.nan
+
+    class Cliff(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.flatten(1)[:, :5] - 2).clamp(min=-1e-30).sqrt()
+
+    problem = Problem.of(Broken(), images, LABELS)
+    for ask in (MonteCarlo().score, MonteCarlo().estimate):
+        with pytest.raises(ValueError, match="not finite"):
+            ask(problem)
+    with pytest.raises(ValueError, match="not finite"):
+        FGSM()(Cliff(), images, LABELS, eps=0.1)
+
+
+# --- bad settings ----------------------------------------------------------------------------------------------------
+
+
+def test_bad_targets_are_refused(problem: Problem) -> None:
+    for targets in (LABELS, (LABELS + 1)[:3]):
+        with pytest.raises(ValueError, match="`targets` must be 9 classes, none of them its example's label"):
+            Problem.of(problem.adversary, problem.images, LABELS, targets=targets)
+    with pytest.raises(ValueError, match=r"`targets` must lie in 0\.\.4"):
+        MonteCarlo().estimate(replace(problem, targets=LABELS + 5))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"samples": 0}, "`samples` must be >= 1"),
+        ({"backward": "straight"}, "`backward` must be one of mask, probability, identity"),
+        ({"average": "votes"}, "`average` must be one of"),
+        ({"loss": "mse"}, "`loss` must be one of"),
+    ],
+)
+def test_bad_settings_are_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MonteCarlo(**wrong)
+
+
+# --- what gradients do and do not ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("defense", [saplab.SAP(60), saplab.RandomNoisyWeights(0.1)])
+@pytest.mark.parametrize("average", ["loss", "logits"])
+def test_no_gradient_of_parameters_is_computed(average: Any, defense: Any, net: nn.Module, images: Tensor) -> None:
+    def refuse(gradient: Tensor) -> None:
+        raise AssertionError("the gradient of a parameter was computed")
+
+    for parameter in net.parameters():
+        parameter.register_hook(refuse)
+    MonteCarlo(3, average=average).estimate(Problem.of(saplab.defend(net, defense), images, LABELS))
+    with pytest.raises(AssertionError, match="was computed"):
+        net(images).sum().backward()
+
+
+class Staircase(Defense):
+    """A defence that rounds activations, h -> ⌊20 h⌋ / 20: its gradient is zero (a shattered gradient)."""
+
+    random = False
+
+    def activation(self, h: Tensor, draw: Draw, where: str) -> Tensor:
+        return (h * 20).floor() / 20
+
+
+def test_identity_backward_breaks_a_step_function_where_the_gradient_fails(net: nn.Module, images: Tensor) -> None:
+    """BPDA (Athalye et al. 2018): the plain gradient is zero and never moves; identity backward succeeds."""
+    rounded = saplab.defend(initialise(nn.Sequential(nn.Flatten(), nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4)), 0),
+                            Staircase())  # fmt: skip
+    labels = rounded(images).argmax(1)
+    plain = PGD(MonteCarlo(backward="mask"), steps=10, random_start=False)(rounded, images, labels, eps=0.5)
+    assert torch.equal(plain, images)
+    bpda = PGD(MonteCarlo(backward="identity"), steps=10, random_start=False)(rounded, images, labels, eps=0.5)
+    assert (rounded(bpda).argmax(1) != labels).all()
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Greedy(nn.Module):
+    """A network for which more than `most` images at once are too many."""
+
+    def __init__(self, net: nn.Module, most: int) -> None:
+        super().__init__()
+        self.net, self.most, self.batches = net, most, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.net(x)
+
+
+def defended(net: nn.Module, most: int) -> Any:
+    return saplab.defend(Greedy(net, most), saplab.SAP(60))
+
+
+@pytest.mark.parametrize("average", ["loss", "probabilities"])
+def test_where_memory_runs_out_halves_give_the_same(average: Any, net: nn.Module, images: Tensor) -> None:
+    scarce, ample = defended(net, 5), defended(net, 100)
+    found, expected = (
+        MonteCarlo(4, average=average).estimate(Problem.of(model, images, LABELS, seed=2)) for model in (scarce, ample)
+    )
+    assert scarce.batches[:4] == [36, 18, 9, 4]
+    torch.testing.assert_close(found.gradient, expected.gradient, atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(found.probs, expected.probs)
+
+
+def test_memory_for_less_than_one_image_is_an_error(net: nn.Module, images: Tensor) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        MonteCarlo(4).estimate(Problem.of(defended(net, 0), images, LABELS))
