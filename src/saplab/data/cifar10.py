@@ -36,8 +36,7 @@ def load_cifar10(
     Args:
         split: ``sample``, 1,000 test images in the package, 100 of each class; ``test``; or ``train``.
         root: the folder with ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or one of these folders.
-        exact: leave out the images that differ between copies of the data set (20 of the test split, 73 of the
-            training split, none of the sample).
+        exact: leave out the images that differ between copies of the data set.
 
     Returns:
         Images float32 (N, 3, 32, 32) in [0, 1], and labels int64 (N,).

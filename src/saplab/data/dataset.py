@@ -9,19 +9,12 @@ import torch
 
 @dataclass(frozen=True)
 class Records:
-    """Images as bytes, for training.
+    """Images as bytes, for training."""
 
-    Attributes:
-        images: uint8 (N, C, H, W).
-        labels: int64 (N,).
-        indices: int64 (N,), each image's position in the data set.
-        classes: names of the classes in the order of the labels; empty where unknown.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    indices: np.ndarray
-    classes: tuple[str, ...] = ()
+    images: np.ndarray  # uint8 (N, C, H, W)
+    labels: np.ndarray  # int64 (N,)
+    indices: np.ndarray  # int64 (N,), each image's position in the data set
+    classes: tuple[str, ...] = ()  # names in the order of the labels; empty where unknown
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -33,21 +26,13 @@ class Records:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images as numbers, for evaluation.
+    """Images as numbers, for evaluation."""
 
-    Attributes:
-        name: what reports call the data.
-        images: float32 (N, C, H, W) in [0, 1].
-        labels: int64 (N,), each in ``0 .. len(classes) - 1``.
-        indices: int64 (N,), each image's position in the data set.
-        classes: names of the classes in the order of the labels.
-    """
-
-    name: str
-    images: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
-    classes: tuple[str, ...]
+    name: str  # what reports call the data
+    images: torch.Tensor  # float32 (N, C, H, W) in [0, 1]
+    labels: torch.Tensor  # int64 (N,), each in 0 .. len(classes) - 1
+    indices: torch.Tensor  # int64 (N,), each image's position in the data set
+    classes: tuple[str, ...]  # names in the order of the labels
 
     def __len__(self) -> int:
         return len(self.labels)

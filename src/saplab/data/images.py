@@ -16,20 +16,11 @@ SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".t
 
 @dataclass(frozen=True)
 class Cut:
-    """How pictures become images of one size.
+    """How pictures become images of one size."""
 
-    Attributes:
-        size: height and width of the images.
-        resize: length of a picture's shorter side before its middle is cut out; at least `size`.
-        interpolation: ``bilinear`` or ``bicubic``.
-
-    Raises:
-        ValueError: a size below 1, `resize` below `size`, another interpolation.
-    """
-
-    size: int
-    resize: int
-    interpolation: str = "bilinear"
+    size: int  # height and width of the images
+    resize: int  # length of a picture's shorter side before its middle is cut out; at least `size`
+    interpolation: str = "bilinear"  # or ``bicubic``
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -43,13 +34,8 @@ class Cut:
 def load_folder(path: str | Path, cut: Cut, limit: int | None = None) -> Dataset:
     """Load the pictures of a folder with a subfolder for each class; classes are sorted by name.
 
-    The first image of each class comes first, then the second of each, and so on, so that the first N images show all
-    classes. Pictures are read as RGB; hidden files and those without a picture's suffix are ignored.
-
-    Args:
-        path: the folder.
-        cut: how pictures become images.
-        limit: read at most that many images.
+    The first image of each class comes first, then the second of each, and so on, so that the first `limit` images
+    show all classes. Pictures are read as RGB; hidden files and those without a picture's suffix are ignored.
 
     Raises:
         FileNotFoundError: there is no such folder.

@@ -9,9 +9,7 @@ from saplab.metrics.intervals import Interval, mean_interval
 def accuracy(probs: ArrayLike, labels: ArrayLike) -> Interval:
     """Estimate the share of images whose most probable class is their label, with the Wilson interval.
 
-    Args:
-        probs: probabilities (N, C).
-        labels: classes (N,), integers in 0..C-1.
+    `probs` are (N, C), `labels` integers (N,) in 0..C-1.
 
     Raises:
         ValueError: other shapes, no image, labels that are not classes, probabilities outside [0, 1].
@@ -27,11 +25,8 @@ def single_pass_accuracy(votes: ArrayLike, labels: ArrayLike) -> Interval:
     """Estimate the chance that one stochastic pass over a random image predicts its label.
 
     The passes of one image are no independent evidence about other images, so the sample is the images: see
-    `mean_interval`. With one pass per image this is `accuracy`.
-
-    Args:
-        votes: counts (N, C), for how many passes over image i class j was the most probable.
-        labels: classes (N,), integers in 0..C-1.
+    `mean_interval`. With one pass per image this is `accuracy`. `votes` counts (N, C) for how many passes over image i
+    class j was the most probable.
 
     Raises:
         ValueError: as `accuracy`, and for negative counts, fractions, or an image without a pass.

@@ -12,41 +12,24 @@ from saplab.metrics.resampling import resamples
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """A reliability diagram: predictions by confidence, in B bins of equal width.
+    """A reliability diagram: predictions by confidence, in B bins of equal width."""
 
-    Attributes:
-        edges: (B + 1,); bin m holds confidences in (edges[m], edges[m + 1]], the first bin also 0.
-        counts: (B,) numbers of predictions.
-        confidence: (B,) their mean confidence, NaN in an empty bin.
-        accuracy: (B,) the share of them that is right, NaN in an empty bin.
-    """
-
-    edges: NDArray[np.float64]
-    counts: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
+    edges: NDArray[np.float64]  # (B + 1,); bin m holds confidences in (edges[m], edges[m + 1]], the first bin also 0
+    counts: NDArray[np.int64]  # (B,) numbers of predictions
+    confidence: NDArray[np.float64]  # (B,) their mean confidence, NaN in an empty bin
+    accuracy: NDArray[np.float64]  # (B,) the share of them that is right, NaN in an empty bin
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How far probabilities are from frequencies.
+    """How far probabilities are from frequencies; the interval is a 95 % bootstrap over images."""
 
-    Attributes:
-        reliability: the diagram behind `ece` and `mce`.
-        ece: expected calibration error, the mean gap between confidence and accuracy, 0 to 1; with a 95 % bootstrap
-            interval over images.
-        adaptive_ece: the same with bins that hold equal numbers of predictions.
-        mce: maximum calibration error, the largest gap of a bin.
-        brier: mean of Σ over classes of (p - y)², 0 to 2.
-        nll: mean negative log-likelihood of the label, in nats; infinite where a label has probability 0.
-    """
-
-    reliability: Reliability
-    ece: Interval
-    adaptive_ece: float
-    mce: float
-    brier: float
-    nll: float
+    reliability: Reliability  # the diagram behind `ece` and `mce`
+    ece: Interval  # expected calibration error, the mean gap between confidence and accuracy, 0 to 1
+    adaptive_ece: float  # the same with bins that hold equal numbers of predictions
+    mce: float  # maximum calibration error, the largest gap of a bin
+    brier: float  # mean of Σ over classes of (p - y)², 0 to 2
+    nll: float  # mean negative log-likelihood of the label, in nats; infinite where a label has probability 0
 
 
 def calibration(
@@ -66,8 +49,7 @@ def calibration(
         probs: probabilities (N, C), or those of K single passes (K, N, C), whose images are resampled as wholes.
         labels: classes (N,), integers in 0..C-1.
         bins: number of bins of equal width; the paper's diagrams have 10, Guo's 15.
-        seed: seed of the bootstrap.
-        replicates: resamples of the bootstrap.
+        seed, replicates: of the bootstrap.
 
     Raises:
         ValueError: other shapes, rows that are not probabilities, labels that are not classes, `bins` < 1.

@@ -11,36 +11,23 @@ from saplab.metrics.intervals import Interval, mean_interval
 
 @dataclass(frozen=True)
 class Counts:
-    """The share of images that are classified correctly, in five senses, with 95 % intervals over images.
+    """The share of images that are classified correctly, in five senses, with 95 % intervals over images."""
 
-    Attributes:
-        averaged: by the class with the highest mean probability.
-        single_pass: by one pass.
-        majority: by the class that most passes predict, the first of equals.
-        in_all, in_any: by all of `of` passes, and by at least one of them; None where fewer passes were made.
-        of: the number of passes behind `in_all` and `in_any`.
-        passes: passes over each image (the fewest, K).
-    """
-
-    averaged: Interval
-    single_pass: Interval
-    majority: Interval
-    in_all: Interval | None
-    in_any: Interval | None
+    averaged: Interval  # by the class with the highest mean probability
+    single_pass: Interval  # by one pass
+    majority: Interval  # by the class that most passes predict, the first of equals
+    in_all: Interval | None  # by all of `of` passes; None where fewer were made
+    in_any: Interval | None  # by at least one of them
     of: int
-    passes: int
+    passes: int  # over each image (the fewest, K)
 
 
 def count(probs: ArrayLike, votes: ArrayLike, labels: ArrayLike, of: int = 10) -> Counts:
     """Measure the accuracy of a stochastic network in five senses.
 
-    Args:
-        probs: mean probabilities over the passes (N, C).
-        votes, labels: as in `single_pass_accuracy`.
-        of: number of passes for `in_all` and `in_any`, at least 1.
+    `probs` are means over the passes (N, C); `votes` and `labels` as in `single_pass_accuracy`.
     """
-    _, passes = hits_and_passes(votes, labels)
-    fewest = int(passes.min())
+    fewest = int(hits_and_passes(votes, labels)[1].min())
     in_all = in_any = None
     if fewest >= of:
         every, some = right_in_all(votes, labels, of), right_in_any(votes, labels, of)

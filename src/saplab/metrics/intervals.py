@@ -9,17 +9,12 @@ from scipy.special import ndtri
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval, of 95 % by default.
-
-    Attributes:
-        estimate, low, high: shares, 0 to 1 (differences of shares, -1 to 1).
-        n: number of images behind the estimate.
-    """
+    """An estimated share, 0 to 1, or a difference of shares, -1 to 1, with its confidence interval, usually of 95 %."""
 
     estimate: float
     low: float
     high: float
-    n: int
+    n: int  # images behind the estimate
 
     def percent(self, digits: int = 1) -> str:
         """Return text such as ``85.2 % [83.1, 87.1]``."""
@@ -54,11 +49,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike, passes: int = 1, conf
     """Estimate mean(first) - mean(second) for two scores of the same images, with Newcombe's paired interval.
 
     Source: Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on
-    paired data", method 10; for scores between 0 and 1 with the effective numbers of `mean_interval`.
-
-    Args:
-        first, second: scores of the same images in the same order (N,), such as `correct` returns.
-        passes, confidence: as in `mean_interval`.
+    paired data", method 10; for scores between 0 and 1 with the effective numbers of `mean_interval`. Both scores are
+    (N,), such as `correct` returns, with the images in the same order.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:

@@ -15,26 +15,17 @@ from saplab.metrics.resampling import resamples
 class Game:
     """An equilibrium of the game in which the defender wants a high payoff and the adversary a low one.
 
-    Attributes:
-        defenders, adversaries: labels of the rows and columns.
-        payoff: (D, A) mean payoffs.
-        value: payoff of the equilibrium.
-        defender: (D,) probabilities with which the defender should draw a row.
-        adversary: (A,) probabilities with which the adversary should draw a column.
-        several: the players with more than one optimal mixture: ``defender``, ``adversary``, both or neither.
-        value_interval: 95 % percentile bootstrap over images; None for a payoff matrix without images.
-        defender_intervals, adversary_intervals: the same for each probability; empty without images.
-        degenerate: names of the intervals of width 0 ("value", or a label), which no resample moved: they say how firm
-            a choice is, not how exact.
+    The intervals are 95 % percentile bootstraps over images; a payoff matrix without images has none. `degenerate`
+    names those of width 0 ("value", or a label), which no resample moved: they say how firm a choice is, not how exact.
     """
 
-    defenders: tuple[str, ...]
-    adversaries: tuple[str, ...]
-    payoff: NDArray[np.float64]
-    value: float
-    defender: NDArray[np.float64]
-    adversary: NDArray[np.float64]
-    several: tuple[str, ...]
+    defenders: tuple[str, ...]  # labels of the rows
+    adversaries: tuple[str, ...]  # labels of the columns
+    payoff: NDArray[np.float64]  # (D, A) means
+    value: float  # payoff of the equilibrium
+    defender: NDArray[np.float64]  # (D,) probabilities with which the defender should draw a row
+    adversary: NDArray[np.float64]  # (A,) probabilities with which the adversary should draw a column
+    several: tuple[str, ...]  # who has more than one optimal mixture: ``defender``, ``adversary``, both or neither
     value_interval: Interval | None = None
     defender_intervals: tuple[Interval, ...] = ()
     adversary_intervals: tuple[Interval, ...] = ()
@@ -58,12 +49,10 @@ def game_value(
     Args:
         payoff: accuracy of each defender under each adversary (D, A), or the score of each image (D, A, N).
         defenders, adversaries: labels; ``defender 1``, ``adversary 1``, … by default.
-        seed: seed of the bootstrap over images.
-        replicates: resamples of the bootstrap.
+        seed, replicates: of the bootstrap over images.
 
     Raises:
         ValueError: other shapes, no row or column, numbers that are not finite, labels that do not fit or repeat.
-        RuntimeError: the solver found no equilibrium.
 
     Example:
         >>> game_value([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]).defender.round(3).tolist()

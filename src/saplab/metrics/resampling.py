@@ -11,9 +11,6 @@ def resamples(images: int, replicates: int, seed: int) -> Iterator[NDArray[np.fl
     """Yield, for each replicate, how often each image is in a sample of N images with replacement: (N,).
 
     Replicate b is a function of (seed, b, N) alone: Philox4x64-10 at the counter b, under a key for this purpose.
-
-    Raises:
-        ValueError: `seed` is negative or not an integer, or fewer than 2 replicates.
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"`seed` must be an integer >= 0, got {seed!r}")

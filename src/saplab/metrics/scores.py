@@ -11,12 +11,7 @@ from saplab.metrics.intervals import Interval
 
 @dataclass(frozen=True)
 class Score:
-    """A mean score with its 95 % interval.
-
-    Attributes:
-        mean, low, high: points; the ends are None for a single game, which says nothing about the spread.
-        games: number of games behind the mean.
-    """
+    """A mean score with its 95 % interval, whose ends are None for a single game."""
 
     mean: float
     low: float | None
@@ -51,11 +46,8 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
     """Estimate 100 · (mean(defended) - mean(original)) / mean(original), the numbers of the paper's Table 1.
 
     The interval is Fieller's (1954, "Some problems in interval estimation") for the ratio of two independent means,
-    with Welch's degrees of freedom.
-
-    Returns:
-        None where the original's mean is not significantly above zero, as the ratio then has no bounded interval, and
-        where one of them is a single game.
+    with Welch's degrees of freedom. None where the original's mean is not significantly above zero, as the ratio then
+    has no bounded interval, and where one of them is a single game.
     """
     a, b = _checked(defended, "defended"), _checked(original, "original")
     if min(len(a), len(b)) < 2 or b.mean() <= 0:

@@ -11,20 +11,12 @@ from saplab.metrics.intervals import Interval, mean_interval, wilson
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """The mean over S seeds and N images, with three 95 % intervals.
+    """The mean over S seeds and N images, with three 95 % intervals."""
 
-    Attributes:
-        images: for other images (Wilson, as `mean_interval`).
-        noise: for other seeds on these images (Student's t on the S means).
-        combined: for other seeds on other images.
-        deviation: standard deviation of one seed's mean.
-        seeds: S.
-    """
-
-    images: Interval
-    noise: Interval
-    combined: Interval
-    deviation: float
+    images: Interval  # for other images (Wilson, as `mean_interval`)
+    noise: Interval  # for other seeds on these images (Student's t on the S means)
+    combined: Interval  # for other seeds on other images
+    deviation: float  # standard deviation of one seed's mean
     seeds: int
 
 
@@ -33,9 +25,7 @@ def over_seeds(right: ArrayLike) -> OverSeeds:
 
     The combined interval takes images and seeds as crossed random effects (Cornfield & Tukey 1956): the variance of
     the mean is (MS_images + MS_seeds - MS_error) / (S N), by Satterthwaite's degrees of freedom, in Wilson's formula.
-
-    Args:
-        right: (S, N), a row for each seed and the same images in each; numbers in [0, 1], such as `correct` returns.
+    `right` is (S, N), a row for each seed and the same images in each; numbers in [0, 1], such as `correct` returns.
 
     Raises:
         ValueError: fewer than two seeds or images, or scores outside [0, 1].

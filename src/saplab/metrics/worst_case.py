@@ -22,7 +22,7 @@ def worst_case(halves: ArrayLike, strengths: Sequence[float], labels: ArrayLike)
     Args:
         halves: mean probabilities over the first and over the second half of the passes (2, A, L, N, C).
         strengths: λ of each of the L rows.
-        labels: classes (N,), integers in 0..C-1.
+        labels: integers (N,) in 0..C-1.
 
     Returns:
         (L, N) scores 0, 0.5 or 1: the mean of both ways.
@@ -43,11 +43,7 @@ def margins(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     """Return the label's probability minus the highest other one, (..., N): above 0 where the prediction is right.
 
     Of equal probabilities the first class is predicted, as in `correct`; where that is the label, the margin is the
-    smallest number above 0.
-
-    Args:
-        probs: (..., N, C).
-        labels: classes (N,), integers in 0..C-1.
+    smallest number above 0. `probs` are (..., N, C), `labels` integers (N,) in 0..C-1.
     """
     table = np.asarray(probs, np.float64)
     if table.ndim < 2 or table.size == 0:
@@ -67,8 +63,7 @@ def margins(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
 def cross_fit(margin: NDArray[np.float64]) -> NDArray[np.float64]:
     """Choose each image's worst candidate on one half of the passes and score it on the other, and vice versa.
 
-    Args:
-        margin: (2, M, N): halves, candidates (an attack at a strength), images; right where above 0.
+    `margin` is (2, M, N): halves, candidates (an attack at a strength), images; right where above 0.
     """
     images = np.arange(margin.shape[-1])
     first, second = margin.argmin(axis=1)

@@ -24,17 +24,11 @@ _LISTED: Final = 3
 
 @dataclass(frozen=True)
 class View:
-    """How a network wants its pictures cut.
+    """How a network wants its pictures cut."""
 
-    Attributes:
-        size: height and width of its input in pixels.
-        resize: length of a picture's shorter side before its middle is cut out.
-        interpolation: ``bilinear`` or ``bicubic``.
-    """
-
-    size: int
-    resize: int
-    interpolation: str
+    size: int  # height and width of its input in pixels
+    resize: int  # length of a picture's shorter side before its middle is cut out
+    interpolation: str  # ``bilinear`` or ``bicubic``
 
 
 class Classifier(Normalize):

@@ -19,16 +19,12 @@ CLEAN = "none"
 class Measured:
     """How many images a network classifies correctly under an attack.
 
-    Attributes:
-        attack: its name; ``none`` for clean images.
-        strength: λ in pixel steps.
-        correct, images: counts.
-        data: ``test``, the test images (of CIFAR-10, those that every copy of the set holds bit by bit); ``sample``,
-            the 1,000 of them in the package; or ``held out``, some of the training images.
+    `data` is ``test``, the test images (of CIFAR-10, those that every copy of the set holds bit by bit); ``sample``,
+    the 1,000 of them in the package; or ``held out``, some of the training images.
     """
 
-    attack: str
-    strength: float
+    attack: str  # its name; ``none`` for clean images
+    strength: float  # λ in pixel steps
     correct: int
     images: int
     data: str
@@ -36,22 +32,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Packaged:
-    """The facts about a network's weights.
-
-    Attributes:
-        architecture: its name.
-        sha256: SHA-256 of the file of weights, in hexadecimal.
-        recipe, preset: what it was trained by.
-        command: the command that trains it again.
-        measured: accuracies of the network without any defence.
-    """
+    """The facts about a network's weights."""
 
     architecture: str
-    sha256: str
+    sha256: str  # of the file of weights, in hexadecimal
     recipe: str = ""
     preset: str = ""
-    command: str = ""
-    measured: tuple[Measured, ...] = ()
+    command: str = ""  # that trains it again
+    measured: tuple[Measured, ...] = ()  # of the network without any defence
 
     def to_json(self) -> bytes:
         """Return the content of the file of facts."""

@@ -33,8 +33,7 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Add the branch to the shortcut and rectify the sum."""
         branch = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        out: torch.Tensor = self.relu2(branch + option_a(x, self.stride, self.extra))
-        return out
+        return self.relu2(branch + option_a(x, self.stride, self.extra))  # type: ignore[no-any-return]
 
 
 class ResNet(nn.Module):
@@ -54,9 +53,8 @@ class ResNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
         x = self.relu(self.bn1(self.conv1(self.normalize(images))))
-        features: torch.Tensor = self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
-        logits: torch.Tensor = self.linear(features)
-        return logits
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 def option_a(x: torch.Tensor, stride: int, extra: int) -> torch.Tensor:
@@ -69,9 +67,7 @@ def resnet20(
 ) -> ResNet:
     """Build the post-activation ResNet-20 with weights drawn from seed 0; see `initialise` for another seed.
 
-    Args:
-        classes: number of classes.
-        mean, std: of the normalisation, per channel, for pixels in [0, 1].
+    `mean` and `std` are of the normalisation, per channel, for pixels in [0, 1].
     """
     if classes < 1:
         raise ValueError(f"`classes` must be >= 1, got {classes}")

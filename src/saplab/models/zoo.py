@@ -86,10 +86,7 @@ def put_weights(model: nn.Module, state: Mapping[str, torch.Tensor], source: str
     """Copy a state_dict into a network, completely or not at all.
 
     Batch-norm's ``num_batches_tracked`` may be missing, as in checkpoints older than PyTorch 0.4.1: it only counts
-    training steps.
-
-    Raises:
-        ValueError: names or shapes differ, or a value is not finite; the message begins with `source`.
+    training steps. The message of an error begins with `source`.
     """
     own = model.state_dict()
     state = {**{name: t for name, t in own.items() if name.endswith("num_batches_tracked")}, **state}
@@ -132,8 +129,8 @@ def _load_packaged(name: str, weights: str | Path | None) -> nn.Module:
 def _load_architecture(name: str, weights: str | Path) -> nn.Module:
     """Load weights into an architecture with their number of classes."""
     state = read_weights(weights)
-    bias = state.get("linear.bias", torch.empty(10))
-    model = ARCHITECTURES[name](classes=max(bias.numel(), 1))
+    classes = state["linear.bias"].numel() if "linear.bias" in state else 10
+    model = ARCHITECTURES[name](classes=max(classes, 1))
     put_weights(model, state, str(weights))
     return _ready(model)
 
