@@ -10,7 +10,6 @@ from small_data import make_small_cifar10
 from typer.testing import CliRunner
 
 from saplab.cli.verbs import zoo as cli
-from saplab.cli.verbs.train import recipe_of
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.models import zoo as models
@@ -98,7 +97,7 @@ def test_every_network_of_the_zoo_has_a_recipe(preset: str) -> None:
     rates = [f"preact-resnet20-dropout-{rate}" for rate in FIG_2_RATES]
     others = ["preact-resnet20-adversarial", f"preact-resnet20-{robust}", "preact-resnet20-sap-100"]
     assert list(choices) == [DENSE, "resnet20-dense", *rates, *others]
-    assert len({json.dumps(recipe_of(choice).described()) for choice in choices.values()}) == len(choices)
+    assert len({json.dumps(choice.resolve().described()) for choice in choices.values()}) == len(choices)
 
 
 def test_training_the_zoo_makes_its_files_and_goes_on(

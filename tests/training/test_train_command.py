@@ -158,10 +158,10 @@ def test_a_choice_has_its_own_folder_and_command() -> None:
 
 
 def test_a_precision_takes_the_place_of_the_presets() -> None:
-    assert cli.recipe_of(Choice("dense", "paper")).precision == "float32"
-    assert cli.recipe_of(Choice("dense", "paper", precision="bfloat16")).precision == "bfloat16"
+    assert Choice("dense", "paper").resolve().precision == "float32"
+    assert Choice("dense", "paper", precision="bfloat16").resolve().precision == "bfloat16"
     with pytest.raises(ValueError, match="`precision` must be one of float32, bfloat16, got 'half'"):
-        cli.recipe_of(Choice("dense", "paper", precision="half"))
+        Choice("dense", "paper", precision="half").resolve()
 
 
 # Card and plots

@@ -1,7 +1,13 @@
 """What a user chooses about a training run, in the words of the command line."""
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from saplab.defenses import Dropout, parse_defenses
+from saplab.models.zoo import ARCHITECTURES
+from saplab.system.precision import PRECISIONS
+from saplab.training.recipes import Recipe, find_recipe
 
 
 @dataclass(frozen=True)
@@ -37,3 +43,23 @@ class Choice:
     def folder(self) -> str:
         """Return the name of a folder for the run, a different one for each choice."""
         return "-".join((self.recipe, self.preset, *(value.replace(":", "-") for value in self.options().values())))
+
+    def resolve(self) -> Recipe:
+        """Return the recipe with what was chosen otherwise; ValueError for a name or choice that does not fit."""
+        recipe = find_recipe(self.recipe, self.preset)
+        if self.network not in (None, *ARCHITECTURES):
+            raise ValueError(f"`network` must be one of {', '.join(ARCHITECTURES)}, got {self.network!r}")
+        if self.rate is not None and self.recipe != "dropout":
+            raise ValueError(f"`rate` belongs to the recipe 'dropout', got it for {self.recipe!r}")
+        if self.precision not in (None, *PRECISIONS):
+            raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        own = recipe.defenses if self.rate is None else (Dropout(self.rate),)
+        changes: dict[str, Any] = {
+            "network": self.network,
+            "defenses": (*own, *parse_defenses(self.defense)),
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "held_out": self.validation,
+            "precision": self.precision,
+        }
+        return replace(recipe, **{name: value for name, value in changes.items() if value is not None})

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from saplab.system.device import find_device
+from saplab.system.machine import processor
+from saplab.system.words import counted
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ class Place:
     def is_first(self) -> bool:
         """Return whether this process is the one that writes files."""
         return self.rank == 0
+
+    def described(self, threads: int | None) -> str:
+        """Return the machine in words, with its threads on a CPU, PyTorch's own number by default."""
+        processes = f" in each of {self.world} processes" if self.world > 1 else ""
+        if self.device.type == "cuda":
+            return f"{torch.cuda.get_device_name(self.device)}{processes}"
+        return f"{processor()}, {counted(threads or torch.get_num_threads(), 'thread')}{processes}"
 
     def average_gradients(self, model: nn.Module) -> None:
         """Average each parameter's gradient over the processes, in one message for all of them together."""

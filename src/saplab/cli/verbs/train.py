@@ -4,19 +4,17 @@ import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saplab.cli import options
 from saplab.cli.training import tell, watch
-from saplab.system.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
 
     from saplab.data.dataset import Records
-    from saplab.models.packaged import Measured
     from saplab.training.card import FinishedRun
     from saplab.training.choice import Choice
     from saplab.training.place import Place
@@ -84,7 +82,7 @@ def train(
     from saplab.training.place import joined
 
     choice = Choice(recipe, preset, network, rate, defense, epochs, batch, validation, precision)
-    recipe_of(choice)  # before any file is read
+    choice.resolve()  # refuses what does not fit before any file is read
     job = _job(choice, data, test, image_size)
     folder = out or Path("runs/train") / job.choice.folder()
     job = replace(job, out=folder, seed=seed, threads=threads, tensorboard=tensorboard)
@@ -92,36 +90,6 @@ def train(
         model, finished = run(job, place)
         if place.is_first:
             finish(model, finished, job, as_json)
-
-
-def recipe_of(choice: "Choice") -> "Recipe":
-    """Return the recipe with what was chosen otherwise.
-
-    Raises:
-        ValueError: an unknown name, or a choice that does not belong to the recipe.
-    """
-    from saplab.defenses import Dropout, parse_defenses
-    from saplab.models.zoo import ARCHITECTURES
-    from saplab.system.precision import PRECISIONS
-    from saplab.training.recipes import find_recipe
-
-    recipe = find_recipe(choice.recipe, choice.preset)
-    if choice.network not in (None, *ARCHITECTURES):
-        raise ValueError(f"`network` must be one of {', '.join(ARCHITECTURES)}, got {choice.network!r}")
-    if choice.rate is not None and choice.recipe != "dropout":
-        raise ValueError(f"`rate` belongs to the recipe 'dropout', got it for {choice.recipe!r}")
-    if choice.precision not in (None, *PRECISIONS):
-        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {choice.precision!r}")
-    own = recipe.defenses if choice.rate is None else (Dropout(choice.rate),)
-    changes: dict[str, Any] = {
-        "network": choice.network,
-        "defenses": (*own, *parse_defenses(choice.defense)),
-        "epochs": choice.epochs,
-        "batch": choice.batch,
-        "held_out": choice.validation,
-        "precision": choice.precision,
-    }
-    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
@@ -135,7 +103,7 @@ def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
     if test or is_cifar:
         tested = load_records(test or data, "test", cut)
         return Job(choice, images, tested, Path(), source, _GIVEN_IMAGES if test else TEST_IMAGES)
-    if not recipe_of(choice).held_out:
+    if not choice.resolve().held_out:
         choice = replace(choice, validation=max(1, len(images) // _SHARE_HELD_OUT))
     return Job(choice, images, None, Path(), source, _HELD_OUT_IMAGES)
 
@@ -145,7 +113,7 @@ def run(job: Job, place: "Place") -> "tuple[nn.Module, FinishedRun]":
     from saplab.learning.progress import Progress, TensorBoard
     from saplab.training.loop import train as train_network
 
-    recipe = recipe_of(job.choice)
+    recipe = job.choice.resolve()
     try:
         with watch("train", partial(_line, recipe.epochs), lambda r: f"epoch {r.epoch} of {recipe.epochs}") as progress:
             told = progress if place.is_first else Progress()
@@ -176,19 +144,8 @@ def _finished(
     assert test is not None  # _job holds some out where there are no test images
     kind = "test" if job.test is not None else "held out"
     measured = Measured(CLEAN, 0.0, count_correct(model, test), len(test), kind)
-    command, machine = job.command(place.world), _machine(job, place)
+    command, machine = job.command(place.world), place.described(job.threads)
     return FinishedRun(recipe, job.seed, history, command, machine, (measured,), job.tested_on)
-
-
-def _machine(job: Job, place: "Place") -> str:
-    import torch
-
-    from saplab.system.machine import processor
-
-    processes = f" in each of {place.world} processes" if place.world > 1 else ""
-    if place.device.type == "cuda":
-        return f"{torch.cuda.get_device_name(place.device)}{processes}"
-    return f"{processor()}, {counted(job.threads or torch.get_num_threads(), 'thread')}{processes}"
 
 
 def finish(model: "nn.Module", finished: "FinishedRun", job: Job, as_json: bool) -> None:
@@ -200,7 +157,7 @@ def finish(model: "nn.Module", finished: "FinishedRun", job: Job, as_json: bool)
 
     export(model, finished, job.out)
     save_plot(history_chart(finished.history, job.choice.folder()), job.out)
-    clean: Measured = finished.measured[0]
+    clean = finished.measured[0]
     if as_json:
         counts = {"correct": clean.correct, "images": clean.images, "accuracy": clean.correct / clean.images}
         shown = {"out": str(job.out), **counts, "interval": wilson(clean), "digest": weights_digest(model)}
@@ -210,7 +167,6 @@ def finish(model: "nn.Module", finished: "FinishedRun", job: Job, as_json: bool)
 
 
 def _list_recipes() -> None:
-    """Print each recipe with its presets, a field a line."""
     from saplab.training.recipes import RECIPES
 
     for (name, preset), recipe in RECIPES.items():

@@ -10,7 +10,7 @@ import typer
 
 from saplab.cli import options
 from saplab.cli.training import tell
-from saplab.cli.verbs.train import Job, recipe_of, run
+from saplab.cli.verbs.train import Job, run
 from saplab.system.words import counted
 
 if TYPE_CHECKING:
@@ -130,12 +130,11 @@ def _test_images(data: str) -> "Records":
 
 
 def _choices(preset: str, only: str | None, precision: str | None) -> "Mapping[str, Choice]":
-    """Return how each network is trained, after checking every recipe."""
     from saplab.training.zoo import choose
 
     choices = {name: replace(choice, precision=precision) for name, choice in choose(preset, only).items()}
     for choice in choices.values():
-        recipe_of(choice)  # before any file is read
+        choice.resolve()  # refuses what does not fit before any file is read
     return choices
 
 
