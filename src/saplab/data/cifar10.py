@@ -31,19 +31,14 @@ _FILES = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test
 def load_cifar10(
     split: Split = "sample", root: str | Path | None = None, exact: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Load images in [0, 1] and their labels.
+    """Load images, float32 (N, 3, 32, 32) in [0, 1], and their labels, int64 (N,).
 
     Args:
         split: ``sample``, 1,000 test images in the package, 100 of each class; ``test``; or ``train``.
         root: the folder with ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or one of these folders.
         exact: leave out the images that differ between copies of the data set.
 
-    Returns:
-        Images float32 (N, 3, 32, 32) in [0, 1], and labels int64 (N,).
-
-    Raises:
-        ValueError: an unknown split, no `root` for a split that needs one, or a malformed file.
-        FileNotFoundError: the folder or one of its files is missing.
+    Raises ValueError for an unknown split, no `root` where one is needed, or a malformed file.
     """
     records = read_records(split, root, exact)
     return as_images(records.images), torch.from_numpy(records.labels)
@@ -65,9 +60,8 @@ def read_records(split: Split, root: str | Path | None = None, exact: bool = Tru
     if root is None:
         raise ValueError(f"`root` must name the folder that holds CIFAR-10 for split {split!r}, got None")
     images, labels = _read_split(Path(root), split)
-    indices = np.arange(len(labels), dtype=np.int64)
-    keep = np.isin(indices, inexact_indices(split), invert=True) if exact else np.full(len(labels), True)
-    return Records(images[keep], labels[keep], indices[keep], CLASSES)
+    whole = Records(images, labels, np.arange(len(labels), dtype=np.int64), CLASSES)
+    return whole.chosen(np.isin(whole.indices, inexact_indices(split), invert=True)) if exact else whole
 
 
 @cache
@@ -80,7 +74,7 @@ def inexact_indices(split: str) -> tuple[int, ...]:
 def _read_split(root: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Read a whole split, uint8 (N, 3, 32, 32) and int64 (N,), from the layout that is there."""
     folder, suffix, read = _find_layout(root)
-    parts = [read(folder / f"{name}{suffix}") for name in _FILES[split]]
+    parts = [read(_existing(folder / f"{name}{suffix}")) for name in _FILES[split]]
     images = np.concatenate([images for images, _ in parts]).reshape(-1, *SHAPE)
     return images, np.concatenate([labels for _, labels in parts])
 
@@ -100,7 +94,6 @@ def _find_layout(root: Path) -> tuple[Path, str, Callable[[Path], tuple[np.ndarr
 def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read one file of the binary layout: records of a label byte and 3,072 pixels, channel by channel."""
     expected = RECORDS_PER_FILE * (1 + _PIXELS)
-    _require_file(path)
     size = path.stat().st_size
     if size != expected:
         raise ValueError(f"{path} must hold {expected} bytes ({RECORDS_PER_FILE} records of {1 + _PIXELS}), got {size}")
@@ -110,7 +103,6 @@ def _read_binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read one file of the python layout: a pickled dictionary with ``data`` and ``labels``."""
-    _require_file(path)
     batch = _unpickle(path)
     if not isinstance(batch, dict) or b"data" not in batch or b"labels" not in batch:
         raise ValueError(f"{path} must hold a dictionary with data and labels")
@@ -122,13 +114,13 @@ def _read_python(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return images, _checked_labels(path, batch[b"labels"])
 
 
-def _require_file(path: Path) -> None:
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: CIFAR-10 keeps {RECORDS_PER_FILE} images there")
+    return path
 
 
 def _checked_labels(path: Path, labels: Any) -> np.ndarray:
-    """Return the labels as int64; an error names the file."""
     array = np.asarray(labels)
     if array.shape != (RECORDS_PER_FILE,) or array.dtype.kind not in "ui":
         raise ValueError(f"{path} must hold {RECORDS_PER_FILE} whole-number labels, got {array.dtype} {array.shape}")

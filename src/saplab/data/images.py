@@ -37,9 +37,7 @@ def load_folder(path: str | Path, cut: Cut, limit: int | None = None) -> Dataset
     The first image of each class comes first, then the second of each, and so on, so that the first `limit` images
     show all classes. Pictures are read as RGB; hidden files and those without a picture's suffix are ignored.
 
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: no class, a class without pictures, an unreadable picture, or Pillow is missing.
+    Raises ValueError for no class, a class without pictures, an unreadable picture, or if Pillow is missing.
     """
     path = Path(path).expanduser()
     if not path.is_dir():

@@ -19,10 +19,6 @@ def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Da
             of pictures for each class.
         cut: how the pictures of a folder become images; other data have a size of their own.
         limit: read at most that many pictures of a folder.
-
-    Raises:
-        ValueError: an unknown name or malformed files.
-        FileNotFoundError: the files are missing.
     """
     if spec == "sample":
         return _cifar10("CIFAR-10 test sample", "sample", None)

@@ -17,9 +17,7 @@ def load_npz(path: str | Path) -> Dataset:
     The archive holds ``images``, (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, uint8 or floating point in [0, 1];
     ``labels``, integers (N,) from 0; and optionally ``classes``, their names as strings.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not such an archive; the message names file, array and fault.
+    Raises ValueError if the file is not such an archive; the message names file, array and fault.
     """
     path = Path(path)
     if not path.is_file():

@@ -9,10 +9,7 @@ from saplab.metrics.intervals import Interval, mean_interval
 def accuracy(probs: ArrayLike, labels: ArrayLike) -> Interval:
     """Estimate the share of images whose most probable class is their label, with the Wilson interval.
 
-    `probs` are (N, C), `labels` integers (N,) in 0..C-1.
-
-    Raises:
-        ValueError: other shapes, no image, labels that are not classes, probabilities outside [0, 1].
+    `probs` are (N, C), `labels` integers (N,) in 0..C-1; ValueError if they are not.
 
     Example:
         >>> accuracy([[0.9, 0.1], [0.2, 0.8]], [0, 0]).percent()
@@ -26,10 +23,7 @@ def single_pass_accuracy(votes: ArrayLike, labels: ArrayLike) -> Interval:
 
     The passes of one image are no independent evidence about other images, so the sample is the images: see
     `mean_interval`. With one pass per image this is `accuracy`. `votes` counts (N, C) for how many passes over image i
-    class j was the most probable.
-
-    Raises:
-        ValueError: as `accuracy`, and for negative counts, fractions, or an image without a pass.
+    class j was the most probable; ValueError for an image without a pass.
     """
     shares = pass_shares(votes, labels)
     return mean_interval(shares, passes=int(np.asarray(votes).sum(axis=1).max()))

@@ -45,14 +45,13 @@ def calibration(
     end is therefore ECE - q, where q is the 97.5 % quantile of Σ|gap* - gap| over bins, which bounds any difference of
     two ECEs; its upper end is the percentile, which is conservative.
 
+    Raises ValueError for rows that are not probabilities and labels that are not classes.
+
     Args:
         probs: probabilities (N, C), or those of K single passes (K, N, C), whose images are resampled as wholes.
         labels: classes (N,), integers in 0..C-1.
         bins: number of bins of equal width; the paper's diagrams have 10, Guo's 15.
         seed, replicates: of the bootstrap.
-
-    Raises:
-        ValueError: other shapes, rows that are not probabilities, labels that are not classes, `bins` < 1.
 
     Example:
         >>> calibration([[0.8, 0.2], [0.4, 0.6]], [0, 0]).ece.percent()

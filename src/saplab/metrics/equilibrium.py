@@ -19,9 +19,7 @@ def equilibrium(matrix: NDArray[np.float64], near: Equilibrium | None = None) ->
     mixture is the dual solution (Dantzig 1951).
 
     If the rows and columns of `near`, an equilibrium of a similar table, fit this one too, no programme is solved.
-
-    Raises:
-        RuntimeError: the solver failed, or a player could gain more than rounding by leaving the equilibrium.
+    Raises RuntimeError if the solver fails, or a player could gain more than rounding by leaving the equilibrium.
     """
     guess = _on_supports(matrix, near[1] > GAP, near[2] > GAP) if near else None
     if guess and _gain(matrix, *guess) <= GAP:

@@ -33,9 +33,6 @@ def mean_interval(scores: ArrayLike, passes: int = 1, confidence: float = 0.95) 
         scores: one number in [0, 1] per image (N,).
         passes: trials behind each score; bounds the effective number where the scores hardly vary.
         confidence: of the interval; for m intervals that must hold jointly, 1 - 0.05 / m (Bonferroni).
-
-    Raises:
-        ValueError: scores outside [0, 1] or none, a confidence outside (0, 1).
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or not (values.min() >= 0 and values.max() <= 1):

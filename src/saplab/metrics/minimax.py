@@ -44,15 +44,13 @@ def game_value(
 
     Source: section 3 of the paper, eq. 3, with both players' choices limited to the table's; von Neumann 1928; as a
     linear programme: Dantzig 1951. A mixed defence draws one of the defences anew for each prediction; the adversary
-    knows the mixture but not the draw, and plays one attack for all images.
+    knows the mixture but not the draw, and plays one attack for all images. Raises ValueError for payoffs that are not
+    finite, and labels that do not fit or repeat.
 
     Args:
         payoff: accuracy of each defender under each adversary (D, A), or the score of each image (D, A, N).
         defenders, adversaries: labels; ``defender 1``, ``adversary 1``, … by default.
         seed, replicates: of the bootstrap over images.
-
-    Raises:
-        ValueError: other shapes, no row or column, numbers that are not finite, labels that do not fit or repeat.
 
     Example:
         >>> game_value([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]).defender.round(3).tolist()

@@ -26,9 +26,7 @@ def over_seeds(right: ArrayLike) -> OverSeeds:
     The combined interval takes images and seeds as crossed random effects (Cornfield & Tukey 1956): the variance of
     the mean is (MS_images + MS_seeds - MS_error) / (S N), by Satterthwaite's degrees of freedom, in Wilson's formula.
     `right` is (S, N), a row for each seed and the same images in each; numbers in [0, 1], such as `correct` returns.
-
-    Raises:
-        ValueError: fewer than two seeds or images, or scores outside [0, 1].
+    Raises ValueError for fewer than two seeds or images.
     """
     scores = np.asarray(right, dtype=np.float64)
     if scores.ndim != 2 or min(scores.shape) < 2:

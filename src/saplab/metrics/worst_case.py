@@ -19,16 +19,8 @@ def worst_case(halves: ArrayLike, strengths: Sequence[float], labels: ArrayLike)
 
     Balls are nested: an attack with a smaller strength is one with a larger strength too.
 
-    Args:
-        halves: mean probabilities over the first and over the second half of the passes (2, A, L, N, C).
-        strengths: λ of each of the L rows.
-        labels: integers (N,) in 0..C-1.
-
-    Returns:
-        (L, N) scores 0, 0.5 or 1: the mean of both ways.
-
-    Raises:
-        ValueError: other shapes, or probabilities that are not in [0, 1].
+    `halves` holds mean probabilities over the first and over the second half of the passes (2, A, L, N, C), `strengths`
+    the λ of each of the L rows. The scores (L, N) are 0, 0.5 or 1, the mean of both ways.
     """
     probs = np.asarray(halves)
     if probs.ndim != 5 or len(probs) != 2 or probs.size == 0 or probs.shape[2] != len(strengths):

@@ -44,11 +44,6 @@ class Classifier(Normalize):
         return self.network(super().forward(images))
 
 
-def is_hub(spec: str) -> bool:
-    """Return whether `spec` names a network of torchvision or timm."""
-    return spec.partition(":")[0] in HUBS
-
-
 def build(spec: str) -> Classifier:
     """Build ``torchvision:NAME`` or ``timm:NAME`` with random weights, and with its normalisation as a layer.
 
@@ -98,10 +93,8 @@ def _package(name: str) -> Any:
             raise ValueError(f"`model` needs {name}, which cannot be imported: {error}") from None
         raise ValueError(f"`model` needs {name}: pip install 'saplab[vision]'") from None
     except Exception as error:  # a build for another PyTorch fails in any way
-        raise ValueError(
-            f"`model` needs {name}, which is installed but cannot be imported beside PyTorch {torch.__version__};"
-            f" install a build that fits: {error}"
-        ) from None
+        fault = f"is installed but cannot be imported beside PyTorch {torch.__version__}"
+        raise ValueError(f"`model` needs {name}, which {fault}; install a build that fits: {error}") from None
 
 
 def _check_name(hub: str, name: str, names: Sequence[str]) -> None:

@@ -49,20 +49,20 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
 
 
 def _load(spec: str, weights: str | Path | None) -> nn.Module:
-    if hub.is_hub(spec):
-        return _load_hub(spec, weights)
-    if ":" in spec:
-        model = _call_factory(spec)
-    elif spec in PACKAGED:
+    if spec in PACKAGED:
         return _load_packaged(spec, weights)
-    elif spec in ARCHITECTURES:
-        if weights is None:
-            raise ValueError(f"`weights` must name a file for the architecture {spec!r}, got None")
+    if spec in ARCHITECTURES:
         return _load_architecture(spec, weights)
+    model: nn.Module
+    if spec.partition(":")[0] in hub.HUBS:
+        model = hub.build(spec)
+        trained = model.network
+    elif ":" in spec:
+        model = trained = _call_factory(spec)
     else:
         raise ValueError(_unknown_name(spec))
     if weights is not None:
-        put_weights(model, read_weights(weights), str(weights))
+        put_weights(trained, read_weights(weights), str(weights))
     return model.eval()
 
 
@@ -71,7 +71,10 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     path = _existing(path)
     _check_beside(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        try:
+            return _state_dict(path, load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no readable safetensors file: {error}") from None
     if path.suffix not in (".pt", ".pth", ".th"):
         raise ValueError(f"`weights` must end in .safetensors, .pt, .pth or .th, got {path}")
     try:
@@ -126,8 +129,10 @@ def _load_packaged(name: str, weights: str | Path | None) -> nn.Module:
     return _ready(model)
 
 
-def _load_architecture(name: str, weights: str | Path) -> nn.Module:
+def _load_architecture(name: str, weights: str | Path | None) -> nn.Module:
     """Load weights into an architecture with their number of classes."""
+    if weights is None:
+        raise ValueError(f"`weights` must name a file for the architecture {name!r}, got None")
     state = read_weights(weights)
     classes = state["linear.bias"].numel() if "linear.bias" in state else 10
     model = ARCHITECTURES[name](classes=max(classes, 1))
@@ -138,13 +143,6 @@ def _load_architecture(name: str, weights: str | Path) -> nn.Module:
 def _ready(model: nn.Module) -> nn.Module:
     """Set evaluation mode and the memory format in which convolutions on a CPU run fastest; maps follow the weights."""
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def _load_hub(spec: str, weights: str | Path | None) -> nn.Module:
-    model = hub.build(spec)
-    if weights is not None:
-        put_weights(model.network, read_weights(weights), str(weights))
-    return model.eval()
 
 
 def _call_factory(spec: str) -> nn.Module:
@@ -170,20 +168,11 @@ def _existing(path: str | Path) -> Path:
 def _check_beside(path: Path) -> None:
     """Compare a file of weights with the checksum in the file of facts beside it, if there is one."""
     beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return
     try:
         facts = Packaged.from_json(beside.read_bytes())
-    except ValueError:  # somebody else's file
+    except (FileNotFoundError, ValueError):  # none, or somebody else's file
         return
     require_checksum(path.read_bytes(), facts.sha256, f"{path} is damaged or another file than {beside.name} says")
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return _state_dict(path, load_file(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, torch.Tensor]:
