@@ -4,7 +4,6 @@ import hashlib
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from saplab.cli.console import Console
     from saplab.evaluation.evaluate import Job
     from saplab.runs import Request, Store
-    from saplab.runs.engines import Failed
 
 _MOST_FAILURES = 10  # lines
 
@@ -41,27 +39,19 @@ def open_store(job: "Job", folder: Path, console: "Console") -> "Store":
 
 
 def fill(job: "Job", store: "Store", console: "Console") -> bool:
-    """Compute what a store lacks, say what failed, and return whether nothing did.
-
-    Raises:
-        typer.Exit: with code 1 where there is no cell at all to show.
-    """
+    """Compute what a store lacks, and return whether nothing failed; exit with code 1 if the store stays empty."""
     failed = job.run(store, console.progress)
-    _tell_failures(failed, store.root, console)
-    if failed and not store.survey().stored:
-        raise typer.Exit(1)
-    return not failed
-
-
-def _tell_failures(failed: "Sequence[Failed]", root: Path, console: "Console") -> None:
     for failure in failed[:_MOST_FAILURES]:
         first = failure.group[0]
         where = f"{first.ranges} {first.start}..{first.stop}"
         console.say(f"failed after {failure.tries} tries: {where}: {failure.reason}")
-    if failed:
-        console.say(
-            f"{len(failed)} groups of cells failed; saplab runs {root} lists them, and the same command retries"
-        )
+    if not failed:
+        return True
+    hint = f"saplab runs {store.root} lists them, and the same command retries"
+    console.say(f"{len(failed)} groups of cells failed; {hint}")
+    if not store.survey().stored:
+        raise typer.Exit(1)
+    return False
 
 
 def show_plan(job: "Job", console: "Console") -> None:

@@ -4,7 +4,7 @@ import json as codec
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import typer
@@ -16,40 +16,23 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Console:
-    """The person's side of a verb.
+    """The person's side of a verb."""
 
-    Attributes:
-        json: whether stdout is for the JSON result; all else is on stderr then.
-
-    Example:
-        >>> console = Console(json=True)
-        >>> with console.progress("images", 100) as tick:
-        ...     tick(50)
-        >>> console.emit_json({"accuracy": 0.9})
-        {"accuracy": 0.9}
-    """
-
-    json: bool = False
+    json: bool = False  # stdout is for the JSON result; all else is on stderr then
 
     def say(self, text: str = "") -> None:
         """Write text and the end of a line."""
         typer.echo(text, err=self.json)
 
     def emit_json(self, result: object) -> None:
-        """Write the result as one line of JSON to stdout.
-
-        Raises:
-            ValueError: for NaN or infinity, which JSON does not have.
-        """
+        """Write the result as one line of JSON to stdout; ValueError for NaN or infinity, which JSON does not have."""
         typer.echo(codec.dumps(result, ensure_ascii=False, allow_nan=False))
 
-    @contextmanager
-    def progress(self, description: str, total: int) -> Iterator[Tick]:
+    def progress(self, description: str, total: int) -> AbstractContextManager[Tick]:
         """Show on stderr how far a work of `total` parts is: a bar on a terminal, elsewhere a line now and then."""
         from saplab.evaluation.progress import shown
 
-        with shown(description, total) if sys.stderr.isatty() else _lines(description, total) as tick:
-            yield tick
+        return shown(description, total) if sys.stderr.isatty() else _lines(description, total)
 
 
 @contextmanager

@@ -29,7 +29,8 @@ def guarded(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         result = INTERRUPTED
     except BrokenPipeError:
-        return _silence()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush goes
+        return CLOSED_PIPE
     except Exception as error:
         if os.environ.get("SAPLAB_DEBUG") == "1" or not (line := explain(error)):
             raise
@@ -43,7 +44,9 @@ def guarded(command: Callable[[], object]) -> int:
 def explain(error: Exception) -> str:
     """Return in one line what the user should know; empty for an error that is a bug of this program."""
     if isinstance(error, typer.BadParameter.__mro__[1]):  # Typer's UsageError, which has no public name
-        return _one_line(f"{getattr(error, 'format_message')()}{_help_of(error)}")  # noqa: B009 - untyped
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context else ""
+        return _one_line(f"{getattr(error, 'format_message')()}{hint}")  # noqa: B009 - untyped
     if isinstance(error, typer.Abort):
         return "aborted"
     if isinstance(error, OSError) and error.filename is not None:
@@ -83,17 +86,6 @@ def _end_after_interrupt(read: socket.socket, _write: socket.socket) -> None:
     with suppress(OSError):
         os.write(2, (_SHOW_CURSOR if sys.stderr.isatty() else b"") + b"saplab: interrupted\n")
     os._exit(INTERRUPTED)
-
-
-def _silence() -> int:
-    """Let the interpreter's last flush go nowhere, since nobody reads it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return CLOSED_PIPE
-
-
-def _help_of(error: Exception) -> str:
-    context = getattr(error, "ctx", None)
-    return f" (see {context.command_path} --help)" if context else ""
 
 
 def _one_line(text: str) -> str:

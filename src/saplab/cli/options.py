@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from saplab.cli.console import Console
+
 if TYPE_CHECKING:
     from torch import nn
 
-    from saplab.cli.console import Console
     from saplab.data.dataset import Dataset
     from saplab.data.images import Cut
     from saplab.runs.engines import Engine
@@ -104,51 +105,6 @@ def _group_of(parameter: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where a verb computes, as the options say it.
-
-    Attributes:
-        device: of PyTorch.
-        threads: of PyTorch; None for its own choice.
-        engine: name of the engine.
-        workers: processes or tasks; None for what the engine takes by itself.
-        address: of a cluster; None for this machine.
-    """
-
-    device: str = "auto"
-    threads: int | None = None
-    engine: str = "local"
-    workers: int | None = None
-    address: str | None = None
-
-    def ready(self) -> "Place":
-        """Set PyTorch's threads, and return the device and the engine.
-
-        The tasks of a Ray cluster compute on CPUs unless a device is named, which this machine need not have.
-
-        Raises:
-            ValueError: an engine, device or number that cannot be, or Ray is not installed.
-        """
-        import torch
-
-        from saplab.runs.engines import Options, make_engine
-        from saplab.system.device import find_device
-
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"`threads` must be >= 1, got {self.threads}")
-        if self.engine != "ray":
-            place = str(find_device(self.device))
-            kind = place
-        else:
-            kind = "cpu" if self.device == "auto" else self.device
-            place = "cpu" if kind == "cpu" else str(find_device("auto"))
-        engine = make_engine(self.engine, Options(self.workers, self.threads, self.address, kind))
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return Place(place, kind.partition(":")[0], engine)
-
-
-@dataclass(frozen=True)
 class Place:
     """A device of this machine for networks, the kind of device that computes cells, and the engine."""
 
@@ -157,16 +113,33 @@ class Place:
     engine: "Engine"
 
 
-def radii(lambdas: str, eps: str, usual: str) -> tuple[float, ...]:
-    """Return the radii that ``--lambda``, or ``--eps`` in its place, asks for.
+def ready_place(
+    device: str, threads: int | None, engine: str = "local", workers: int | None = None, address: str | None = None
+) -> Place:
+    """Set PyTorch's threads, and return where a verb computes, as its options say.
 
-    Args:
-        lambdas, eps: as given.
-        usual: the default of ``--lambda``.
-
-    Raises:
-        ValueError: both are given; not numbers; one out of range or twice.
+    The tasks of a Ray cluster compute on CPUs unless a device is named, which this machine need not have.
     """
+    import torch
+
+    from saplab.runs.engines import Options, make_engine
+    from saplab.system.device import find_device
+
+    if threads is not None and threads < 1:
+        raise ValueError(f"`threads` must be >= 1, got {threads}")
+    if engine != "ray":
+        place = kind = str(find_device(device))
+    else:
+        kind = "cpu" if device == "auto" else device
+        place = "cpu" if kind == "cpu" else str(find_device("auto"))
+    made = make_engine(engine, Options(workers, threads, address, kind))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Place(place, kind.partition(":")[0], made)
+
+
+def radii(lambdas: str, eps: str, usual: str) -> tuple[float, ...]:
+    """Return the radii that ``--lambda``, whose default is `usual`, or ``--eps`` in its place asks for."""
     from saplab.attacks import parse_strengths, radii_of
 
     if eps and lambdas != usual:
@@ -179,9 +152,8 @@ def _fractions(text: str) -> list[float]:
         parts = [part.partition("/") for part in text.split(",")]
         found = [float(top) / float(bottom) if slash else float(top) for top, slash, bottom in parts]
     except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"`eps` must be numbers or fractions joined by commas, such as 2/255,8/255, got {text!r}"
-        ) from None
+        wanted = "numbers or fractions joined by commas, such as 2/255,8/255"
+        raise ValueError(f"`eps` must be {wanted}, got {text!r}") from None
     if not all(0 <= radius <= 1 for radius in found):
         raise ValueError(f"`eps` must be within [0, 1], got {text!r}")
     if len(set(found)) < len(found):
@@ -190,11 +162,7 @@ def _fractions(text: str) -> list[float]:
 
 
 def first_images(data: "Dataset", limit: int | None) -> "Dataset":
-    """Return the first `limit` images of a data set; all of them for None.
-
-    Raises:
-        ValueError: a `limit` below 1, or beyond the images there are.
-    """
+    """Return the first `limit` images of a data set; all of them for None."""
     if limit is None:
         return data
     if limit < 1:
@@ -216,7 +184,7 @@ def cut_of(network: "nn.Module", image_size: int | None) -> "Cut | None":
     return Cut(size, max(size, round(size * view.resize / view.size)), view.interpolation)
 
 
-def load_network(spec: str, weights: Path | None, console: "Console") -> "nn.Module":
+def load_network(spec: str, weights: Path | None, console: Console) -> "nn.Module":
     """Load a network, and say where it has learned nothing yet: nothing is ever downloaded."""
     from saplab.models.hub import Classifier
     from saplab.models.zoo import load_model

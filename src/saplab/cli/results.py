@@ -1,6 +1,7 @@
 """Show what was found: tables, verdicts and claims as text, and as JSON for programs."""
 
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,7 @@ if TYPE_CHECKING:
 def compute_and_report(job: "Job", folder: Path, console: "Console", fail_below: float | None = None) -> None:
     """Compute what is missing of a job, then show its table and verdict and write its report.
 
-    Args:
-        job: what to compute.
-        folder: for the run.
-        console: where to show it.
-        fail_below: accuracy in % that the verdict must not fall short of.
-
-    Raises:
-        typer.Exit: with code 1 where it does, or where cells failed.
+    Exits with code 1 if cells failed or the verdict falls short of an accuracy of `fail_below` %.
     """
     from saplab.evaluation.report import write_report
 
@@ -61,8 +55,6 @@ def record_of(report: "Report") -> dict[str, Any]:
 
 
 def _verdict_record(verdict: "Verdict") -> dict[str, Any]:
-    from dataclasses import asdict
-
     checks = [{**vars(check), "how": in_options(check.how) if check.how else ""} for check in verdict.checks]
     robust = [{"strength": bound.strength, **asdict(bound)} for bound in verdict.robust]
     return {"finding": verdict.sentence, "robust": robust, "checks": checks}
@@ -83,7 +75,6 @@ def show_study(study: "StudyReport", console: "Console") -> None:
 
 
 def _claims_text(study: "StudyReport") -> str:
-    """Write each claim with its outcome and the numbers behind it."""
     from saplab.evaluation.text import width
 
     lines = [study.tally]

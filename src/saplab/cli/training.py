@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,16 +12,14 @@ from saplab.learning.progress import Progress, Record
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 
 @contextmanager
 def watch(title: str, describe: Callable[[Record], str], name: Callable[[Record], str]) -> Iterator[Progress[Record]]:
-    """Yield a progress that shows a run.
+    """Yield a progress that shows a run, with the title beside the bar.
 
-    Args:
-        title: text beside the bar.
-        describe: returns the line of a record.
-        name: returns what a record is called where a run goes on after it: "epoch 3 of 10".
+    `describe` returns the line of a record, `name` what it is called where a run goes on after it: "epoch 3 of 10".
     """
     if not sys.stderr.isatty():
         yield _Lines(describe, name)
@@ -30,42 +29,40 @@ def watch(title: str, describe: Callable[[Record], str], name: Callable[[Record]
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Bar(bars, title, describe, name)
+        yield _Bar(describe, name, bars, bars.add_task(title, total=None, state=""))
 
 
+@dataclass
 class _Lines(Progress[Record]):
-    def __init__(self, describe: Callable[[Record], str], name: Callable[[Record], str]) -> None:
-        self._describe, self._name = describe, name
+    describe: Callable[[Record], str]
+    name: Callable[[Record], str]
 
     def on_start(self, history: Sequence[Record], done: int, total: int) -> None:
         if history:
-            self._say(f"goes on after {self._name(history[-1])}")
+            self.say(f"goes on after {self.name(history[-1])}")
 
     def on_record(self, record: Record) -> None:
-        self._say(self._describe(record))
+        self.say(self.describe(record))
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         tell(line)
 
 
+@dataclass
 class _Bar(_Lines[Record]):
-    def __init__(
-        self, bars: "Bars", title: str, describe: Callable[[Record], str], name: Callable[[Record], str]
-    ) -> None:
-        super().__init__(describe, name)
-        self._bars = bars
-        self._task = bars.add_task(title, total=None, state="")
+    bars: "Bars"
+    task: "TaskID"
 
     def on_start(self, history: Sequence[Record], done: int, total: int) -> None:
         super().on_start(history, done, total)
-        self._bars.update(self._task, completed=done, total=total)
+        self.bars.update(self.task, completed=done, total=total)
 
     def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
         state = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        self._bars.update(self._task, completed=step, state=state)
+        self.bars.update(self.task, completed=step, state=state)
 
-    def _say(self, line: str) -> None:
-        self._bars.console.print(line, highlight=False, markup=False)
+    def say(self, line: str) -> None:
+        self.bars.console.print(line, highlight=False, markup=False)
 
 
 def tell(line: str) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from saplab.cli import options
+from saplab.cli.console import Console
 
 
 def demo(
@@ -22,7 +23,6 @@ def demo(
     """
     from saplab.attacks import FGSM, MonteCarlo, radii_of
     from saplab.cli.computing import command_line
-    from saplab.cli.console import Console
     from saplab.cli.results import compute_and_report
     from saplab.data.load import load_data
     from saplab.defenses import SAP, defend

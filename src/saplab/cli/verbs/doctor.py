@@ -1,11 +1,14 @@
 """``saplab doctor``: what this machine offers, and whether everything that saplab needs works here."""
 
+import os
+import platform
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
 
 from saplab.cli import options
+from saplab.cli.console import Console
 
 _PYTHON_PACKAGES = ("saplab", "torch", "numba", "llvmlite", "numpy", "scipy", "safetensors", "altair", "typer", "rich")
 _INSTRUCTION_SETS = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "amx-bf16", "neon", "sve")
@@ -17,7 +20,6 @@ def doctor(as_json: options.Json = False) -> None:
 
     Versions, processor, threads, memory, devices, kernels, packaged weights; exit 1 if something needed is broken.
     """
-    from saplab.cli.console import Console
 
     console = Console(json=as_json)
     facts, problems = examine()
@@ -44,8 +46,6 @@ def examine() -> tuple[dict[str, Mapping[str, Any]], list[str]]:
 
 
 def _versions() -> Mapping[str, Any]:
-    import platform
-
     from saplab.system.machine import versions
 
     found = versions(_PYTHON_PACKAGES)
@@ -65,8 +65,6 @@ def _processor() -> Mapping[str, Any]:
 
 
 def _threads() -> Mapping[str, Any]:
-    import os
-
     import torch
 
     from saplab.system.machine import usable_cores

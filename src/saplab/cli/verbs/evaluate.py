@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from saplab.cli import options
+from saplab.cli.console import Console
 
 _STRENGTHS = "0,1,2,4,8"
 
@@ -51,7 +52,6 @@ def evaluate(
     """
     from saplab.attacks import MonteCarlo, parse_attackers
     from saplab.cli.computing import command_line, default_folder, show_plan
-    from saplab.cli.console import Console
     from saplab.cli.results import compute_and_report
     from saplab.data.load import load_data
     from saplab.defenses import defend, parse_defenses
@@ -63,7 +63,7 @@ def evaluate(
     if fail_below is not None and not 0 <= fail_below <= 100:
         raise ValueError(f"`fail_below` must be within [0, 100] %, got {fail_below:g}")
     console = Console(as_json)
-    place = options.Machine(device, threads, engine, workers, address).ready()
+    place = options.ready_place(device, threads, engine, workers, address)
     network = options.load_network(model, weights, console).to(place.device)
     dataset = options.first_images(load_data(data, options.cut_of(network, image_size), limit), limit)
     defended = defend(network, *defenses, sites=sites or None) if defenses else network

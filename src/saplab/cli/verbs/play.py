@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from saplab.cli import options
+from saplab.cli.console import Console
 from saplab.cli.options import DATA, DEFENCE, JUDGING, NETWORK, OUTPUT, option
 from saplab.cli.verbs.train_agent import GAME
 
 if TYPE_CHECKING:
     from saplab.attacks import FGSM, Attacker
-    from saplab.cli.console import Console
     from saplab.runs import Curve, GameCell, Network
     from saplab.runs.games import Games
 
@@ -64,7 +64,6 @@ def play(
     """
     from saplab.attacks import FGSM, MonteCarlo, parse_attackers
     from saplab.cli.computing import command_line, fill, open_store
-    from saplab.cli.console import Console
     from saplab.defenses import parse_defenses
     from saplab.evaluation.evaluate import Job
     from saplab.evaluation.rows import summarise
@@ -80,7 +79,7 @@ def play(
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
     attackers = parse_attackers(attack, gradient, adversary)  # type: ignore[arg-type]
     radii = options.radii(lambdas, eps, _STRENGTHS)
-    place = options.Machine(device, threads, engine, workers, address).ready()
+    place = options.ready_place(device, threads, engine, workers, address)
     rom, console = rom_name(game), Console(as_json)
     network = load_agent(rom, agent)
     plain = Network(f"agent:{rom}", weights_digest(network))
@@ -110,18 +109,11 @@ def play(
 
 @dataclass(frozen=True)
 class _Ask:
-    """What all curves have in common.
+    """What all curves have in common."""
 
-    Attributes:
-        whole: a cell of the agent without defence and attack, over all games of a seed.
-        usual: the attack that goes without a name.
-        radii: of attackers that have none of their own.
-        seeds: how many.
-    """
-
-    whole: "GameCell"
-    usual: "FGSM"
-    radii: Sequence[float]
+    whole: "GameCell"  # of the agent without defence and attack, over all games of a seed
+    usual: "FGSM"  # the attack that goes without a name
+    radii: Sequence[float]  # of attackers that have none of their own
     seeds: int
 
 
@@ -197,7 +189,7 @@ def _papers_changes(cell: "GameCell") -> Mapping[float, float]:
     return PAPER_CHANGES.get(cell.game, {})
 
 
-def _film(path: Path, curve: "Curve", games: "Games", console: "Console") -> None:
+def _film(path: Path, curve: "Curve", games: "Games", console: Console) -> None:
     """Play the first game of a curve's last radius once more, and write its clip."""
     from saplab.attacks import strength_of
     from saplab.rl.atari import action_names

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from saplab.cli import options
+from saplab.cli.console import Console
 
 
 def report(
@@ -19,7 +20,6 @@ def report(
     games that are no study, shows the table alone.
     """
     from saplab.cli.advice import in_options
-    from saplab.cli.console import Console
     from saplab.cli.results import record_of, show_report, show_study, tell_what_is_missing
     from saplab.evaluation.report import write_report
     from saplab.evaluation.rows import summarise

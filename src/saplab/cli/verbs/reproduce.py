@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saplab.cli import options
-from saplab.cli.options import DATA, NETWORK, option
+from saplab.cli.console import Console
+from saplab.cli.options import DATA, NETWORK, Place, option
 from saplab.system.words import counted
 
 if TYPE_CHECKING:
-    from saplab.cli.console import Console
-    from saplab.cli.options import Place
     from saplab.evaluation.evaluate import Job
     from saplab.paper.choice import Choice
     from saplab.paper.study import Figure
@@ -58,11 +57,10 @@ def reproduce(
 
     Killed and started again, the same command goes on where it stopped. Figures share the cells they have in common.
     """
-    from saplab.cli.console import Console
     from saplab.paper.choice import choose
 
     chosen = choose(names, preset, outside)
-    place = options.Machine(device, threads, engine, workers, address).ready()
+    place = options.ready_place(device, threads, engine, workers, address)
     ask = _Ask(tuple(names), preset, seed, precision, place, out, dry_run, Console(as_json))
     finished = [_table(ask, chosen, agents, sticky)] if chosen.table else []
     finished += [_figures(ask, chosen, data, limit)] if chosen.figures else []
@@ -78,10 +76,10 @@ class _Ask:
     preset: str
     seed: int
     precision: str
-    place: "Place"
+    place: Place
     out: Path | None
     dry_run: bool
-    console: "Console"
+    console: Console
 
 
 def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
@@ -154,12 +152,8 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
     return _computed(job, figures, beside or own, ask.console)
 
 
-def _tell_absent(agents: "Agents", folder: Path | None, console: "Console") -> None:
-    """Tell which games are left out for want of an agent.
-
-    Raises:
-        ValueError: all of them.
-    """
+def _tell_absent(agents: "Agents", folder: Path | None, console: Console) -> None:
+    """Tell which games are left out for want of an agent; ValueError if all of them are."""
     if not agents.absent:
         return
     where = f"in {folder}" if folder else "in the package"
@@ -169,8 +163,7 @@ def _tell_absent(agents: "Agents", folder: Path | None, console: "Console") -> N
     console.say(f"left out, as no agent is {where}: {', '.join(agents.absent)} (to train one: {how})")
 
 
-def _show_games(job: "Job", max_frames: int, console: "Console") -> None:
-    """Show what would be played."""
+def _show_games(job: "Job", max_frames: int, console: Console) -> None:
     from saplab.rl.atari import FRAME_SKIP
 
     job.inputs.rehearse(job.request.cells)
@@ -181,7 +174,7 @@ def _show_games(job: "Job", max_frames: int, console: "Console") -> None:
     console.say(f"{counted(len(cells), 'cell')}, {games} of at most {max_frames // FRAME_SKIP:,} actions each")
 
 
-def _computed(job: "Job", figures: "Sequence[Figure]", folder: Path, console: "Console") -> bool:
+def _computed(job: "Job", figures: "Sequence[Figure]", folder: Path, console: Console) -> bool:
     """Compute what is missing of a study, write and show its report, and return whether nothing failed."""
     from saplab.cli.computing import fill, open_store
     from saplab.cli.results import show_study

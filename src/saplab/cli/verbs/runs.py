@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saplab.cli import options
+from saplab.cli.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +24,6 @@ def runs(
 
     Stored cells, time left, what failed, and damaged files; a run may be going on meanwhile.
     """
-    from saplab.cli.console import Console
     from saplab.runs import Store
     from saplab.runs.progress import progress_of
 

@@ -1,10 +1,12 @@
 """``saplab sites``: where a defence would act in a network, and what it would draw there."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saplab.cli import options
+from saplab.cli.console import Console
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +29,6 @@ def sites(
 
     Without a defence, every site there is.
     """
-    from saplab.cli.console import Console
     from saplab.defenses import parse_defenses
 
     defenses = parse_defenses(defense)
@@ -37,11 +38,13 @@ def sites(
     network = options.load_network(model, weights, console)
     cut = options.cut_of(network, image_size)
     table = _table(network, defenses, pattern, cut.size if cut else _CIFAR_SIZE)
+    activations, draws = sum(site.activations for site in table), sum(site.draws for site in table)
     if as_json:
-        console.emit_json({"model": model, "defense": defense, **_record(table)})
+        found = {"sites": [asdict(site) for site in table], "activations": activations, "draws": draws}
+        console.emit_json({"model": model, "defense": defense, **found})
     else:
-        console.say(repr(table))
-        console.say(_total(table))
+        cost = f"; {draws:,} draws a pass and image" if draws else ""
+        console.say(f"{table!r}\n\n{len(table)} sites, {activations:,} activations an image{cost}")
 
 
 def _table(network: "nn.Module", defenses: "tuple[Defense, ...]", pattern: str, size: int) -> "SiteTable":
@@ -56,16 +59,3 @@ def _table(network: "nn.Module", defenses: "tuple[Defense, ...]", pattern: str, 
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"the network cannot take an image of 3×{size}×{size} (`image-size`): {reason}") from None
-
-
-def _record(table: "SiteTable") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    rows = [asdict(site) for site in table]
-    return {"sites": rows, "activations": sum(s.activations for s in table), "draws": sum(s.draws for s in table)}
-
-
-def _total(table: "SiteTable") -> str:
-    activations, draws = sum(s.activations for s in table), sum(s.draws for s in table)
-    cost = f"; {draws:,} draws a pass and image" if draws else ""
-    return f"\n{len(table)} sites, {activations:,} activations an image{cost}"

@@ -1,14 +1,17 @@
 """``saplab train-agent``: train an agent for an Atari game by Double DQN."""
 
-import shlex
-import sys
+import copy
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saplab.cli import options
+from saplab.cli.computing import command_line
+from saplab.cli.console import Console
 from saplab.cli.training import watch
 from saplab.system.words import counted
 
@@ -53,9 +56,6 @@ def train_agent(
 
     Killed and started again, the same command goes on from its last checkpoint.
     """
-    from dataclasses import replace
-
-    from saplab.cli.console import Console
     from saplab.learning.plot import save_plot
     from saplab.learning.progress import TensorBoard
     from saplab.metrics.scores import mean_score
@@ -70,13 +70,11 @@ def train_agent(
     if episodes < 2:
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
     threads = usable_cores() if threads is None else threads
-    place = options.Machine(device, threads).ready().device
-    recipe = replace(find_recipe(preset), reward_scale=reward_scale)
-    recipe = replace(
-        recipe,
-        steps=recipe.steps if steps is None else steps,
-        n_step=recipe.n_step if n_step is None else n_step,
-    )
+    place = options.ready_place(device, threads).device
+    usual = find_recipe(preset)
+    steps = usual.steps if steps is None else steps
+    n_step = usual.n_step if n_step is None else n_step
+    recipe = replace(usual, steps=steps, n_step=n_step, reward_scale=reward_scale)
     rom, console = rom_name(game), Console(as_json)
     folder = out or Path("runs/agents") / f"{rom}-{preset}"
     games = Games(rom, recipe.games, sticky, threads=threads)
@@ -90,15 +88,12 @@ def train_agent(
         return f"step {record.step:,} of {recipe.steps:,}"
 
     with watch(rom, lambda record: f"{name(record)}: {_numbers(record)}", name) as progress:
-        task, told = (
-            f"{rom}, sticky {sticky:g}",
-            TensorBoard(folder / "tensorboard", progress) if tensorboard else progress,
-        )
+        told = TensorBoard(folder / "tensorboard", progress) if tensorboard else progress
+        task = f"{rom}, sticky {sticky:g}"
         history = run(recipe, games, network, folder, seed, task=task, score=score, progress=told)
     save_plot(history_chart(history, f"{rom}, {preset}"), folder)
-    facts = _export(
-        network, recipe, history, Rules(rom, sticky), folder, episodes, seed, f"{counted(threads, 'thread')}, {place}"
-    )
+    machine = f"{counted(threads, 'thread')}, {place}"
+    facts = _export(network, recipe, history, Rules(rom, sticky), folder, episodes, seed, machine)
     own, random = mean_score(facts.scores), mean_score(facts.random_scores)
     console.say(f"{folder}: {own} points over {episodes} games after {facts.steps:,} steps; random play {random}")
     if as_json:
@@ -110,9 +105,6 @@ def _export(
     episodes: int, seed: int, machine: str,
 ) -> "Facts":  # fmt: skip
     """Write the agent's files, with the scores of what is in them and of random play."""
-    import hashlib
-    from dataclasses import replace
-
     import torch
 
     from saplab.rl.agents import Facts, pack, unpack, write_agent
@@ -120,21 +112,16 @@ def _export(
     from saplab.system.machine import processor
 
     content = pack(network)
-    scores = _points(unpack(content), rules, episodes, seed=0)
-    random = _points(network, replace(rules, epsilon=1.0), episodes, seed=0)
-    facts = Facts(
-        rules.game, recipe.preset, history[-1].step, seed, hashlib.sha256(content).hexdigest(), tuple(scores),
-        tuple(random),
-    )  # fmt: skip
-    command, machine = shlex.join(["saplab", *sys.argv[1:]]), f"{processor()}, {machine}; PyTorch {torch.__version__}"
+    scores = tuple(_points(unpack(content), rules, episodes, seed=0))
+    random = tuple(_points(network, replace(rules, epsilon=1.0), episodes, seed=0))
+    digest = hashlib.sha256(content).hexdigest()
+    facts = Facts(rules.game, recipe.preset, history[-1].step, seed, digest, scores, random)
+    command, machine = command_line(), f"{processor()}, {machine}; PyTorch {torch.__version__}"
     write_agent(folder, content, facts, write_card(facts, recipe, history, rules, command, machine))
     return facts
 
 
 def _points(network: "QNetwork", rules: "Rules", episodes: int, seed: int) -> list[float]:
-    """Play full games with the network where it is, and return their points."""
-    import copy
-
     from saplab.rl.play import play
     from saplab.rl.player import Player
 
@@ -145,11 +132,10 @@ def _points(network: "QNetwork", rules: "Rules", episodes: int, seed: int) -> li
 def _numbers(record: "AgentRecord") -> str:
     from saplab.metrics.scores import mean_score
 
+    games = f"{counted(record.games, 'game')} at ε {record.epsilon:.2f}"
     parts = [
         "" if record.loss is None else f"loss {record.loss:.4f}",
-        ""
-        if record.score is None
-        else f"{record.score:.1f} points in {counted(record.games, 'game')} at ε {record.epsilon:.2f}",
+        "" if record.score is None else f"{record.score:.1f} points in {games}",
         f"evaluation {mean_score(record.evaluation)}" if record.evaluation else "",
         f"{record.steps_per_second:.0f} steps/s, {record.seconds:.0f} s",
     ]
