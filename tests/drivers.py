@@ -47,7 +47,7 @@ def assert_same(store, reference):
     assert store.request.cells == reference.request.cells
     for cell in reference.request.cells:
         mine, other = store.load(cell), reference.load(cell)
-        for name in ImageResult.dtypes:
+        for name in ImageResult.layout:
             assert getattr(mine, name).tobytes() == getattr(other, name).tobytes(), name
         assert mine.made["threads"] == 1
 

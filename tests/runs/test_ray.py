@@ -16,7 +16,7 @@ from synthetic import make_cell
 from saplab.models.zoo import load_model
 from saplab.runs import Store, run, work_of
 from saplab.runs.engines import InProcess, RayCluster
-from saplab.runs.engines.ray import _dumps, _Room
+from saplab.runs.engines.ray import _dumps
 
 __all__ = ["one_thread", "references"]  # fixtures
 
@@ -60,7 +60,7 @@ class FakeRay:
         (RayCluster("auto", workers=6, device="cuda"), 0.5, 6),
         (RayCluster("auto", workers=7, device="cuda"), 1 / 3, 7),
         (RayCluster("auto"), 0, 2 * 20),
-        (RayCluster("auto", threads=3), 0, 2 * (5 + 1)),
+        (RayCluster("auto", threads=3), 0, 2 * 6),
     ],
 )
 def test_tasks_take_what_they_need_and_not_too_many_are_submitted(engine, share, room):
@@ -68,13 +68,13 @@ def test_tasks_take_what_they_need_and_not_too_many_are_submitted(engine, share,
     nodes = FakeRay((16, 2), (4, 1))
     options = engine._task(nodes)
     assert options == {"num_cpus": engine.threads, "num_gpus": share, "max_retries": 0, "max_calls": 0}
-    assert _Room(nodes, engine.threads, engine.device, engine.workers)() == room
+    assert engine._room(nodes, engine.workers)() == room
 
 
 def test_a_cluster_that_lacks_what_is_asked_for_is_refused():
     nodes = FakeRay((4, 0), (2, 0))
     with pytest.raises(ValueError, match="`threads` must be at most 4, the cores of the largest node, got 5"):
-        _Room(nodes, 5, "cpu", None)
+        RayCluster("auto", threads=5)._task(nodes)
     with pytest.raises(ValueError, match="`device` cuda needs a cluster with GPUs, this one has none"):
         RayCluster("auto", device="cuda")._task(nodes)
 

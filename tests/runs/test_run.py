@@ -147,7 +147,7 @@ def test_a_cell_for_another_kind_of_device_is_refused(inputs):
 
 
 def assert_same_bits(mine, other):
-    for name in ImageResult.dtypes:
+    for name in ImageResult.layout:
         assert getattr(mine, name).tobytes() == getattr(other, name).tobytes(), name
 
 
@@ -165,7 +165,7 @@ def test_memory_gives_the_same_results_as_a_folder(inputs, tmp_path):
         assert (store.survey().missing, set(store.survey().stored)) == ((), set(request.by_digest))
     for one in request.cells:
         assert_same_bits(memory.load(one), folder.load(one))
-    with pytest.raises(ValueError, match=r"must hold \(3, 5\) radii and examples, got \(3, 12\)"):
+    with pytest.raises(ValueError, match=r"`probs` must be \(3, 5, 4\) for this cell, got \(3, 12, 4\)"):
         memory.save(request.cells[0], memory.load(request.cells[2]))
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import DENSE, fill, make_cell, make_curve, make_request, make_result
+from synthetic import DENSE, SAP, fill, make_cell, make_curve, make_request, make_result
 
+from saplab import defenses
 from saplab.attacks import RandomNoise
 from saplab.runs import BrokenCellError, Curve, Request, Store
 from saplab.runs.cell import EarlierVersionError
@@ -28,7 +30,7 @@ def contents(root):
 
 
 def assert_same(a, b):
-    for name in ImageResult.dtypes:
+    for name in ImageResult.layout:
         assert getattr(a, name).dtype == getattr(b, name).dtype
         assert np.array_equal(getattr(a, name), getattr(b, name))
     assert dict(a.made) == dict(b.made)
@@ -108,9 +110,13 @@ def resettled(**changes):
             r"curve 'dense': attack class fgsm, not noise, attack samples 20, not absent",
         ),
         (resettled(defender=replace(DENSE, digest="c" * 64)), r"curve 'dense': defender digest a+, not c+"),
+        (
+            resettled(defender=replace(SAP, defenses=(defenses.SAP(50),))),
+            "curve 'dense': defender defenses class absent, not sap, defender defenses percent absent, not 50.0",
+        ),
         (resettled(device="cuda"), r"curve 'dense': device cpu, not cuda"),
-        (make_request(shards=3), r"curve 'dense': ranges \[0, 20, 40\], not \[0, 20, 40, 60\]"),
-        (make_request(size=10, shards=4), r"curve 'dense': ranges \[0, 20, 40\], not \[0, 10, 20, 30, 40\]"),
+        (make_request(shards=3), r"curve 'dense': ranges 0, 20, 40, not 0, 20, 40, 60"),
+        (make_request(size=10, shards=4), r"curve 'dense': ranges 0, 20, 40, not 0, 10, 20, 30, 40"),
         (Request("t", make_request().curves[:1]), "curves dense, SAP-100, SAP-100, identity backward, not dense"),
     ],
 )
@@ -232,20 +238,20 @@ def test_a_missing_cell_is_named(store):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"probs": np.zeros((6, 20, 10))}, "`probs` must be float32, got float64"),
-        ({"votes": np.zeros((6, 20, 10), np.int64)}, "`votes` must be int32"),
-        ({"labels": np.zeros(20, np.int32)}, "`labels` must be int64"),
-        ({"votes": np.zeros((6, 20, 9), np.int32)}, r"`probs` and `votes` must both be \(L, N, C\)"),
-        ({"labels": np.zeros(19, np.int64)}, r"`labels` must be \(20,\)"),
+        ({"probs": np.zeros((6, 20, 10))}, "`probs` must be float32 (L=6, N=20, C=10), got float64"),
+        ({"votes": np.zeros((6, 20, 10), np.int64)}, "`votes` must be int32 (L=6, N=20, C=10), got int64"),
+        ({"labels": np.zeros(20, np.int32)}, "`labels` must be int64 (N=20), got int32"),
+        ({"votes": np.zeros((6, 20, 9), np.int32)}, "`votes` must be int32 (L=6, N=20, C=10), got int32 (6, 20, 9)"),
+        ({"labels": np.zeros(19, np.int64)}, "`labels` must be int64 (N=20), got int64 (19,)"),
     ],
 )
 def test_results_of_other_types_or_shapes_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         replace(make_result(make_cell(stop=20)), **changes)
 
 
 def test_results_of_another_size_are_refused(store, cell):
-    with pytest.raises(ValueError, match=r"must hold \(6, 20\) radii and examples, got \(6, 40\)"):
+    with pytest.raises(ValueError, match=r"`probs` must be \(6, 20, 10\) for this cell, got \(6, 40, 10\)"):
         store.save(cell, make_result(make_cell(stop=40)))
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from saplab.attacks import LINF, Attack, ThreatModel
 from saplab.defenses import Defense, label_of
+from saplab.system.registry import Named
 
 
 class EarlierVersionError(ValueError):
@@ -21,7 +22,7 @@ class EarlierVersionError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network as a cell names it: where it comes from, what its weights are, what defends it.
+    """A network as a cell names it.
 
     Attributes:
         model: a name of the zoo, ``package.module:factory``, or the class of a network given in Python.
@@ -41,15 +42,11 @@ class Network:
         """Return everything that decides the network's numbers, as plain values."""
         return _plain_fields(self)
 
-    @cached_property
-    def _text(self) -> str:
-        return _canonical(self.key)
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Network) and self._text == other._text
+        return isinstance(other, Network) and self.key == other.key
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return hash((self.model, self.digest, len(self.defenses)))
 
     @property
     def undefended(self) -> "Network":
@@ -129,7 +126,7 @@ class Cell(ABC):
 
     @property
     def together(self) -> str:
-        """Return what cells have in common that are computed together."""
+        """Return what cells that are computed together have in common."""
         return self.digest
 
     @classmethod
@@ -167,16 +164,12 @@ class ImageCell(Cell):
     @property
     def images(self) -> str:
         """Return what decides the adversarial images: all but the defender and its passes."""
-        return self._images(self.attack)
+        return _canonical({name: value for name, value in self.key.items() if name not in ("defender", "passes")})
 
     @property
     def together(self) -> str:
         """Return what decides the images of the attack's whole family; see `Attack.family`."""
-        return self._images(self.attack.family)
-
-    def _images(self, attack: Attack) -> str:
-        values = {**self.key, "attack": attack.registry.encode(attack)}
-        return _canonical({name: value for name, value in values.items() if name not in ("defender", "passes")})
+        return replace(self, attack=self.attack.family).images
 
     @property
     def attacked_eps(self) -> tuple[float, ...]:
@@ -224,10 +217,7 @@ class GameCell(Cell):
 
     @property
     def plain(self) -> "GameCell":
-        """Return the same cell in the one form that cells with equal scores share.
-
-        Without a radius there is no attack; random noise asks no network.
-        """
+        """Return the cell that stands for all with equal scores: radius 0 is no attack, noise asks no network."""
         if self.eps[0] == 0:
             return replace(self, attack=None, adversary=self.defender, newest=False)
         asks = self.attack is not None and self.attack.knowledge != "nothing"
@@ -246,8 +236,8 @@ def cell_of(key: Mapping[str, Any]) -> Cell:
     """Return the cell that a `Cell.key` describes.
 
     Raises:
-        EarlierVersionError: numbers of an earlier version.
-        ValueError: any other values, or a defence or attack that is not known here.
+        ValueError: any other values, or a defence or attack that is not known here; `EarlierVersionError` for numbers
+            of an earlier version.
     """
     values = dict(key)
     name, numerics = str(values.pop("kind", "")), values.pop("numerics", None)
@@ -280,7 +270,7 @@ def _plain(value: Any, kind: Any) -> Any:
         return _SCALARS[kind](value)
     if isinstance(value, tuple):
         return [_plain(part, get_args(kind)[0]) for part in value]
-    if isinstance(value, Defense | Attack):
+    if isinstance(value, Named):
         return value.registry.encode(value)
     return value.key if isinstance(value, Network) else _plain_fields(value) if is_dataclass(value) else value
 
@@ -362,11 +352,7 @@ class Curve:
 
 
 def cut(whole: Cell, size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
-    """Cut a cell into cells of at most `size` examples or games, for each of `seeds` seeds from the cell's own.
-
-    Raises:
-        ValueError: a `size` or `seeds` below 1.
-    """
+    """Cut a cell into cells of at most `size` examples or games, for each of `seeds` seeds from the cell's own."""
     for name, value in (("seeds", seeds), ("batch_size", size)):
         if value < 1:
             raise ValueError(f"`{name}` must be >= 1, got {value}")

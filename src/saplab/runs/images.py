@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, ClassVar, Final, Self, cast
 
 import numpy as np
@@ -17,7 +16,7 @@ from saplab.defenses import Prediction, defend, predict_with_votes
 from saplab.defenses.prediction import logits
 from saplab.rng.streams import stream_key
 from saplab.runs.cell import Group, ImageCell, Network
-from saplab.runs.engines.base import Tick
+from saplab.runs.engines.base import Models, Tick
 from saplab.runs.engines.parcel import shared
 from saplab.runs.results import PICTURED, ImageResult
 from saplab.system.machine import made
@@ -25,7 +24,6 @@ from saplab.system.precision import computing_in
 
 _CLEAN_BYTES: Final = 1 << 28  # of predictions of untouched images that are kept
 
-Models = Mapping[tuple[str, str], nn.Module]  # plain networks by (model, digest)
 _Cells = Sequence[ImageCell]
 
 
@@ -60,18 +58,17 @@ class Images:
         Defender and adversary draw from separate streams of the cell's seed; an example's draws depend on its number in
         the data set, so that cells of other sizes see the same.
 
-        Args:
-            group: cells that are computed together.
-            tick: called with the work done since the last call.
-
         Raises:
             ValueError: see `saplab.defend`, the attacks and `saplab.predict`.
         """
         begin, cells = time.perf_counter(), cast(_Cells, group)
-        cells[0].check_device(self.device)
-        shard = _shard(cells[0], self)
+        first = cells[0]
+        first.check_device(self.device)
+        examples = slice(first.start, first.stop)
+        images, labels = (tensor[examples].to(self.device) for tensor in (self.data.images, self.data.labels))
+        shard = replace(self.data, images=images, labels=labels, indices=self.data.indices[examples])
         results: dict[str, ImageResult] = {}
-        with computing_in(cells[0].precision, self.device):
+        with computing_in(first.precision, self.device):
             for some, craft, work in _crafts(cells, self, shard):
                 predictions, pictures = _predictions(some, craft, self, shard, work, tick)
                 results |= {name: _result(found, craft, shard, pictures) for name, found in predictions.items()}
@@ -113,38 +110,14 @@ class Images:
             check_labels(self.data.labels, classes)
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """The examples of a group.
-
-    Attributes:
-        images, labels: (N, C, H, W) and (N,).
-        numbers: (N,) in the data set.
-    """
-
-    images: Tensor
-    labels: Tensor
-    numbers: Tensor
-
-    def or_nothing(self, values: Tensor | None) -> Tensor:
-        """Return values (N,), NaN where there are none."""
-        return torch.full((len(self.images),), torch.nan) if values is None else values
-
-
-def _shard(cell: ImageCell, inputs: Images) -> _Shard:
-    examples, data = slice(cell.start, cell.stop), inputs.data
-    images, labels = (tensor[examples].to(inputs.device) for tensor in (data.images, data.labels))
-    return _Shard(images, labels, data.indices[examples])
-
-
-def _crafts(cells: _Cells, inputs: Images, shard: _Shard) -> Iterator[tuple[_Cells, Craft, int]]:
+def _crafts(cells: _Cells, inputs: Images, shard: Dataset) -> Iterator[tuple[_Cells, Craft, int]]:
     """Yield each attack of the group with the cells that it is for, and its work for one image."""
     first, adversary = cells[0], network_of(cells[0].adversary, inputs.models)
     members: list[Attack] = []
     for cell in cells:
         members += [] if cell.attack in members else [cell.attack]
     crafts = first.attack.craft(
-        members, adversary, shard.images, shard.labels, first.attacked_eps, first.seed, examples=shard.numbers,
+        members, adversary, shard.images, shard.labels, first.attacked_eps, first.seed, examples=shard.indices,
         threat=first.threat,
     )  # fmt: skip
     before = 0
@@ -155,20 +128,22 @@ def _crafts(cells: _Cells, inputs: Images, shard: _Shard) -> Iterator[tuple[_Cel
 
 
 def _predictions(
-    cells: _Cells, craft: Craft, inputs: Images, shard: _Shard, work: int, tick: Tick
+    cells: _Cells, craft: Craft, inputs: Images, shard: Dataset, work: int, tick: Tick
 ) -> tuple[dict[str, list[Prediction]], list[Tensor]]:
     """Predict a craft's images with each cell's defender, radius by radius; by the cell's digest.
 
     The first images come with them, for people to look at.
     """
-    size, radii = len(shard.images), cells[0].eps
+    size, attacked, done = len(shard), 0, 0
     defenders = [network_of(cell.defender, inputs.models) for cell in cells]
     found: dict[str, list[Prediction]] = {cell.digest: [] for cell in cells}
     pictures = []
-    for eps, share in zip(radii, _shares(work * size, radii), strict=True):
+    for eps in cells[0].eps:
         adversarial = next(craft.images) if eps > 0 else None
         pictures.append(_pictures(shard.images if adversarial is None else adversarial, cells[0]))
-        tick(share)
+        attacked += eps > 0
+        before, done = done, work * size * attacked // max(len(cells[0].attacked_eps), 1)
+        tick(done - before)
         for cell, defender in zip(cells, defenders, strict=True):
             found[cell.digest].append(_predict(cell, defender, adversarial, inputs, shard))
             tick(cell.passes * size)
@@ -183,42 +158,33 @@ def _pictures(images: Tensor, cell: ImageCell) -> Tensor:
     return (first * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
-def _shares(work: int, radii: Sequence[float]) -> list[int]:
-    """Split an attack's work over its radii above 0, so that nothing is lost to rounding."""
-    count = sum(eps > 0 for eps in radii)
-    done = [work * k // max(count, 1) for k in range(count + 1)]
-    steps = iter([b - a for a, b in pairwise(done)])
-    return [next(steps) if eps > 0 else 0 for eps in radii]
-
-
 def _predict(
-    cell: ImageCell, defender: nn.Module, adversarial: Tensor | None, inputs: Images, shard: _Shard
+    cell: ImageCell, defender: nn.Module, adversarial: Tensor | None, inputs: Images, shard: Dataset
 ) -> Prediction:
     """Predict with fresh passes; untouched images once for all attacks."""
     key = (cell.defender, cell.passes, cell.seed, cell.start, cell.stop, cell.precision)
     if adversarial is None and key in inputs.clean:
         return inputs.clean[key]
     images = shard.images if adversarial is None else adversarial
-    found = predict_with_votes(defender, images, cell.passes, cell.seed, examples=shard.numbers, batch_size=len(images))
+    found = predict_with_votes(defender, images, cell.passes, cell.seed, examples=shard.indices, batch_size=len(images))
     if adversarial is None:
-        _keep(inputs.clean, key, found)
+        most = max(1, _CLEAN_BYTES // sum(tensor.nbytes for tensor in vars(found).values()))
+        while len(inputs.clean) >= most:
+            del inputs.clean[next(iter(inputs.clean))]
+        inputs.clean[key] = found
     return found
 
 
-def _keep(clean: dict[tuple[Any, ...], Prediction], key: tuple[Any, ...], found: Prediction) -> None:
-    """Keep a prediction, and let the oldest ones go where there are too many."""
-    most = max(1, _CLEAN_BYTES // sum(tensor.nbytes for tensor in vars(found).values()))
-    while len(clean) >= most:
-        del clean[next(iter(clean))]
-    clean[key] = found
-
-
-def _result(predictions: Sequence[Prediction], craft: Craft, shard: _Shard, pictures: Sequence[Tensor]) -> ImageResult:
-    tensors = {"half_cosine": craft.half_cosine, "gradient_norm": craft.gradient_norm}
+def _result(predictions: Sequence[Prediction], craft: Craft, shard: Dataset, pictures: Sequence[Tensor]) -> ImageResult:
+    nothing = torch.full((len(shard),), torch.nan)
     arrays: dict[str, Any] = {
-        **{name: np.stack([getattr(p, name).numpy() for p in predictions]) for name in vars(predictions[0])},
-        **{"labels": shard.labels.cpu().numpy(), "examples": shard.numbers.numpy()},
-        **{name: shard.or_nothing(tensor).cpu().numpy() for name, tensor in tensors.items()},
-        "pictures": torch.stack(list(pictures)).numpy(),
+        name: torch.stack([getattr(p, name) for p in predictions]) for name in vars(predictions[0])
+    } | {
+        "labels": shard.labels,
+        "examples": shard.indices,
+        "half_cosine": nothing if craft.half_cosine is None else craft.half_cosine,
+        "gradient_norm": nothing if craft.gradient_norm is None else craft.gradient_norm,
+        "pictures": torch.stack(list(pictures)),
     }
-    return ImageResult(**{name: array.astype(ImageResult.dtypes[name]) for name, array in arrays.items()}, made={})
+    layout = ImageResult.layout
+    return ImageResult(**{name: np.asarray(a.cpu(), layout[name][0]) for name, a in arrays.items()}, made={})

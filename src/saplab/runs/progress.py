@@ -39,12 +39,10 @@ class Progress:
     """How far the run in the folder `root` is.
 
     Attributes:
-        root, title, command: of the run.
         state: whether all cells are stored, or a process that computes the others is there, or not.
         engine: where the last run computed; empty if none ever began.
         stored, total: cells.
         seconds_left: at the speed of the last run; None while that is unknown.
-        curves: in the request's order.
         failures: of the last run, those whose cells are still missing.
         problems: damaged and foreign files, one line each.
         ranges: what the ranges of cells count.

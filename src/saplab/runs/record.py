@@ -54,13 +54,8 @@ def is_alive(run: Mapping[str, Any]) -> bool:
 
 def note_failure(root: Path, failed: Failed) -> None:
     """Append a failure to the folder's list."""
-    note = {
-        "cells": [cell.digest for cell in failed.group],
-        "reason": failed.reason,
-        "details": failed.details,
-        "tries": failed.tries,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    cells, when = [cell.digest for cell in failed.group], datetime.now(UTC).isoformat(timespec="seconds")
+    note = {"cells": cells, "reason": failed.reason, "details": failed.details, "tries": failed.tries, "time": when}
     with (root / _FAILURES).open("a", encoding="utf-8") as file:
         file.write(json.dumps(note) + "\n")
 

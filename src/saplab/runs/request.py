@@ -51,9 +51,6 @@ class Request:
         curves: what to compute, in the order of the report; no label twice in a figure.
         command: the command line that makes the same run again; empty for a run from Python.
         classes: names of the classes, in the labels' order; empty where unknown.
-
-    Raises:
-        ValueError: no curve, a curve without cells, or a label used twice.
     """
 
     title: str
@@ -146,9 +143,9 @@ class Request:
             found = msgspec.json.decode(text, type=_File)
         except msgspec.DecodeError as error:
             raise ValueError(f"not a request: {error}") from None
-        known = {*Defense.registry.names, *Attack.registry.names}
-        for name in found.homes.keys() - known:
-            import_object(found.homes[name])
+        for name, home in found.homes.items():
+            if name not in (*Defense.registry.names, *Attack.registry.names):
+                import_object(home)
         return cls(found.title, tuple(map(_curve, found.curves)), found.command, tuple(found.classes))
 
 
@@ -200,24 +197,25 @@ def _difference(a: Curve, b: Curve) -> str:
 
 
 def _facts(curve: Curve) -> dict[str, str]:
-    """Return all that decides a curve's numbers, as texts by name."""
-    runs = list(_runs_of(curve.cells))
+    """Return what decides a curve's numbers, as texts by name."""
     found: dict[str, dict[str, None]] = {}
-    for cell in (cells[0] for cells in runs):
-        networks = {"defender defenses": cell.defender.spec, "adversary defenses": cell.adversary.spec}
-        for name, text in {**dict(_leaves(cell.key)), **networks}.items():
+    for cells in _runs_of(curve.cells):
+        values = {**cells[0].key, "ranges": _bounds(cells), "seed": [one[0].seed for one in curve.seeds]}
+        del values["start"], values["stop"]
+        for name, text in _leaves(values):
             found.setdefault(name, {})[text] = None
-    for name in ("start", "stop", "eps"):
-        del found[name]
-    facts = {name: ", ".join(texts) for name, texts in found.items()}
-    facts["seed"] = ", ".join(str(cells[0].seed) for cells in curve.seeds)
-    facts["λ"] = ", ".join(f"{strength_of(eps):g}" for eps in curve.eps)
-    return {**facts, "ranges": ", ".join(str(_bounds(cells)) for cells in runs)}
+    return {name: ", ".join(texts) for name, texts in found.items()}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of the values inside plain values."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(inner, f"{name} {key}".strip())
+    elif name == "eps":
+        yield "λ", ", ".join(f"{strength_of(eps):g}" for eps in value)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, name)
     else:
-        yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        yield name, str(value)

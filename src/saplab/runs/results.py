@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from saplab.runs.cell import Cell, GameCell, ImageCell
+from saplab.runs.cell import Cell
 
 SUFFIX: Final = ".safetensors"
 PICTURED: Final = 3  # examples of a run whose images are kept, for people to look at
-_PREDICTIONS: Final = {"probs": np.float32, "votes": np.int32, "half": np.float32, "single": np.float32}
-_PER_IMAGE: Final = {"labels": np.int64, "examples": np.int64, "half_cosine": np.float32, "gradient_norm": np.float32}
 
 
 class BrokenCellError(ValueError):
@@ -25,17 +23,32 @@ class BrokenCellError(ValueError):
 
 
 class Result:
-    """What a cell's computation gives: arrays by the names and types of `dtypes`, and how they were `made`."""
+    """Arrays of the types and dimensions of `layout`; a dimension has one size in all of them.
 
-    dtypes: ClassVar[Mapping[str, Any]]
+    Raises:
+        ValueError: other types or sizes.
+    """
+
+    layout: ClassVar[Mapping[str, tuple[Any, str]]]
 
     def __post_init__(self) -> None:
-        for name, dtype in self.dtypes.items():
-            if getattr(self, name).dtype != dtype:
-                raise ValueError(f"`{name}` must be {np.dtype(dtype)}, got {getattr(self, name).dtype}")
-        self._check_shapes()
+        sizes: dict[str, int] = {}
+        for name, (dtype, dims) in self.layout.items():
+            array = getattr(self, name)
+            for dim, size in zip(dims, array.shape, strict=False):
+                sizes.setdefault(dim, size)
+            if array.dtype != dtype or array.shape != tuple(map(sizes.get, dims)):
+                wanted = f"{np.dtype(dtype)} ({', '.join(f'{dim}={sizes.get(dim)}' for dim in dims)})"
+                raise ValueError(f"`{name}` must be {wanted}, got {array.dtype} {array.shape}")
 
-    def _check_shapes(self) -> None: ...
+    def check_cell(self, cell: Cell) -> None:
+        """Raise a ValueError where the cell asks for another number of radii, examples or games."""
+        sizes = {"L": len(cell.eps), "N": cell.stop - cell.start}
+        for name, (_, dims) in self.layout.items():
+            shape = getattr(self, name).shape
+            wanted = tuple(sizes.get(dim, size) for dim, size in zip(dims, shape, strict=True))
+            if shape != wanted:
+                raise ValueError(f"`{name}` must be {wanted} for this cell, got {shape}")
 
 
 @dataclass(frozen=True)
@@ -43,24 +56,24 @@ class ImageResult(Result):
     """The predictions of a cell of images: L radii, N examples, C classes.
 
     Attributes:
-        probs: float32 (L, N, C), mean probabilities over the passes.
-        votes: int32 (L, N, C), how many single passes found each class the likeliest.
-        half: float32 (L, N, C), mean probabilities over the first half of the passes: K // 2 of K, at least one.
-        single: float32 (L, N, C), probabilities of the first pass.
-        labels: int64 (N,).
-        examples: int64 (N,), positions of the examples in the data set.
-        half_cosine: float32 (N,), cosine between the gradients of the two halves of the attack's samples; NaN where
-            the attack has no such thing.
-        gradient_norm: float32 (N,), Euclidean norm of the attack's gradient; NaN likewise.
-        pictures: uint8 (L, P, H, W, K), the images predicted, in K colours, of the first P examples: `PICTURED` in the
-            cell that begins the data set, none in others.
+        probs: (L, N, C), mean probabilities over the passes.
+        votes: (L, N, C), how many single passes found each class the likeliest.
+        half: (L, N, C), mean probabilities over the first half of the passes: K // 2 of K, at least one.
+        single: (L, N, C), probabilities of the first pass.
+        labels: (N,).
+        examples: (N,), positions of the examples in the data set.
+        half_cosine: (N,), cosine between the gradients of the two halves of the attack's samples; NaN without them.
+        gradient_norm: (N,), Euclidean norm of the attack's gradient; NaN without one.
+        pictures: (L, P, H, W, K), the images predicted, in K colours, of the first P examples: `PICTURED` in the cell
+            that begins the data set, none in others.
         made: versions, threads, platform, seconds, time; decides no number.
-
-    Raises:
-        ValueError: for other types or shapes.
     """
 
-    dtypes = {**_PREDICTIONS, **_PER_IMAGE, "pictures": np.uint8}  # noqa: RUF012 - read only
+    layout = {  # noqa: RUF012 - read only
+        "probs": (np.float32, "LNC"), "votes": (np.int32, "LNC"), "half": (np.float32, "LNC"),
+        "single": (np.float32, "LNC"), "labels": (np.int64, "N"), "examples": (np.int64, "N"),
+        "half_cosine": (np.float32, "N"), "gradient_norm": (np.float32, "N"), "pictures": (np.uint8, "LPHWK"),
+    }  # fmt: skip
 
     probs: NDArray[np.float32]
     votes: NDArray[np.int32]
@@ -72,29 +85,6 @@ class ImageResult(Result):
     gradient_norm: NDArray[np.float32]
     pictures: NDArray[np.uint8]
     made: Mapping[str, Any]
-
-    def _check_shapes(self) -> None:
-        shape = self.probs.shape
-        for name in _PREDICTIONS:
-            if len(shape) != 3 or getattr(self, name).shape != shape:
-                raise ValueError(
-                    f"`probs` and `{name}` must both be (L, N, C), got {shape}, {getattr(self, name).shape}"
-                )
-        for name in _PER_IMAGE:
-            if getattr(self, name).shape != shape[1:2]:
-                raise ValueError(f"`{name}` must be {shape[1:2]}, got {getattr(self, name).shape}")
-        if self.pictures.ndim != 5 or len(self.pictures) != shape[0] or self.pictures.shape[1] > shape[1]:
-            raise ValueError(f"`pictures` must be (L, P, H, W, K) for {shape[:2]}, got {self.pictures.shape}")
-
-    def check_cell(self, cell: ImageCell) -> None:
-        """Refuse a cell that asks for another number of radii or examples.
-
-        Raises:
-            ValueError: see above.
-        """
-        expected = (len(cell.eps), cell.stop - cell.start)
-        if self.probs.shape[:2] != expected:
-            raise ValueError(f"`result` must hold {expected} radii and examples, got {self.probs.shape[:2]}")
 
     def other_half(self, passes: int) -> NDArray[np.float32]:
         """Return the mean probabilities over the passes that `half` leaves out; `half` itself for a single pass."""
@@ -110,32 +100,16 @@ class GameResult(Result):
     """The games of a cell, in the order of the episodes.
 
     Attributes:
-        scores: float64 (N,), points as the game counts them.
-        steps: int64 (N,), the agent's actions.
+        scores: (N,), points as the game counts them.
+        steps: (N,), the agent's actions.
         made: as in `ImageResult`.
-
-    Raises:
-        ValueError: for other types, no episode, or another number of scores than of steps.
     """
 
-    dtypes = {"scores": np.float64, "steps": np.int64}  # noqa: RUF012 - read only
+    layout = {"scores": (np.float64, "N"), "steps": (np.int64, "N")}  # noqa: RUF012 - read only
 
     scores: NDArray[np.float64]
     steps: NDArray[np.int64]
     made: Mapping[str, Any]
-
-    def _check_shapes(self) -> None:
-        if self.scores.ndim != 1 or not len(self.scores) or self.scores.shape != self.steps.shape:
-            raise ValueError(f"`scores` and `steps` must be (N,), got {self.scores.shape} and {self.steps.shape}")
-
-    def check_cell(self, cell: GameCell) -> None:
-        """Refuse a cell that asks for another number of episodes.
-
-        Raises:
-            ValueError: see above.
-        """
-        if len(self.scores) != cell.stop - cell.start:
-            raise ValueError(f"`result` must hold {cell.stop - cell.start} episodes, got {len(self.scores)}")
 
 
 _RESULTS: Final[Mapping[str, Any]] = {"images": ImageResult, "games": GameResult}  # by the kind of cells
@@ -143,19 +117,15 @@ _RESULTS: Final[Mapping[str, Any]] = {"images": ImageResult, "games": GameResult
 
 def join(results: Sequence[ImageResult]) -> ImageResult:
     """Put the examples of several results together, in order; how each was made is left out."""
-    along = {name: 0 if name in _PER_IMAGE else 1 for name in ImageResult.dtypes}
+    along = {name: 0 if dims == "N" else 1 for name, (_, dims) in ImageResult.layout.items()}
     parts = {name: np.concatenate([getattr(r, name) for r in results], axis) for name, axis in along.items()}
     return ImageResult(**parts, made={})
 
 
 def encode(cell: Cell, result: Any) -> bytes:
-    """Return the bytes of a cell's file.
-
-    Raises:
-        ValueError: the result does not fit the cell.
-    """
+    """Return the bytes of a cell's file, or raise a ValueError where the result does not fit the cell."""
     result.check_cell(cell)
-    tensors = {name: np.ascontiguousarray(getattr(result, name)) for name in result.dtypes}
+    tensors = {name: np.ascontiguousarray(getattr(result, name)) for name in result.layout}
     made = json.dumps(dict(result.made), sort_keys=True)
     return save(tensors, metadata={"request": cell.to_json(), "made": made, "sha256": _checksum(tensors)})
 
@@ -167,31 +137,25 @@ def decode(path: Path, cell: Cell) -> Any:
         FileNotFoundError: there is none.
         BrokenCellError: it is damaged or holds something else.
     """
-    header, tensors = _read(path)
-    if header["request"] != cell.to_json():
-        raise BrokenCellError(f"{path} holds the result of another cell")
-    try:
-        result = _RESULTS[cell.kind](**tensors, made=json.loads(header["made"]))
-        result.check_cell(cell)
-    except (TypeError, ValueError) as error:
-        raise BrokenCellError(f"{path} is damaged: {error}") from error
-    return result
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     if not path.is_file():
         raise FileNotFoundError(2, "this cell has not been computed yet", str(path))
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, ValueError) as error:
+        if not {"request", "made", "sha256"} <= header.keys():
+            raise BrokenCellError(f"{path} was not written by saplab")
+        if header["sha256"] != _checksum(tensors):
+            raise BrokenCellError(f"{path} is damaged: its numbers do not match its checksum")
+        if header["request"] != cell.to_json():
+            raise BrokenCellError(f"{path} holds the result of another cell")
+        result = _RESULTS[cell.kind](**tensors, made=json.loads(header["made"]))
+        result.check_cell(cell)
+    except BrokenCellError:
+        raise
+    except (SafetensorError, TypeError, ValueError) as error:
         raise BrokenCellError(f"{path} is damaged: {error}") from error
-    if not {"request", "made", "sha256"} <= header.keys():
-        raise BrokenCellError(f"{path} was not written by saplab")
-    if header["sha256"] != _checksum(tensors):
-        raise BrokenCellError(f"{path} is damaged: its numbers do not match its checksum")
-    return header, tensors
+    return result
 
 
 def _checksum(tensors: Mapping[str, NDArray[Any]]) -> str:

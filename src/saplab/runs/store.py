@@ -29,8 +29,7 @@ class Survey:
     Attributes:
         stored: when each whole cell was written, in nanoseconds, by its digest.
         missing: cells that still have to be computed, in the request's order.
-        damaged: files of cells that are damaged or hold something else, one line each.
-        foreign: files among the cells that belong to none, likewise.
+        damaged, foreign: a line for each file that is damaged, or that belongs to no cell.
     """
 
     stored: Mapping[str, int]
@@ -52,11 +51,7 @@ class Memory:
         self._results[cell.digest] = result
 
     def load(self, cell: Cell) -> Any:
-        """Return the result of a cell.
-
-        Raises:
-            FileNotFoundError: it has not been computed.
-        """
+        """Return the result of a cell, or raise a FileNotFoundError."""
         if cell.digest not in self._results:
             raise FileNotFoundError(2, "this cell has not been computed yet", cell.digest)
         return self._results[cell.digest]
@@ -98,11 +93,10 @@ class Store:
         Args:
             root: of the run.
             request: what it shall hold.
-            extend: whether curves that the folder was not asked for yet are added to its request.
+            extend: whether to add curves that the folder was not asked for yet.
 
         Raises:
             ValueError: `root` holds another request, or files of something else. Nothing is changed then.
-            OSError: `root` cannot be made or written.
         """
         root, note, own = Path(root), "", None
         try:

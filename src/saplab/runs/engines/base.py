@@ -4,18 +4,18 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self
+from typing import Any, ClassVar, Final, Protocol, Self
+
+from torch import nn
 
 from saplab.runs.cell import Group, work_of
 from saplab.system.machine import usable_cores
 from saplab.system.registry import import_object
 
-if TYPE_CHECKING:
-    from torch import nn
-
 TRIES: Final = 3  # of a group, before it is given up
 
 Tick = Callable[[int], None]
+Models = Mapping[tuple[str, str], nn.Module]  # plain networks by (model, digest)
 
 
 class Workload(Protocol):
@@ -27,7 +27,7 @@ class Workload(Protocol):
     numerics: ClassVar[int]  # version of the numbers
 
     @property
-    def models(self) -> "Mapping[tuple[str, str], nn.Module]":
+    def models(self) -> Models:
         """Return the plain networks by (model, digest)."""
 
     @property
@@ -41,7 +41,7 @@ class Workload(Protocol):
         """Return what travels to other processes beside the networks, as plain values and NumPy arrays."""
 
     @classmethod
-    def unpacked(cls, models: "Mapping[tuple[str, str], nn.Module]", beside: Mapping[str, Any], device: str) -> Self:
+    def unpacked(cls, models: Models, beside: Mapping[str, Any], device: str) -> Self:
         """Return the workload again where it has travelled to."""
 
 
@@ -89,9 +89,6 @@ class Options:
         threads: of PyTorch in each worker; None for a fair share of the cores.
         address: of a cluster; None for this machine.
         device: of PyTorch that the workers compute on; its kind is a part of every cell.
-
-    Raises:
-        ValueError: no worker or no thread.
     """
 
     workers: int | None = None
@@ -157,9 +154,7 @@ def trouble_of(error: Exception) -> Trouble:
 class Queue:
     """Groups to compute, taken one at a time; what failed comes back until it has had its tries.
 
-    Args:
-        todo: the groups.
-        tick: gets the work of each that is computed.
+    `tick` gets the work of each group that is computed.
     """
 
     def __init__(self, todo: Iterable[Group], tick: Tick = lambda n: None) -> None:

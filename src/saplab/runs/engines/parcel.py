@@ -22,21 +22,13 @@ Dumps = Callable[[Any], bytes]
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a workload holds, ready to be sent.
-
-    Attributes:
-        kind: the workload's class.
-        networks: uint8, pickled, on the CPU; the pickle never leaves the run's own processes.
-        beside: what the workload sends beside them.
-        numerics: of the sender; another version of saplab would compute other numbers.
-        name: tells one parcel from another.
-    """
+    """What a workload holds, ready to be sent."""
 
     kind: type[Workload]
-    networks: NDArray[np.uint8]
+    networks: NDArray[np.uint8]  # pickled, on the CPU; the pickle never leaves the run's own processes
     beside: Mapping[str, Any]
-    numerics: int
-    name: str
+    numerics: int  # of the sender
+    name: str  # tells one parcel from another
 
 
 def pickled(value: Any, dumps: Dumps = pickle.dumps) -> bytes:
@@ -62,8 +54,7 @@ def unpack(parcel: Parcel, device: str) -> Workload:
     """Return the workload of a parcel, on `device`; modules of the working folder are found after all others.
 
     Raises:
-        ValueError: the parcel was made by a saplab whose numbers are others.
-        Exception: whatever loading the networks raises, such as ImportError.
+        Exception: whatever loading the networks raises; a ValueError for a parcel of other numerics.
     """
     own = parcel.kind.numerics
     if parcel.numerics != own:

@@ -55,7 +55,9 @@ class Workers:
             ValueError: a network, a defence or an attack cannot be sent.
             ChildProcessError: processes cannot begin to work.
         """
-        crew = _Crew(Queue(todo, tick), pickle.dumps(pack(inputs), protocol=5), self.threads, _places(inputs.device))
+        gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())] if inputs.device == "cuda" else []
+        parcel = pickle.dumps(pack(inputs), protocol=5)
+        crew = _Crew(Queue(todo, tick), parcel, self.threads, gpus or [inputs.device])
         try:
             for number in range(min(self.count, len(todo))):
                 crew.add(number)
@@ -70,11 +72,7 @@ class Workers:
 
 @register_engine("local")
 def local(options: Options) -> Engine:
-    """Make the engine of this machine: this process alone, or worker processes.
-
-    Raises:
-        ValueError: an address, which belongs to clusters.
-    """
+    """Make the engine of this machine: this process alone, or worker processes."""
     if options.address is not None:
         raise ValueError(f"`address` is for `engine` ray, got {options.address!r} with local")
     return InProcess() if options.workers is None else Workers(options.workers, options.share)
@@ -100,24 +98,16 @@ class _Worker:
 
 @dataclass
 class _Crew:
-    """The processes that are there, by their pipes.
-
-    Attributes:
-        queue: where their groups come from.
-        parcel, threads: what each gets.
-        devices: theirs in turn.
-        stillborn: processes in a row that died before they were ready.
-    """
+    """The processes that are there, by their pipes; they take the devices in turn."""
 
     queue: Queue
     parcel: bytes
     threads: int
     devices: Sequence[str]
     workers: dict[Any, _Worker] = field(default_factory=dict)
-    stillborn: int = 0
+    stillborn: int = 0  # processes in a row that died before they were ready
 
     def add(self, number: int) -> None:
-        """Start a process."""
         mine, theirs = _spawn.Pipe()
         device = self.devices[number % len(self.devices)]
         process = _spawn.Process(target=_serve, args=(theirs, self.threads, device), daemon=True)
@@ -129,7 +119,7 @@ class _Crew:
 
     @property
     def busy(self) -> bool:
-        """Return whether there are groups to wait for; a process that only begins is not waited for."""
+        """Return whether there are groups to wait for."""
         return bool(self.queue) or any(worker.group for worker in self.workers.values())
 
     def listen(self) -> Iterator[Outcome]:
@@ -185,11 +175,6 @@ class _Crew:
         """End all processes at once: they hold nothing that is not computed again."""
         for worker in list(self.workers.values()):
             self._end(worker)
-
-
-def _places(device: str) -> Sequence[str]:
-    """Return the devices to use in turn: all GPUs where `device` means any."""
-    return [f"cuda:{k}" for k in range(torch.cuda.device_count())] if device == "cuda" else [device]
 
 
 def _send(pipe: Connection, parcel: bytes) -> None:

@@ -74,7 +74,7 @@ class RayCluster:
             def submit(group: Group) -> Any:
                 return task.remote(pickled(group, _dumps), parcel, self.threads, self.device)
 
-            yield from drive(Queue(todo, tick), submit, _Room(ray, self.threads, self.device, most), cancel=not ours)
+            yield from drive(Queue(todo, tick), submit, self._room(ray, most), cancel=not ours)
 
     def __str__(self) -> str:
         return f"Ray at {self.address}" if self.address else "Ray on this machine"
@@ -111,18 +111,28 @@ class RayCluster:
         gpus = ray.cluster_resources().get("GPU", 0)
         if self.device != "cpu" and not gpus:
             raise ValueError(f"`device` {self.device} needs a cluster with GPUs, this one has none")
+        cores = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if 0 < cores < self.threads:
+            raise ValueError(f"`threads` must be at most {cores:g}, the cores of the largest node, got {self.threads}")
         share = 1 / ceil(max(self.workers or 1, gpus) / gpus) if self.device != "cpu" else 0.0
         needs = {"num_cpus": self.threads, "num_gpus": share}
         return ray.remote(max_retries=0, max_calls=0, **needs)(_compute)  # processes live on, on GPUs as well
 
+    def _room(self, ray: Any, most: int | None) -> Callable[[], int]:
+        """Return a function that tells how many tasks may be on their way: some more than can run now."""
+
+        @lru_cache(maxsize=1)
+        def room(period: int) -> int:
+            found = ray.cluster_resources()
+            slots = found.get("CPU", 0) // self.threads if self.device == "cpu" else found.get("GPU", 0)
+            return _AHEAD * max(1, int(slots))
+
+        return lambda: room(int(time.monotonic() // _LOOK_SECONDS)) if most is None else most
+
 
 @register_engine("ray")
 def ray_cluster(options: Options) -> Engine:
-    """Make the engine of a Ray cluster.
-
-    Raises:
-        ValueError: Ray is not installed, or a device that names one GPU among several.
-    """
+    """Make the engine of a Ray cluster, whose tasks cannot choose one GPU among several."""
     if options.device not in ("cpu", "cuda"):
         raise ValueError(f"`device` of a Ray cluster's tasks must be auto, cpu or cuda, got {options.device!r}")
     import_ray()
@@ -141,11 +151,7 @@ def _knock(address: str) -> None:
 
 
 def import_ray() -> Any:
-    """Return the module of Ray, which is an extra.
-
-    Raises:
-        ValueError: it is not installed.
-    """
+    """Return the module of Ray, which is an extra, or raise a ValueError that says how to install it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing here asks the internet
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` uploads the whole working folder
     try:
@@ -155,9 +161,7 @@ def import_ray() -> Any:
     return ray
 
 
-def drive(
-    queue: Queue, submit: Callable[[Group], Any], room: Callable[[], int], cancel: bool
-) -> Generator[Outcome]:  # fmt: skip
+def drive(queue: Queue, submit: Callable[[Group], Any], room: Callable[[], int], cancel: bool) -> Generator[Outcome]:
     """Keep the cluster busy with a queue, and yield the outcomes.
 
     Args:
@@ -199,32 +203,6 @@ def _fetch(ray: Any, references: list[Any]) -> list[Sequence[Any] | Trouble]:
             return [found for reference in references for found in _fetch(ray, [reference])]
         reason = str(error).strip().partition("\n")[0]
         return [Trouble(f"{type(error).__name__}: {reason}", str(error))]
-
-
-class _Room:
-    """How many tasks may be on their way: some more than can run. Nodes come and go, so it is asked now and then."""
-
-    def __init__(self, ray: Any, threads: int, device: str, most: int | None) -> None:
-        self._ray, self._threads, self._device, self._most = ray, threads, device, most
-        self._looked, self._slots = -_LOOK_SECONDS, 0
-        cores = max((cores for cores, _ in self._nodes()), default=0)
-        if 0 < cores < threads:
-            raise ValueError(f"`threads` must be at most {cores:g}, the cores of the largest node, got {threads}")
-
-    def __call__(self) -> int:
-        if self._most is not None:
-            return self._most
-        if time.monotonic() - self._looked >= _LOOK_SECONDS:
-            self._looked = time.monotonic()
-            on_cpu = self._device == "cpu"
-            self._slots = sum(int(cores // self._threads if on_cpu else gpus) for cores, gpus in self._nodes())
-        return _AHEAD * max(1, self._slots)
-
-    def _nodes(self) -> Iterator[tuple[float, float]]:
-        """Yield the cores and GPUs of each node that is alive."""
-        for node in self._ray.nodes():
-            if node["Alive"]:
-                yield node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)
 
 
 _loaded: dict[str, Workload] = {}  # in a worker process: the parcel that it computes with
