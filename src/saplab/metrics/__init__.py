@@ -9,18 +9,6 @@ from saplab.metrics.seeds import OverSeeds, over_seeds
 from saplab.metrics.worst_case import worst_case
 
 __all__ = [
-    "Counts",
-    "Interval",
-    "OverSeeds",
-    "accuracy",
-    "calibration",
-    "correct",
-    "count",
-    "game_value",
-    "mean_interval",
-    "over_seeds",
-    "paired_difference",
-    "pass_shares",
-    "single_pass_accuracy",
-    "worst_case",
-]
+    "Counts", "Interval", "OverSeeds", "accuracy", "calibration", "correct", "count", "game_value", "mean_interval",
+    "over_seeds", "paired_difference", "pass_shares", "single_pass_accuracy", "worst_case",
+]  # fmt: skip

@@ -7,22 +7,6 @@ from saplab.runs.run import run
 from saplab.runs.store import Memory, Results, Store, Survey
 
 __all__ = [
-    "BrokenCellError",
-    "Cell",
-    "Curve",
-    "GameCell",
-    "GameResult",
-    "ImageCell",
-    "ImageResult",
-    "Memory",
-    "Network",
-    "Request",
-    "Results",
-    "Store",
-    "Survey",
-    "cell_of",
-    "cut",
-    "groups_of",
-    "run",
-    "work_of",
-]
+    "BrokenCellError", "Cell", "Curve", "GameCell", "GameResult", "ImageCell", "ImageResult", "Memory", "Network",
+    "Request", "Results", "Store", "Survey", "cell_of", "cut", "groups_of", "run", "work_of",
+]  # fmt: skip

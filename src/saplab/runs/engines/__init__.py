@@ -6,15 +6,6 @@ from saplab.runs.engines.processes import Workers
 from saplab.runs.engines.ray import RayCluster
 
 __all__ = [
-    "Computed",
-    "Engine",
-    "Failed",
-    "InProcess",
-    "Options",
-    "RayCluster",
-    "Tick",
-    "Workers",
-    "Workload",
-    "make_engine",
-    "register_engine",
-]
+    "Computed", "Engine", "Failed", "InProcess", "Options", "RayCluster", "Tick", "Workers", "Workload",
+    "make_engine", "register_engine",
+]  # fmt: skip
