@@ -65,8 +65,8 @@ def parts(recipe: AgentRecipe, game: str, threads: int) -> dict[str, Work]:
 
 def together(recipe: AgentRecipe, game: str, threads: int, steps: int) -> float:
     """Return the steps per second of a short run while it learns."""
-    warmup = 64 * recipe.update_every
-    steps = -(-steps // recipe.update_every) * recipe.update_every
+    unit = max(recipe.update_every, recipe.games)
+    warmup, steps = 64 * unit, -(-steps // unit) * unit
     short = replace(
         recipe, steps=warmup + steps, warmup=warmup, replay=100_000, record_every=warmup, score_every=warmup
     )

@@ -214,6 +214,22 @@ def weights(network):
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
+@pytest.mark.parametrize(("update_every", "steps"), [(8, [400, 408, 416]), (2, [400, 402, 404, 406, 408])])
+def test_updates_come_as_often_as_the_recipe_says(tmp_path, monkeypatch, update_every, steps):
+    """Four games side by side: an update every other time, or two each time, on other samples."""
+    rates, copies, samples = [], [], []
+    learn, copy, sample = Learner.update, Learner.copy_to_target, Replay.sample
+    recipe = replace(SHORT, update_every=update_every, lr_end=0.0)
+    monkeypatch.setattr(Learner, "update", lambda self, batch, lr: rates.append(lr) or learn(self, batch, lr))
+    monkeypatch.setattr(Learner, "copy_to_target", lambda self: copies.append(len(rates)) or copy(self))
+    monkeypatch.setattr(Replay, "sample", lambda self, *given: samples.append(sample(self, *given)) or samples[-1])
+    train_agent(recipe, Catch(4), CatchNetwork(), tmp_path)
+    assert len(rates) == (recipe.steps - recipe.warmup) / update_every
+    assert rates[: len(steps)] == [recipe.rate(step) for step in steps]
+    assert copies == list(range(1, len(rates), recipe.target_every // update_every))
+    assert not torch.equal(samples[0].stacks, samples[1].stacks)
+
+
 def test_the_same_seed_is_the_same_run(tmp_path):
     runs = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
@@ -374,8 +390,9 @@ def test_every_recipes_optimiser_takes_a_step(preset):
 
 
 def test_recipes_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="`update_every` must be a positive multiple of 4, got 6"):
-        replace(RECIPE, update_every=6)
+    for wrong in (6, 3, 0):
+        with pytest.raises(ValueError, match=f"`update_every` must be a multiple or a divisor of 4 games, got {wrong}"):
+            replace(RECIPE, update_every=wrong)
     with pytest.raises(ValueError, match="`n_step` must be a positive multiple of 1, got 0"):
         replace(RECIPE, n_step=0)
     with pytest.raises(ValueError, match="`preset` must be one of paper, small, gpu, smoke, got 'big'"):

@@ -79,7 +79,7 @@ class _Run:
             self.learner.restore(tensors)
         self.best = {name.removeprefix(_BEST): tensor for name, tensor in tensors.items() if name.startswith(_BEST)}
         self.step = self.history[-1].step if self.history else 0
-        seeds = self._draws(_GAMES).integers(2**31, size=games.count)
+        seeds = self._draws(_GAMES, self.step).integers(2**31, size=games.count)
         self.now = games.reset([int(s) for s in seeds])
         shape = (self.now.stacks.shape[2], self.now.stacks.shape[3])
         self.replay = Replay(recipe.replay, games.count, shape, recipe.gamma, recipe.n_step)
@@ -90,10 +90,12 @@ class _Run:
         self._begin_stretch()
 
     def advance(self) -> None:
-        """Play one step in each game; learn, if an update is due, while the emulators compute it."""
-        actions = self._send(self._draws(_ACT))
-        if self.step >= self.recipe.warmup and self.step % self.recipe.update_every == 0:
-            self._learn()
+        """Play one step in each game; learn, if updates are due, while the emulators compute it."""
+        actions = self._send(self._draws(_ACT, self.step))
+        if self.step >= self.recipe.warmup:
+            for step in range(self.step, self.step + self.games.count):
+                if step % self.recipe.update_every == 0:
+                    self._learn(step)
         self._receive(actions)
         self.step += self.games.count
 
@@ -128,14 +130,14 @@ class _Run:
         self.games.send(actions)
         return actions
 
-    def _learn(self) -> None:
-        batch = self.replay.sample(self.recipe.batch, self._draws(_SAMPLE))
-        loss = self.learner.update(batch, self.recipe.rate(self.step))
+    def _learn(self, step: int) -> None:
+        batch = self.replay.sample(self.recipe.batch, self._draws(_SAMPLE, step))
+        loss = self.learner.update(batch, self.recipe.rate(step))
         if not np.isfinite(loss):
             kept = f"{self.folder.path} keeps what was saved"
-            raise Diverged(f"training stopped at step {self.step}: the loss is {loss}; {kept}")
+            raise Diverged(f"training stopped at step {step}: the loss is {loss}; {kept}")
         self.losses.append(loss)
-        if self.step % self.recipe.target_every == 0:
+        if step % self.recipe.target_every == 0:
             self.learner.copy_to_target()
 
     def _receive(self, actions: NDArray[np.int64]) -> None:
@@ -152,13 +154,13 @@ class _Run:
 
     def _refill(self) -> None:
         """Fill the replay buffer of a resumed run by play that counts as no step."""
-        draws = self._draws(_REFILL)
+        draws = self._draws(_REFILL, self.step)
         while len(self.replay) < min(self.step, REFILL, self.recipe.replay):
             self._receive(self._send(draws))
 
-    def _draws(self, purpose: int) -> np.random.Generator:
+    def _draws(self, purpose: int, step: int) -> np.random.Generator:
         key = np.array([self.seed, purpose], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, self.step], np.uint64)))
+        return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, step], np.uint64)))
 
 
 def request_of(recipe: AgentRecipe, task: str, seed: int) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class AgentRecipe:
 
     Attributes:
         steps: of the whole training, over all games.
-        update_every: steps between two updates; a multiple of `games`.
+        update_every: steps between two updates; a multiple of `games`, or a divisor of it: then several updates follow
+            each step of the games.
         batch, replay: transitions in one update, and transitions kept.
         warmup: steps of random play before the first update.
         target_every: steps between two copies of the network into its target; a multiple of `update_every`.
@@ -65,7 +66,7 @@ class AgentRecipe:
             `epsilon_steps` steps.
         clip: largest Euclidean norm of the gradient; None for no limit.
         precision: of the network's arithmetic but for its last layer; the weights are always float32.
-        record_every: steps between two records and checkpoints; a multiple of `update_every`.
+        record_every: steps between two records and checkpoints; a multiple of `update_every` and of `games`.
         score_every, score_episodes: steps between two evaluations during training, and the games of each.
         keep_best: end with the weights that scored most in an evaluation, as Hessel et al. 2018 do, not the last.
     """
@@ -96,9 +97,12 @@ class AgentRecipe:
     def __post_init__(self) -> None:
         if self.reward_scale <= 0:
             raise ValueError(f"`reward_scale` must be > 0, got {self.reward_scale}")
+        every, games = self.update_every, self.games
+        if every < 1 or (every % games and games % every):
+            raise ValueError(f"`update_every` must be a multiple or a divisor of {games} games, got {every}")
         units = {
-            "n_step": 1, "update_every": self.games, "target_every": self.update_every,
-            "record_every": self.update_every, "score_every": self.record_every, "steps": self.games,
+            "n_step": 1, "target_every": every, "record_every": max(every, games), "score_every": self.record_every,
+            "steps": games,
         }  # fmt: skip
         for name, unit in units.items():
             value = getattr(self, name)
