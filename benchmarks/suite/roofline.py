@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from saplab.pruning.cpu import prune_rows
-from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
+from saplab.pruning.gradient import scale_gradient
 from saplab.pruning.layouts import prune_bfloat16_rows
 from saplab.rng.simd import BLOCK
 from saplab.rng.threads import over_rows
@@ -180,7 +180,7 @@ def kernels(full: Buffers, low: Buffers) -> dict[str, Work]:
         PRUNE: lambda s: prune_rows(full.x[s], full.out[s], keys[s], 0, float(a), bad[s]),
         PRUNE_LOW: lambda s: prune_bfloat16_rows(low.x[s], low.out[s], keys[s], 0, float(a), bad[s]),
         MASK: lambda s: scale_gradient(*full.flat(s)),
-        MASK_LOW: lambda s: scale_bfloat16_gradient(*low.flat(s)),
+        MASK_LOW: lambda s: scale_gradient(*low.flat(s)),
     }
     return {name: partial(_over_rows, work, rows, a) for name, work in works.items()}
 

@@ -6,18 +6,18 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from saplab.pruning.gradient import scale_bfloat16_gradient, scale_gradient
+from saplab.pruning.gradient import scale_gradient
 from saplab.pruning.layouts import as_array, dense_format
 from saplab.rng.gpu import gpu_kernels
 from saplab.rng.threads import over_rows
 
-_KERNELS: Final = {torch.float32: scale_gradient, torch.bfloat16: scale_bfloat16_gradient}
+_DTYPES: Final = (torch.float32, torch.bfloat16)  # for which there is a kernel
 
 
 @torch.library.custom_op("saplab::mask_gradient", mutates_args=(), device_types="cpu")
 def _mask_gradient(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
     """Return grad * m, with m = out / h where an activation was kept and 0 elsewhere."""
-    return _masked(grad, h, out, _scale if h.dtype in _KERNELS else None)
+    return _masked(grad, h, out, _scale if h.dtype in _DTYPES else None)
 
 
 @_mask_gradient.register_kernel("cuda")
@@ -53,9 +53,9 @@ def _masked(grad: Tensor, h: Tensor, out: Tensor, scale: Callable[..., Tensor] |
 
 def _scale(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
     result = torch.empty_like(grad)
-    kernel, size = _KERNELS[h.dtype], h.numel() // len(h)
+    size = h.numel() // len(h)
     arrays = [as_array(t.as_strided((t.numel(),), (1,))) for t in (grad, h, out, result)]
-    over_rows(lambda start, stop: kernel(*(t[start * size : stop * size] for t in arrays)), len(h), size)
+    over_rows(lambda start, stop: scale_gradient(*(t[start * size : stop * size] for t in arrays)), len(h), size)
     return result
 
 

@@ -8,13 +8,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from numba import types
-from numba.extending import overload
 from torch import Tensor
 
 from saplab.pruning.layouts import as_array, dense_format, scatter
 from saplab.rng.numbers import KIND, normal_block, uniform_block
-from saplab.rng.simd import BLOCK, fill_words, full_width, narrow, scalar_kernel, select, vector_kernel, widen
+from saplab.rng.simd import BLOCK, fill_words, full_width, read, scalar_kernel, select, vector_kernel, write
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 
@@ -23,36 +21,6 @@ Law = Literal["dropout", "add", "scale"]
 _DROPOUT, _ADD, _SCALE = 0, 1, 2
 _CODES: Final = {"dropout": _DROPOUT, "add": _ADD, "scale": _SCALE}
 _F0, _F1 = np.float32(0.0), np.float32(1.0)
-
-
-def _read(x: Any) -> Any:
-    """Return an activation, or the bits of a bfloat16 one, as float32."""
-
-
-def _write(value: Any, like: Any) -> Any:
-    """Return a float32 in the type of the activation `like`."""
-
-
-@overload(_read, inline="always")
-def _read_any(x: Any) -> Any:
-    def from_bits(x: Any) -> Any:
-        return widen(x)
-
-    def as_it_is(x: Any) -> Any:
-        return x
-
-    return from_bits if x == types.uint16 else as_it_is
-
-
-@overload(_write, inline="always")
-def _write_any(value: Any, like: Any) -> Any:
-    def as_bits(value: Any, like: Any) -> Any:
-        return narrow(value)
-
-    def as_it_is(value: Any, like: Any) -> Any:
-        return value
-
-    return as_bits if like == types.uint16 else as_it_is
 
 
 @vector_kernel
@@ -77,10 +45,10 @@ def _apply(x: Any, values: Any, out: Any, law: int) -> None:
     full_width()
     if law == _ADD:
         for i in range(x.shape[0]):
-            out[i] = _write(_read(x[i]) + values[i], x[i])
+            out[i] = write(read(x[i]) + values[i], x[i])
         return
     for i in range(x.shape[0]):
-        out[i] = _write(_read(x[i]) * values[i], x[i])
+        out[i] = write(read(x[i]) * values[i], x[i])
 
 
 @scalar_kernel

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saplab.pruning.cpu import prune_any_row, scratch_for
-from saplab.rng.simd import full_width, narrow, narrow_row, scalar_kernel, vector_kernel, widen, widen_row
+from saplab.rng.simd import full_width, narrow_row, read, scalar_kernel, vector_kernel, widen_row, write
 
 
 def as_array(t: Tensor) -> np.ndarray[Any, Any]:
@@ -39,7 +39,7 @@ def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float,
 
 @scalar_kernel
 def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
-    """Do what `prune_rows` does to max(x, floor) of float32 maps (N, H·W, C); a floor of 0 is ReLU, -inf nothing."""
+    """Do what `prune_rows` does to max(x, floor) of maps (N, H·W, C); a floor of 0 is ReLU, -inf nothing."""
     full_width()
     size = x.shape[1] * x.shape[2]
     scratch, proposals = scratch_for(size)
@@ -50,26 +50,13 @@ def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float,
         scatter(pruned, out[n])
 
 
-@scalar_kernel
-def prune_bfloat16_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
-    """Do what `prune_channels_last` does to maps of bfloat16 as bits (uint16)."""
-    full_width()
-    size = x.shape[1] * x.shape[2]
-    scratch, proposals = scratch_for(size)
-    row, pruned = np.empty(size, np.float32), np.zeros(size, np.float32)
-    for n in range(x.shape[0]):
-        _gather_bfloat16(x[n], row, floor)
-        bad[n] = not prune_any_row(row, pruned, draws, streams[n], site, scratch, proposals)
-        _scatter_bfloat16(pruned, out[n])
-
-
 @vector_kernel
 def _gather(x: Any, row: Any, floor: Any) -> None:
     """Write max(x, floor) of the map `x` (H·W, C) as a row (C·H·W,); NaN stays."""
     full_width()
     for k in range(x.shape[1]):
         for i in range(x.shape[0]):
-            value = x[i, k]
+            value = read(x[i, k])
             row[k * x.shape[0] + i] = floor if value < floor else value
 
 
@@ -79,21 +66,4 @@ def scatter(row: Any, x: Any) -> None:
     full_width()
     for i in range(x.shape[0]):
         for k in range(x.shape[1]):
-            x[i, k] = row[k * x.shape[0] + i]
-
-
-@vector_kernel
-def _gather_bfloat16(x: Any, row: Any, floor: Any) -> None:
-    full_width()
-    for k in range(x.shape[1]):
-        for i in range(x.shape[0]):
-            value = widen(x[i, k])
-            row[k * x.shape[0] + i] = floor if value < floor else value
-
-
-@vector_kernel
-def _scatter_bfloat16(row: Any, x: Any) -> None:
-    full_width()
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            x[i, k] = narrow(row[k * x.shape[0] + i])
+            x[i, k] = write(row[k * x.shape[0] + i], x[i, k])

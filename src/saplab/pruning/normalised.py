@@ -6,23 +6,15 @@ input, which is all that is needed where nobody asks for the gradients of its we
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from saplab.pruning.gradient import (
-    pass_bfloat16_gradient_by_channel,
-    pass_gradient_by_channel,
-    scale_bfloat16_gradient_by_channel,
-    scale_gradient_by_channel,
-)
+from saplab.pruning.gradient import pass_gradient_by_channel, scale_gradient_by_channel
 from saplab.pruning.layouts import as_array
 from saplab.pruning.operator import BackwardRule, prune
 from saplab.rng.threads import over_rows
-
-_KERNELS: Final = {torch.float32: scale_gradient_by_channel, torch.bfloat16: scale_bfloat16_gradient_by_channel}
-_IDENTITY_KERNELS: Final = {torch.float32: pass_gradient_by_channel, torch.bfloat16: pass_bfloat16_gradient_by_channel}
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ def normalised(args: tuple[Any, ...], kwargs: Mapping[str, Any], after: Tensor) 
     before, variance, weight, eps = args[0], args[2], kwargs.get("weight"), kwargs.get("eps", 1e-5)
     if not (after.is_cpu and after.requires_grad and after.dim() == 4):
         return None
-    if after.dtype not in _KERNELS or before.dtype != after.dtype:
+    if after.dtype not in (torch.float32, torch.bfloat16) or before.dtype != after.dtype:
         return None
     if after.is_contiguous() or not after.is_contiguous(memory_format=torch.channels_last):
         return None  # a layout for which there is no kernel
@@ -84,8 +76,8 @@ class _PruneNormalised(torch.autograd.Function):
 def _gradient(grad: Tensor, scale: Tensor, h: Tensor, *out: Tensor) -> Tensor:
     """Return grad * out / h * scale, or grad * [h > 0] * scale without `out`, of maps with channels innermost."""
     result = torch.empty_like(h)
-    kernel, channels = (_KERNELS if out else _IDENTITY_KERNELS)[h.dtype], scale.numpy()
+    kernel: Any = scale_gradient_by_channel if out else pass_gradient_by_channel
     grad = grad.to(h.dtype).contiguous(memory_format=torch.channels_last)
     maps = [as_array(t.permute(0, 2, 3, 1).flatten(1, 2)) for t in (grad, h, *out, result)]
-    over_rows(lambda start, stop: kernel(*(t[start:stop] for t in maps), channels), len(h), h[:1].numel())
+    over_rows(lambda start, stop: kernel(*(t[start:stop] for t in maps), scale.numpy()), len(h), h[:1].numel())
     return result

@@ -7,7 +7,7 @@ The kernel is chosen by the device of the input. Backward rules, for M(h) = h * 
 - ``identity``: the gradient passes unchanged (BPDA, Athalye et al. 2018).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -17,13 +17,7 @@ from torch import Tensor
 from saplab.pruning.backward import inclusion, probability_gradient, shares
 from saplab.pruning.cpu import prune_rows
 from saplab.pruning.finite import not_finite, note
-from saplab.pruning.layouts import (
-    as_array,
-    dense_format,
-    prune_bfloat16_channels_last,
-    prune_bfloat16_rows,
-    prune_channels_last,
-)
+from saplab.pruning.layouts import as_array, dense_format, prune_bfloat16_rows, prune_channels_last
 from saplab.rng.gpu import gpu_kernels
 from saplab.rng.threads import over_rows
 
@@ -32,7 +26,6 @@ RULES: Final = get_args(BackwardRule)
 
 _ONE_THREAD: Final = 1 << 18  # activations that one thread copies while others would wake up
 _KERNELS: Final = {torch.float32: prune_rows, torch.bfloat16: prune_bfloat16_rows}
-_CHANNELS_LAST_KERNELS: Final = {torch.float32: prune_channels_last, torch.bfloat16: prune_bfloat16_channels_last}
 
 
 def prune(
@@ -73,14 +66,14 @@ def prune(
 def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False) -> Tensor:
     keys = streams.contiguous()
 
-    def prune_maps(maps: Tensor, kernels: Mapping[torch.dtype, Any] = _KERNELS, *more: np.float32) -> Tensor:
-        return _prune_maps(maps, keys, draws, site, name, kernels[maps.dtype], *more)
+    def prune_rows(rows: Tensor) -> Tensor:
+        return _prune_maps(rows, keys, draws, site, name, _KERNELS[rows.dtype])
 
-    if h.numel() and h.dtype in _CHANNELS_LAST_KERNELS and dense_format(h) == torch.channels_last:
+    if h.numel() and h.dtype in _KERNELS and dense_format(h) == torch.channels_last:
         maps, floor = h.detach().permute(0, 2, 3, 1).flatten(1, 2), np.float32(0.0 if rectify else -np.inf)
-        kept = prune_maps(maps, _CHANNELS_LAST_KERNELS, floor)
+        kept = _prune_maps(maps, keys, draws, site, name, prune_channels_last, floor)
         return kept.view(len(h), *h.shape[2:], h.shape[1]).permute(0, 3, 1, 2)
-    return _pruned(h.detach().relu() if rectify else h, draws, (torch.bfloat16,), prune_maps)
+    return _pruned(h.detach().relu() if rectify else h, draws, (torch.bfloat16,), prune_rows)
 
 
 @_prune.register_kernel("cuda")

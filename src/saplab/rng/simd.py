@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from saplab.rng.streams import philox
 
@@ -106,6 +106,24 @@ def narrow(x: Any) -> Any:
     """Return the bits of the bfloat16 nearest to a float32, ties to even; not for NaN."""
     bits = np.uint32(bits_of_float(x))
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+def read(x: Any) -> Any:
+    """Return a number, or the bits (uint16) of a bfloat16 one, as float32."""
+
+
+def write(value: Any, like: Any) -> Any:
+    """Return a float32 in the type of the number `like`: itself, or the bits of the nearest bfloat16."""
+
+
+@overload(read, inline="always", strict=False)  # as lambdas have no annotations
+def _read(x: Any) -> Any:
+    return (lambda x: widen(x)) if x == types.uint16 else (lambda x: x)
+
+
+@overload(write, inline="always", strict=False)
+def _write(value: Any, like: Any) -> Any:
+    return (lambda value, like: narrow(value)) if like == types.uint16 else (lambda value, like: value)
 
 
 @vector_kernel
