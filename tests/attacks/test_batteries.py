@@ -229,6 +229,7 @@ def test_the_page_is_right(sap: Any, images: Any, labels: Any) -> None:
     (attacker,) = parse_attackers("two-step:samples=10")
     assert attacker.attack.cost([0.1, 0.2]) == MonteCarlo(10).cost * 4
     assert (attacker.attack(sap, images, labels, eps=0.1) != images).any()
+    assert attacker.attack.describe(rules=True) == "TwoSteps ×10 mask"
     Attack.registry._classes.pop("two-step")
 
 

@@ -85,3 +85,14 @@ def test_a_family_of_many_takes_the_passes_of_its_largest(sap: nn.Module, images
     crafts = members[0].family.craft(members, sap, images, labels, (0.1,), 0, examples=torch.arange(9))
     assert [craft.attack for craft in crafts] == members
     assert sum(seen) == 40 * len(images)
+
+
+def test_a_class_with_other_points_makes_its_own(sap: nn.Module, images: Tensor, labels: Tensor) -> None:
+    class Half(FGSM):
+        def ascending(self, problem: Problem, radii: Any) -> Any:
+            return super().ascending(problem, [eps / 2 for eps in radii])
+
+    half = Half(MonteCarlo(2))
+    (craft,) = half.family.craft([half], sap, images, labels, (0.1,), 0, examples=torch.arange(9))
+    assert half.family == half
+    assert torch.equal(next(craft.images), FGSM(MonteCarlo(2))(sap, images, labels, eps=0.05))

@@ -143,8 +143,9 @@ def test_hooks_see_names_and_act_on_copies(net: nn.Module, images: Tensor) -> No
 
 
 def test_a_hook_s_numbers_take_the_type_of_what_it_changes(images: Tensor) -> None:
-    defended = saplab.defend(nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double(), Everywhere())
-    assert defended(images.double()).dtype == torch.float64
+    net = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    for dtype in (torch.bfloat16, torch.float64):
+        assert saplab.defend(net.to(dtype), Everywhere())(images.to(dtype)).dtype == dtype
 
 
 def test_a_hook_without_a_result_is_named(net: nn.Module, images: Tensor) -> None:
@@ -306,6 +307,19 @@ def test_where_a_defence_bends_nothing_the_rules_agree(net: nn.Module, images: T
     for defense in (Straight(), NoisyWeights()):
         defended = saplab.defend(net, defense)
         assert torch.equal(gradient(defended, images, "mask"), gradient(defended, images, "identity"))
+
+
+def test_parameters_get_the_gradient_of_what_a_weight_hook_does(images: Tensor) -> None:
+    @dataclass(frozen=True)
+    class Halved(Defense):
+        random: ClassVar[bool] = False
+
+        def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
+            return w / 2
+
+    linear = nn.Linear(12, 2)
+    saplab.defend(linear, Halved(), backward="identity")(images.flatten(1)).sum().backward()
+    torch.testing.assert_close(linear.weight.grad, images.flatten(1).sum(0).expand(2, 12) / 2)
 
 
 @every_own

@@ -253,10 +253,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
 def again(module: ModuleType, text: str) -> ModuleType:
     """Return the module as another process would load it after its file has changed."""
     Path(str(module.__file__)).write_text(text)
-    sys.modules.pop("shifting")
+    sys.modules.pop(module.__name__)
     importlib.invalidate_caches()
     sys.dont_write_bytecode = True
-    return importlib.import_module("shifting")
+    return importlib.import_module(module.__name__)
 
 
 def test_a_class_of_one_s_own_needs_no_name(module: Any) -> None:
@@ -274,6 +274,17 @@ def test_changed_source_is_refused(make: str, module: Any) -> None:
     assert Defense.registry.decode(stored) == Defense.registry.parse(f"shifting:{make}")
     module = again(module, MODULE.replace("h + self.by", "h - self.by"))
     with pytest.raises(ValueError, match=r"source of `defense` shifting:.* has changed"):
+        Defense.registry.decode(stored)
+
+
+def test_changed_source_of_a_base_is_refused(module: Any, tmp_path: Path) -> None:
+    (tmp_path / "deriving.py").write_text("import shifting\nclass Further(shifting.Mine):\n    pass\n")
+    deriving = importlib.import_module("deriving")
+    stored = Defense.registry.encode(deriving.Further(1.0))
+    assert Defense.registry.decode(stored) == deriving.Further(1.0)
+    again(module, MODULE + "# changed")
+    again(deriving, Path(str(deriving.__file__)).read_text())
+    with pytest.raises(ValueError, match="source of `defense` deriving:Further has changed"):
         Defense.registry.decode(stored)
 
 

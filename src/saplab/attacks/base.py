@@ -128,7 +128,7 @@ class Attack(Named, ABC):
             own: whether that network is the defender. An example that another network gets wrong may still be right.
         """
         if not own and getattr(self, "stop_when_lost", False):
-            return replace(cast(Any, self), stop_when_lost=False)
+            return cast(Self, replace(cast(Any, self), stop_when_lost=False))
         return self
 
     def describe(self, rules: bool) -> str:

@@ -69,16 +69,18 @@ class FGSM(GradientAttack):
     @property
     def family(self) -> "FGSM":
         """Return the attack without its number of samples: a larger budget's gradient passes the smaller ones'."""
-        if self.gradient.average != "loss":
-            return self
-        return replace(self, gradient=replace(self.gradient, samples=1))
+        return replace(self, gradient=replace(self.gradient, samples=1)) if self._nests else self
+
+    @property
+    def _nests(self) -> bool:
+        return self.gradient.average == "loss" and type(self).ascending is FGSM.ascending
 
     def craft(
         self, members: Sequence[Attack], adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float],
         seed: int, *, examples: Tensor, threat: ThreatModel = LINF,
     ) -> Iterator[Craft]:  # fmt: skip
         """Make the images of all budgets from the gradient of the largest; see `Attack.craft`."""
-        if not eps or self.gradient.average != "loss":
+        if not (eps and self._nests):
             yield from super().craft(members, adversary, images, labels, eps, seed, examples=examples, threat=threat)
             return
         problem = Problem.of(adversary, images, labels, eps, seed, examples=examples, threat=threat)

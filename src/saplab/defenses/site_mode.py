@@ -164,9 +164,8 @@ class SiteMode(TorchFunctionMode):
             run.record.append(Site(index, name, function, tuple(h.shape[1:]), activations, draws))
         norm, run.norm = run.norm, None if rectify else run.norm
         for position, defense in defenses:
-            draw = Draw(
-                run.drawing, index * MOST_DEFENSES + position, name, h.shape[0], h.device
-            )  # len(h) would fix the batch in torch.export
+            count = h.shape[0]  # len(h) would fix the size of batches in torch.export
+            draw = Draw(run.drawing, index * MOST_DEFENSES + position, name, count, h.device)
             if rectify and h.is_cpu:
                 norm = norm if norm is not None and norm.is_the_origin_of(h) else None
                 h, rectify = defense.rectified(h, draw, name, norm), False

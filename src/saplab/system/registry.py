@@ -1,6 +1,5 @@
 """Named kinds of objects: the one place where text and plain values become objects, and objects text."""
 
-import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -9,7 +8,7 @@ from importlib import import_module
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
 from saplab.system.settings import (
     Setting,
@@ -41,10 +40,7 @@ class Registry(Generic[T]):
     """Classes by name, all of one kind: frozen dataclasses whose fields are their settings.
 
     A class is written ``NAME``, ``NAME:SETTINGS`` or, where it has no name, ``package.module:Class(SETTINGS)``. Fields
-    of a nested dataclass are written beside the class's own.
-
-    Args:
-        kind: what the classes are, for errors and command line options ("defense").
+    of a nested dataclass are written beside the class's own. Errors and options call the classes by their `kind`.
     """
 
     def __init__(self, kind: str) -> None:
@@ -52,12 +48,7 @@ class Registry(Generic[T]):
         self._classes: dict[str, type[T]] = {}
 
     def add(self, name: str, cls: type[T]) -> None:
-        """Add a class under a name.
-
-        Raises:
-            TypeError: the class is not a frozen dataclass.
-            ValueError: the name is malformed or belongs to another class.
-        """
+        """Add a class under a name; TypeError if it is no frozen dataclass, ValueError for a bad or taken name."""
         if not is_frozen(cls):
             raise TypeError(f"{cls.__name__} must be a frozen dataclass: write @dataclass(frozen=True) below @register")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
@@ -73,20 +64,16 @@ class Registry(Generic[T]):
         return tuple(sorted(self._classes))
 
     def find(self, name: str) -> type[T]:
-        """Return the class with a name, or the class that ``package.module:Class`` names.
-
-        Raises:
-            ValueError: there is no such class.
-        """
+        """Return the class that a name or ``package.module:Class`` stands for; ValueError where there is none."""
         if name in self._classes:
             return self._classes[name]
         if ":" not in name:
             raise ValueError(self._unknown(name))
-        found = import_object(name)
-        if not (inspect.isclass(found) and is_frozen(found) and getattr(found, "registry", None) is self):
+        found: Any = import_object(name)
+        if not (isinstance(found, type) and is_frozen(found) and getattr(found, "registry", None) is self):
             base = f"saplab.{self.kind.capitalize()}"
             raise ValueError(f"`{self.kind}` {name!r} is not a frozen dataclass derived from {base}")
-        return found
+        return cast(type[T], found)
 
     def _unknown(self, text: str) -> str:
         return f"`{self.kind}` must be one of {', '.join(self.names)} or package.module:Class(…), got {text!r}"
@@ -97,11 +84,7 @@ class Registry(Generic[T]):
         return next(named, f"{cls.__module__}:{cls.__qualname__}")
 
     def read(self, text: str) -> Reading[T]:
-        """Read one object's text; see the class.
-
-        Raises:
-            ValueError: an unknown class, or settings that are not written ``NAME=VALUE``.
-        """
+        """Read one object's text; ValueError for an unknown class or settings that are not written ``NAME=VALUE``."""
         name, colon, settings = text.partition(":")
         if name in self._classes:
             if colon and not settings:
@@ -125,15 +108,10 @@ class Registry(Generic[T]):
         return by_name
 
     def make(self, kind: type[T], settings: Mapping[str, Any], *defaults: Any) -> T:
-        """Make an object from its settings, as texts or values.
+        """Make an object of a class from its settings, texts or values by name.
 
-        Args:
-            kind: its class.
-            settings: by name, those of nested dataclasses beside its own.
-            defaults: objects that take the place of the default of a nested field of their type.
-
-        Raises:
-            ValueError: an unknown or missing setting, or a value that the class refuses.
+        Objects in `defaults` take the place of the default of a nested field of their type. Raises ValueError for an
+        unknown or missing setting, or a value that the class refuses.
         """
         known = {setting.name: setting for setting in settings_of(kind)}
         if unknown := sorted(settings.keys() - known.keys()):
@@ -156,11 +134,7 @@ class Registry(Generic[T]):
             raise ValueError(f"`{self.kind}` setting {error}") from None
 
     def parse(self, text: str) -> T:
-        """Return the object that a text describes.
-
-        Raises:
-            ValueError: as `read` and `make`.
-        """
+        """Return the object that a text describes; ValueError as `read` and `make`."""
         reading = self.read(text)
         return self.make(reading.kind, reading.settings)
 
@@ -185,11 +159,7 @@ class Registry(Generic[T]):
         return {"class": self.name_of(kind), **source, **{s.name: s.value(value) for s in settings_of(kind)}}
 
     def decode(self, values: Mapping[str, Any]) -> T:
-        """Return the object that `encode` described.
-
-        Raises:
-            ValueError: an unknown class, other settings, or a class whose source has changed.
-        """
+        """Return the object that `encode` described; ValueError for other settings or a class that has changed."""
         settings = dict(values)
         kind = self.find(str(settings.pop("class", "")))
         if settings.pop(_SOURCE, "") != source_digest(kind):
@@ -242,11 +212,7 @@ def split_sum(text: str) -> list[str]:
 
 
 def import_object(path: str) -> Any:
-    """Import ``package.module:name``; modules of the working folder are found after all others.
-
-    Raises:
-        ValueError: there is no such module or name.
-    """
+    """Import ``package.module:name``, from the working folder last of all; ValueError where there is none."""
     module, _, name = path.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)

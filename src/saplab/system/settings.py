@@ -34,11 +34,7 @@ class Setting:
         return _plain(getattr(getattr(owner, self.of) if self.of else owner, self.name), self.hint)
 
     def typed(self, value: Any) -> Any:
-        """Return the value that a text, a literal or a decoded value stands for.
-
-        Raises:
-            ValueError: the setting is of another type.
-        """
+        """Return the value that a text, a literal or a decoded value stands for; ValueError for another type."""
         try:
             return msgspec.convert(value, self._text_hint if isinstance(value, str) else self.hint, strict=False)
         except msgspec.ValidationError:
@@ -58,7 +54,6 @@ class Setting:
         return plain[0] if len(plain) == 1 and len(get_args(self.hint)) > 1 else self.hint
 
 
-@cache
 def settings_of(kind: Any) -> tuple[Setting, ...]:
     """Return the settings of a class, those of nested dataclasses in their place."""
     found: list[Setting] = []
@@ -87,7 +82,7 @@ def unusual_settings(value: Any) -> Iterator[tuple[str, Any]]:
 
 def is_frozen(cls: Any) -> bool:
     """Return whether a class is a frozen dataclass."""
-    return is_dataclass(cls) and bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+    return is_dataclass(cls) and bool(getattr(cls, "__dataclass_params__").frozen)  # noqa: B009
 
 
 @cache
@@ -118,11 +113,7 @@ def _type_words(hint: Any) -> str:
 
 
 def arguments_of(kind: Any, text: str) -> dict[str, Any]:
-    """Read the arguments of a call as Python writes them, literals only.
-
-    Raises:
-        ValueError: anything else, too many arguments, or one given twice.
-    """
+    """Read the arguments of a call as Python writes them; ValueError but for literals, each given once."""
     names = [setting.name for setting in settings_of(kind)]
     try:
         call: Any = ast.parse(f"f({text})", mode="eval").body

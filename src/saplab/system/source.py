@@ -5,17 +5,21 @@ import inspect
 import sys
 from functools import cache
 from types import CodeType
-from typing import Final
+from typing import Any, Final
 
 _KNOWN: Final = {"saplab", *sys.stdlib_module_names} - {"__main__"}
 
 
-@cache
-def source_digest(cls: type) -> str:
+def source_digest(cls: Any) -> str:
     """Return a hash of the source of a class and its bases, but for those of saplab and of Python; "" if none is left.
 
     It is that of their modules, or of what was compiled where a class was written at a prompt.
     """
+    return _digest(cls)
+
+
+@cache
+def _digest(cls: Any) -> str:
     own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _KNOWN]
     return hashlib.sha256("\0".join(map(_source, own)).encode()).hexdigest()[:16] if own else ""
 
