@@ -14,6 +14,7 @@ from saplab.cli.verbs import train_agent as cli
 from saplab.models import qnetwork
 from saplab.rl import agents, atari, play
 from saplab.rl.agents import Facts
+from saplab.system.precision import resolve_precision
 
 
 def unpacked(content: bytes) -> CatchNetwork:
@@ -60,6 +61,7 @@ def test_a_run_leaves_its_files_and_goes_on(tmp_path: Path) -> None:
     network = unpacked((tmp_path / "model.safetensors").read_bytes())
     card = (tmp_path / "card.md").read_text()
     assert all(f"- {line}\n" in card for line in ("n_step: 2", "reward_scale: 5.0", "steps: 1024", "preset: smoke"))
+    assert f", 1 thread, cpu, {resolve_precision('auto', 'cpu')}; PyTorch" in card
     assert (tmp_path / "history.svg").read_text().startswith("<svg")
     _, stderr = command("--steps", "1024", *options)
     assert stderr == "goes on after step 1,024 of 1,024\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from saplab.system.precision import PRECISIONS, computing_in
+from saplab.system.precision import PRECISIONS, computing_in, resolve_precision
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -35,6 +35,19 @@ def test_weights_are_cast_once_only_where_casts_are_kept(keep: bool) -> None:
         passes = [(torch.ones(2, 2) @ weight).grad_fn for _ in range(2)]
     first, second = (node.next_functions[1][0] for node in passes if node is not None)
     assert (first is second) == keep
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_only_where_the_device_has_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert resolve_precision("auto", "cpu") == resolve_precision("auto", "cuda:0") == precision
+    assert resolve_precision("auto", "meta") == resolve_precision("float32", "cpu") == "float32"
+    assert resolve_precision("bfloat16", "cpu") == "bfloat16"
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert resolve_precision("auto", "cpu") == "float32"
 
 
 def test_a_name_that_is_none() -> None:

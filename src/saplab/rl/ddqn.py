@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from saplab.models.qnetwork import QNetwork
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.replay import Transitions
-from saplab.system.precision import computing_in
+from saplab.system.precision import computing_in, resolve_precision
 
 
 def td_targets(returns: Tensor, discounts: Tensor, next_values: Tensor, next_target_values: Tensor) -> Tensor:
@@ -43,18 +43,19 @@ class Learner:
         self.optimizer = recipe.optimizer.build(network.parameters(), recipe.lr)
         self._recipe = recipe
         self._device = next(network.parameters()).device
+        self._precision = resolve_precision(recipe.precision, self._device)
 
     @torch.no_grad()
     def values(self, stacks: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the values (N, actions) of stacks (N, 4, H, W)."""
-        with computing_in(self._recipe.precision, self._device):
+        with computing_in(self._precision, self._device):
             values = self.network.of_bytes(self._on_device(torch.from_numpy(stacks)))
         return values.float().cpu().numpy()
 
     def update(self, batch: Transitions, lr: float) -> float:
         """Take a step of gradient descent on the Huber loss of the temporal differences; return the mean loss."""
-        next_stacks = self._on_device(batch.next_stacks)
-        with computing_in(self._recipe.precision, self._device, keep_casts=True):  # for the network's two passes
+        next_stacks = self._on_device(batch.next_stacks).to(getattr(torch, self._precision))  # once for both networks
+        with computing_in(self._precision, self._device, keep_casts=True):  # for the network's two passes
             values = self.network.of_bytes(self._on_device(batch.stacks))
             with torch.no_grad():
                 next_values = self.network.of_bytes(next_stacks), self.target.of_bytes(next_stacks)

@@ -7,7 +7,7 @@ the parts work together.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -65,7 +65,8 @@ class AgentRecipe:
         epsilon_end, epsilon_steps: the probability of a random action falls linearly from 1 to `epsilon_end` over
             `epsilon_steps` steps.
         clip: largest Euclidean norm of the gradient; None for no limit.
-        precision: of the network's arithmetic but for its last layer; the weights are always float32.
+        precision: of the network's arithmetic but for its last layer; the weights are always float32. ``auto`` is
+            bfloat16 where the device has instructions for it, float32 elsewhere.
         record_every: steps between two records and checkpoints; a multiple of `update_every` and of `games`.
         score_every, score_episodes: steps between two evaluations during training, and the games of each.
         keep_best: end with the weights that scored most in an evaluation, as Hessel et al. 2018 do, not the last.
@@ -88,7 +89,7 @@ class AgentRecipe:
     epsilon_end: float = 0.1
     epsilon_steps: int = 1_000_000
     clip: float | None = None
-    precision: Precision = "float32"
+    precision: Precision | Literal["auto"] = "float32"
     record_every: int = 50_000
     score_every: int = 1_000_000
     score_episodes: int = 10
@@ -125,7 +126,7 @@ _PAPER = AgentRecipe(
 _SMALL = AgentRecipe(
     "small", steps=120_000, games=4, update_every=4, batch=64, replay=120_000, warmup=5_000, target_every=2_000,
     optimizer=Adam(), lr=1.5e-4, lr_end=0.05, n_step=10, epsilon_end=0.05, epsilon_steps=20_000, clip=10.0,
-    precision="bfloat16", record_every=10_000, score_every=10_000, keep_best=True,
+    precision="auto", record_every=10_000, score_every=10_000, keep_best=True,
 )  # fmt: skip
 _GPU = replace(
     _SMALL, preset="gpu", steps=20_000_000, games=128, update_every=128, batch=1024, replay=1_000_000,

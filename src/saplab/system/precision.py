@@ -10,18 +10,30 @@ Precision = Literal["float32", "bfloat16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
+def resolve_precision(precision: Precision | Literal["auto"], device: str | torch.device) -> Precision:
+    """Return the precision itself, or for ``auto`` bfloat16 if the device has instructions for it, else float32.
+
+    These are CPUs with AVX-512's bfloat16 and GPUs with native bfloat16; others convert it in software, which is slower
+    than float32.
+    """
+    if precision != "auto":
+        return precision
+    kind = torch.device(device).type
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = kind == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bfloat16" if native else "float32"
+
+
 @contextmanager
 def computing_in(precision: str, device: str | torch.device, keep_casts: bool = False) -> Iterator[None]:
-    """Compute convolutions and matrix products in a precision, one of `PRECISIONS`.
+    """Compute convolutions and matrix products in a precision.
 
     Args:
-        precision: ``float32`` or ``bfloat16``.
-        device: the device whose operations are meant.
+        precision: ``float32`` or ``bfloat16``; another one raises ValueError.
         keep_casts: cast the weights once for all passes inside. PyTorch then keeps every leaf that requires a gradient
             until the end; an attack makes one at each step, so its memory would grow.
-
-    Raises:
-        ValueError: an unknown `precision`.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")

@@ -66,6 +66,7 @@ def train_agent(
     from saplab.rl.plot import history_chart
     from saplab.rl.recipes import find_recipe
     from saplab.system.machine import usable_cores
+    from saplab.system.precision import resolve_precision
 
     if episodes < 2:
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
@@ -92,7 +93,7 @@ def train_agent(
         task = f"{rom}, sticky {sticky:g}"
         history = run(recipe, games, network, folder, seed, task=task, score=score, progress=told)
     save_plot(history_chart(history, f"{rom}, {preset}"), folder)
-    machine = f"{counted(threads, 'thread')}, {place}"
+    machine = f"{counted(threads, 'thread')}, {place}, {resolve_precision(recipe.precision, place)}"
     facts = _export(network, recipe, history, Rules(rom, sticky), folder, episodes, seed, machine)
     own, random = mean_score(facts.scores), mean_score(facts.random_scores)
     console.say(f"{folder}: {own} points over {episodes} games after {facts.steps:,} steps; random play {random}")
