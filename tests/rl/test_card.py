@@ -19,7 +19,7 @@ def test_a_card_says_what_was_measured():
     rules = Rules("bowling", sticky=0.25)
     card = write_card(facts, find_recipe("small"), history, rules, "saplab train-agent Bowling", "a machine")
     for text in ("| this agent | 40.0 ±24.8 | 3 |", "| random play | 25.0 ±12.4 | 3 |", "68.1", "1,000 agent steps",
-                 "| 1,000 | 0.10 | – | 0 | 31.0 ±12.7 |", "`saplab train-agent Bowling`", "- batch: 64",
+                 "| 1,000 | 0.10 | – | 0 | 31.0 ±12.7 |", "`saplab train-agent Bowling`", "- batch: 32",
                  "sticky actions 0.25", "the weights after 1,000 steps, which scored most"):  # fmt: skip
         assert text in card
     last = write_card(facts, find_recipe("paper"), history, rules, "saplab train-agent Bowling", "a machine")

@@ -373,7 +373,7 @@ def test_the_papers_recipe_is_appendix_a():
     assert paper.rate(0) == paper.rate(10**8) == 2.5e-4
 
 
-@pytest.mark.parametrize(("preset", "transitions"), [("paper", 8), ("gpu", 8), ("small", 16)])
+@pytest.mark.parametrize(("preset", "transitions"), [("paper", 8), ("gpu", 8), ("small", 2)])
 def test_recipes_learn_from_so_many_transitions_a_step(preset, transitions):
     recipe = find_recipe(preset)
     assert recipe.batch / recipe.update_every == transitions

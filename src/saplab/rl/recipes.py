@@ -124,9 +124,9 @@ _PAPER = AgentRecipe(
     target_every=10_000, optimizer=RMSProp(), lr=2.5e-4,
 )  # fmt: skip
 _SMALL = AgentRecipe(
-    "small", steps=120_000, games=4, update_every=4, batch=64, replay=120_000, warmup=5_000, target_every=2_000,
-    optimizer=Adam(), lr=1.5e-4, lr_end=0.05, n_step=10, epsilon_end=0.05, epsilon_steps=20_000, clip=10.0,
-    precision="auto", record_every=10_000, score_every=10_000, keep_best=True,
+    "small", steps=2_000_000, games=32, update_every=16, batch=32, replay=500_000, warmup=10_000, target_every=4_000,
+    optimizer=Adam(), lr=3e-4, lr_end=0.05, n_step=10, epsilon_end=0.05, epsilon_steps=200_000, clip=10.0,
+    precision="auto", record_every=20_000, score_every=100_000, keep_best=True,
 )  # fmt: skip
 _GPU = replace(
     _SMALL, preset="gpu", steps=20_000_000, games=128, update_every=128, batch=1024, replay=1_000_000,
