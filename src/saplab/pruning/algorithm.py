@@ -22,10 +22,7 @@ def inclusion(p: Floats, draws: int) -> Floats:
 def prune(h: Floats, draws: int, generator: np.random.Generator) -> Floats:
     """Prune one activation map `h` (a,) with r = `draws` categorical draws, with replacement.
 
-    A map of zeros has no distribution; its output is zeros.
-
-    Raises:
-        ValueError: `h` holds NaN or infinity.
+    A map of zeros has no distribution; its output is zeros. Raises ValueError for NaN or infinity.
     """
     if not np.all(np.isfinite(h)):
         raise ValueError("`h` must be finite, got NaN or infinity")

@@ -43,24 +43,16 @@ _CAP: Final = np.float32(8.0)
 _PIECE: Final = 8 * BLOCK  # elements of one vector loop: long enough to pay for its sums, short enough for the cache
 _SMALL_P: Final = np.float32(0.02)  # up to here log1p is a short series
 
-_UNIFORM: Final = 0  # kinds of numbers within one stream
-_CORRECTION: Final = 1
-_EXTENSION: Final = 2
-_SHARES: Final = 3
-_LATER: Final = 6  # 4 and 5 belong to others
-_SURVIVALS: Final = 7
+_UNIFORM, _CORRECTION, _EXTENSION, _SHARES = 0, 1, 2, 3  # kinds of numbers within one stream
+_LATER, _SURVIVALS = 6, 7  # 4 and 5 belong to others
 
 _PROPOSALS: Final = BLOCK // 2  # of an element and a level, from one block of words
 _LAST: Final = (1 << 32) - 1  # counters of rare further bits run down from here
 _BINOMIAL: Final = 1024  # counters set aside for one binomial or Poisson number
 
-_INFINITE = np.float32(np.inf)
-_F0 = np.float32(0.0)
-_F1 = np.float32(1.0)
-_HALF = np.float32(0.5)
-_LOG2E = np.float32(1.4426950408889634)
-_LN2_HIGH = np.float32(0.693359375)
-_LN2_LOW = np.float32(-2.12194440e-4)
+_F0, _HALF, _F1, _32, _INFINITE = (np.float32(x) for x in (0.0, 0.5, 1.0, 32.0, np.inf))
+_LOG2E, _LN2 = np.float32(1.4426950408889634), np.float32(math.log(2.0))
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _EXP_LIMIT = np.float32(60.0)  # beyond, 1 - e^-x is 1
 _SURE: Final = 18.0  # and from here on within float32's rounding
 _TWO_M32 = np.float32(2.0**-32)
@@ -68,8 +60,6 @@ _FEW: Final = np.uint32(1 << 16)  # words below get more bits
 _ALL: Final = np.uint32(0xFFFFFFFF)
 _ROOT_HALF: Final = np.int32(np.float32(math.sqrt(0.5)).view(np.int32))
 _MANTISSA: Final = np.int32(0x7FFFFF)
-_LN2 = np.float32(math.log(2.0))
-_32 = np.float32(32.0)
 _I2, _I3, _I4, _I5, _I6, _I7 = (np.float32(1.0 / math.factorial(n)) for n in range(2, 8))
 _L3, _L4, _L5 = (np.float32(1.0 / n) for n in range(3, 6))
 # log(1 + z) = z - z²/2 + z³·(_C3 + _C4·z + ...), sqrt(1/2) <= 1 + z < sqrt(2): Cephes' logf (Moshier 1992)
@@ -125,7 +115,6 @@ def _arrivals(bits: Any, times: Any) -> Any:
 
 @scalar_kernel
 def _resolve(bits: Any, more: Any) -> Any:
-    """Return the time of a word of `bits` with 64 more bits."""
     return np.float32(-math.log1p((float(bits) + more) * -(2.0**-32)))
 
 
@@ -371,10 +360,7 @@ def prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch:
 
 @scalar_kernel
 def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
-    """Write the rows of `x` (N, a) float32, pruned with `draws` draws each, to `out` (N, a).
-
-    Rows with NaN or infinity are marked in `bad` (N,).
-    """
+    """Write the rows of `x` (N, a) float32, pruned with `draws` draws, to `out`; mark rows not finite in `bad`."""
     full_width()
     scratch, proposals = scratch_for(x.shape[1])
     for n in range(x.shape[0]):

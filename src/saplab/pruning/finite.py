@@ -42,8 +42,7 @@ _notes: dict[torch.device, _Notes] = {}
 def note(streams: Tensor, name: str) -> Tensor:
     """Return a place (2,) int32, on the device of `streams` (N, 3), where a pruning can note maps that are not finite.
 
-    Raises:
-        NotFiniteError: no place is left, and a map of an earlier pruning was not finite.
+    Raises NotFiniteError where no place is left and a map of an earlier pruning was not finite.
     """
     device = streams.device
     with _lock:
@@ -61,11 +60,7 @@ def note(streams: Tensor, name: str) -> Tensor:
 
 
 def check_finite(*devices: torch.device) -> None:
-    """Wait for GPUs, all of them by default, and raise the first error of their prunings since the last check.
-
-    Raises:
-        NotFiniteError: an activation map held NaN or infinity.
-    """
+    """Wait for GPUs, by default all, and raise the first NotFiniteError of their prunings since the last check."""
     for device in devices or tuple(_notes):
         _check(device)
 

@@ -41,7 +41,6 @@ def _noise(bits: Any, values: Any, law: int, amount: Any) -> None:
 
 @vector_kernel
 def _apply(x: Any, values: Any, out: Any, law: int) -> None:
-    """Apply noise to a run of activations."""
     full_width()
     if law == _ADD:
         for i in range(x.shape[0]):
@@ -53,7 +52,6 @@ def _apply(x: Any, values: Any, out: Any, law: int) -> None:
 
 @scalar_kernel
 def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any) -> None:
-    """Apply noise to rows (N, a) that are contiguous."""
     full_width()
     bits, values = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32)
     for n in range(x.shape[0]):
@@ -96,19 +94,14 @@ def can_noise(h: Tensor) -> bool:
 
 
 def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, through: bool = True) -> Tensor:
-    """Apply noise to the maps `h` (N, ...), which `can_noise` accepts.
+    """Apply noise to the maps `h` (N, ...), which `can_noise` accepts; return maps like them.
 
     Args:
-        h: activations, each example one map of a = C·H·W, in any memory format.
-        streams: (N, 3) int64, see `saplab.rng.streams.pass_streams`.
-        site: number of the site within the pass.
+        h, streams, site: as in `saplab.pruning.operator.prune`.
         law: ``dropout``: h·[u >= amount] / (1 - amount), u uniform in [0, 1); ``add``: h + amount·z, z standard normal;
             ``scale``: h·(1 + amount·z).
         amount: rate, or standard deviation.
         through: multiply the gradient by the factor; else it passes unchanged.
-
-    Returns:
-        Tensor like `h`.
     """
     return torch.ops.saplab.noised(h, streams, site, _CODES[law], amount, through)  # type: ignore[no-any-return]
 

@@ -4,7 +4,6 @@ This file and the kernels' are imported once a CUDA tensor is pruned, as Triton 
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import torch
@@ -70,7 +69,6 @@ def tiling(a: int, draws: int) -> Tiling:
 
 
 def _power_of_two(n: int) -> int:
-    """Return the least power of two that is at least `n`."""
     return 1 << (n - 1).bit_length()
 
 
@@ -78,10 +76,7 @@ def prune_rows(x: Tensor, streams: Tensor, draws: int, site: int, bad: Tensor, c
     """Apply Algorithm 1 to the rows of `x` (N, a), contiguous float32, bfloat16 or float16, with `draws` draws each.
 
     Args:
-        x: activations.
-        streams: (N, 3) int64 on the same device.
-        draws: r.
-        site: number of the site.
+        x, streams, draws, site: as in `saplab.pruning.operator.prune`, all on one device.
         bad: (2,) int32, where the number of rows with NaN or infinity, which become NaN, and the first are noted.
         cut: how to cut the batch; by `tiling` if None.
     """
@@ -106,6 +101,8 @@ class _Pruning:
         self.draws, self.site = draws, site
         self.n, self.a = x.shape
         self.chunks = -(-self.a // cut.chunk)
+        self.groups = int(cut.chunk // GROUP.value)  # running sums of a chunk
+        self.tiles, self.lines = -(-self.n // cut.rows), -(-self.n // cut.lines)
         self.light = draws > MANY * self.a
         self.out = torch.empty_like(x)
         cells = self.n * self.chunks
@@ -115,7 +112,7 @@ class _Pruning:
         self.masses = light_masses if self.light else self.all_masses
 
     def run(self) -> Tensor:
-        """Launch the kernels."""
+        """Launch the kernels and return the pruned rows."""
         fused = self.chunks == 1 and not self.light
         if not fused:
             self._measure(self.all_masses, light=False)
@@ -127,22 +124,9 @@ class _Pruning:
         self._add()
         return self.out
 
-    @cached_property
-    def groups(self) -> int:
-        """Return the number of running sums of a chunk."""
-        return int(self.cut.chunk // GROUP.value)
-
-    @cached_property
-    def _tiles(self) -> int:
-        return -(-self.n // self.cut.rows)
-
-    @cached_property
-    def _lines(self) -> tuple[int]:
-        return (-(-self.n // self.cut.lines),)
-
     def _measure(self, masses: Tensor, light: bool) -> None:
         cut = self.cut
-        measure[self._tiles, self.chunks](
+        measure[self.tiles, self.chunks](
             self.x, self.sums, masses, self.all_masses, self.n, self.a, self.chunks, self.draws,
             LIGHT=light, ROWS=cut.rows, CHUNK=cut.chunk, num_warps=cut.warps,
         )  # fmt: skip
@@ -150,14 +134,14 @@ class _Pruning:
             accumulate[(self.n,)](masses, self.n, self.chunks, CHUNKS=_power_of_two(self.chunks))
 
     def _share(self) -> None:
-        share[self._lines](
+        share[(self.lines,)](
             self.streams, self.masses, self.all_masses, self.goals, self.n, self.chunks, self.draws, self.site,
             ROWS=self.cut.lines, num_warps=1,
         )  # fmt: skip
 
     def _ring(self, fused: bool) -> None:
         cut = self.cut
-        ring[self._tiles, self.chunks](
+        ring[self.tiles, self.chunks](
             self.x, self.out, self.streams, self.sums, self.all_masses, self.masses, self.goals, self.totals, self.bad,
             self.n, self.a, self.chunks, self.draws, self.site, cut.margin,
             FUSED=fused, LIGHT=self.light, FEW=self.draws < FEW, ROWS=cut.rows, CHUNK=cut.chunk, TILE=cut.tile,
@@ -165,7 +149,7 @@ class _Pruning:
         )  # fmt: skip
 
     def _settle(self) -> None:
-        settle[self._lines](
+        settle[(self.lines,)](
             self.streams, self.masses, self.goals, self.totals, self.missing, self.n, self.chunks, self.draws,
             self.site, LIGHT=self.light, ROWS=self.cut.lines, CHUNKS=_power_of_two(self.chunks),
             num_warps=1 if self.chunks == 1 else 4,
@@ -173,7 +157,7 @@ class _Pruning:
 
     def _add(self) -> None:
         cut = self.cut
-        add[self._tiles, cut.parts](
+        add[self.tiles, cut.parts](
             self.x, self.out, self.streams, self.sums, self.masses, self.all_masses, self.goals, self.missing,
             self.n, self.a, self.chunks, self.draws, self.site,
             LIGHT=self.light, FEW=self.draws < FEW, ROWS=cut.rows, CHUNK=cut.chunk,

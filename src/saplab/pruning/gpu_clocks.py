@@ -76,10 +76,10 @@ def _keep(h, word, found, law, LIGHT: tl.constexpr, FEW: tl.constexpr):
 @triton.jit
 def _ring_span(x, out, span, clocks, law, LIGHT: tl.constexpr, FEW: tl.constexpr,
                ROWS: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
-    """Write the elements of a span that the clocks keep.
+    """Write the elements of a span that the clocks keep; return four numbers for each lane.
 
-    Returns, for each lane, the number of elements whose clocks have rung, the sum by which these are ahead of time, the
-    least distance of a clock from its time, and the latest clock.
+    They are the number of elements whose clocks have rung, the sum by which these are ahead of time, the least distance
+    of a clock from its time, and the latest clock.
     """
     begin, end = span[3], span[4]
     lane = tl.arange(0, TILE // 4)[None, :]

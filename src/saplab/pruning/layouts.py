@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saplab.pruning.cpu import prune_any_row, scratch_for
-from saplab.rng.simd import full_width, narrow_row, read, scalar_kernel, vector_kernel, widen_row, write
+from saplab.rng.simd import convert_row, full_width, read, scalar_kernel, vector_kernel, write
 
 
 def as_array(t: Tensor) -> np.ndarray[Any, Any]:
@@ -32,9 +32,9 @@ def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float,
     scratch, proposals = scratch_for(x.shape[1])
     wide, pruned = np.empty(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
     for n in range(x.shape[0]):
-        widen_row(x[n], wide)
+        convert_row(x[n], wide)
         bad[n] = not prune_any_row(wide, pruned, draws, streams[n], site, scratch, proposals)
-        narrow_row(pruned, out[n])
+        convert_row(pruned, out[n])
 
 
 @scalar_kernel

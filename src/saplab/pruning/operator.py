@@ -32,24 +32,19 @@ def prune(
     h: Tensor, streams: Tensor, draws: int, site: int = 0, rule: BackwardRule = "mask", name: str = "activations",
     rectify: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Apply Stochastic Activation Pruning to each row of `h`.
+    """Apply Stochastic Activation Pruning to each row of `h`: 0, or h / (1 - (1 - p)^r), in its dtype and format.
+
+    Draws and scale are computed in float32 or better. Raises NotFiniteError where `h` holds NaN or infinity (on a GPU
+    such a map becomes NaN, and `check_finite` raises); ValueError for `draws` < 1, an unknown `rule`, `streams` of
+    another length than `h`, or a call inside a transform of `torch.func`.
 
     Args:
         h: activations (N, ...), any floating dtype and memory format; each example is one map of a = C·H·W.
         streams: (N, 3) int64, see `saplab.rng.streams.pass_streams`; on the CPU, or on the device of `h`.
         draws: r, categorical draws with replacement per example.
         site: number of the site within the pass.
-        rule: how the gradient is taken.
         name: what errors call these activations.
         rectify: prune relu(h) in the same pass over memory; the gradient is that of both.
-
-    Returns:
-        Tensor like `h`: 0, or h / (1 - (1 - p)^r). Draws and scale are computed in float32 or better.
-
-    Raises:
-        NotFiniteError: `h` holds NaN or infinity. On a GPU such a map becomes NaN, and `check_finite` raises.
-        ValueError: `draws` < 1, an unknown `rule`, `streams` of another length than `h`, or a call inside a transform
-            of `torch.func`.
     """
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         raise ValueError(f"{name}: torch.func cannot transform pruning; take gradients with torch.autograd")

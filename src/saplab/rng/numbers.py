@@ -26,14 +26,9 @@ KIND: Final = 4  # see `saplab.rng.streams`
 _NORMAL, _WORD = 1, 2
 CODES: Final = {"uniform": 0, "normal": _NORMAL, "word": _WORD}  # of the laws
 
-_HALF = np.float32(0.5)
-_F1 = np.float32(1.0)
-_TWO = np.float32(2.0)
-_TWO_M32 = np.float32(2.0**-32)
-_ROOT2 = np.float32(math.sqrt(2.0))
-_LN2 = np.float32(math.log(2.0))
+_HALF, _F1, _TWO, _TWO_M32 = (np.float32(x) for x in (0.5, 1.0, 2.0, 2.0**-32))
+_ROOT2, _LN2, _TAU = (np.float32(x) for x in (math.sqrt(2.0), math.log(2.0), 2.0 * math.pi))
 _L3, _L5, _L7, _L9 = (np.float32(2.0 / n) for n in (3, 5, 7, 9))
-_TAU = np.float32(2.0 * math.pi)
 _S3, _S5, _S7 = (np.float32((-1.0) ** ((n - 1) // 2) / math.factorial(n)) for n in (3, 5, 7))
 _K2, _K4, _K6, _K8 = (np.float32((-1.0) ** (n // 2) / math.factorial(n)) for n in (2, 4, 6, 8))
 
@@ -85,8 +80,7 @@ def uniform_block(bits: Any, out: Any) -> None:
 @scalar_kernel
 def _fill_rows(out: Any, streams: Any, site: int, kind: int, law: int) -> None:
     full_width()
-    bits = np.empty(BLOCK, np.uint32)
-    values = np.empty(BLOCK, np.float32)
+    bits, values = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32)
     for n in range(out.shape[0]):
         c1, c2, c3, k0, k1 = row_counter(streams[n], site, kind)
         for lo in range(0, out.shape[1], BLOCK):
@@ -126,16 +120,13 @@ def dtype_of(law: str) -> torch.dtype:
 
 
 def normals(streams: Tensor, size: int, site: int = 0, kind: int = KIND) -> Tensor:
-    """Draw standard normal numbers.
+    """Draw standard normal numbers, float32 (N, size).
 
     Args:
         streams: (N, 3) int64, see `saplab.rng.streams.pass_streams`; the numbers come on their device.
         size: how many numbers to draw from each stream.
         site: number of the site within the pass.
         kind: 0 to 255; draws of other kinds are independent.
-
-    Returns:
-        float32 (N, size).
     """
     return _draw("normal", streams, size, site, kind)
 
@@ -146,10 +137,7 @@ def uniforms(streams: Tensor, size: int, site: int = 0, kind: int = KIND) -> Ten
 
 
 def words(streams: Tensor, size: int, site: int = 0, kind: int = KIND) -> Tensor:
-    """Draw integers uniform in [0, 2^32), int64 (N, size); arguments as in `normals`.
-
-    `uniforms` are the first 24 bits of the words of the same streams, site and kind.
-    """
+    """Draw integers uniform in [0, 2^32), int64 (N, size), of which `uniforms` are the first 24 bits."""
     return _draw("word", streams, size, site, kind)
 
 

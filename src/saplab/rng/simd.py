@@ -127,16 +127,8 @@ def _write(value: Any, like: Any) -> Any:
 
 
 @vector_kernel
-def widen_row(x: Any, out: Any) -> None:
-    """Read a row of bfloat16 bits (uint16) as float32."""
+def convert_row(x: Any, out: Any) -> None:
+    """Copy a row of float32, or of bfloat16 bits (uint16), to one of the other type."""
     full_width()
     for i in range(x.shape[0]):
-        out[i] = widen(x[i])
-
-
-@vector_kernel
-def narrow_row(x: Any, out: Any) -> None:
-    """Write a row of float32 as bfloat16 bits (uint16)."""
-    full_width()
-    for i in range(x.shape[0]):
-        out[i] = narrow(x[i])
+        out[i] = write(read(x[i]), out[i])

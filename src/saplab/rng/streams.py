@@ -28,21 +28,16 @@ Purpose = Literal["defense", "attack", "noise", "training"]
 SITES: Final = 1 << 24
 EXAMPLES: Final = 1 << 32
 
-_LOW = np.uint64(0xFFFFFFFF)
-_SHIFT = np.uint64(32)
-_M0 = np.uint64(0xD2511F53)
-_M1 = np.uint64(0xCD9E8D57)
-_W0 = np.uint64(0x9E3779B9)
-_W1 = np.uint64(0xBB67AE85)
+_LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
 def stream_key(seed: int, purpose: Purpose = "defense") -> int:
     """Derive the 64-bit key of a seed for one purpose, as a signed integer that fits an int64 tensor.
 
     Defence, attack, noise and training of one seed are unrelated streams: the first 8 bytes of SHA-256 over both names.
-
-    Raises:
-        ValueError: `seed` is negative or not an integer.
+    Raises ValueError where `seed` is negative or not an integer.
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"`seed` must be an integer >= 0, got {seed!r}")
@@ -59,9 +54,7 @@ def derived_key(key: int, number: int) -> int:
 def pass_streams(key: int, pass_: int, examples: torch.Tensor) -> torch.Tensor:
     """Return the streams (N, 3) int64 of one pass over `examples` (N,), whose numbers are in [0, 2^32)."""
     rows = torch.empty((len(examples), 3), dtype=torch.int64)
-    rows[:, 0] = key
-    rows[:, 1] = pass_
-    rows[:, 2] = examples
+    rows[:, 0], rows[:, 1], rows[:, 2] = key, pass_, examples
     return rows
 
 

@@ -167,8 +167,7 @@ def _log_poisson(k, mu):
 def binomial(n, p, of, wanted):
     """Draw Binomial(n, p) (R, 1) exactly, in float64, where `wanted`, else 0.
 
-    By sequential search, or by transformed rejection (BTRS of Hörmann 1993, "The generation of binomial random
-    variates").
+    By sequential search or transformed rejection (BTRS: Hörmann 1993, "The generation of binomial random variates").
     """
     q = tl.minimum(p, 1.0 - p)
     small = n * q < _SEARCHED
