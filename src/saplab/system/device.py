@@ -6,8 +6,7 @@ import torch
 def find_device(name: str) -> torch.device:
     """Return the device of that name, after computing on it once; ``auto`` takes a GPU where there is one.
 
-    Raises:
-        ValueError: there is no such device, or it cannot be used.
+    Raises ValueError where there is no such device or it cannot be used.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,10 +13,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`: whatever happens, a reader sees the whole old file or the whole new one.
 
     The bytes go to a hidden file in the same folder (``.NAME.PID.RANDOM.tmp``) and are flushed to the disk before that
-    file is renamed.
-
-    Raises:
-        OSError: names `path`, which is as it was before; for a full disk the message says what to do.
+    file is renamed. An OSError names `path`, which is as it was before; for a full disk it says what to do.
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:

@@ -10,14 +10,11 @@ _OF_USERS: Final = ("MALLOC_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for this process and all its threads, as every pass needs the same memory again.
+    """Let glibc keep freed memory for this process, as every pass needs the same again; return whether that was done.
 
     Memory returned to the system comes back as zeroed pages, about 35,000 of them in a step of training. Threads share
     one arena, because further arenas return memory whatever the settings. Call this before threads start. Other C
     libraries are left alone, and so are the user's own settings (``MALLOC_…``, ``GLIBC_TUNABLES``).
-
-    Returns:
-        Whether it was done.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith(_OF_USERS) for name in os.environ):
         return False
