@@ -27,29 +27,17 @@ _REGISTERS: Final = 64
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a batch of rows is cut for the kernels.
+    """How a batch of rows is cut for the kernels; rows, chunk, tile, step and lines are powers of two."""
 
-    Attributes:
-        rows: rows of a tile, a power of two.
-        chunk: activations of a chunk of a row, a power of two >= 16; >= 128 where a row has several.
-        tile: activations in one step through a chunk, a power of two >= 128.
-        warps: warps of a program.
-        step: missing draws made at once, a power of two.
-        parts: programs that share the missing draws of a row; 1 where tiles have several rows.
-        lines: rows of a tile where only their totals matter, a power of two.
-        margin: how many standard deviations the clocks stay below the number of draws.
-        registers: the most registers of a thread of `ring`; None leaves them to the compiler.
-    """
-
-    rows: int
-    chunk: int
-    tile: int
-    warps: int
-    step: int
-    parts: int = 1
-    lines: int = 32
-    margin: float = 4.5
-    registers: int | None = None
+    rows: int  # of a tile
+    chunk: int  # activations of a chunk of a row, >= 16; >= 128 where a row has several
+    tile: int  # activations in one step through a chunk, >= 128
+    warps: int  # of a program
+    step: int  # missing draws made at once
+    parts: int = 1  # programs that share the missing draws of a row; 1 where tiles have several rows
+    lines: int = 32  # rows of a tile where only their totals matter
+    margin: float = 4.5  # how many standard deviations the clocks stay below the number of draws
+    registers: int | None = None  # the most of a thread of `ring`; None leaves them to the compiler
 
 
 def tiling(a: int, draws: int) -> Tiling:

@@ -19,18 +19,12 @@ from saplab.rng.threads import over_rows
 
 @dataclass(frozen=True)
 class Normalised:
-    """A call of batch-norm in evaluation mode.
-
-    Attributes:
-        before, after: its input and output (N, C, H, W), channels innermost in memory.
-        scale: (C,) float32, the derivative of the output by the input.
-        version: of `after`, which changes when it is modified in place.
-    """
+    """A call of batch-norm in evaluation mode, of maps (N, C, H, W) with channels innermost in memory."""
 
     before: Tensor
     after: Tensor
-    scale: Tensor
-    version: int
+    scale: Tensor  # (C,) float32, the derivative of the output by the input
+    version: int  # of `after`, which changes when it is modified in place
 
     def is_the_origin_of(self, h: Tensor) -> bool:
         """Return whether `h` is this output, unchanged."""

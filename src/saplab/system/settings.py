@@ -15,19 +15,12 @@ _WORD: Final = re.compile(r"[^\s,=+:()'\"]+")  # a text that needs no quotes
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a class.
-
-    Attributes:
-        name: of the field.
-        hint: its type.
-        default: its value where none is given; `dataclasses.MISSING` where one must be.
-        of: name of the class's own field whose dataclass the setting belongs to; "" for a field of the class itself.
-    """
+    """One setting of a class."""
 
     name: str
-    hint: Any
-    default: Any
-    of: str = ""
+    hint: Any  # its type
+    default: Any  # `dataclasses.MISSING` where a value must be given
+    of: str = ""  # name of the class's own field whose dataclass the setting belongs to; "" for a field of the class
 
     def value(self, owner: Any) -> Any:
         """Return the setting's value in an object of the class, as a plain one."""
