@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Self, get_args
 
 import msgspec
 
-from saplab.attacks import LINF, Attack, ThreatModel
+from saplab.attacks import LINF, Attack, Cost, ThreatModel
 from saplab.defenses import Defense, label_of
 from saplab.system.registry import Named
 
@@ -42,11 +42,15 @@ class Network:
         """Return everything that decides the network's numbers, as plain values."""
         return _plain_fields(self)
 
+    @cached_property
+    def _text(self) -> str:
+        return _canonical(self.key)
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Network) and self.key == other.key
+        return isinstance(other, Network) and self._text == other._text
 
     def __hash__(self) -> int:
-        return hash((self.model, self.digest, len(self.defenses)))
+        return hash(self._text)
 
     @property
     def undefended(self) -> "Network":
@@ -116,7 +120,7 @@ class Cell(ABC):
         return {"kind": self.kind, "numerics": self.numerics, **_plain_fields(self)}
 
     def to_json(self) -> str:
-        """Return the key as canonical JSON: sorted names, no spaces."""
+        """Return the key as JSON in the one form that equal cells share."""
         return _canonical(self.key)
 
     @cached_property
@@ -179,7 +183,12 @@ class ImageCell(Cell):
     @property
     def crafting(self) -> int:
         """Bound the work of making one adversarial image at every radius, in passes."""
-        return self.attack.cost(self.attacked_eps).passes if self.attacked_eps else 0
+        if not self.attacked_eps:
+            return 0
+        cost = self.attack.cost(self.attacked_eps)
+        if not isinstance(cost, Cost):
+            raise TypeError(f"{type(self.attack).__name__}.cost must return a saplab.Cost, got {cost!r}")
+        return cost.passes
 
     @classmethod
     def work_of(cls, group: Sequence[Self]) -> int:
@@ -280,7 +289,7 @@ def _plain_fields(value: Any) -> dict[str, Any]:
 
 
 def _canonical(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(values, separators=(",", ":"), allow_nan=False)  # in order: the first pattern that matches counts
 
 
 Group = tuple[Cell, ...]

@@ -105,8 +105,12 @@ class Images:
                 pass
         one = self.data.images[:1].to(self.device)
         for network in {network for cell in cells for network in (cell.defender, cell.adversary)}:
-            with torch.no_grad():
-                classes = logits(network_of(network, self.models), one).shape[1]
+            try:
+                with torch.no_grad():
+                    classes = logits(network_of(network, self.models), one).shape[1]
+            except (RuntimeError, AssertionError) as error:  # what layers raise on an image of another shape
+                reason = str(error).strip().partition("\n")[0]
+                raise ValueError(f"the network cannot take an image of shape {tuple(one.shape)}: {reason}") from error
             check_labels(self.data.labels, classes)
 
 
