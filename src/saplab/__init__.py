@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from saplab.attacks import PGD as PGD
     from saplab.attacks import Attack as Attack
     from saplab.attacks import Attacker as Attacker
+    from saplab.attacks import Cost as Cost
     from saplab.attacks import Estimate as Estimate
     from saplab.attacks import Iterative as Iterative
     from saplab.attacks import MonteCarlo as MonteCarlo
@@ -51,8 +52,8 @@ __version__ = "0.1.0"
 
 _HOMES: dict[str, str] = {
     **dict.fromkeys(
-        ("APGD", "FGSM", "PGD", "Attack", "Attacker", "Estimate", "Iterative", "MonteCarlo", "Problem", "RandomNoise",
-         "Square", "ThreatModel"),
+        ("APGD", "FGSM", "PGD", "Attack", "Attacker", "Cost", "Estimate", "Iterative", "MonteCarlo", "Problem",
+         "RandomNoise", "Square", "ThreatModel"),
         "saplab.attacks",
     ),
     **dict.fromkeys(

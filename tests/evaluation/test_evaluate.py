@@ -1,6 +1,7 @@
 """saplab.evaluate and saplab.load: what they take, refuse and return."""
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -113,7 +114,7 @@ def test_other_weights_are_another_request(tmp_path):
         ({"precision": "half"}, "`precision` must be one of"),
         ({"workers": 0}, "`workers` must be >= 1"),
         ({"engine": "fast"}, "`engine` must be one of"),
-        ({"examples": [1, 2]}, "`examples` must be 16 numbers"),
+        ({"examples": [1, 2]}, "`examples` must be 16 integers"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_in_a_line(changes, message):
@@ -179,3 +180,94 @@ def test_seeds_give_intervals_over_them():
 
 def test_rows_are_json(result):
     assert json.loads(json.dumps(result.rows, allow_nan=False)) == result.rows
+
+
+def test_images_that_the_network_cannot_take_are_named():
+    with pytest.raises(ValueError, match=r"the network cannot take an image of shape \(1, 3, 9, 9\)"):
+        saplab.evaluate(NET, torch.rand(4, 3, 9, 9), LABELS[:4], **QUICK)
+
+
+def test_an_attack_whose_cost_is_no_cost_is_named():
+    class Free(saplab.RandomNoise):
+        def cost(self, eps):
+            return 0
+
+    with pytest.raises(TypeError, match=r"Free.cost must return a saplab.Cost, got 0"):
+        saplab.evaluate(NET, IMAGES, LABELS, **{**QUICK, "attacks": Free()})
+
+
+def test_a_report_prints_its_files_alone(result, tmp_path):
+    assert len(repr(result.report(tmp_path / "page"))) < 2000
+
+
+def digests(model, **settings):
+    found = saplab.evaluate(model, IMAGES, LABELS, **{**QUICK, **settings})
+    return {cell.digest for cell in found.request.cells}
+
+
+def test_what_decides_numbers_is_in_the_keys():
+    """Each of these once shared its key with the first, and got its stored numbers."""
+    plain = digests(saplab.defend(NET, saplab.Dropout({"1": 0.9, "*": 0.1})))
+    other = [
+        digests(saplab.defend(NET, saplab.Dropout({"*": 0.1, "1": 0.9}))),  # of patterns, the first match counts
+        digests(saplab.defend(NET, saplab.Dropout({"1": 0.9, "*": 0.1})), examples=torch.arange(16) + 100),
+        digests(saplab.defend(nn.Sequential(NET[0], nn.Tanh(), *NET[2:]).eval(), saplab.Dropout({"1": 0.9, "*": 0.1}))),
+    ]
+    assert all(not plain & found for found in other[1:])
+    assert len(plain & other[0]) == 1  # that of the undefended network
+
+
+def test_a_plain_attribute_of_a_network_is_in_the_key():
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.net, self.scale = NET, scale
+
+        def forward(self, x):
+            return self.net(x) * self.scale
+
+    assert not digests(Scaled(1.0).eval()) & digests(Scaled(2.0).eval())
+    assert digests(Scaled(1.0).eval()) == digests(Scaled(1.0).eval())
+
+
+def test_radii_that_an_attacker_names_twice_are_one():
+    attacker = Attacker(saplab.FGSM(), eps=(4 / 255, 4 / 255, 32 / 255))
+    found = saplab.evaluate(NET, IMAGES, LABELS, **{**QUICK, "attacks": attacker})
+    once = saplab.evaluate(
+        NET, IMAGES, LABELS, **{**QUICK, "attacks": Attacker(saplab.FGSM(), eps=(4 / 255, 32 / 255))}
+    )
+    assert [row["averaged_percent"] for row in found.rows] == [row["averaged_percent"] for row in once.rows]
+
+
+def test_a_damaged_cell_is_computed_again_at_once(tmp_path):
+    kept = saplab.evaluate(NET, IMAGES, LABELS, out=tmp_path / "run", batch_size=8, **QUICK)
+    path = kept.store.path(kept.request.cells[0])
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[-200] ^= 255
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = saplab.evaluate(NET, IMAGES, LABELS, out=tmp_path / "run", batch_size=8, **QUICK)
+    assert again.rows == kept.rows
+
+
+def test_classes_of_any_kind_are_kept_as_names(tmp_path):
+    saplab.evaluate(NET, IMAGES, LABELS, out=tmp_path / "run", classes=[0, 1, 2], **QUICK)
+    assert saplab.load(tmp_path / "run").request.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("eps", [np.float32(8 / 255), torch.tensor(8 / 255), [8 / 255], (8 / 255,)])
+def test_radii_of_any_kind_are_taken(eps):
+    found = saplab.evaluate(NET, IMAGES, LABELS, **{**QUICK, "eps": eps})
+    assert [row["strength"] for row in found.rows] == pytest.approx([0.0, 8.0], abs=1e-5)
+
+
+def test_an_attack_that_writes_into_its_images_changes_no_others_and_leaves_the_ball():
+    class Writes(saplab.RandomNoise):
+        def ascending(self, problem, radii):
+            for eps in radii:
+                yield problem.images.add_(eps).clamp_(0, 1)
+
+    images = IMAGES.clone()
+    with pytest.raises(ValueError, match=r"Writes left the ball of radius 0\.5"):
+        list(Writes().curve(NET, images, LABELS, (0.5, 0.25)))
+    assert torch.equal(images, IMAGES)

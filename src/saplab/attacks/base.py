@@ -79,10 +79,11 @@ class Attack(Named, ABC):
         return _in_order(eps, lambda radii: self._checked(problem, radii))
 
     def _checked(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
-        for eps, points in zip(radii, self.ascending(problem, radii), strict=True):
+        untouched = replace(problem, images=problem.images.clone())  # an attack may write into what it gets
+        for eps, points in zip(radii, self.ascending(untouched, radii), strict=True):
             if not problem.threat.holds(points, problem.images, eps):
                 raise ValueError(f"{type(self).__name__} left the ball of radius {eps:g} or the valid values")
-            yield points
+            yield points.clone() if len(radii) > 1 else points
 
     @abstractmethod
     def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:

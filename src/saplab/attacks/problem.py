@@ -14,7 +14,7 @@ from saplab.defenses.defended import is_random
 from saplab.defenses.prediction import numbered
 from saplab.rng.streams import pass_streams, random_words, stream_key
 
-STARTS: Final = 5  # kind of these random numbers; a defence's have 0 to 4
+STARTS: Final = 5  # kind of these random numbers, see `saplab.rng.streams`
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Dataset:
 
     def digest(self) -> str:
         """Return the SHA-256, in hexadecimal, of the images and the labels with their types and shapes."""
-        return digest(self.images.numpy(), self.labels.numpy())
+        return digest(self.images.numpy(), self.labels.numpy(), self.indices.numpy())
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -230,7 +230,10 @@ def defend(
 
 
 def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    return (given,) if isinstance(given, str) else None if given is None else tuple(given)
+    patterns = (given,) if isinstance(given, str) else None if given is None else tuple(given)
+    if patterns == ():
+        raise ValueError("`sites` and `parameters` must hold at least one pattern, got none")
+    return patterns
 
 
 def _plan(

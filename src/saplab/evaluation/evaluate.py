@@ -17,7 +17,7 @@ from saplab.defenses.defended import defenses_of, plan_of, undefended
 from saplab.evaluation.plan import plan
 from saplab.evaluation.progress import Show, shown, silent
 from saplab.evaluation.result import Result
-from saplab.models.zoo import SPEC, weights_digest
+from saplab.models.zoo import SPEC, network_digest
 from saplab.runs import ImageCell, Memory, Network, Request, Results, Store, run
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
@@ -76,7 +76,7 @@ def evaluate(
         >>> print(result.verdict.sentence)
     """
     data = _dataset(images, labels, classes, examples)
-    radii = (eps,) if isinstance(eps, int | float) else eps
+    radii = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
     job = planned(
         model, data, attackers_of(attacks, MonteCarlo(samples)), radii, norm=norm, passes=passes, seed=seed,
         seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
@@ -134,9 +134,12 @@ class Job:
     def result(self, out: Path | str | None, show: Show) -> Result:
         """Compute what is missing and return the result; EvaluationError where cells could not be computed."""
         store = self.open(out)
-        if failed := self.run(store, show):
-            raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
-        return Result(store)
+        while True:
+            if failed := self.run(store, show):
+                raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
+            found = Result(store)
+            if found.summary.finished == found.summary.total:
+                return found  # else a stored cell turned out to be damaged when it was read
 
 
 def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
@@ -151,7 +154,7 @@ def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
     if len(defenses_of(model)) > (len(acting.defenses) if acting else 0):
         raise ValueError("`model` holds a defended network inside it; defend the whole network")
     kind = type(plain)
-    found = Network(getattr(plain, SPEC, f"{kind.__module__}:{kind.__qualname__}"), weights_digest(plain))
+    found = Network(getattr(plain, SPEC, f"{kind.__module__}:{kind.__qualname__}"), network_digest(plain))
     if acting:
         found = replace(found, defenses=acting.defenses, sites=acting.sites or (), parameters=acting.parameters)
     return found, plain
@@ -166,9 +169,10 @@ def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) ->
         raise ValueError(f"`labels` must be integers, got {wanted.dtype}")
     pictures, wanted = pictures.detach().float().cpu(), wanted.cpu()
     numbers = _numbers(pictures) if examples is None else torch.as_tensor(examples)
-    if numbers.shape != (len(pictures),):
-        raise ValueError(f"`examples` must be {len(pictures)} numbers, got shape {tuple(numbers.shape)}")
-    return Dataset("images", pictures, wanted.long(), numbers.long(), tuple(classes))
+    if numbers.shape != (len(pictures),) or numbers.is_floating_point():
+        got = f"{numbers.dtype} of shape {tuple(numbers.shape)}"
+        raise ValueError(f"`examples` must be {len(pictures)} integers, got {got}")
+    return Dataset("images", pictures, wanted.long(), numbers.long(), tuple(map(str, classes)))
 
 
 def _numbers(images: Tensor) -> Tensor:

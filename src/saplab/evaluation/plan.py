@@ -45,7 +45,7 @@ def attacked(whole: C, attacker: Attacker) -> C:
     one = attacker.against(whole.defender.defenses)
     elsewhere = one.whose == "dense" or one.attack.knowledge == "nothing"
     source = whole.defender.undefended if elsewhere else whole.defender
-    return replace(whole, adversary=source, attack=one.attack, eps=one.eps or whole.eps)
+    return replace(whole, adversary=source, attack=one.attack, eps=tuple(dict.fromkeys(one.eps or whole.eps)))
 
 
 def _same_attack(a: ImageCell, b: ImageCell) -> bool:

@@ -1,7 +1,7 @@
 """The report of a run: an offline page, the charts as files, and the numbers as CSV and Parquet."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +29,8 @@ class Report:
     """What was written of a run (the page first), and what it says; no findings while no curve is finished."""
 
     files: tuple[Path, ...]
-    summary: Summary
-    findings: Findings | None
+    summary: Summary = field(repr=False)
+    findings: Findings | None = field(repr=False)
 
 
 def write_report(

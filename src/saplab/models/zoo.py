@@ -16,11 +16,13 @@ from saplab.models.packaged import Packaged, packaged_bytes, read_packaged, requ
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
 from saplab.system.registry import import_object
+from saplab.system.source import source_digest
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
 PACKAGED: dict[str, Packaged] = read_packaged()
 SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
 _NESTED = ("state_dict", "model")
+_PLAIN: Final = str | int | float | tuple | None  # attributes whose text tells their value
 _LISTED = 3
 
 
@@ -114,6 +116,21 @@ def weights_digest(module: nn.Module) -> str:
         sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def network_digest(model: nn.Module) -> str:
+    """Return the SHA-256, in hexadecimal, of all that decides a network's numbers.
+
+    That is its weights, the classes and plain attributes of its modules, and the source of those of the user's.
+    """
+    parts = [weights_digest(model)]
+    for name, module in model.named_modules():
+        kind = type(module)
+        source = "" if kind.__module__.startswith("torch.") else source_digest(kind)
+        plain = {key: value for key, value in vars(module).items() if key[:1] != "_" and key != SPEC}
+        own = sorted((key, repr(value)) for key, value in plain.items() if isinstance(value, _PLAIN))
+        parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {source} {module.extra_repr()} {own}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _load_packaged(name: str, weights: str | Path | None) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 from saplab.attacks import FGSM, radii_of
 from saplab.defenses import label_of, parse_defenses
 from saplab.metrics.scores import mean_score
-from saplab.models.zoo import weights_digest
+from saplab.models.zoo import network_digest
 from saplab.paper.plan import Digests, cell_of_line
 from saplab.paper.study import Claim, Figure, Line
 from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped, trained
@@ -73,7 +73,7 @@ class Agents:
     @cached_property
     def digests(self) -> Digests:
         """Return the digests of the networks, by what lines call them."""
-        return {f"{_AGENT}{game}": weights_digest(network) for game, network in self.networks.items()}
+        return {f"{_AGENT}{game}": network_digest(network) for game, network in self.networks.items()}
 
     def models(self, device: str) -> dict[tuple[str, str], nn.Module]:
         """Return the networks on a device, as cells name them."""

@@ -14,13 +14,10 @@ _MARKS: Final = ("games", "table1.json", "request.json")  # tell that something 
 
 
 def prepare(root: Path) -> str:
-    """Make room for a run in the folder `root`, which holds none of this version.
+    """Make room for a run in the folder `root`, which holds none of this version; other files there are an error.
 
     Returns:
         A line for people about results of an earlier version, which are put aside; empty where there are none.
-
-    Raises:
-        ValueError: the folder holds other files.
     """
     if _holds_earlier_run(root):
         _put_aside(root)

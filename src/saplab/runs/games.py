@@ -22,29 +22,21 @@ from saplab.system.precision import computing_in
 
 @dataclass(frozen=True)
 class Games:
-    """What cells of games speak of by name: plain agents; a `saplab.runs.engines.base.Workload`.
-
-    Attributes:
-        models: agents by (model, digest), on the device.
-        device: of PyTorch.
-    """
+    """What cells of games speak of by name: plain agents on a device; a `saplab.runs.engines.base.Workload`."""
 
     numerics: ClassVar[int] = GameCell.numerics
     models: Models
     device: str = "cpu"
 
     def compute(self, group: Group, tick: Tick = lambda n: None) -> list[GameResult]:
-        """Play the games of each cell; `tick` is called with 1 as each of them ends.
-
-        Raises:
-            ValueError: see `saplab.defend`, the attacks and `saplab.rl.play.play`.
-        """
+        """Play the games of each cell; `tick` is called with 1 as each of them ends."""
+        for cell in group:
+            cell.check_device(self.device)
         return [self.play(cast(GameCell, cell), tick) for cell in group]
 
     def play(self, cell: GameCell, tick: Tick = lambda n: None, watch: Watch = lambda moment: None) -> GameResult:
         """Play the games of one cell; `watch` is told of every step."""
         begin = time.perf_counter()
-        cell.check_device(self.device)
         player = Player(network_of(cell.defender, self.models), cell.passes, cell.seed)
         rules = Rules(cell.game, cell.sticky, cell.epsilon, cell.max_frames)
         going = cell.stop - cell.start
@@ -62,10 +54,7 @@ class Games:
         return GameResult(scores, np.array([e.steps for e in episodes], np.int64), made(time.perf_counter() - begin))
 
     def _adversary(self, cell: GameCell) -> Adversary | None:
-        """Return who changes what the agent sees; nobody at radius 0.
-
-        The greedy action that it drives away is judged by as many passes as its attack averages.
-        """
+        """Return who changes what the agent sees; it judges the greedy action by the attack's number of passes."""
         if cell.attack is None or cell.eps == (0.0,):
             return None
         network = network_of(cell.adversary, self.models)
@@ -81,11 +70,7 @@ class Games:
         return cls(models, device)
 
     def rehearse(self, cells: Iterable[GameCell]) -> None:
-        """Play one short game of each kind of cell, so that what cannot be computed is refused before long work begins.
-
-        Raises:
-            ValueError: as `compute`.
-        """
+        """Play one short game of each kind of cell, to refuse what cannot be computed before long work begins."""
         short: dict[str, GameCell] = {}
         for cell in cells:
             stream_key(cell.seed)

@@ -57,9 +57,6 @@ class Images:
 
         Defender and adversary draw from separate streams of the cell's seed; an example's draws depend on its number in
         the data set, so that cells of other sizes see the same.
-
-        Raises:
-            ValueError: see `saplab.defend`, the attacks and `saplab.predict`.
         """
         begin, cells = time.perf_counter(), cast(_Cells, group)
         first = cells[0]
@@ -87,11 +84,10 @@ class Images:
         return cls(models, Dataset(beside["name"], classes=beside["classes"], **tensors), device)
 
     def rehearse(self, cells: Iterable[ImageCell]) -> None:
-        """Run each network once on one image, so that what cannot be computed is refused before long work begins.
+        """Run each network once on one image, to refuse what cannot be computed before long work begins.
 
-        Raises:
-            ValueError: a network without sites or logits, labels it has no class for, images outside the bounds, a bad
-                seed, a radius wider than the bounds.
+        That is, by a ValueError: a network without sites or logits, labels it has no class for, images outside the
+        bounds, a bad seed, a radius wider than the bounds.
         """
         cells = tuple(cells)
         for threat in {cell.threat for cell in cells}:
@@ -134,10 +130,7 @@ def _crafts(cells: _Cells, inputs: Images, shard: Dataset) -> Iterator[tuple[_Ce
 def _predictions(
     cells: _Cells, craft: Craft, inputs: Images, shard: Dataset, work: int, tick: Tick
 ) -> tuple[dict[str, list[Prediction]], list[Tensor]]:
-    """Predict a craft's images with each cell's defender, radius by radius; by the cell's digest.
-
-    The first images come with them, for people to look at.
-    """
+    """Predict a craft's images at each radius for each cell, by its digest; return the first images as well."""
     size, attacked, done = len(shard), 0, 0
     defenders = [network_of(cell.defender, inputs.models) for cell in cells]
     found: dict[str, list[Prediction]] = {cell.digest: [] for cell in cells}

@@ -66,17 +66,12 @@ def progress_of(store: Store) -> Progress:
     """Return how far a run is; files of cells are read only where they are new to the index."""
     request, survey, run = store.request, store.survey(), last_run(store.root)
     alive = is_alive(run)
+    state: State = "finished" if not survey.missing else "running" if alive else "stopped"
     return Progress(
-        store.root, request.title, request.command,
-        state="finished" if not survey.missing else "running" if alive else "stopped",
-        engine=run.get("engine", ""),
-        stored=len(survey.stored),
-        total=len(request.by_digest),
-        seconds_left=_seconds_left(request, survey, run, alive),
-        curves=tuple(_curve_progress(curve, survey) for curve in request.curves),
-        failures=tuple(_failures(store, survey)),
-        problems=(*survey.damaged, *survey.foreign),
-        ranges=request.curves[0].first.ranges,
+        store.root, request.title, request.command, state,
+        run.get("engine", ""), len(survey.stored), len(request.by_digest), _seconds_left(request, survey, run, alive),
+        tuple(_curve_progress(curve, survey) for curve in request.curves), tuple(_failures(store, survey)),
+        (*survey.damaged, *survey.foreign), request.curves[0].first.ranges,
     )  # fmt: skip
 
 

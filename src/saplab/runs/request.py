@@ -90,11 +90,7 @@ class Request:
         return {curve.name: curve for curve in self.curves}
 
     def extended(self, other: "Request") -> "Request":
-        """Return this request and after it the curves of `other` that it lacks; the commands that make both.
-
-        Raises:
-            ValueError: there is a `conflict`.
-        """
+        """Return this request with the curves of `other` that it lacks, and both commands; a `conflict` is an error."""
         if conflict := self.conflict(other):
             raise ValueError(f"`other` must not ask otherwise ({conflict})")
         more = tuple(curve for name, curve in other._by_name.items() if name not in self._by_name)
@@ -110,19 +106,12 @@ class Request:
         return next((f"curve {name!r}: {difference}" for name, difference in found if difference), "")
 
     def difference(self, other: "Request") -> str:
-        """Name what `other` asks otherwise ("curve 'dense': passes 100, not 20"); empty for the same numbers.
-
-        Titles, commands, names of classes, claims and the paper's numbers decide no number and are not compared.
-        """
+        """Name what `other` asks otherwise ("curve 'dense': passes 100, not 20"); empty for the same numbers."""
         mine, others = list(self._by_name), list(other._by_name)
         return self.conflict(other) if mine == others else f"curves {', '.join(mine)}, not {', '.join(others)}"
 
     def to_json(self) -> str:
-        """Return the text of ``request.json``.
-
-        Raises:
-            ValueError: the cells of a curve are not requests cut into ranges without a gap, or cannot be read back.
-        """
+        """Return the text of ``request.json``; a curve that has gaps, or that cannot be read back, is an error."""
         curves = [_described(curve) for curve in self.curves]
         content = _File(FORMAT, self.title, self.command, list(self.classes), _homes(self.curves), curves)
         return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
@@ -132,8 +121,8 @@ class Request:
         """Read what `to_json` wrote; modules of the user's classes are imported.
 
         Raises:
-            EarlierVersionError: an earlier version of saplab wrote it.
-            ValueError: any other text, or a defence or attack that is not known here.
+            ValueError: any other text, or a defence or attack that is not known here; `EarlierVersionError` where an
+                earlier version of saplab wrote it.
         """
         try:
             written = msgspec.json.decode(text, type=dict[str, Any]).get("format")

@@ -23,11 +23,7 @@ class BrokenCellError(ValueError):
 
 
 class Result:
-    """Arrays of the types and dimensions of `layout`; a dimension has one size in all of them.
-
-    Raises:
-        ValueError: other types or sizes.
-    """
+    """Arrays of the types and dimensions of `layout`; a dimension has one size in all of them."""
 
     layout: ClassVar[Mapping[str, tuple[Any, str]]]
 
@@ -131,12 +127,7 @@ def encode(cell: Cell, result: Any) -> bytes:
 
 
 def decode(path: Path, cell: Cell) -> Any:
-    """Read a cell's file, checked against its checksum.
-
-    Raises:
-        FileNotFoundError: there is none.
-        BrokenCellError: it is damaged or holds something else.
-    """
+    """Read a cell's file, checked against its checksum; errors as in `Store.load`."""
     if not path.is_file():
         raise FileNotFoundError(2, "this cell has not been computed yet", str(path))
     try:

@@ -71,17 +71,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Store:
-    """The stored results of one request in the folder `root`; made by `open` or `read`.
-
-    Attributes:
-        root: of the run.
-        request: what it holds.
-        note: a line that people should see about what `open` found; else empty.
-    """
+    """The stored results of one request in the folder `root`; made by `open` or `read`."""
 
     root: Path
     request: Request
-    note: str = ""
+    note: str = ""  # a line that people should see about what `open` found
 
     @classmethod
     def open(cls, root: Path | str, request: Request, extend: bool = False) -> "Store":
@@ -96,7 +90,7 @@ class Store:
             extend: whether to add curves that the folder was not asked for yet.
 
         Raises:
-            ValueError: `root` holds another request, or files of something else. Nothing is changed then.
+            ValueError: `root` holds another request, or other files. Nothing is changed then.
         """
         root, note, own = Path(root), "", None
         try:
@@ -126,8 +120,7 @@ class Store:
 
         Raises:
             FileNotFoundError: `root` is no run folder.
-            EarlierVersionError: an earlier version of saplab wrote it.
-            ValueError: its request cannot be read.
+            ValueError: its request cannot be read; `EarlierVersionError` where an earlier version of saplab wrote it.
         """
         path = Path(root) / _REQUEST
         if not path.is_file():
@@ -142,12 +135,7 @@ class Store:
         return self.root / _CELLS / f"{cell.digest}{SUFFIX}"
 
     def save(self, cell: Cell, result: Any) -> None:
-        """Write the result of a cell, whole or not at all; several threads may save at a time.
-
-        Raises:
-            ValueError: the result does not fit the cell.
-            OSError: it cannot be written; for a full disk with advice.
-        """
+        """Write the result of a cell, whole or not at all; several threads may save at a time."""
         path = self.path(cell)
         write_atomically(path, encode(cell, result))
         self._trust([(cell.digest, _stamp_of(path.stat()))])
@@ -155,11 +143,10 @@ class Store:
     def load(self, cell: Cell) -> Any:
         """Read the result of a cell, checked against its checksum.
 
-        A damaged file is marked by a new time of change, so that the next run looks at it and computes it again.
-
         Raises:
             FileNotFoundError: it has not been computed.
-            BrokenCellError: its file is damaged or holds something else.
+            BrokenCellError: its file is damaged or holds something else. It gets a new time of change, so that the next
+                run looks at it and computes it again.
         """
         path = self.path(cell)
         try:
@@ -208,10 +195,7 @@ class Store:
                     yield entry.name, _stamp_of(entry.stat())
 
     def _trusted(self) -> Mapping[str, Stamp]:
-        """Return the stamps of the files that were found whole, so that resuming need not read them again.
-
-        The index is a cache: a file of another stamp is read and checked, a lost or torn line costs one more look.
-        """
+        """Return the stamps of files that were found whole; a lost or torn line of the index costs one more look."""
         found: dict[str, Stamp] = {}
         with suppress(OSError), (self.root / _INDEX).open(encoding="ascii", errors="replace") as lines:
             for line in lines:

@@ -68,7 +68,7 @@ def play(
     from saplab.evaluation.evaluate import Job
     from saplab.evaluation.rows import summarise
     from saplab.evaluation.text import rows_text
-    from saplab.models.zoo import weights_digest
+    from saplab.models.zoo import network_digest
     from saplab.rl.agents import load_agent
     from saplab.rl.atari import rom_name
     from saplab.runs import GameCell, Network, Request
@@ -82,7 +82,7 @@ def play(
     place = options.ready_place(device, threads, engine, workers, address)
     rom, console = rom_name(game), Console(as_json)
     network = load_agent(rom, agent)
-    plain = Network(f"agent:{rom}", weights_digest(network))
+    plain = Network(f"agent:{rom}", network_digest(network))
     places = (sites,) if sites else ()
     whole = GameCell(
         defender=plain, adversary=plain, attack=None, eps=(0.0,), start=0, stop=episodes, passes=passes,

@@ -88,7 +88,7 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
     from saplab.cli.computing import command_line, show_plan
     from saplab.data.load import load_data
     from saplab.evaluation.evaluate import Job
-    from saplab.models.zoo import weights_digest
+    from saplab.models.zoo import network_digest
     from saplab.paper.choice import TABLES, load_networks
     from saplab.paper.plan import study_curves
     from saplab.paper.study import split_model
@@ -99,7 +99,7 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
     for name, specs in lacking.items():
         ask.console.say(f"{name} is left out: there is no network {', '.join(specs)}")
     models = {spec: network.to(ask.place.device) for spec, network in networks.items()}
-    digests = {spec: weights_digest(model) for spec, model in models.items()}
+    digests = {spec: network_digest(model) for spec, model in models.items()}
     every = load_data(data)
     usual = min(chosen.preset.images or len(every), len(every))
     images = options.first_images(every, usual if limit is None else limit)

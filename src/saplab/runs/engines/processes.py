@@ -88,7 +88,7 @@ class _Worker:
     group: Group | None = None
 
     def hear(self) -> Any:
-        """Receive what the process says; None if it has died."""
+        """Return what the process says; None if it has died."""
         try:
             return self.pipe.recv()
         except (EOFError, OSError):
@@ -142,12 +142,11 @@ class _Crew:
         """Take a worker's first word: that it is ready, or why it cannot be."""
         if isinstance(said, Trouble):
             raise ChildProcessError(f"a worker process cannot load the networks: {said.reason}")
+        self.stillborn = 0 if said else self.stillborn + 1
         if said:
-            self.stillborn = 0
             self._give(worker)
             return
         ending = self._end(worker)
-        self.stillborn += 1
         if self.stillborn == TRIES:
             raise ChildProcessError(f"worker processes die before they can work ({ending}); try fewer of them")
         self.add(worker.number)

@@ -63,7 +63,7 @@ class RayCluster:
         """Compute the groups, in the order in which they become ready; see `Engine`.
 
         Raises:
-            ValueError: Ray is not installed, something cannot be sent, no node has so many cores, or none has a GPU.
+            ValueError: Ray is not installed, something cannot be sent, or no node has so many cores or a GPU.
             ConnectionError: no cluster answers at the address, or Ray does not start.
         """
         ray = import_ray()
@@ -81,10 +81,7 @@ class RayCluster:
 
     @contextmanager
     def _connected(self, ray: Any) -> Iterator[int | None]:
-        """Connect to the cluster, or start one; yield the most tasks to submit, where its cores do not limit them.
-
-        A connection that this process has already is used, and left as it was.
-        """
+        """Use this process's connection, or make one for the run; yield the most tasks to submit, None for no limit."""
         if ray.is_initialized():
             yield self.workers
             return
