@@ -97,11 +97,11 @@ def test_scores_of_a_cell_are_those_of_its_episodes(agents, toys):
     with pytest.raises(ValueError, match="`precision` must be one of float32, bfloat16, got 'int8'"):
         agents.play(replace(PLAIN, precision="int8"))
     with pytest.raises(ValueError, match="a cell for `device` cuda cannot be computed on cpu"):
-        agents.play(replace(PLAIN, device="cuda"))
+        agents.compute((replace(PLAIN, device="cuda"),))
 
 
 def test_a_rehearsal_refuses_what_cannot_be_computed(agents, toys):
-    agents.rehearse([PLAIN, SHIELDED])
+    agents.rehearse([PLAIN, SHIELDED, replace(PLAIN, device="cuda")])  # which workers elsewhere may have
     with pytest.raises(ValueError, match="sites"):
         agents.rehearse([replace(PLAIN, defender=replace(DEFENDED, sites=("nowhere",)))])
     with pytest.raises(ValueError, match="seed"):
