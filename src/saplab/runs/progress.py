@@ -76,8 +76,8 @@ def progress_of(store: Store) -> Progress:
 
 
 def _curve_progress(curve: Curve, survey: Survey) -> CurveProgress:
-    cells = list(curve.every_cell())
-    return CurveProgress(curve.name, sum(cell.digest in survey.stored for cell in cells), len(cells))
+    stored = [cell.digest in survey.stored for cell in curve.every_cell()]
+    return CurveProgress(curve.name, sum(stored), len(stored))
 
 
 def _seconds_left(request: Request, survey: Survey, run: Mapping[str, Any], alive: bool) -> float | None:
