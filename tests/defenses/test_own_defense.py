@@ -322,7 +322,7 @@ def test_parameters_get_the_gradient_of_what_a_weight_hook_does(images: Tensor) 
     torch.testing.assert_close(linear.weight.grad, images.flatten(1).sum(0).expand(2, 12) / 2)
 
 
-@every_own
+@pytest.mark.parametrize("own", [NoisyInput(), Rounded(), NoisyWeights(), OneMask()])  # `Everywhere` leaves no signal
 def test_attacks_see_other_draws_and_raise_the_loss(own: Defense, net: nn.Module, images: Tensor) -> None:
     labels = net(images).argmax(1)
     defended = saplab.defend(net, own, saplab.SAP(200))

@@ -82,6 +82,11 @@ class ImageResult(Result):
     pictures: NDArray[np.uint8]
     made: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (pictured := self.pictures.shape[1]) > len(self.labels):
+            raise ValueError(f"`pictures` must be of at most {len(self.labels)} examples, got {pictured}")
+
     def other_half(self, passes: int) -> NDArray[np.float32]:
         """Return the mean probabilities over the passes that `half` leaves out; `half` itself for a single pass."""
         first = max(1, passes // 2)
