@@ -81,7 +81,8 @@ def evaluate(
         model, data, attackers_of(attacks, MonteCarlo(samples)), radii, norm=norm, passes=passes, seed=seed,
         seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
     )  # fmt: skip
-    who = make_engine(engine, Options(workers, device=job.inputs.device)) if isinstance(engine, str) else engine
+    kind = torch.device(job.inputs.device).type
+    who = make_engine(engine, Options(workers, device=kind)) if isinstance(engine, str) else engine
     return replace(job, engine=who).result(out, shown if progress else silent)
 
 

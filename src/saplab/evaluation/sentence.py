@@ -75,6 +75,6 @@ def name_of(evidence: Evidence) -> str:
     attack = evidence.attack
     if evidence.backward == "mask" and isinstance(attack, (FGSM, Iterative)):
         return "the paper's adversary"
-    title = "the iterative attack" if isinstance(attack, Iterative) else attack.title or type(attack).__name__
+    title = "the iterative attack" if isinstance(attack, Iterative) else attack.title
     how = f" with {evidence.backward} backward" if evidence.backward else ""
     return f"{title} made on another network" if evidence.adversary == "transfer" else f"{title}{how}"
