@@ -79,6 +79,22 @@ CLEAN = [plain("fgsm", (0.4, 0.22, 0.1, 0.09)), plain("pgd", (0.2, 0.01, 0.0, 0.
          noise(), transfer((0.6, 0.4, 0.2, 0.15))]  # fmt: skip
 
 
+# What fits which network
+
+
+@pytest.mark.parametrize(
+    ("backward", "random", "of_rules", "of_draws"),
+    [("mask", True, True, True), ("mask", False, True, False), ("mask", None, True, True),
+     ("", True, False, True), ("", False, False, False), ("", None, False, False)],
+)  # fmt: skip
+def test_questions_about_rules_and_about_draws_are_asked_where_they_fit(backward, random, of_rules, of_draws):
+    """Gaussian noise has draws but no rules, rounding rules but no draws."""
+    found = outcomes(saplab.verdict([evidence("pgd", (0.4, 0.2), backward=backward, random=random)]))
+    assert found.keys() >= {"transfer", "one-step", "black-box", "noise", "steps", "rises", "unbounded"}
+    assert {"identity", "norm"} & found.keys() == ({"identity", "norm"} if of_rules else set())
+    assert {"samples", "cosine"} & found.keys() == ({"samples", "cosine"} if of_draws else set())
+
+
 # The whole verdict
 
 

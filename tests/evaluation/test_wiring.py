@@ -73,6 +73,7 @@ def test_every_field_of_the_evidence_comes_from_the_cell():
     assert evidence.eps == (0.0, 2 / 255, 8 / 255)
     assert evidence.right.tolist() == [[1, 1, 1, 0], [1, 0, 1, 0], [0, 0, 1, 0]]
     assert evidence.has_rules
+    assert evidence.random
     first, second = evidence.halves
     assert (first.argmax(2) == LABELS).tolist() == [[True] * 4, [True, True, True, False], [True, False, False, False]]
     rest = np.clip(2 * found.probs - found.half, 0, 1)  # 2 of 4 passes each

@@ -49,6 +49,11 @@ class Question:
     read: Callable[[Case], Readings]  # the numbers of which none may be bad
     how: Callable[[Case], Advice]  # what to run where there are none
     of_rules: bool = False  # asked only of networks that have backward rules
+    of_draws: bool = False  # asked only of networks whose passes differ
+
+    def fits(self, case: Case) -> bool:
+        """Return whether the question makes sense for the case."""
+        return not ((self.of_rules and case.plain) or (self.of_draws and case.without_draws))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +66,7 @@ class Answer:
 
 def answers(case: Case) -> tuple[Answer, ...]:
     """Answer every question that fits the case; the m intervals, 1 - 0.05 / m each, hold together with 95 %."""
-    asked = [q for q in QUESTIONS if not (q.of_rules and case.plain)]
+    asked = [q for q in QUESTIONS if q.fits(case)]
     readings = [q.read(case) for q in asked]
     confidence = 1 - 0.05 / max(sum(map(len, readings)), 1)
     return tuple(_answer(q, r, case, confidence) for q, r in zip(asked, readings, strict=True))
@@ -99,14 +104,14 @@ QUESTIONS: Final = (
              comparisons.black_box, lambda _: advice.ADAPTIVE),
     Question("noise", "Does random noise beat the white-box attack?", comparisons.noise, lambda _: advice.PAPER),
     Question("samples", "Do more Monte Carlo samples still help?",
-             comparisons.samples, advice.more_samples, of_rules=True),
+             comparisons.samples, advice.more_samples, of_draws=True),
     Question("steps", "Do more steps still help?", comparisons.steps, advice.more_steps),
     Question("rises", "Does accuracy rise with λ under an iterative attack?",
              comparisons.rises, lambda _: advice.RADII),
     Question("unbounded", "Does accuracy stay above chance in an unbounded ball?",
              thresholds.unbounded, advice.unbounded),
     Question("cosine", "Do half the samples give another gradient than the other half?",
-             thresholds.half_cosines, advice.two_samples, of_rules=True),
+             thresholds.half_cosines, advice.two_samples, of_draws=True),
     Question("norm", "Does the gradient vanish beside the undefended network's?",
              thresholds.gradient_norms, lambda _: advice.BASELINE, of_rules=True),
 )  # fmt: skip

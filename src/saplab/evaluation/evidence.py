@@ -25,6 +25,7 @@ class Evidence:
         eps: radii, ascending.
         right: (L, N) scores in [0, 1] of the averaged prediction: 1 where it is right.
         has_rules: whether the backward rule makes a difference for the network's gradient.
+        random: whether the passes of that network differ; None, for not known, means the same as `has_rules`.
         halves: (2, L, N, C) mean probabilities over the first and second half of the passes; equal halves where the
             network has no randomness.
         half_cosine: (N,) cosine between the gradients of two independent halves of the samples, 0 where one is 0.
@@ -43,12 +44,13 @@ class Evidence:
     halves: Array | None = None
     half_cosine: Array | None = None
     gradient_norm: Array | None = None
+    random: bool | None = None
 
     @classmethod
     def of(
         cls, attack: Attack, eps: Sequence[float], probs: ArrayLike, labels: ArrayLike, *, label: str = "",
         adversary: Adversary = "own", has_rules: bool = False, halves: ArrayLike | None = None,
-        half_cosine: Array | None = None, gradient_norm: Array | None = None,
+        half_cosine: Array | None = None, gradient_norm: Array | None = None, random: bool | None = None,
     ) -> Self:  # fmt: skip
         """Return the evidence of averaged predictions; arguments that are not described here are the class's.
 
@@ -76,7 +78,7 @@ class Evidence:
         ordered = None if halves is None else np.asarray(halves)[:, order]
         label = label or (attack.describe(has_rules) if attack.title else type(attack).__name__)
         radii = tuple(float(eps[k]) for k in order)
-        return cls(label, attack, adversary, radii, right, has_rules, ordered, half_cosine, gradient_norm)
+        return cls(label, attack, adversary, radii, right, has_rules, ordered, half_cosine, gradient_norm, random)
 
     def __post_init__(self) -> None:
         if self.adversary not in get_args(Adversary):
@@ -192,3 +194,8 @@ class Case:
     def plain(self) -> bool:
         """Return whether the own gradient was taken of a network without backward rules."""
         return bool(self.own) and not any(e.has_rules for e in self.own)
+
+    @property
+    def without_draws(self) -> bool:
+        """Return whether the own gradient was taken of a network whose passes are all the same."""
+        return bool(self.own) and not any(e.has_rules if e.random is None else e.random for e in self.own)

@@ -98,6 +98,7 @@ def evidence_of(finished: Finished) -> Evidence:
     return Evidence(
         finished.curve.label, cell.attack, adversary, eps, right, cell.adversary.has_rules, halves,
         half_cosine=_measured(result.half_cosine), gradient_norm=_measured(result.gradient_norm),
+        random=cell.adversary.random,
     )  # fmt: skip
 
 

@@ -87,12 +87,13 @@ def claim_of(cell: ImageCell) -> str:
         return "The network as trained" + (", on images made for the defended one." if cell.across else ".")
     if cell.transferred:
         return "The images are made on the undefended network and transferred."
-    rule = attack.gradient.backward if isinstance(attack, GradientAttack) else "mask"
-    return _RULES[rule] if cell.adversary.has_rules else "The attacker knows the defence, and averages over its draws."
+    if cell.adversary.has_rules:
+        return _RULES[attack.gradient.backward if isinstance(attack, GradientAttack) else "mask"]
+    return "The attacker knows the defence" + (", and averages over its draws." if cell.adversary.random else ".")
 
 
 _RULES: Final = {
-    "mask": "The attacker knows the defence and takes its random scale as a constant, as the paper does.",
+    "mask": "The attacker knows the defence and follows its own gradient, whose draws are constants, as the paper does.",
     "probability": "The attacker's gradient goes through the probabilities of being kept as well.",
     "identity": "The attacker's gradient passes the defence as if it were not there (BPDA).",
 }
