@@ -116,6 +116,26 @@ def test_a_damaged_checkpoint_is_named_in_one_line(saved: RunFolder[Record], dam
     assert path.read_bytes() == before
 
 
+def test_any_flipped_bit_of_a_checkpoint_is_noticed(saved: RunFolder[Record]) -> None:
+    """Of tensors, names, types, offsets, records, request and checksum: each byte of the file once."""
+    path = saved.path / CHECKPOINT
+    content, history = path.read_bytes(), (saved.path / HISTORY).read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors is no"):
+            saved.open()
+    assert path.read_bytes() == damaged
+    assert (saved.path / HISTORY).read_bytes() == history
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksum(saved: RunFolder[Record]) -> None:
+    header = {"request": json.dumps(REQUEST), "history": (saved.path / HISTORY).read_text().splitlines()[0]}
+    with_header(saved.path / CHECKPOINT, **{**header, "history": f"[{header['history']}]"})
+    assert saved.open()[1] == RECORDS[:1]
+
+
 def test_weights_alone_are_no_checkpoint(saved: RunFolder[Record]) -> None:
     with_header(saved.path / CHECKPOINT)
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors is no checkpoint of a training run"):

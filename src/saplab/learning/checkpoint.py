@@ -1,7 +1,7 @@
 """The folder of a training run: one checkpoint file, replaced whole or not at all, and the history as lines of JSON.
 
-``checkpoint.safetensors`` holds the tensors, and in its header the run's request and records; ``history.jsonl``
-repeats the records.
+``checkpoint.safetensors`` holds the tensors, and in its header the run's request, its records and a checksum of all of
+these; ``history.jsonl`` repeats the records.
 """
 
 import json
@@ -16,10 +16,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from saplab.learning.progress import Record
+from saplab.system.digest import tensors_digest
 from saplab.system.files import remove_leftovers, write_atomically
 
 CHECKPOINT: Final = "checkpoint.safetensors"
 HISTORY: Final = "history.jsonl"
+_CHECKSUM: Final = "sha256"
 
 
 class Diverged(ValueError):
@@ -63,9 +65,10 @@ class RunFolder(Generic[Record]):
         """Write the checkpoint, then the history; after an OSError the previous checkpoint is intact."""
         if not self.writes:
             return
+        own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         records = json.dumps([asdict(record) for record in history])
         header = {"request": json.dumps(self.request, sort_keys=True), "history": records}
-        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
+        content = save(own, {**header, _CHECKSUM: _checksum(own, header)})
         write_atomically(self.path / CHECKPOINT, content)
         self._write_history(history)
 
@@ -78,13 +81,15 @@ class RunFolder(Generic[Record]):
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            _require_intact(tensors, header)
             difference = self._difference(json.loads(header["request"]))
             stored = [] if difference else json.loads(header["history"])
             history = [msgspec.convert(record, self.record) for record in stored]
         except KeyError:
             raise ValueError(f"{path} is no checkpoint of a training run") from None
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{path} is no readable checkpoint: {error}") from None
+            kept = "the file is left as it is; start again in another folder"
+            raise ValueError(f"{path} is no readable checkpoint: {error}; {kept}") from None
         if difference:
             raise ValueError(
                 f"{path} belongs to another run: {difference}; nothing was overwritten, choose another folder"
@@ -95,3 +100,16 @@ class RunFolder(Generic[Record]):
         asked = json.loads(json.dumps(self.request))
         differing = sorted(key for key in stored.keys() | asked.keys() if stored.get(key) != asked.get(key))
         return "".join(f"its {key} is {stored.get(key)}, asked for {asked.get(key)}" for key in differing[:1])
+
+
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    return tensors_digest(tensors, header["request"], header["history"])
+
+
+def _require_intact(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Refuse a checkpoint that is not what was saved; the earliest versions saved no checksum."""
+    if header.keys() == {"request", "history"}:
+        return
+    found = _checksum(tensors, header)
+    if found != header[_CHECKSUM]:
+        raise ValueError(f"it is damaged: SHA-256 must be {header[_CHECKSUM]}, got {found}")

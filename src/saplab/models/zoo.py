@@ -15,6 +15,7 @@ from saplab.models import hub
 from saplab.models.packaged import Packaged, packaged_bytes, read_packaged, require_checksum
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
+from saplab.system.digest import tensors_digest
 from saplab.system.registry import import_object
 from saplab.system.source import source_digest
 
@@ -109,13 +110,7 @@ def put_weights(model: nn.Module, state: Mapping[str, torch.Tensor], source: str
 
 def weights_digest(module: nn.Module) -> str:
     """Return the SHA-256, in hexadecimal, of every parameter and buffer: name, type, shape and bits."""
-    sha = hashlib.sha256()
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    for name in sorted(named):
-        tensor = named[name].detach().cpu().contiguous()
-        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
+    return tensors_digest({**dict(module.named_parameters()), **dict(module.named_buffers())})
 
 
 def network_digest(model: nn.Module) -> str:
