@@ -21,16 +21,23 @@ if TYPE_CHECKING:
     from saplab.attacks import Square as Square
     from saplab.attacks import ThreatModel as ThreatModel
     from saplab.data.cifar10 import load_cifar10 as load_cifar10
+    from saplab.defenses import JPEG as JPEG
     from saplab.defenses import SAP as SAP
+    from saplab.defenses import BitDepth as BitDepth
     from saplab.defenses import Defense as Defense
     from saplab.defenses import DeterministicWeightPruning as DeterministicWeightPruning
     from saplab.defenses import Draw as Draw
     from saplab.defenses import Dropout as Dropout
+    from saplab.defenses import GaussianNoise as GaussianNoise
+    from saplab.defenses import RandomCrop as RandomCrop
     from saplab.defenses import RandomlyScaledActivations as RandomlyScaledActivations
     from saplab.defenses import RandomlyScaledWeights as RandomlyScaledWeights
     from saplab.defenses import RandomNoisyActivations as RandomNoisyActivations
     from saplab.defenses import RandomNoisyWeights as RandomNoisyWeights
+    from saplab.defenses import RandomResizePad as RandomResizePad
+    from saplab.defenses import StochasticRounding as StochasticRounding
     from saplab.defenses import StochasticWeightPruning as StochasticWeightPruning
+    from saplab.defenses import bpda as bpda
     from saplab.defenses import defend as defend
     from saplab.defenses import predict as predict
     from saplab.defenses import sites as sites
@@ -57,9 +64,10 @@ _HOMES: dict[str, str] = {
         "saplab.attacks",
     ),
     **dict.fromkeys(
-        ("SAP", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "RandomNoisyActivations",
-         "RandomNoisyWeights", "RandomlyScaledActivations", "RandomlyScaledWeights", "StochasticWeightPruning",
-         "defend", "predict", "sites", "undefended"),
+        ("JPEG", "SAP", "BitDepth", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "GaussianNoise",
+         "RandomCrop", "RandomNoisyActivations", "RandomNoisyWeights", "RandomResizePad", "RandomlyScaledActivations",
+         "RandomlyScaledWeights", "StochasticRounding", "StochasticWeightPruning", "bpda", "defend", "predict",
+         "sites", "undefended"),
         "saplab.defenses",
     ),
     **dict.fromkeys(("accuracy", "calibration", "game_value"), "saplab.metrics"),

@@ -124,8 +124,8 @@ def test_sums_are_split_at_their_plus_signs_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must be one of dropout, .*, swp.* or package.module:Class.*, got ''"),
-        ("rnq:1", "must be one of dropout, .*, got 'rnq:1'"),
+        ("", "must be one of .*dropout, .*, swp.* or package.module:Class.*, got ''"),
+        ("rnq:1", "must be one of .*dropout, .*, got 'rnq:1'"),
         ("sap:", "'sap:' needs a value after its colon"),
         ("rnw", "rnw needs a value for std"),
         ("sap:x", "percent must be a number, got 'x'"),
@@ -306,7 +306,7 @@ def test_what_is_stored_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="noise has no setting 'a'; it has none"):
         Attack.registry.parse("noise:a=1")
     for stored in ({}, {"class": "nope"}, {"class": "fgsm"}):
-        with pytest.raises(ValueError, match="must be one of dropout"):
+        with pytest.raises(ValueError, match="must be one of .*dropout"):
             Defense.registry.decode(stored)
     values: Mapping[str, Any] = {"class": "sap", "percent": 3, "colour": 1}
     with pytest.raises(ValueError, match="no setting 'colour'"):

@@ -2,9 +2,13 @@
 
 from saplab.defenses.base import Defense, Draw, label_of, parse_defenses
 from saplab.defenses.defended import Defended, defend, defenses_of, is_random, shares_draws, sites, undefended
+from saplab.defenses.geometry import RandomCrop, RandomResizePad
+from saplab.defenses.jpeg import JPEG
 from saplab.defenses.noise import Dropout, RandomlyScaledActivations, RandomNoisyActivations
+from saplab.defenses.pixels import BitDepth, GaussianNoise, StochasticRounding
 from saplab.defenses.prediction import Prediction, predict, predict_with_votes
 from saplab.defenses.sap import SAP
+from saplab.defenses.surrogate import bpda
 from saplab.defenses.weights import (
     DeterministicWeightPruning,
     RandomlyScaledWeights,
@@ -13,8 +17,9 @@ from saplab.defenses.weights import (
 )
 
 __all__ = [
-    "SAP", "Defended", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "Prediction",
-    "RandomNoisyActivations", "RandomNoisyWeights", "RandomlyScaledActivations", "RandomlyScaledWeights",
-    "StochasticWeightPruning", "defend", "defenses_of", "is_random", "label_of", "parse_defenses", "predict",
-    "predict_with_votes", "shares_draws", "sites", "undefended",
+    "JPEG", "SAP", "BitDepth", "Defended", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "GaussianNoise",
+    "Prediction", "RandomCrop", "RandomNoisyActivations", "RandomNoisyWeights", "RandomResizePad",
+    "RandomlyScaledActivations", "RandomlyScaledWeights", "StochasticRounding", "StochasticWeightPruning", "bpda",
+    "defend", "defenses_of", "is_random", "label_of", "parse_defenses", "predict", "predict_with_votes",
+    "shares_draws", "sites", "undefended",
 ]  # fmt: skip

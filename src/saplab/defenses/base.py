@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saplab.defenses.drawing import Draw as Draw
+from saplab.defenses.surrogate import through
 from saplab.pruning.normalised import Normalised
 from saplab.system.registry import Named, Registry, split_sum
 
@@ -22,14 +23,19 @@ class Defense(Named):
     A hook gets all its randomness from its `Draw`, so that its numbers are the same in every batch size, order and
     process.
 
+    The adversary's backward rules: ``identity`` passes the gradient straight through a hook whose output has the shape
+    of its input; any other rule, or another shape, takes the gradient of the hook's `surrogate`, or without one the
+    hook's own.
+
     Attributes:
-        random: whether passes differ.
-        shared: whether one draw serves all examples of a pass, which are then never stacked with another pass's. Weight
-            hooks always share.
-        bends: whether the gradient through the hooks differs from that of the identity, so that the adversary's
-            backward rules are a choice.
-        knows_rules: whether the hooks themselves follow `Draw.rule`; else ``identity`` passes the gradient straight
-            through them.
+        random: whether passes differ; a class's, or a field where the settings decide.
+        shared: whether one draw serves all examples of a pass, which are then never stacked with another pass's.
+            Likewise a class's or a field. Weight hooks always share.
+        bends: whether those gradients differ, so that the rules are a choice. Where they do not, as where the surrogate
+            is the identity, or where straight through would be no honest choice, as where pixels move, every rule takes
+            the gradient of surrogate or hook.
+        knows_rules: whether the hooks themselves follow `Draw.rule`, so that nothing here is done for them.
+        title: what a chart calls it, before its settings; by default its text in capitals.
 
     Example:
         >>> @saplab.register("gaussian-input")
@@ -41,10 +47,11 @@ class Defense(Named):
     """
 
     registry: ClassVar[Registry["Defense"]] = Registry("defense")
-    random: ClassVar[bool] = True
-    shared: ClassVar[bool] = False
+    random: bool = True
+    shared: bool = False
     bends: ClassVar[bool] = True
     knows_rules: ClassVar[bool] = False
+    title: ClassVar[str] = ""
 
     def input(self, x: Tensor, draw: Draw) -> Tensor:
         """Return what the network gets instead of its input (N, ...)."""
@@ -57,6 +64,19 @@ class Defense(Named):
     def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Return this pass's tensor in place of the parameter `w` with the name `where`."""
         return w
+
+    def surrogate(self, hook: str, x: Tensor, draw: Draw, where: str = "") -> Tensor | None:
+        """Return what the backward pass goes through in place of a hook; None for the hook itself.
+
+        A defence whose hook rounds, compares or leaves PyTorch has no useful gradient: ``return x`` goes straight
+        through it (BPDA), a smooth function of the hook's output shape through that function.
+
+        Args:
+            hook: ``input``, ``activation`` or ``weight``.
+            x, where: as the hook gets them.
+            draw: begins anew, so that the hook's own calls give the hook's own numbers.
+        """
+        return None
 
     def serves(self, where: str) -> bool:
         """Return whether the defence acts at the site or parameter of that name."""
@@ -77,16 +97,19 @@ class Defense(Named):
         return self.applied("activation", torch.relu(h), draw, where)
 
     def applied(self, hook: str, x: Tensor, draw: Draw, *where: str) -> Tensor:
-        """Run a hook, in the type of its input and by the adversary's backward rule."""
+        """Run a hook, in the type of its input and by the adversary's backward rule; see the class."""
         out = getattr(self, hook)(x, draw, *where)
         if not isinstance(out, Tensor):
             raise TypeError(f"{type(self).__name__}.{hook} must return a tensor, got {type(out).__name__}")
         if self.knows_rules:
             return out
         out = out.to(x.dtype)
+        if not torch.is_grad_enabled():
+            return out
         if draw.rule == "identity" and self.bends and hook != "weight" and out.shape == x.shape:
-            return out.detach() + (x - x.detach())  # x - x is 0, with the gradient of x
-        return out
+            return through(out, x)
+        stand_in = self.surrogate(hook, x, draw.anew, *where)
+        return out if stand_in is None else through(out, stand_in, f"{type(self).__name__}.surrogate of {hook}")
 
     @property
     def hooks(self) -> frozenset[str]:
@@ -106,8 +129,10 @@ class Defense(Named):
     @property
     def label(self) -> str:
         """Return what a chart calls the defence: ``sap:100`` is "SAP-100"."""
-        spec = self.spec
-        return spec.partition(":")[2] if ":" in self.registered_name else spec.replace(":", "-").upper()
+        spec, settings = self.spec, self.spec.partition(":")[2]
+        if ":" in self.registered_name:
+            return settings
+        return f"{self.title} {settings.replace(',', ' ')}".strip() if self.title else spec.replace(":", "-").upper()
 
 
 HOOKS: Final = ("input", "activation", "weight")

@@ -113,6 +113,11 @@ class Draw:
         site = (self.site + SITES // 2) % SITES  # the other half's: weights have these sites for a whole pass
         return Draw(self.drawing, site, self.where, None, self.device, self._used)
 
+    @property
+    def anew(self) -> "Draw":
+        """Return the same draws from the first one on."""
+        return Draw(self.drawing, self.site, self.where, self.count, self.device)
+
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Draw standard normal numbers, float32."""
         return self._filled(normals, shape)

@@ -19,6 +19,7 @@ from torch.nn.modules import module as _hooks
 
 from saplab.defenses.defended import Defended
 from saplab.defenses.sites import is_announcement
+from saplab.defenses.surrogate import Surrogate
 from saplab.rng.threads import pool
 
 Run = Callable[..., tuple[Tensor, ...]]  # rows (M, ...) of some tensors -> tensors (M, ...)
@@ -124,9 +125,9 @@ def _nobody_looks_on() -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Return whether the forward pass below the one that `defend` adds is PyTorch's or saplab's own."""
-    own = next(kind for kind in type(module).__mro__ if "forward" in vars(kind) and kind is not Defended)
-    return own.__module__.startswith(_KNOWN) and "forward" not in vars(module)
+    """Return whether the forward pass below the one that `defend` adds is PyTorch's or saplab's own code."""
+    own: type = next(kind for kind in type(module).__mro__ if "forward" in vars(kind) and kind is not Defended)
+    return own.__module__.startswith(_KNOWN) and own is not Surrogate and "forward" not in vars(module)
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -93,7 +93,7 @@ def claim_of(cell: ImageCell) -> str:
 
 
 _RULES: Final = {
-    "mask": "The attacker knows the defence and follows its own gradient, whose draws are constants, as the paper does.",
+    "mask": "The attacker knows the defence and follows its gradient with the draws held constant, as the paper does.",
     "probability": "The attacker's gradient goes through the probabilities of being kept as well.",
     "identity": "The attacker's gradient passes the defence as if it were not there (BPDA).",
 }
