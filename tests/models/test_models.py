@@ -17,7 +17,7 @@ from saplab.models.initialise import initialise
 from saplab.models.layers import Normalize
 from saplab.models.preact_resnet import PreactBlock, preact_resnet20
 from saplab.models.resnet import IMAGENET_MEAN, IMAGENET_STD, option_a, resnet20
-from saplab.models.zoo import ARCHITECTURES, load_model, read_weights, weights_digest
+from saplab.models.zoo import ARCHITECTURES, load_model, weights_digest
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -143,7 +143,6 @@ def test_weights_from_pt(tmp_path: Path, state, suffix: str, shape: str) -> None
 
 def test_weights_from_safetensors(tmp_path: Path, state) -> None:
     save_file(wrapped(state), tmp_path / "net.safetensors")
-    assert read_weights(tmp_path / "net.safetensors").keys() == state.keys()
     model = load_model("resnet20", str(tmp_path / "net.safetensors"))
     assert weights_digest(model) == weights_digest(initialise(resnet20(), 5))
 
@@ -225,7 +224,7 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.pt is missing"):
         load_model("resnet20", tmp_path / "none.pt")
     (tmp_path / "net.h5").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"`weights` must end in \.safetensors, \.pt, \.pth or \.th, got .*net\.h5"):
+    with pytest.raises(ValueError, match=r"`weights` must end in \.safetensors, \.pt, .*, got .*net\.h5"):
         load_model("resnet20", tmp_path / "net.h5")
     for content in ([1, 2], {}, {"state_dict": {"a": 1}}):
         torch.save(content, tmp_path / "net.pt")

@@ -10,6 +10,8 @@ from typer.core import TyperCommand
 from saplab.cli.console import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from saplab.data.dataset import Dataset
@@ -36,7 +38,7 @@ _ATTACKS = (
 _ADVERSARY = "Whose gradient: self (the defended network) or dense (the same without its defence)."
 
 Model = Annotated[str, option(NETWORK, MODEL)]
-Weights = Annotated[Path | None, option(NETWORK, "A .safetensors, .pt, .pth or .th file.")]
+Weights = Annotated[Path | None, option(NETWORK, "A .safetensors, .pt, .pth, .th, .ckpt, .bin or .tar file.")]
 Data = Annotated[
     str,
     option(DATA, "sample, cifar10:DIR, a path that ends in .npz, or a folder with a subfolder of pictures a class."),
@@ -172,24 +174,50 @@ def first_images(data: "Dataset", limit: int | None) -> "Dataset":
     return replace(data, images=data.images[:limit], labels=data.labels[:limit], indices=data.indices[:limit])
 
 
+def load_images(
+    data: str, network: "nn.Module", image_size: int | None, limit: int | None, console: Console
+) -> "Dataset":  # fmt: skip
+    """Load data for a network, with its labels, and say what was left out and how classes were matched."""
+    from saplab.data.classes import matched
+    from saplab.data.load import load_data
+
+    images, words = matched(load_data(data, cut_of(network, image_size), limit), classes_of(network))
+    for line in filter(None, (images.note, words)):
+        console.say(line)
+    return first_images(images, limit)
+
+
+def classes_of(network: "nn.Module | None") -> "Sequence[str]":
+    """Return the names of a network's classes, where they are known."""
+    from saplab.data.cifar10 import CLASSES
+    from saplab.models.hub import Classifier
+    from saplab.models.zoo import PACKAGED, SPEC
+
+    if isinstance(network, Classifier):
+        return network.classes
+    return CLASSES if getattr(network, SPEC, "") in PACKAGED else ()
+
+
 def cut_of(network: "nn.Module", image_size: int | None) -> "Cut | None":
     """Return how pictures become the network's images: its own way, at its own size unless another is asked for."""
     from saplab.data.images import Cut
     from saplab.models.hub import Classifier
 
-    if not isinstance(network, Classifier):
+    view = network.view if isinstance(network, Classifier) else None
+    if view is None:
         return None if image_size is None else Cut(image_size, image_size)
-    view = network.view
     size = view.size if image_size is None else image_size
-    return Cut(size, max(size, round(size * view.resize / view.size)), view.interpolation)
+    return Cut(size, round(size * view.resize / view.size), view.interpolation, view.mode, view.fill)
 
 
 def load_network(spec: str, weights: Path | None, console: Console) -> "nn.Module":
     """Load a network, and say where it has learned nothing yet: nothing is ever downloaded."""
     from saplab.models.hub import Classifier
-    from saplab.models.zoo import load_model
+    from saplab.models.zoo import TAKEN, load_model
 
     network = load_model(spec, weights)
+    if taken := getattr(network, TAKEN, ""):
+        console.say(taken)
     if weights is None and isinstance(network, Classifier):
         console.say(f"{spec} has random weights, as nothing is downloaded; --weights FILE gives it trained ones")
     return network

@@ -1,10 +1,12 @@
 """Data by name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from saplab.data.cifar10 import CLASSES, Split, as_images, read_records
+from saplab.data.classes import matched
 from saplab.data.dataset import Dataset, Records
 from saplab.data.images import Cut, load_folder
 from saplab.data.npz import load_npz
@@ -35,13 +37,18 @@ def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Da
     raise ValueError(f"`data` must be 'sample', 'cifar10:DIR', a path that ends in .npz or a folder, got {spec!r}")
 
 
-def load_records(spec: str, split: Split = "train", cut: Cut | None = None) -> Records:
-    """Load data by name as bytes, for training; as `load_data`, but with the splits of ``cifar10:DIR``."""
+def load_records(
+    spec: str, split: Split = "train", cut: Cut | None = None, names: Sequence[str] = ()
+) -> Records:  # fmt: skip
+    """Load data by name as bytes, for training; as `load_data`, but with the splits of ``cifar10:DIR``.
+
+    Labels are those of the classes' `names`, where some are given; see `matched`.
+    """
     if spec.startswith("cifar10:"):
         return read_records(split, cifar10_root(spec))
     if spec == "sample" and split == "train":
         raise ValueError("`data` must not be 'sample' for training: its images are test images")
-    return load_data(spec, cut).as_records()
+    return matched(load_data(spec, cut), names)[0].as_records()
 
 
 def cifar10_root(spec: str) -> Path:

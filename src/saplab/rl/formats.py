@@ -12,8 +12,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from saplab.models.fitting import put_weights
 from saplab.models.qnetwork import QNetwork, new_network
-from saplab.models.zoo import put_weights, read_weights
+from saplab.models.weights_file import State, read_states
 
 _MEMBER: Final = "policy.pth"
 _ONLINE: Final = "q_net."  # beside Stable-Baselines3's target network, "q_net_target."
@@ -23,19 +24,19 @@ _LAYERS: Final = ("conv1", "conv2", "conv3", "hidden")
 def read_agent(path: str | Path) -> QNetwork:
     """Read an agent's network, in eval mode; the tensors are recognised by their shapes, whatever their names.
 
-    The file is ``.safetensors``, ``.pt``, ``.pth`` or ``.th`` with a state_dict, or Stable-Baselines3's ``.zip``. The
-    network must be appendix A's, on stacks ordered from old to new and divided by 255; ValueError if it is not.
+    The file holds a state_dict, of which `read_states` takes the first, or is Stable-Baselines3's ``.zip``. The network
+    must be appendix A's, on stacks ordered from old to new and divided by 255; ValueError if it is not.
     """
     path = Path(path)
-    state = _zipped(path) if path.suffix == ".zip" else read_weights(path)
-    renamed = _by_shape(state, str(path))
+    states = [State("", _zipped(path))] if path.suffix == ".zip" else read_states(path)
+    renamed = _by_shape(_tensors(states[0]), str(path))
     network = new_network(len(renamed["head.bias"]), 0)
     put_weights(network, renamed, str(path))
     return network.eval()
 
 
 def _by_shape(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Return a state_dict's tensors by the names that `QNetwork` has for their shapes, in float32."""
+    """Return a state_dict's tensors by the names that `QNetwork` has for their shapes."""
     with torch.device("meta"):
         own = QNetwork(1).state_dict()
     weights = {layer: _only(state, tuple(own[f"{layer}.weight"].shape), source) for layer in _LAYERS}
@@ -45,8 +46,12 @@ def _by_shape(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         bias = name.removesuffix("weight") + "bias"
         if not name.endswith("weight") or bias not in state:
             raise ValueError(f"{source} has no bias beside {name}")
-        found |= {f"{layer}.weight": state[name].float(), f"{layer}.bias": state[bias].float()}
+        found |= {f"{layer}.weight": state[name], f"{layer}.bias": state[bias]}
     return found
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    return {name: value for name, value in state.tensors.items() if isinstance(value, Tensor)}
 
 
 def _only(state: Mapping[str, Tensor], shape: tuple[int | None, ...], source: str) -> str:

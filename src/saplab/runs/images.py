@@ -80,8 +80,8 @@ class Images:
     @classmethod
     def unpacked(cls, models: Models, beside: Mapping[str, Any], device: str) -> Self:
         """Return the workload again where it has travelled to."""
-        tensors = {name: shared(beside[name]) for name in ("images", "labels", "indices")}
-        return cls(models, Dataset(beside["name"], classes=beside["classes"], **tensors), device)
+        images, labels, indices = (shared(beside[name]) for name in ("images", "labels", "indices"))
+        return cls(models, Dataset(beside["name"], images, labels, indices, beside["classes"]), device)
 
     def rehearse(self, cells: Iterable[ImageCell]) -> None:
         """Run each network once on one image, to refuse what cannot be computed before long work begins.

@@ -1,4 +1,4 @@
-"""What the C library does with freed memory."""
+"""How much memory there is, and what the C library does with freed memory."""
 
 import ctypes
 import os
@@ -21,3 +21,11 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     options = (_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1)
     return all(mallopt(*option) == 1 for option in options)
+
+
+def physical_memory() -> int | None:
+    """Return the bytes of memory that the machine has; None where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return None

@@ -53,7 +53,6 @@ def evaluate(
     from saplab.attacks import MonteCarlo, parse_attackers
     from saplab.cli.computing import command_line, default_folder, show_plan
     from saplab.cli.results import compute_and_report
-    from saplab.data.load import load_data
     from saplab.defenses import defend, parse_defenses
     from saplab.evaluation.evaluate import planned
 
@@ -65,7 +64,7 @@ def evaluate(
     console = Console(as_json)
     place = options.ready_place(device, threads, engine, workers, address)
     network = options.load_network(model, weights, console).to(place.device)
-    dataset = options.first_images(load_data(data, options.cut_of(network, image_size), limit), limit)
+    dataset = options.load_images(data, network, image_size, limit, console)
     defended = defend(network, *defenses, sites=sites or None) if defenses else network
     job = planned(
         defended, dataset, attackers, strengths, passes=passes, seed=seed, seeds=seeds, baseline=baseline,

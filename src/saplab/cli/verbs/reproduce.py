@@ -86,6 +86,7 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
     """Reproduce figures of images, and return whether nothing failed."""
     from saplab.attacks import RandomNoise
     from saplab.cli.computing import command_line, show_plan
+    from saplab.data.classes import matched
     from saplab.data.load import load_data
     from saplab.evaluation.evaluate import Job
     from saplab.models.zoo import network_digest
@@ -100,7 +101,9 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
         ask.console.say(f"{name} is left out: there is no network {', '.join(specs)}")
     models = {spec: network.to(ask.place.device) for spec, network in networks.items()}
     digests = {spec: network_digest(model) for spec, model in models.items()}
-    every = load_data(data)
+    every, words = matched(load_data(data), options.classes_of(next(iter(networks.values()), None)))
+    if words:
+        ask.console.say(words)
     usual = min(chosen.preset.images or len(every), len(every))
     images = options.first_images(every, usual if limit is None else limit)
     nobody = Network("", "")

@@ -100,12 +100,19 @@ def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
     cut, is_cifar = Cut(image_size, image_size), data.startswith("cifar10:")
     source = CIFAR10 if is_cifar else Path(data).name
     images = load_records(data, cut=cut)
+    _say(images.note)
     if test or is_cifar:
-        tested = load_records(test or data, "test", cut)
+        tested = load_records(test or data, "test", cut, images.classes)
+        _say(tested.note)
         return Job(choice, images, tested, Path(), source, _GIVEN_IMAGES if test else TEST_IMAGES)
     if not choice.resolve().held_out:
         choice = replace(choice, validation=max(1, len(images) // _SHARE_HELD_OUT))
     return Job(choice, images, None, Path(), source, _HELD_OUT_IMAGES)
+
+
+def _say(note: str) -> None:
+    if note:
+        tell(note)
 
 
 def run(job: Job, place: "Place") -> "tuple[nn.Module, FinishedRun]":

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from saplab.models.fitting import put_weights
 from saplab.models.packaged import require_checksum
 from saplab.models.qnetwork import QNetwork, new_network
-from saplab.models.zoo import put_weights
 from saplab.rl.atari import rom_name
 from saplab.rl.formats import read_agent
 from saplab.system.files import write_atomically
