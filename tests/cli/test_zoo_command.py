@@ -96,7 +96,9 @@ def test_every_network_of_the_zoo_has_a_recipe(preset: str) -> None:
     robust = "pgd" if preset == "paper" else "fast"
     rates = [f"preact-resnet20-dropout-{rate}" for rate in FIG_2_RATES]
     others = ["preact-resnet20-adversarial", f"preact-resnet20-{robust}", "preact-resnet20-sap-100"]
-    assert list(choices) == [DENSE, "resnet20-dense", *rates, *others]
+    trained = ("gaussian-0.12", "gaussian-0.25", "lwta", "pni", "rpf", "rse", "wca", "rna", "bat")
+    published = [f"preact-resnet20-{name}" for name in trained]
+    assert list(choices) == [DENSE, "resnet20-dense", *rates, *others, *published]
     assert len({json.dumps(choice.resolve().described()) for choice in choices.values()}) == len(choices)
 
 

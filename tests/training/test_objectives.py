@@ -15,7 +15,18 @@ from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.defenses import SAP, Defense, Dropout, RandomNoisyWeights
 from saplab.models.preact_resnet import preact_resnet20
-from saplab.training.objectives import CrossEntropy, PreviousEpoch, Projected, Trades
+from saplab.models.published.rse import rse_resnet20
+from saplab.models.published.wca import wca_resnet20
+from saplab.training.objectives import (
+    Aligned,
+    CrossEntropy,
+    Halves,
+    Noisy,
+    PreviousEpoch,
+    Projected,
+    Trades,
+    Transferred,
+)
 from saplab.training.place import Place
 from saplab.training.steps import INNER, MAIN, Networks, Step
 from saplab.training.testing import count_correct, count_robust
@@ -46,7 +57,7 @@ class LinearStep:
         self.passes.append(pass_)
         return linear(images)
 
-    def previous(self, images: Tensor, pass_: int) -> Tensor:
+    def other(self, images: Tensor, pass_: int) -> Tensor:
         self.passes.append(pass_)
         return -linear(images)
 
@@ -111,7 +122,36 @@ def test_trades_by_its_formula(step: LinearStep) -> None:
     assert torch.equal(logits, linear(step.images))
 
 
-OBJECTIVES = [CrossEntropy(), PreviousEpoch(0.5, 2), Projected(8, 2, 3), Trades(8, 2, 3, 6)]
+def test_noisy_images_are_neither_clipped_nor_scaled(step: LinearStep) -> None:
+    loss, logits = Noisy(std=0.25).loss(step)
+    assert torch.equal(step.seen[0], step.images + 0.25 * step.start)
+    assert loss == pytest.approx(float(F.cross_entropy(linear(step.seen[0]), step.labels)))
+    assert torch.equal(logits, linear(step.seen[0]))
+
+
+def test_half_the_loss_is_of_clean_images(step: LinearStep) -> None:
+    attack = Projected(lam=25.5, step=6, steps=2)
+    loss, logits = Halves(attack).loss(step)
+    clean, changed = step.seen
+    assert torch.equal(clean, step.images)
+    assert torch.equal(changed, attack.changed(step))
+    losses = [float(F.cross_entropy(linear(x), step.labels)) for x in (clean, changed)]
+    assert loss == pytest.approx(sum(losses) / 2)
+    assert torch.equal(logits, linear(clean))
+
+
+def test_images_changed_against_another_network(step: LinearStep) -> None:
+    loss, _ = Transferred("preact-resnet20-fast", Projected(lam=25.5, step=6, steps=9)).loss(step)
+    corner = LINF.project(step.images - 0.1 * towards_loss(step), step.images, 0.1)  # that one climbs the other way
+    assert torch.allclose(step.seen[0], corner, atol=1e-7)
+    assert loss == pytest.approx(float(F.cross_entropy(linear(corner), step.labels)), rel=1e-5)
+
+
+ONE_STEP = Projected(8, 2, 3)
+OBJECTIVES = [
+    CrossEntropy(), PreviousEpoch(0.5, 2), ONE_STEP, Trades(8, 2, 3, 6), Noisy(0.1), Halves(ONE_STEP),
+    Transferred("", ONE_STEP),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
@@ -143,6 +183,32 @@ def test_starts_are_a_function_of_seed_step_and_image() -> None:
     assert mean == pytest.approx(0.5, abs=4 * math.sqrt(1 / 12 / (6 * 3072)))  # four standard errors
 
 
+def test_alignment_lowers_the_loss_of_its_own_network_alone() -> None:
+    images, labels = load_cifar10("sample")
+    model = wca_resnet20()
+    aligned = Step(networks_of(model), images[:4], labels[:4], torch.arange(4), 0)
+    loss, logits = Aligned().loss(aligned)
+    expected = F.cross_entropy(logits, labels[:4]) - model.alignment()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    with pytest.raises(ValueError, match="`network` must be wca-resnet20 for this objective, got a PreactResNet"):
+        Aligned().loss(batch_step())
+
+
+def test_a_networks_own_draws_are_fresh_each_step_and_pass_and_repeat() -> None:
+    images, labels = load_cifar10("sample")
+
+    def step(number: int = 0, seed: int = 7) -> Step:
+        return Step(networks_of(rse_resnet20(), seed=seed), images[:2], labels[:2], torch.arange(2), number)
+
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        logits = step().trained(images[:2])
+        assert torch.equal(step().trained(images[:2]), logits)
+        others = [step().trained(images[:2], INNER), step(1).trained(images[:2]), step(seed=8).trained(images[:2])]
+    assert all(not torch.equal(other, logits) for other in others)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("defense", [SAP(100), Dropout(0.2), RandomNoisyWeights(0.1)], ids=lambda d: type(d).__name__)
 def test_draws_are_fresh_each_step_and_pass_and_repeat(defense) -> None:
     first, later = batch_step(defense), batch_step(defense, number=1)
@@ -166,13 +232,13 @@ def test_an_attack_leaves_statistics_and_gradients_alone() -> None:
 def test_the_previous_network_is_that_of_its_epoch() -> None:
     step = batch_step()
     with pytest.raises(ValueError, match="no network of an epoch before was kept"):
-        step.previous(step.images, INNER)
+        step.other(step.images, INNER)
     step.networks.keep_previous()
-    logits = step.previous(step.images, INNER)
+    logits = step.other(step.images, INNER)
     assert torch.equal(logits, step.attacked(step.images, INNER))
     with torch.no_grad():
         step.networks.model.linear.bias += 1
-    assert torch.equal(step.previous(step.images, INNER), logits)
+    assert torch.equal(step.other(step.images, INNER), logits)
     assert torch.allclose(step.attacked(step.images, INNER), logits + 1)
 
 

@@ -16,7 +16,7 @@ from saplab.defenses import SAP, Defense, Draw, Dropout, RandomNoisyWeights
 from saplab.learning.progress import Progress
 from saplab.models.zoo import ARCHITECTURES
 from saplab.training.loop import describe, train
-from saplab.training.objectives import PreviousEpoch, Projected, Trades
+from saplab.training.objectives import Aligned, Halves, Noisy, PreviousEpoch, Projected, Trades, Transferred
 from saplab.training.recipes import RECIPES, Recipe, find_recipe
 from saplab.training.schedules import WarmupLinear
 
@@ -31,6 +31,14 @@ VARIANTS = {
         TINY, objective=Projected(8, 4, 2), defenses=(SAP(100), RandomNoisyWeights(0.01))
     ),
     "resnet20": replace(TINY, network="resnet20"),
+    "gaussian": replace(TINY, objective=Noisy(0.25)),
+    "rse": replace(TINY, network="rse-resnet20"),
+    "lwta": replace(TINY, network="lwta-resnet20", objective=Projected(8, 10, 1), held_out=8, check=CHECK),
+    "rna": replace(TINY, network="rna-resnet20"),
+    "rpf": replace(TINY, network="rpf-resnet20"),
+    "pni": replace(TINY, network="pni-resnet20", objective=Halves(Projected(8, 10, 1))),
+    "wca": replace(TINY, network="wca-resnet20", objective=Aligned()),
+    "bat": replace(TINY, objective=Transferred("preact-resnet20-fast", Projected(8, 4, 2))),
 }
 
 
@@ -48,9 +56,7 @@ def test_warm_up_and_linear_fall() -> None:
 
 
 def test_wrong_recipes() -> None:
-    with pytest.raises(
-        ValueError, match="`recipe` must be one of adversarial, dense, dropout, fast, pgd, trades, got 'dens'"
-    ):
+    with pytest.raises(ValueError, match=r"`recipe` must be one of adversarial, bat, dense, .*, wca, got 'dens'"):
         find_recipe("dens", "small")
     with pytest.raises(ValueError, match="`preset` must be one of paper, small, smoke for recipe 'dense', got 'big'"):
         find_recipe("dense", "big")
@@ -74,10 +80,12 @@ def test_rates_of_the_other_papers() -> None:
 
 def test_every_recipe_has_every_preset_and_its_own_name() -> None:
     names = {name for name, _ in RECIPES}
-    assert names == {"adversarial", "dense", "dropout", "fast", "pgd", "trades"}
+    plain = {"adversarial", "bat", "dense", "dropout", "fast", "gaussian", "pgd", "trades"}
+    assert names == plain | {"lwta", "pni", "rna", "rpf", "rse", "wca"}
     assert set(RECIPES) == {(name, preset) for name in names for preset in ("paper", "small", "smoke")}
     for (name, preset), recipe in RECIPES.items():
         assert (recipe.name, recipe.preset) == (name, preset)
+        assert recipe.network == ("preact-resnet20" if name in plain else f"{name}-resnet20")
         assert all(0 <= recipe.schedule.rate(k * recipe.epochs / 50, recipe.epochs) < math.inf for k in range(51))
         json.dumps(recipe.described(), allow_nan=False)
 
@@ -162,7 +170,10 @@ def data() -> Records:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_resumed_equals_unbroken(name: str, data: Records, tmp_path: Path) -> None:
     recipe = VARIANTS[name]
+    before = torch.get_rng_state()
     model, history = train(recipe, data, None, tmp_path / "unbroken", seed=3, threads=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.randn(5, out=torch.empty(5))  # what was drawn elsewhere does not matter
     with pytest.raises(Stopped):
         train(recipe, data, None, tmp_path / "resumed", seed=3, threads=1, progress=StopsInEpochTwo())
     resumed, records = train(recipe, data, None, tmp_path / "resumed", seed=3, threads=1)

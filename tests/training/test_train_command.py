@@ -20,6 +20,7 @@ from saplab.training.choice import Choice
 from saplab.training.plot import history_chart
 from saplab.training.recipes import RECIPES
 from saplab.training.records import EpochRecord
+from saplab.training.schedules import Steps
 
 HISTORY = [
     EpochRecord(1, 0.1, 2.0, 0.2, 0.3, 1000.0, 60.0, 0.9),
@@ -76,6 +77,26 @@ def test_dropout_at_a_rate_on_the_other_network_through_another_defence(small_ci
         f"`saplab train dropout --preset smoke {' '.join((*options[2:4], *options[:2], *options[4:]))} --data" in card
     )
     load_model("resnet20", out / "model.safetensors")
+
+
+def test_a_published_network_and_noise_of_a_size(small_cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = replace(TINY, preset="smoke", epochs=1, batch=8, images=16, schedule=Steps(((0.05, 1),)))
+    for name, network in (("pni", "pni-resnet20"), ("gaussian", "preact-resnet20")):
+        monkeypatch.setitem(RECIPES, (name, "smoke"), replace(tiny, name=name, network=network))
+    data = ["--data", f"cifar10:{small_cifar10}"]
+    out = small_cifar10 / "run"
+    assert command("pni", "--preset", "smoke", *data, "--out", str(out / "pni"))[0] == 0
+    card = (out / "pni" / "model.md").read_text()
+    assert card.startswith("# pni-resnet20, trained by the recipe pni\n")
+    assert "Accuracy in float32, of one pass, which draws for itself:" in card
+    assert not load_model("pni-resnet20", out / "pni" / "model.safetensors").training
+    assert command("gaussian", "--preset", "smoke", "--std", "0.12", *data, "--out", str(out / "gaussian"))[0] == 0
+    card = (out / "gaussian" / "model.md").read_text()
+    assert "- objective: Noisy(std=0.12)\n" in card
+    assert "Accuracy in float32:\n" in card
+    assert "`saplab train gaussian --preset smoke --std 0.12 --data cifar10:DIR`" in card
+    with pytest.raises(ValueError, match="`std` belongs to the recipe 'gaussian', got it for 'dense'"):
+        command("dense", "--std", "0.1", *data)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,9 +1,13 @@
-"""What several networks are built of: normalisation as a layer, and stages of residual blocks."""
+"""What several networks are built of: normalisation as a layer, stages of residual blocks; and other layers put in."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+L = TypeVar("L", bound=nn.Module)
 
 
 class Normalize(nn.Module):
@@ -34,3 +38,12 @@ def stage(
 ) -> nn.Sequential:
     """Build a stage of blocks, each made from (width in, width, stride); only the first changes width and size."""
     return nn.Sequential(block(width_in, width, stride), *(block(width, width, 1) for _ in range(blocks - 1)))
+
+
+def replace_layers(model: M, kind: type[L], make: Callable[[L], nn.Module]) -> M:
+    """Replace every layer of a kind by what `make` makes of it, in place, and return the network."""
+    found = [(parent, *child) for parent in model.modules() for child in parent.named_children()]
+    for parent, name, layer in found:
+        if isinstance(layer, kind):
+            parent.add_module(name, make(layer))
+    return model

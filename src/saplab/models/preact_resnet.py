@@ -41,8 +41,8 @@ class PreactResNet(nn.Module):
 
     def __init__(self, blocks: int, classes: int) -> None:
         super().__init__()
-        self.normalize = nn.BatchNorm2d(3)
-        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.normalize: nn.Module = nn.BatchNorm2d(3)
+        self.conv: nn.Module = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.stage1 = stage(PreactBlock, 16, 16, 1, blocks)
         self.stage2 = stage(PreactBlock, 16, 32, 2, blocks)
         self.stage3 = stage(PreactBlock, 32, 64, 2, blocks)
@@ -54,7 +54,11 @@ class PreactResNet(nn.Module):
         """Return the logits."""
         x = self.conv(self.normalize(images))
         x = self.stage3(self.stage2(self.stage1(x)))
-        return self.linear(self.relu(self.bn(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        return self.classify(self.relu(self.bn(x)).mean(dim=(2, 3)))
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits of averaged maps (N, 64)."""
+        return self.linear(features)  # type: ignore[no-any-return]
 
 
 def preact_resnet20(classes: int = 10) -> PreactResNet:

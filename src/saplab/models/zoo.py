@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from saplab.models import hub
+from saplab.models import hub, published
 from saplab.models.fitting import fit, put_weights
 from saplab.models.packaged import Packaged, packaged_bytes, read_packaged, require_checksum
 from saplab.models.preact_resnet import preact_resnet20
@@ -20,7 +20,11 @@ from saplab.system.digest import tensors_digest
 from saplab.system.registry import import_object
 from saplab.system.source import source_digest
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"preact-resnet20": preact_resnet20, "resnet20": resnet20}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "preact-resnet20": preact_resnet20,
+    "resnet20": resnet20,
+    **published.ARCHITECTURES,
+}
 PACKAGED: dict[str, Packaged] = read_packaged()
 SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
 TAKEN: Final = "saplab_weights"  # likewise: where in a file its weights were found, where that is not at the top

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from scipy.stats import binomtest
 from torch import nn
 
+from saplab.models import published
 from saplab.models.packaged import CLEAN, Measured, Packaged
 from saplab.system.files import write_atomically
 from saplab.training.recipes import Recipe
@@ -96,7 +97,8 @@ Another machine or number of threads rounds otherwise and ends with other weight
 
 def _accuracies(run: FinishedRun) -> str:
     without = ", without the defences that it was trained with" if run.recipe.defenses else ""
-    lines = [f"Accuracy in float32{without}:", ""]
+    drawn = ", of one pass, which draws for itself" if run.recipe.network in published.ARCHITECTURES else ""
+    lines = [f"Accuracy in float32{without}{drawn}:", ""]
     for row in run.measured:
         attack = "clean" if row.attack == CLEAN else f"under {row.attack}, λ = {row.strength:g} pixel steps"
         images = "the 1,000 images of the packaged sample" if row.data == "sample" else run.images

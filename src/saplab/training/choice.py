@@ -7,6 +7,7 @@ from typing import Any
 from saplab.defenses import Dropout, parse_defenses
 from saplab.models.zoo import ARCHITECTURES
 from saplab.system.precision import PRECISIONS
+from saplab.training.objectives import Noisy
 from saplab.training.recipes import Recipe, find_recipe
 
 
@@ -21,6 +22,7 @@ class Choice:
     preset: str
     network: str | None = None
     rate: float | None = None
+    std: float | None = None
     defense: str = ""
     epochs: int | None = None
     batch: int | None = None
@@ -51,11 +53,14 @@ class Choice:
             raise ValueError(f"`network` must be one of {', '.join(ARCHITECTURES)}, got {self.network!r}")
         if self.rate is not None and self.recipe != "dropout":
             raise ValueError(f"`rate` belongs to the recipe 'dropout', got it for {self.recipe!r}")
+        if self.std is not None and self.recipe != "gaussian":
+            raise ValueError(f"`std` belongs to the recipe 'gaussian', got it for {self.recipe!r}")
         if self.precision not in (None, *PRECISIONS):
             raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         own = recipe.defenses if self.rate is None else (Dropout(self.rate),)
         changes: dict[str, Any] = {
             "network": self.network,
+            "objective": None if self.std is None else Noisy(self.std),
             "defenses": (*own, *parse_defenses(self.defense)),
             "epochs": self.epochs,
             "batch": self.batch,

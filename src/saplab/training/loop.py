@@ -18,9 +18,9 @@ from saplab.defenses import SAP, StochasticWeightPruning
 from saplab.learning.checkpoint import CHECKPOINT, Diverged, RunFolder
 from saplab.learning.progress import Progress
 from saplab.models.initialise import initialise
-from saplab.models.zoo import ARCHITECTURES
+from saplab.models.zoo import ARCHITECTURES, load_model, weights_digest
 from saplab.training.batches import Batches, network_input
-from saplab.training.objectives import PreviousEpoch
+from saplab.training.objectives import PreviousEpoch, Transferred
 from saplab.training.place import Place, torch_threads
 from saplab.training.recipes import Recipe
 from saplab.training.records import EpochRecord
@@ -43,7 +43,8 @@ def train(
         data: training images, uint8 (N, 3, H, W), of any size and number of classes.
         test: images on which the accuracy is measured after each epoch; they decide nothing.
         out: folder for ``checkpoint.safetensors`` and ``history.jsonl``.
-        seed: of first weights, shuffles, crops, flips, an adversary's starts and the defences' draws; 0 .. 2**63 - 1.
+        seed: of first weights, shuffles, crops, flips, an adversary's starts, defences' draws and the network's own;
+            0 .. 2**63 - 1.
         threads: of PyTorch, while this runs; None leaves them as they are.
         place: the device, and this process's share of each batch; by default the CPU, and all of it.
 
@@ -72,6 +73,8 @@ def describe(recipe: Recipe, data: Records, test: Records | None, seed: int) -> 
     digests = {"data": digest(data.images, data.labels), "test": digest(test.images, test.labels) if test else None}
     prunes = any(isinstance(defense, SAP | StochasticWeightPruning) for defense in recipe.defenses)
     numerics = PRUNING_NUMERICS if prunes else NUMERICS
+    if isinstance(recipe.objective, Transferred):
+        digests["source"] = weights_digest(load_model(recipe.objective.source))
     return {"numerics": numerics, "recipe": recipe.described(), "seed": seed, **digests}
 
 
@@ -111,6 +114,8 @@ class _Run:
         model = initialise(ARCHITECTURES[recipe.network](classes=_class_count(used)), seed)
         model.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
         self.networks = Networks(model, recipe.defenses, recipe.precision, seed, place)
+        if isinstance(recipe.objective, Transferred):
+            self.networks.keep(load_model(recipe.objective.source))
         self.optimizer = torch.optim.SGD(
             model.parameters(), lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
@@ -167,6 +172,9 @@ class _Run:
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
+        for parameter in self.networks.model.parameters():
+            if parameter.grad is None:  # not met in a pass that chose other layers
+                parameter.grad = torch.zeros_like(parameter)
         self.place.average_gradients(self.networks.model)
         self.optimizer.step()
         return loss, logits

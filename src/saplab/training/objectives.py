@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saplab.attacks import LINF, eps_of
+from saplab.models.published.wca import AlignedResNet
 from saplab.training.steps import INNER, Step
 
 _TRADES_START: Final = 0.001
@@ -47,7 +48,7 @@ class PreviousEpoch:
         """Return the loss and the logits."""
         count, eps = round(self.share * len(step.images)), eps_of(self.lam)
         clean, labels = step.images[:count], step.labels[:count]
-        gradient = _gradient(lambda x: F.cross_entropy(step.previous(x, INNER), labels), clean)
+        gradient = _gradient(lambda x: F.cross_entropy(step.other(x, INNER), labels), clean)
         changed = LINF.project(clean + eps * gradient.sign(), clean, eps)
         logits = step.trained(torch.cat((changed, step.images[count:])))
         return F.cross_entropy(logits, step.labels), logits
@@ -69,16 +70,80 @@ class Projected:
     steps: int
     start: bool = True
 
-    def changed(self, step: Step) -> Tensor:
-        """Return the adversarial images (B, C, H, W)."""
-        eps, clean = eps_of(self.lam), step.images
+    def changed(self, step: Step, network: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
+        """Return the adversarial images (B, C, H, W), made against `network`, by default the step's own."""
+        eps, clean, attacked = eps_of(self.lam), step.images, network or step.attacked
         x = LINF.project(clean + eps * (2 * step.uniform() - 1), clean, eps) if self.start else clean
-        return _ascend(x, clean, self, lambda x, k: F.cross_entropy(step.attacked(x, INNER + k), step.labels))
+        return _ascend(x, clean, self, lambda x, k: F.cross_entropy(attacked(x, INNER + k), step.labels))
 
     def loss(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits."""
         logits = step.trained(self.changed(step))
         return F.cross_entropy(logits, step.labels), logits
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Cross-entropy of images with Gaussian noise (Cohen, Rosenfeld & Kolter 2019); no clipping to [0, 1].
+
+    Attributes:
+        std: the noise's standard deviation, in the unit of [0, 1] images.
+    """
+
+    std: float
+
+    def loss(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the loss and the logits."""
+        logits = step.trained(step.images + self.std * step.normal())
+        return F.cross_entropy(logits, step.labels), logits
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Half the cross-entropy of the clean images and half that of adversarial ones (He, Rakin & Fan 2019).
+
+    Each half is a pass of its own. The logits are those of the clean images.
+    """
+
+    attack: Projected
+
+    def loss(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the loss and the logits."""
+        changed = self.attack.changed(step)
+        logits, attacked = step.trained(step.images), step.trained(changed, INNER + self.attack.steps)
+        return (F.cross_entropy(logits, step.labels) + F.cross_entropy(attacked, step.labels)) / 2, logits
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """Cross-entropy of images that `attack` changed against another network, trained before and fixed.
+
+    Source: Pinot et al. 2020, "Randomization matters: How to defend against strong adversarial attacks", where the
+    second network of a mixture learns what fools the first.
+
+    Attributes:
+        source: name of the other network, as `load_model` takes it.
+    """
+
+    source: str
+    attack: Projected
+
+    def loss(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the loss and the logits."""
+        logits = step.trained(self.attack.changed(step, step.other))
+        return F.cross_entropy(logits, step.labels), logits
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Cross-entropy - log Σ_c w_cᵀ L Lᵀ w_c, for the network of Eustratiadis et al. 2021 alone."""
+
+    def loss(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the loss and the logits."""
+        logits, model = step.trained(step.images), step.networks.model
+        if not isinstance(model, AlignedResNet):
+            raise ValueError(f"`network` must be wca-resnet20 for this objective, got a {type(model).__name__}")
+        return F.cross_entropy(logits, step.labels) - model.alignment(), logits
 
 
 @dataclass(frozen=True)
@@ -110,7 +175,7 @@ class Trades:
         return F.cross_entropy(logits, step.labels) + self.beta * divergence, logits
 
 
-Objective = CrossEntropy | PreviousEpoch | Projected | Trades
+Objective = CrossEntropy | PreviousEpoch | Projected | Trades | Noisy | Halves | Transferred | Aligned
 
 
 def _ascend(x: Tensor, clean: Tensor, steps: Projected | Trades, loss: Callable[[Tensor, int], Tensor]) -> Tensor:

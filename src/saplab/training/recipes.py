@@ -6,7 +6,9 @@ seconds and only shows that the parts work together. Sources:
 - ``dense``, ``dropout``, ``adversarial``: Dhillon et al. 2018, sections 4.1, 4.1.2 and 4.1.3;
 - ``fast``: Wong, Rice & Kolter 2020, "Fast is better than free";
 - ``pgd``: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks";
-- ``trades``: Zhang et al. 2019, as their published code runs it, in whole pixel steps.
+- ``trades``: Zhang et al. 2019, as their published code runs it, in whole pixel steps;
+- ``gaussian``: Cohen, Rosenfeld & Kolter 2019; ``bat``: Pinot et al. 2020, the second network of a pair;
+- ``lwta``, ``pni``, ``rna``, ``rpf``, ``rse``, ``wca``: the files of `saplab.models.published`.
 """
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -14,7 +16,17 @@ from typing import Any, Final
 
 from saplab.defenses import Defense, Dropout
 from saplab.system.precision import Precision
-from saplab.training.objectives import CrossEntropy, Objective, PreviousEpoch, Projected, Trades
+from saplab.training.objectives import (
+    Aligned,
+    CrossEntropy,
+    Halves,
+    Noisy,
+    Objective,
+    PreviousEpoch,
+    Projected,
+    Trades,
+    Transferred,
+)
 from saplab.training.schedules import Steps, WarmupLinear
 
 
@@ -87,6 +99,7 @@ def _plain(value: Any) -> Any:
     return {"kind": type(value).__name__, **asdict(value)} if is_dataclass(value) else value  # type: ignore[arg-type]
 
 
+SMOOTHING_STDS = (0.12, 0.25)  # of Gaussian augmentation, two of those of Cohen et al. 2019
 FIG_2_RATES = (0.05, 0.1, 0.2, 0.3)  # the figure's legend has its own; the paper's text names none
 
 _DENSE = Recipe("dense", "paper", epochs=150, batch=512, schedule=Steps(((0.5, 100), (0.05, 30), (0.005, 20))))
@@ -98,9 +111,10 @@ _ADVERSARIAL = replace(
     _DENSE, name="adversarial", epochs=100, objective=PreviousEpoch(share=0.2, lam=2),
     schedule=Steps(tuple((0.5 / 2**k, 10) for k in range(10))),
 )  # fmt: skip
+_ONE_STEP, _FIRST = Projected(lam=8, step=10, steps=1), "preact-resnet20-fast"
 _FAST = Recipe(
     "fast", "paper", epochs=15, batch=128, schedule=WarmupLinear(peak=0.2, warmup=6), weight_decay=5e-4,
-    objective=Projected(lam=8, step=10, steps=1), held_out=500, check=Projected(lam=8, step=2, steps=10),
+    objective=_ONE_STEP, held_out=500, check=Projected(lam=8, step=2, steps=10),
 )  # fmt: skip
 _PGD = replace(
     _FAST, name="pgd", epochs=205, weight_decay=2e-4, objective=Projected(lam=8, step=2, steps=7),
@@ -110,6 +124,30 @@ _TRADES = replace(
     _PGD, name="trades", epochs=76, objective=Trades(lam=8, step=2, steps=10, beta=6),
     schedule=Steps(((0.1, 74), (0.01, 2))),
 )  # fmt: skip
+_THIRDS = Steps(((0.1, 100), (0.01, 50), (0.001, 50)))
+_RNA = replace(
+    _PGD, name="rna", epochs=200, weight_decay=5e-4, network="rna-resnet20", schedule=_THIRDS,
+    objective=Projected(lam=8, step=2, steps=10),
+)  # fmt: skip
+_RPF = replace(_RNA, name="rpf", network="rpf-resnet20")
+_PNI = replace(
+    _RNA, name="pni", epochs=160, weight_decay=3e-4, network="pni-resnet20",
+    schedule=Steps(((0.1, 80), (0.01, 40), (0.001, 40))), objective=Halves(Projected(lam=8, step=2.55, steps=7)),
+)  # fmt: skip
+_LWTA = replace(
+    _RNA, name="lwta", epochs=84, weight_decay=2e-4, network="lwta-resnet20",
+    schedule=Steps(((0.1, 74), *((0.1 / 2**k, 1) for k in range(1, 11)))),
+)  # fmt: skip
+_BAT = replace(_PGD, name="bat", objective=Transferred(_FIRST, Projected(lam=8, step=2, steps=7)))
+_GAUSSIAN = Recipe(
+    "gaussian", "paper", epochs=90, batch=256, schedule=Steps(((0.1, 30), (0.01, 30), (0.001, 30))),
+    objective=Noisy(0.25),
+)  # fmt: skip
+_RSE = Recipe(
+    "rse", "paper", epochs=200, batch=128, weight_decay=5e-4, network="rse-resnet20",
+    schedule=Steps(((0.1, 80), (0.01, 60), (0.001, 40), (0.0001, 20))),
+)  # fmt: skip
+_WCA = replace(_DENSE, name="wca", network="wca-resnet20", objective=Aligned())  # the source's optimiser is Adam
 
 
 def _small(recipe: Recipe, epochs: int, **changes: Any) -> Recipe:
@@ -119,6 +157,7 @@ def _small(recipe: Recipe, epochs: int, **changes: Any) -> Recipe:
 
 
 _ROBUST: dict[str, Any] = {"batch": 128, "weight_decay": 2e-4}  # a network this small underfits adversarial images
+_PUBLISHED: dict[str, Any] = {"schedule": WarmupLinear(0.2, 8), **_ROBUST}
 _SMALL = (
     _small(_DENSE, 45),
     _small(_DROPOUT, 24),
@@ -126,6 +165,12 @@ _SMALL = (
     _small(_FAST, 30, schedule=WarmupLinear(0.2, 10), **_ROBUST),
     _small(_PGD, 15, schedule=WarmupLinear(0.2, 5), **_ROBUST),
     _small(_TRADES, 15, schedule=WarmupLinear(0.2, 5), **_ROBUST),
+    _small(_GAUSSIAN, 30),
+    _small(_RSE, 30, weight_decay=2e-4),
+    _small(_WCA, 30),
+    *(_small(recipe, 24, objective=_ONE_STEP, **_PUBLISHED) for recipe in (_LWTA, _RNA, _RPF)),
+    _small(_PNI, 24, objective=Halves(_ONE_STEP), **_PUBLISHED),
+    _small(_BAT, 24, objective=Transferred(_FIRST, Projected(lam=8, step=4, steps=3)), **_PUBLISHED),
 )
 
 
@@ -135,7 +180,9 @@ def _smoke(recipe: Recipe) -> Recipe:
     return replace(recipe, preset="smoke", epochs=2, batch=64, schedule=schedule, images=512, held_out=held_out)
 
 
-_PAPER = (_DENSE, _DROPOUT, _ADVERSARIAL, _FAST, _PGD, _TRADES)
+_PAPER = (
+    _DENSE, _DROPOUT, _ADVERSARIAL, _FAST, _PGD, _TRADES, _GAUSSIAN, _RSE, _WCA, _LWTA, _RNA, _RPF, _PNI, _BAT,
+)  # fmt: skip
 RECIPES = {(recipe.name, recipe.preset): recipe for recipe in (*_PAPER, *_SMALL, *map(_smoke, _SMALL))}
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from saplab.defenses import Defense, defend
 from saplab.defenses.drawing import drawing
 from saplab.rng.numbers import normals, uniforms
-from saplab.rng.streams import pass_streams, stream_key
+from saplab.rng.streams import derived_key, pass_streams, stream_key
 from saplab.system.precision import Precision, computing_in
+from saplab.training.draws import seeded
 from saplab.training.place import Place
 
 MAIN, START, INNER = 0, 1, 2  # numbers of a step's passes: the one trained on, the random start, the adversary's first
@@ -20,9 +21,9 @@ PASSES: Final = 64  # that one step may run
 
 
 class Networks:
-    """The network of a run: bare, with its defences, which shares its parameters, and as it was before the epoch.
+    """The network of a run: bare, with its defences, which shares its parameters, and another one, for adversaries.
 
-    The seed decides the defences' draws and the adversary's random starts.
+    The seed decides all draws: those of the defences, of the network itself, and the adversary's random starts.
     """
 
     def __init__(
@@ -32,18 +33,22 @@ class Networks:
         self.key = stream_key(seed, "training")
         self.defended = self._defended(model)
         self.compiled: Any = torch.compile(self.defended) if place.compiled else self.defended
-        self._previous: nn.Module | None = None
+        self._other: nn.Module | None = None
 
     def keep_previous(self) -> None:
         """Keep a copy of the network as the one before the epoch."""
-        self._previous = self._defended(copy.deepcopy(self.model).requires_grad_(False).eval())
+        self._other = self._defended(copy.deepcopy(self.model).requires_grad_(False).eval())
+
+    def keep(self, other: nn.Module) -> None:
+        """Keep a network that was trained before."""
+        self._other = other.to(self.place.device).requires_grad_(False).eval()
 
     @property
-    def previous(self) -> nn.Module:
-        """Return the copy that was kept last."""
-        if self._previous is None:
+    def other(self) -> nn.Module:
+        """Return the network that was kept last."""
+        if self._other is None:
             raise ValueError("no network of an epoch before was kept")
-        return self._previous
+        return self._other
 
     def _defended(self, model: nn.Module) -> nn.Module:
         return defend(model, *self.defenses) if self.defenses else model
@@ -72,9 +77,9 @@ class Step:
         self.networks.defended.eval()
         return self._logits(self.networks.compiled, images, pass_)
 
-    def previous(self, images: Tensor, pass_: int) -> Tensor:
-        """Run the network from before the epoch in evaluation mode, over the batch's first images."""
-        return self._logits(self.networks.previous, images, pass_)
+    def other(self, images: Tensor, pass_: int) -> Tensor:
+        """Run the network that was kept, from before the epoch or the run, over the batch's first images."""
+        return self._logits(self.networks.other, images, pass_)
 
     def uniform(self) -> Tensor:
         """Draw numbers in [0, 1) in the shape of the images."""
@@ -89,8 +94,9 @@ class Step:
         return numbers(streams, self.images[0].numel()).view_as(self.images).to(self.images)
 
     def _logits(self, network: Any, images: Tensor, pass_: int) -> Tensor:
-        streams = self._streams(pass_, len(images))
-        with computing_in(self.networks.precision, self.networks.place.device), drawing(streams):
+        streams, place = self._streams(pass_, len(images)), self.networks.place
+        seed = derived_key(derived_key(self.networks.key, place.rank), self.number * PASSES + pass_)
+        with computing_in(self.networks.precision, place.device), drawing(streams), seeded(seed, place.device):
             logits: Tensor = network(images)
         return logits.float()
 

@@ -11,6 +11,7 @@ from saplab.data.dataset import Records
 from saplab.system.precision import computing_in
 from saplab.training.augment import held_out_positions
 from saplab.training.batches import network_input
+from saplab.training.draws import seeded
 from saplab.training.objectives import Projected
 from saplab.training.place import Place
 from saplab.training.steps import INNER, Networks, Step
@@ -56,13 +57,15 @@ def count_robust(networks: Networks, records: Records, attack: Projected) -> int
 def count_by(logits: Callable[[Tensor, Tensor, Tensor], Tensor], records: Records, place: Place) -> int:
     """Count the images whose greatest logit is that of their label, over all processes.
 
-    `logits` gets images (B, C, H, W) in [0, 1], their labels (B,) and their indices in the data set (B,).
+    `logits` gets images (B, C, H, W) in [0, 1], their labels (B,) and their indices in the data set (B,). What it draws
+    from PyTorch's generators is the same in every call.
     """
     mine = records.chosen(slice(place.rank, None, place.world))
     correct = torch.zeros((), dtype=torch.int64, device=place.device)
     for start in range(0, len(mine), BATCH):
         part = mine.chosen(slice(start, start + BATCH))
         pixels, labels = (torch.from_numpy(a).to(place.device) for a in (part.images, part.labels))
-        found = logits(network_input(pixels), labels, torch.from_numpy(part.indices))
+        with seeded(start * place.world + place.rank, place.device):
+            found = logits(network_input(pixels), labels, torch.from_numpy(part.indices))
         correct += (found.argmax(dim=1) == labels).sum()
     return int(place.total(correct))

@@ -13,7 +13,7 @@ from saplab.data.sample import read_sample
 from saplab.models.packaged import CLEAN, Measured
 from saplab.training.choice import Choice
 from saplab.training.place import Place
-from saplab.training.recipes import FIG_2_RATES
+from saplab.training.recipes import FIG_2_RATES, SMOOTHING_STDS
 from saplab.training.testing import count_by, count_correct
 
 STRENGTHS: Final = (2.0, 8.0)
@@ -36,6 +36,8 @@ def choose(preset: str, only: str | None) -> dict[str, Choice]:
         f"{base}-adversarial": Choice("adversarial", preset),
         f"{base}-{robust}": Choice(robust, preset),
         f"{base}-sap-100": Choice("dense", preset, defense="sap:100", epochs=10 if preset == "small" else None),
+        **{f"{base}-gaussian-{std:g}": Choice("gaussian", preset, std=std) for std in SMOOTHING_STDS},
+        **{f"{base}-{name}": Choice(name, preset) for name in ("lwta", "pni", "rpf", "rse", "wca", "rna", "bat")},
     }
     if only is not None and only not in known:
         raise ValueError(f"`only` must be one of {', '.join(known)} for preset {preset!r}, got {only!r}")

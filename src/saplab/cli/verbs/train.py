@@ -48,7 +48,7 @@ class Job:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="dense, dropout, adversarial, fast, pgd or trades; see --list.")] = "",
+    recipe: Annotated[str, typer.Argument(help="dense, dropout, fast, pni, …; --list prints them all.")] = "",
     data: Annotated[str, typer.Option(help="cifar10:DIR, an .npz file, or a folder of pictures by class.")] = "",
     test: Annotated[str, typer.Option(help="Test images, like --data; cifar10:DIR has its own.")] = "",
     validation: Annotated[int | None, typer.Option(help="Hold so many training images out, and test on them.")] = None,
@@ -56,8 +56,9 @@ def train(
     preset: Annotated[str, typer.Option(help="paper, small (two CPU cores, an hour or two) or smoke.")] = "small",
     out: Annotated[Path | None, typer.Option(help="Folder for the run; by default one of runs/train.")] = None,
     seed: Annotated[int, typer.Option(help="Of first weights, shuffles, crops, flips, starts and draws.")] = 0,
-    network: Annotated[str | None, typer.Option(help="resnet20 or preact-resnet20 (default).")] = None,
+    network: Annotated[str | None, typer.Option(help="An architecture, instead of the recipe's.")] = None,
     rate: Annotated[float | None, typer.Option(help="Of dropout; the recipe's own is 0.1.")] = None,
+    std: Annotated[float | None, typer.Option(help="Of gaussian's noise on images; its own is 0.25.")] = None,
     defense: Annotated[str, typer.Option(help="Train through it, such as sap:100; fresh draws in every pass.")] = "",
     epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images in a step, instead of the preset's.")] = None,
@@ -81,7 +82,7 @@ def train(
     from saplab.training.choice import Choice
     from saplab.training.place import joined
 
-    choice = Choice(recipe, preset, network, rate, defense, epochs, batch, validation, precision)
+    choice = Choice(recipe, preset, network, rate, std, defense, epochs, batch, validation, precision)
     choice.resolve()  # refuses what does not fit before any file is read
     job = _job(choice, data, test, image_size)
     folder = out or Path("runs/train") / job.choice.folder()
