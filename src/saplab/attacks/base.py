@@ -125,7 +125,7 @@ class Attack(Named, ABC):
 
         Args:
             random: whether the passes of the network that it asks differ.
-            rules: whether that network's defences make a difference between backward rules.
+            rules: whether that network's defences make a difference between the rules that pass a defence.
             own: whether that network is the defender. An example that another network gets wrong may still be right.
         """
         if not own and getattr(self, "stop_when_lost", False):
@@ -136,7 +136,7 @@ class Attack(Named, ABC):
         """Return the attack's name for people, with the settings that are not its defaults.
 
         Args:
-            rules: whether to name the backward rule.
+            rules: whether to name the backward rule; ``relaxed`` is always named.
         """
         return " ".join([self.title, *self._unusual()])
 
@@ -161,7 +161,8 @@ class GradientAttack(Attack):
     def plain(self, random: bool, rules: bool, own: bool) -> Self:
         """Return the attack with the settings that make no difference at their plainest; see `Attack.plain`."""
         samples = self.gradient.samples if random else 1
-        gradient = replace(self.gradient, samples=samples, backward=self.gradient.backward if rules else "mask")
+        kept = rules or self.gradient.backward == "relaxed"
+        gradient = replace(self.gradient, samples=samples, backward=self.gradient.backward if kept else "mask")
         return replace(cast(Any, super().plain(random, rules, own)), gradient=gradient)  # type: ignore[no-any-return]
 
     def describe(self, rules: bool) -> str:
@@ -171,7 +172,7 @@ class GradientAttack(Attack):
             parts.append(_LOSSES.get(gradient.loss, gradient.loss))
         if gradient.samples > 1:
             parts.append(f"×{gradient.samples}")
-        if rules:
+        if rules or gradient.backward == "relaxed":
             parts.append(gradient.backward)
         if gradient.average != "loss":
             parts.append(f"of {gradient.average}")

@@ -11,8 +11,8 @@ from saplab.attacks.estimate import Estimate, Score, Tally, joined
 from saplab.attacks.losses import LOSSES, TARGETED, LossName
 from saplab.attacks.passes import Objective, Passes, cut
 from saplab.attacks.problem import Problem
+from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
 from saplab.defenses.prediction import BATCH, require_evaluation_mode
-from saplab.pruning.operator import RULES, BackwardRule
 
 Average = Literal["loss", "logits", "probabilities"]
 _A_THREAD: Final = 128  # images of a forward and backward pass for each thread of a CPU
@@ -48,7 +48,8 @@ class MonteCarlo:
     Attributes:
         samples: passes averaged; one is exact for a network without randomness.
         backward: how SAP's gradient is taken: ``mask`` (the scale constant: the paper's adversary), ``probability``
-            (through p as well), ``identity`` (BPDA, Athalye et al. 2018).
+            (through p as well), ``identity`` (BPDA, Athalye et al. 2018). ``relaxed`` is the mask's, of a network
+            whose saturated and stepwise functions have smooth slopes on the way back, SAP or not.
         average: ``loss``: the mean of the losses' gradients (the paper); ``logits``, ``probabilities``: the gradient
             of the loss of the mean logits or of the mean softmax, which runs each pass forward twice.
         loss: ``cross-entropy``, ``margin`` or ``dlr``; of mean probabilities, it is taken of their logarithm.
@@ -58,7 +59,7 @@ class MonteCarlo:
     """
 
     samples: int = 1
-    backward: BackwardRule = "mask"
+    backward: GradientRule = "mask"
     average: Average = "loss"
     loss: LossName = "cross-entropy"
 
@@ -66,7 +67,7 @@ class MonteCarlo:
         if self.samples < 1:
             raise ValueError(f"`samples` must be >= 1, got {self.samples}")
         for field, value, known in (
-            ("backward", self.backward, RULES),
+            ("backward", self.backward, GRADIENT_RULES),
             ("average", self.average, get_args(Average)),
             ("loss", self.loss, tuple(LOSSES)),
         ):

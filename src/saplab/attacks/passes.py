@@ -12,10 +12,9 @@ from saplab.attacks.memory import rows_at_once
 from saplab.attacks.problem import Problem
 from saplab.attacks.threat import check_labels
 from saplab.defenses.defended import shares_draws
-from saplab.defenses.drawing import drawing
+from saplab.defenses.drawing import GradientRule, drawing
 from saplab.defenses.parallel import Run, over_threads
 from saplab.defenses.prediction import logits
-from saplab.pruning.operator import BackwardRule
 from saplab.rng.streams import pass_streams, stream_key
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (M, C), the rows (M,) of the batch -> what to differentiate
@@ -34,7 +33,7 @@ class Passes:
 
     batch: Problem
     first_sample: int
-    rule: BackwardRule
+    rule: GradientRule
     batch_size: int
 
     def _streams(self, samples: int) -> Iterator[tuple[int, Tensor]]:

@@ -13,12 +13,12 @@ from torch._compile import _disable_dynamo
 
 from saplab.defenses.base import Defense
 from saplab.defenses.checkpoints import refuse_checkpoint, signs
-from saplab.defenses.drawing import Drawing, check_rule, current, fresh
+from saplab.defenses.drawing import Drawing, GradientRule, check_rule, current, fresh
+from saplab.defenses.relaxed import relaxing
 from saplab.defenses.site_mode import MOST_DEFENSES, Pass, Plan, SiteMode
 from saplab.defenses.sites import Site, SiteTable, announce_modules, is_announcement
 from saplab.defenses.weights import weight_names
 from saplab.pruning.finite import check_finite
-from saplab.pruning.operator import BackwardRule
 from saplab.rng.streams import derived_key, stream_key
 
 _counting: Final = threading.Lock()
@@ -29,7 +29,7 @@ class Defended(nn.Module):
 
     _saplab_plan: Plan
     _saplab_key: int
-    _saplab_rule: BackwardRule
+    _saplab_rule: GradientRule
     _saplab_pass: int
     _saplab_fixed: bool
 
@@ -41,6 +41,12 @@ class Defended(nn.Module):
                 where its draws would be wrong, such as inside `torch.vmap` or an activation checkpoint.
             NotFiniteError: pruned activations held NaN or infinity.
         """
+        if self._saplab_rule == "relaxed" and current() is None:
+            with relaxing(True):
+                return self._run(args, kwargs)
+        return self._run(args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         begin = _begin_uncompiled if torch.compiler.is_compiling() else Defended._begin
         run, args, kwargs = begin(self, args, kwargs)
         if run.weights and torch.compiler.is_compiling():  # weights are known by identity, which inputs must not fix
@@ -196,7 +202,7 @@ def defend(
     sites: str | Sequence[str] | None = None,
     parameters: str | Sequence[str] | None = None,
     seed: int = 0,
-    backward: BackwardRule = "mask",
+    backward: GradientRule = "mask",
 ) -> nn.Module:
     """Put one or more defences on a trained network.
 
@@ -211,7 +217,8 @@ def defend(
             tensors (see `saplab.defenses.weights`).
         seed: of the draws of direct calls.
         backward: how direct calls take SAP's gradient, for training code and for other libraries' attacks: ``mask``,
-            ``probability`` or ``identity`` (see `MonteCarlo`, whose own choice decides in the attacks of saplab).
+            ``probability``, ``identity`` or ``relaxed`` (see `MonteCarlo`, whose own choice decides in the attacks of
+            saplab).
 
     Raises:
         TypeError: `model` is not an `nn.Module`, or a defence is none.
@@ -266,7 +273,7 @@ def _defended_parameters(
     return names
 
 
-def _dressed(model: nn.Module, plan: Plan, key: int, rule: BackwardRule = "mask") -> "Defended":
+def _dressed(model: nn.Module, plan: Plan, key: int, rule: GradientRule = "mask") -> "Defended":
     """Return a view of the model that runs by the plan."""
     defended: Any = _view(model)
     announce_modules(defended)

@@ -5,14 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from saplab.pruning.operator import RULES, BackwardRule
+from saplab.defenses.relaxed import relaxing
+from saplab.pruning.operator import BackwardRule
 from saplab.rng.numbers import normals, uniforms, words
 from saplab.rng.streams import EXAMPLES, SITES, pass_streams
+
+GradientRule = BackwardRule | Literal["relaxed"]  # how an adversary takes a network's gradient
+GRADIENT_RULES: Final = (*get_args(BackwardRule), "relaxed")
 
 _FIRST_KIND: Final = 16  # of the numbers that hooks draw themselves; those below belong to kernels and attacks
 _KINDS: Final = 256 - _FIRST_KIND
@@ -31,7 +35,7 @@ class Drawing:
     """
 
     streams: Tensor
-    rule: BackwardRule = "mask"
+    rule: GradientRule = "mask"
     fresh: bool = False
     inputs_only: bool = False
     shared: Tensor | None = None
@@ -95,8 +99,8 @@ class Draw:
 
     @property
     def rule(self) -> BackwardRule:
-        """Return the rule by which the gradient passes the defence."""
-        return self.drawing.rule
+        """Return the rule by which the gradient passes a defence that knows rules: ``mask`` for ``relaxed``."""
+        return "mask" if self.drawing.rule == "relaxed" else self.drawing.rule
 
     @property
     def rows(self) -> Tensor:
@@ -180,15 +184,15 @@ def _picked(options: Sequence[Any], indices: Any) -> Any:
     return options[indices] if isinstance(indices, int) else [_picked(options, one) for one in indices]
 
 
-def fresh(key: int, pass_: int, rule: BackwardRule = "mask") -> Drawing:
+def fresh(key: int, pass_: int, rule: GradientRule = "mask") -> Drawing:
     """Return the draws of a direct call."""
     return Drawing(pass_streams(key, pass_, torch.zeros(1)), rule, fresh=True)
 
 
 def check_rule(rule: str) -> None:
     """Refuse an unknown backward rule."""
-    if rule not in RULES:
-        raise ValueError(f"`backward` must be one of {', '.join(RULES)}, got {rule!r}")
+    if rule not in GRADIENT_RULES:
+        raise ValueError(f"`backward` must be one of {', '.join(GRADIENT_RULES)}, got {rule!r}")
 
 
 _current: ContextVar[Drawing | None] = ContextVar("saplab_drawing", default=None)
@@ -200,14 +204,17 @@ def current() -> Drawing | None:
 
 
 @contextmanager
-def drawing(streams: Tensor, rule: BackwardRule = "mask", inputs_only: bool = False) -> Iterator[None]:
+def drawing(streams: Tensor, rule: GradientRule = "mask", inputs_only: bool = False) -> Iterator[None]:
     """Fix the draws of every defended network called inside: `streams` (N, 3), one row per example of the batch.
+
+    The rule ``relaxed`` acts on everything inside, defended or not; see `saplab.defenses.relaxed`.
 
     With `inputs_only`, parameters get no gradients where gradients by the input have a shorter way without them.
     """
     check_rule(rule)
     token = _current.set(Drawing(streams, rule, inputs_only=inputs_only))
     try:
-        yield
+        with relaxing(rule == "relaxed"):
+            yield
     finally:
         _current.reset(token)

@@ -87,8 +87,9 @@ def claim_of(cell: ImageCell) -> str:
         return "The network as trained" + (", on images made for the defended one." if cell.across else ".")
     if cell.transferred:
         return "The images are made on the undefended network and transferred."
-    if cell.adversary.has_rules:
-        return _RULES[attack.gradient.backward if isinstance(attack, GradientAttack) else "mask"]
+    rule = attack.gradient.backward if isinstance(attack, GradientAttack) else "mask"
+    if cell.adversary.has_rules or rule == "relaxed":
+        return _RULES[rule]
     return "The attacker knows the defence" + (", and averages over its draws." if cell.adversary.random else ".")
 
 
@@ -96,4 +97,5 @@ _RULES: Final = {
     "mask": "The attacker knows the defence and follows its gradient with the draws held constant, as the paper does.",
     "probability": "The attacker's gradient goes through the probabilities of being kept as well.",
     "identity": "The attacker's gradient passes the defence as if it were not there (BPDA).",
+    "relaxed": "The attacker's gradient takes smooth functions for those that saturate or step.",
 }
