@@ -104,7 +104,6 @@ def test_bad_settings_are_refused() -> None:
         ({"steps": 0}, "`steps` must be >= 1"),
         ({"rho": 1.5}, r"`rho` must be within \[0, 1\]"),
         ({"restarts": 0}, "`restarts` must be >= 1"),
-        ({"targets": -1}, "`targets` must be >= 0"),
     ):
         with pytest.raises(ValueError, match=message):
             APGD(**settings)  # type: ignore[arg-type]

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import saplab
 from saplab import FGSM, MonteCarlo, RandomNoise
 from saplab.attacks import Problem
-from saplab.attacks.fgsm import random_signs
+from saplab.attacks.norms import NORMS
 from saplab.models.initialise import initialise
-from saplab.rng.streams import stream_key
+from saplab.rng.streams import pass_streams, stream_key
 
 RADII = (0.0, 1 / 255, 8 / 255, 1.0)
 
@@ -51,12 +51,16 @@ def test_fgsm_raises_the_loss_and_noise_hardly(sap: nn.Module, images: Tensor, l
 
 def test_random_signs_are_fair_and_belong_to_the_example() -> None:
     images = torch.zeros(50, 3, 32, 32)
-    signs = random_signs(images, stream_key(0, "noise"), torch.arange(50))
+
+    def signs_of(seed: int, examples: Tensor) -> Tensor:
+        return NORMS["linf"].direction(pass_streams(stream_key(seed, "noise"), 0, examples), images[: len(examples)])
+
+    signs = signs_of(0, torch.arange(50))
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(float(signs.mean())) < 4 / signs.numel() ** 0.5  # standard errors
-    part = random_signs(images[:2], stream_key(0, "noise"), torch.tensor([30, 7]))
+    part = signs_of(0, torch.tensor([30, 7]))
     assert torch.equal(part, signs[[30, 7]])
-    other = random_signs(images, stream_key(1, "noise"), torch.arange(50))
+    other = signs_of(1, torch.arange(50))
     assert abs(float((signs * other).mean())) < 4 / signs.numel() ** 0.5
 
 
@@ -67,8 +71,8 @@ def test_a_family_s_images_are_those_of_its_members(
     """Budgets of the average ``loss`` come out of one run; others share nothing, so each is a family of its own."""
     members = [FGSM(MonteCarlo(n, average=average)) for n in (8, 2)]
     assert (members[0].family == members[1].family) == (average == "loss")
-    radii, numbers = (0.1, 0.02), torch.arange(9)
-    for craft in members[0].family.craft(members, sap, images, labels, radii, 3, examples=numbers):
+    radii = (0.1, 0.02)
+    for craft in members[0].family.craft(members, Problem.of(sap, images, labels, seed=3), radii):
         alone = craft.attack.curve(sap, images, labels, radii, 3)
         for made, expected in zip(craft.images, alone, strict=True):
             torch.testing.assert_close(made, expected)
@@ -82,7 +86,7 @@ def test_a_family_of_many_takes_the_passes_of_its_largest(sap: nn.Module, images
     seen: list[int] = []
     sap.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     members = [FGSM(MonteCarlo(n)) for n in (1, 10, 40)]
-    crafts = members[0].family.craft(members, sap, images, labels, (0.1,), 0, examples=torch.arange(9))
+    crafts = members[0].family.craft(members, Problem.of(sap, images, labels), (0.1,))
     assert [craft.attack for craft in crafts] == members
     assert sum(seen) == 40 * len(images)
 
@@ -93,6 +97,6 @@ def test_a_class_with_other_points_makes_its_own(sap: nn.Module, images: Tensor,
             return super().ascending(problem, [eps / 2 for eps in radii])
 
     half = Half(MonteCarlo(2))
-    (craft,) = half.family.craft([half], sap, images, labels, (0.1,), 0, examples=torch.arange(9))
+    (craft,) = half.family.craft([half], Problem.of(sap, images, labels), (0.1,))
     assert half.family == half
     assert torch.equal(next(craft.images), FGSM(MonteCarlo(2))(sap, images, labels, eps=0.05))

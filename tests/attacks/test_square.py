@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import saplab
 from saplab import MonteCarlo, Square
-from saplab.attacks import Problem
-from saplab.attacks.square import _covered, _stripes, _with_squares
+from saplab.attacks import LINF, Problem, ThreatModel
+from saplab.attacks.squares import WINDOWS, _bump, _bumps, _inside, place, sides
 from saplab.models.initialise import initialise
 
 
@@ -19,9 +19,9 @@ def images() -> Tensor:
     return torch.rand(9, 3, 2, 2, generator=torch.Generator().manual_seed(0)).mul(0.6).add(0.2)
 
 
-def problem_of(images: Tensor, seed: int = 0) -> Problem:
+def problem_of(images: Tensor, seed: int = 0, threat: ThreatModel = LINF) -> Problem:
     labels = torch.zeros(len(images), dtype=torch.long)
-    return Problem.of(nn.Identity(), images, labels, seed=seed)
+    return Problem.of(nn.Identity(), images, labels, seed=seed, threat=threat)
 
 
 def test_worst_case_of_a_linear_network_is_reached(images: Tensor) -> None:
@@ -55,7 +55,7 @@ def test_it_needs_no_gradient(images: Tensor) -> None:
 
 def test_the_start_is_stripes() -> None:
     images = torch.full((50, 3, 4, 8), 0.5)
-    moved = (_stripes(problem_of(images), 0.1) - images) / 0.1
+    moved = (WINDOWS["linf"].start(problem_of(images), 0.1) - images) / 0.1
     torch.testing.assert_close(moved.abs(), torch.ones_like(moved))
     assert torch.equal(moved, moved[:, :, :1].expand_as(moved))
     assert abs(float(moved[:, :, 0].mean())) < 4 / (50 * 3 * 8) ** 0.5  # standard errors
@@ -64,7 +64,7 @@ def test_the_start_is_stripes() -> None:
 @pytest.mark.parametrize("side", [1, 2, 3, 6])
 def test_a_candidate_differs_by_one_square_of_one_colour(side: int) -> None:
     images = torch.full((60, 3, 6, 9), 0.5)
-    changed = _with_squares(problem_of(images), images, 0.1, side, 1) - images
+    changed = WINDOWS["linf"].candidates(problem_of(images), images, 0.1, side**2 / 54, 1) - images
     for square in changed:
         rows, columns = (square[0].abs().amax(d) > 0.05 for d in (1, 0))
         assert rows.sum() == columns.sum() == side
@@ -72,21 +72,66 @@ def test_a_candidate_differs_by_one_square_of_one_colour(side: int) -> None:
         inside = square[:, rows][:, :, columns]
         torch.testing.assert_close(inside, 0.1 * inside[:, :1, :1].sign().expand_as(inside))
         assert int((square != 0).sum()) == 3 * side * side
-    other = _with_squares(problem_of(images), images, 0.1, side, 2) - images
+    other = WINDOWS["linf"].candidates(problem_of(images), images, 0.1, side**2 / 54, 2) - images
     assert (other != changed).flatten(1).any(1).float().mean() > 0.7
+
+
+def test_bumps_are_the_papers() -> None:
+    """η of section 4: nested rectangles that add 1, 1/4, 1/9, …, and two halves of opposite sign."""
+    by_hand = torch.tensor([[1 / 4, 1 / 4, 1 / 4], [1 / 4, 1 + 1 / 4, 1 / 4], [1 / 4, 1 / 4, 1 / 4]])
+    torch.testing.assert_close(_bump(3, 3), by_hand / by_hand.norm())
+    flat, upright = _bumps(5, 5)
+    torch.testing.assert_close(flat.norm(), torch.tensor(1.0))
+    assert (flat[:2] > 0).all()
+    assert (flat[2:] < 0).all()
+    assert torch.equal(upright, flat.T)
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 12), (1, 7, 9), (20,), (4, 30)])
+def test_l2_candidates_keep_the_length_and_change_two_windows(shape: tuple[int, ...]) -> None:
+    """Images far from the bounds: every point is exactly eps away, and what lies outside both windows is scaled alone.
+
+    The windows' place is not known here: the scale is that of most values.
+    """
+    images, share = torch.full((40, *shape), 0.5), 9 / 144
+    problem = problem_of(images, threat=ThreatModel("l2"))
+    points = WINDOWS["l2"].start(problem, 0.2)
+    torch.testing.assert_close((points - images).flatten(1).norm(dim=1), torch.full((40,), 0.2))
+    moved = WINDOWS["l2"].candidates(problem, points, 0.2, share, 1)
+    before, after = (points - images).flatten(1), (moved - images).flatten(1)
+    torch.testing.assert_close(after.norm(dim=1), torch.full((40,), 0.2))
+    ratio = after / before
+    kept = ((ratio - ratio.median(1, keepdim=True).values).abs() < 1e-3).float().mean(1)
+    assert (kept > 0.4).all()
+    assert (kept < 1).all()
+    window = 2 * max(3, round(share * shape[-1])) / shape[-1] if len(shape) < 3 else 2 * 9 / (shape[1] * shape[2])
+    assert ((after != 0).float().mean(1) >= 1 - window).all()
+
+
+def test_l2_square_nears_the_worst_case_of_a_linear_network(images: Tensor) -> None:
+    """On a vector of six values the closed form is x + eps·w/‖w‖, which random search nears."""
+    weight = torch.tensor([[0.0] * 6, [3.0, -2.0, 1.0, 0.5, -0.5, 2.0]])
+    linear: Any = nn.Linear(6, 2, bias=False)
+    linear.weight.data = weight
+    x = torch.rand(30, 6, generator=torch.Generator().manual_seed(1)) * 0.2 + 0.4
+    attack = Square(queries=600, stop_when_lost=False)
+    found = attack(linear, x, torch.zeros(30, dtype=torch.long), eps=0.1, norm="l2")
+    gained = (found - x) @ weight[1] / (0.1 * weight[1].norm())
+    assert gained.mean() > 0.9
+    assert gained.max() < 1 + 1e-5
 
 
 def test_squares_begin_anywhere_that_fits() -> None:
     words = torch.tensor([0, 2**32 - 1, 2**31])
-    assert _covered(words, 3, 10).int().argmax(1).tolist() == [0, 7, 4]
-    assert _covered(words, 10, 10).all()
+    assert _inside(place(words, 3, 10), 3).int().argmax(1).tolist() == [0, 7, 4]
+    assert _inside(place(words, 10, 10), 10).all()
 
 
 def test_sides_follow_the_papers_schedule() -> None:
     """p is halved at 10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000 of 10,000 queries."""
     images, used = torch.zeros(1, 3, 32, 32), (1, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
-    assert [Square(10_000)._side(n, images) for n in used] == [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
-    assert [Square(100)._side(n, images) for n in (0, 1, 99)] == [29, 14, 1]
+    assert [sides(Square(10_000)._share(n), images)[0] for n in used] == [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
+    assert [sides(Square(100)._share(n), images)[0] for n in (0, 1, 99)] == [29, 14, 1]
 
 
 class Noise(nn.Module):

@@ -2,17 +2,28 @@
 
 from saplab.attacks.apgd import APGD
 from saplab.attacks.base import Attack, Craft, GradientAttack
-from saplab.attacks.batteries import BATTERIES, Attacker, attackers_of, parse_attackers, parse_strengths, radii_of
+from saplab.attacks.batteries import (
+    BATTERIES,
+    Attacker,
+    attackers_of,
+    parse_attackers,
+    parse_radii,
+    parse_strengths,
+    radii_of,
+    require_steps,
+)
 from saplab.attacks.estimate import Estimate, Score, lost
 from saplab.attacks.fgsm import FGSM, RandomNoise
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.norms import Bounds, NormName
 from saplab.attacks.pgd import PGD, Iterative
 from saplab.attacks.problem import Problem
 from saplab.attacks.square import Square
 from saplab.attacks.threat import LINF, ThreatModel, eps_of, strength_of
 
 __all__ = [
-    "APGD", "BATTERIES", "FGSM", "LINF", "PGD", "Attack", "Attacker", "Cost", "Craft", "Estimate", "GradientAttack",
-    "Iterative", "MonteCarlo", "Problem", "RandomNoise", "Score", "Square", "ThreatModel", "attackers_of", "eps_of",
-    "lost", "parse_attackers", "parse_strengths", "radii_of", "strength_of",
+    "APGD", "BATTERIES", "FGSM", "LINF", "PGD", "Attack", "Attacker", "Bounds", "Cost", "Craft", "Estimate",
+    "GradientAttack", "Iterative", "MonteCarlo", "NormName", "Problem", "RandomNoise", "Score", "Square",
+    "ThreatModel", "attackers_of", "eps_of", "lost", "parse_attackers", "parse_radii", "parse_strengths",
+    "radii_of", "require_steps", "strength_of",
 ]  # fmt: skip

@@ -38,7 +38,8 @@ class APGD(GradientSearch):
         restarts: tries, from other random starts and with other draws.
         rho: share of steps since the last checkpoint that must have raised the loss to keep the step size.
         targets: drive towards each of this many other classes in turn, the likeliest first, with the loss's targeted
-            form (``dlr``: APGD-T); 0 for untargeted.
+            form (``dlr``: APGD-T); -1 for the least likely class (Kurakin et al. 2017), -k for as many; 0 for
+            untargeted.
         stop_when_lost: as in `PGD`.
 
     Example:
@@ -151,9 +152,9 @@ class _Climber:
         return self if bool(mask.all()) else _Climber(*rows)  # type: ignore[arg-type]
 
     def moved(self, problem: Problem, eps: float, momentum: float) -> Tensor:
-        """Return the points of the next step: z = P(x + η·sign ∇f), then P(x + α(z - x) + (1 - α)(x - x_before))."""
+        """Return the next points: z = P(x + ηd), d the steepest, then P(x + α(z - x) + (1 - α)(x - x_before))."""
         x = self.now.x
-        z = problem.project(x + self.step * self.now.gradient.sign(), eps)
+        z = problem.project(x + self.step * problem.steepest(self.now.gradient), eps)
         return problem.project(x + momentum * (z - x) + (1 - momentum) * (x - self.before), eps)
 
     def note(self, point: _Point) -> None:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Final, Literal, Self, cast
 from torch import Tensor, nn
 
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.norms import Bounds, NormName
 from saplab.attacks.problem import Problem
-from saplab.attacks.threat import LINF, ThreatModel
+from saplab.attacks.threat import ThreatModel
 from saplab.system.registry import Named, Registry
 from saplab.system.settings import unusual_settings
 
@@ -51,32 +52,47 @@ class Attack(Named, ABC):
 
     def __call__(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: int = 0, *,
-        examples: Tensor | None = None, threat: ThreatModel = LINF,
+        examples: Tensor | None = None, norm: NormName = "linf", bounds: Bounds = (0.0, 1.0),
+        targets: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Return `images` (N, C, H, W) perturbed within `eps` and the threat model's bounds; see `curve`."""
-        return next(self.curve(adversary, images, labels, (eps,), seed, examples=examples, threat=threat))
+        """Return `images` (N, C, H, W) perturbed within `eps` and `bounds`; see `curve`."""
+        return next(
+            self.curve(
+                adversary, images, labels, (eps,), seed, examples=examples, norm=norm, bounds=bounds, targets=targets
+            )
+        )
 
     def curve(
         self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
-        examples: Tensor | None = None, threat: ThreatModel = LINF,
+        examples: Tensor | None = None, norm: NormName = "linf", bounds: Bounds = (0.0, 1.0),
+        targets: Tensor | None = None,
     ) -> Iterator[Tensor]:  # fmt: skip
         """Yield perturbed images for each of `eps`, in that order.
 
         Args:
             adversary: the network that the attacker asks; the defender may be another.
-            images: (N, C, H, W), in [0, 1] unless `threat` has other bounds.
+            images: (N, C, H, W), or (N, ...) for what is no image, within `bounds`.
             labels: (N,) integers.
-            eps: radii in the unit of the images; λ pixel steps are λ/255.
+            eps: radii in the unit of the images; in the maximum norm λ pixel steps are λ/255.
             seed: of the attack's draws, and of the adversary's passes in it.
             examples: (N,) number of each image, 0..N-1 by default; with `seed` it decides the draws.
-            threat: norm and bounds.
+            norm: in which a perturbation is measured, ``linf`` or ``l2``.
+            bounds: lowest and highest valid value; None where every number is valid.
+            targets: (N,) classes that the network shall give instead of the labels, by the loss's targeted form. Such
+                an attack takes all its steps: a wrong class is not yet the one that is wanted.
 
         Raises:
-            ValueError: images outside the bounds, bad labels, a radius that is not within them, a network in training
-                mode, a gradient that is not finite.
+            ValueError: images outside the bounds, bad labels or targets, a radius that is not within the bounds, a
+                network in training mode, a gradient that is not finite.
         """
-        problem = Problem.of(adversary, images, labels, eps, seed, examples=examples, threat=threat)
-        return _in_order(eps, lambda radii: self._checked(problem, radii))
+        threat = ThreatModel(norm, bounds)
+        problem = Problem.of(adversary, images, labels, eps, seed, examples=examples, threat=threat, targets=targets)
+        return self.points(problem, eps)
+
+    def points(self, problem: Problem, eps: Sequence[float]) -> Iterator[Tensor]:
+        """Yield perturbed images for each of `eps`, in that order; see `curve`."""
+        attack = self if problem.targets is None else self._tireless
+        return _in_order(eps, lambda radii: attack._checked(problem, radii))
 
     def _checked(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
         untouched = replace(problem, images=problem.images.clone())  # an attack may write into what it gets
@@ -98,13 +114,10 @@ class Attack(Named, ABC):
         """Return what stands for all attacks whose images are made together; see `craft`."""
         return self
 
-    def craft(
-        self, members: Sequence["Attack"], adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float],
-        seed: int, *, examples: Tensor, threat: ThreatModel = LINF,
-    ) -> Iterator[Craft]:  # fmt: skip
-        """Make the images of all `members` of the attack's family, each once; see `curve`."""
+    def craft(self, members: Sequence["Attack"], problem: Problem, eps: Sequence[float]) -> Iterator[Craft]:
+        """Make the images of all `members` of the attack's family, each once; see `points`."""
         for member in members:
-            yield Craft(member, member.curve(adversary, images, labels, eps, seed, examples=examples, threat=threat))
+            yield Craft(member, member.points(problem, eps))
 
     @property
     def samples(self) -> int:
@@ -128,7 +141,12 @@ class Attack(Named, ABC):
             rules: whether that network's defences make a difference between the rules that pass a defence.
             own: whether that network is the defender. An example that another network gets wrong may still be right.
         """
-        if not own and getattr(self, "stop_when_lost", False):
+        return self if own else self._tireless
+
+    @property
+    def _tireless(self) -> Self:
+        """Return the attack that goes on with examples that are lost already."""
+        if getattr(self, "stop_when_lost", False):
             return cast(Self, replace(cast(Any, self), stop_when_lost=False))
         return self
 

@@ -1,7 +1,8 @@
 """Attackers as text writes them, and batteries of them by name."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast, get_args
 
 from saplab.attacks.apgd import APGD
@@ -10,9 +11,10 @@ from saplab.attacks.fgsm import FGSM, RandomNoise
 from saplab.attacks.gradient import MonteCarlo
 from saplab.attacks.pgd import PGD, Iterative
 from saplab.attacks.square import Square
-from saplab.attacks.threat import eps_of
+from saplab.attacks.threat import LINF, ThreatModel, eps_of
 from saplab.defenses.base import Defense
 from saplab.system.registry import split_sum
+from saplab.system.settings import settings_of
 
 Whose = Literal["self", "dense"]
 
@@ -25,11 +27,20 @@ class Attacker:
         attack: with all its settings.
         whose: the network that it asks: ``self``, the defended one, or ``dense``, the same without its defence.
         eps: radii of its own; None for those of the whole evaluation.
+        unbounded: whether `eps` stands for a ball so wide that an attack should reach chance; see `in_room`.
     """
 
     attack: Attack
     whose: Whose = "self"
     eps: tuple[float, ...] | None = None
+    unbounded: bool = field(default=False, compare=False)
+
+    def in_room(self, threat: ThreatModel, values: int) -> "Attacker | None":
+        """Return this attacker with the radius that is unbounded for examples of so many values; None where none is."""
+        if threat.in_steps or not self.unbounded:
+            return self
+        radius = threat.unbounded(values)
+        return replace(self, eps=(radius,)) if math.isfinite(radius) else None
 
     def against(self, defenses: Sequence[Defense]) -> "Attacker":
         """Return this attacker as it is for a network with these defences: settings without effect at their plainest.
@@ -44,25 +55,29 @@ class Attacker:
         return replace(self, attack=self.attack.plain(random, rules, own), whose=whose)
 
 
-def parse_attackers(text: str, gradient: MonteCarlo | None = None, whose: Whose = "self") -> tuple[Attacker, ...]:
+def parse_attackers(
+    text: str, gradient: MonteCarlo | None = None, whose: Whose = "self", threat: ThreatModel = LINF
+) -> tuple[Attacker, ...]:
     """Read attacks as the command line writes them: ``fgsm``, ``pgd:steps=40,backward=identity``, joined by ``+``.
 
     A part may be the name of a battery. Any setting of the attack or of its gradient may be given, and
-    ``adversary=dense`` and ``lambda=64`` (several joined by ``/``).
+    ``adversary=dense`` and ``lambda=64`` (several joined by ``/``) or ``eps=0.25``.
 
     Args:
         text: at least one attack.
         gradient: what the attacks' gradients are where the text does not say otherwise.
         whose: likewise.
+        threat: in which radii are measured.
 
     Raises:
         ValueError: an unknown name or setting, or a value that the attack refuses.
     """
-    found = (part for word in split_sum(text) or [""] for part in _parse(word, gradient or MonteCarlo(), whose))
+    known = gradient or MonteCarlo()
+    found = (part for word in split_sum(text) or [""] for part in _parse(word, known, whose, threat))
     return tuple(dict.fromkeys(found))
 
 
-def _parse(text: str, gradient: MonteCarlo, whose: Whose) -> tuple[Attacker, ...]:
+def _parse(text: str, gradient: MonteCarlo, whose: Whose, threat: ThreatModel) -> tuple[Attacker, ...]:
     if text in BATTERIES:
         return BATTERIES[text](gradient)
     registry = Attack.registry
@@ -70,11 +85,45 @@ def _parse(text: str, gradient: MonteCarlo, whose: Whose) -> tuple[Attacker, ...
         raise ValueError(f"`attack` must be one of {', '.join((*BATTERIES, *registry.names))}, got {text!r}")
     reading = registry.read(text)
     settings = dict(reading.settings)
-    chosen, strengths = settings.pop("adversary", whose), settings.pop("lambda", None)
+    chosen = settings.pop("adversary", whose)
     if chosen not in get_args(Whose):
         raise ValueError(f"`adversary` must be self or dense, got {chosen!r}")
-    own = None if strengths is None else radii_of(parse_strengths(str(strengths).replace("/", ",")))
+    own = _own_radii(settings, {setting.name for setting in settings_of(reading.kind)}, threat)
     return (Attacker(registry.make(reading.kind, settings, gradient), cast(Whose, chosen), own),)
+
+
+def _own_radii(settings: dict[str, Any], known: Collection[str], threat: ThreatModel) -> tuple[float, ...] | None:
+    """Take an attack's own radii out of its settings, unless the class knows a setting of that name."""
+    if "lambda" not in known and (strengths := settings.pop("lambda", None)) is not None:
+        require_steps(threat)
+        return radii_of(parse_strengths(str(strengths).replace("/", ",")))
+    if "eps" not in known and (radius := settings.pop("eps", None)) is not None:
+        return parse_radii(str(radius))
+    return None
+
+
+def require_steps(threat: ThreatModel) -> None:
+    """Refuse strengths λ where radii are not read in pixel steps."""
+    if not threat.in_steps:
+        usual = f" {threat.usual:g}" if math.isfinite(threat.usual) else ""
+        raise ValueError(
+            f"`lambda` counts pixel steps of [0, 1] images in L∞; give `eps`{usual}{threat.setting} instead"
+        )
+
+
+def parse_radii(text: str) -> tuple[float, ...]:
+    """Read radii in the norm's own unit, joined by commas: ``2/255,8/255`` or ``0.5``."""
+    try:
+        parts = [part.partition("/") for part in text.split(",")]
+        found = tuple(float(top) / float(bottom) if slash else float(top) for top, slash, bottom in parts)
+    except (ValueError, ZeroDivisionError):
+        wanted = "numbers or fractions joined by commas, such as 2/255,8/255"
+        raise ValueError(f"`eps` must be {wanted}, got {text!r}") from None
+    if not all(0 <= radius < math.inf for radius in found):
+        raise ValueError(f"`eps` must be >= 0 and finite, got {text!r}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"`eps` must not name a radius twice, got {text!r}")
+    return found
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:
@@ -96,18 +145,19 @@ def radii_of(strengths: Sequence[float]) -> tuple[float, ...]:
 
 
 def attackers_of(
-    attacks: str | Attack | Attacker | Sequence[str | Attack | Attacker], gradient: MonteCarlo
-) -> tuple[Attacker, ...]:
+    attacks: str | Attack | Attacker | Sequence[str | Attack | Attacker], gradient: MonteCarlo,
+    threat: ThreatModel = LINF,
+) -> tuple[Attacker, ...]:  # fmt: skip
     """Return the attackers that a caller names: text, attacks, attackers, or a sequence of these."""
     if isinstance(attacks, str):
-        return parse_attackers(attacks, gradient)
+        return parse_attackers(attacks, gradient, threat=threat)
     if isinstance(attacks, Attack | Attacker):
         return (Attacker(attacks) if isinstance(attacks, Attack) else attacks,)
     if not isinstance(attacks, Sequence):
         raise TypeError(f"`attacks` must be a battery's name, attacks, or a sequence of these, got {attacks!r}")
     if not attacks:
         raise ValueError("`attacks` must hold at least one attack, got none")
-    return tuple(dict.fromkeys(one for attack in attacks for one in attackers_of(attack, gradient)))
+    return tuple(dict.fromkeys(one for attack in attacks for one in attackers_of(attack, gradient, threat)))
 
 
 def _paper(gradient: MonteCarlo) -> tuple[Attacker, ...]:
@@ -156,7 +206,7 @@ def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         Attacker(APGD(gradient=replace(few_identity, loss="cross-entropy"), steps=20)),
         apgd_dlr,
         square,
-        Attacker(PGD(gradient=few_identity, steps=20), eps=radii_of((64.0,))),
+        Attacker(PGD(gradient=few_identity, steps=20), eps=radii_of((64.0,)), unbounded=True),
     )
 
 

@@ -1,51 +1,44 @@
-"""Attacks of one step: random signs, and the sign of the gradient. A whole accuracy-λ curve costs one direction."""
+"""Attacks of one step: along noise, and along the gradient. A whole curve of radii costs one direction."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from saplab.attacks.base import Attack, Craft, GradientAttack
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
-from saplab.attacks.threat import LINF, ThreatModel
-from saplab.rng.streams import pass_streams, random_words, stream_key
 from saplab.system.registry import register
 
 
 @register("noise")
 @dataclass(frozen=True)
 class RandomNoise(Attack):
-    """Each pixel moves by +eps or -eps with equal chance: a random perturbation as large as FGSM's (Fig. 1a)."""
+    """A random perturbation as large as FGSM's (Fig. 1a).
+
+    In the maximum norm each value moves by +eps or -eps with equal chance; in L2 the direction is uniform.
+    """
 
     knowledge = "nothing"
     title = "random noise"
 
     def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
         """Yield perturbed images for each of `radii`, all in one direction."""
-        signs = random_signs(problem.images, stream_key(problem.seed, "noise"), problem.examples)
-        return (problem.project(problem.images + e * signs, e) for e in radii)
+        return _along(problem, problem.threat.geometry.direction(problem.noise(), problem.images), radii)
 
     def cost(self, eps: Sequence[float]) -> Cost:
         """Return no passes."""
         return Cost(0, 0)
 
 
-def random_signs(images: Tensor, key: int, examples: Tensor) -> Tensor:
-    """Draw a tensor of -1 and +1 like `images` (N, ...), a function of the key and each example's number."""
-    size = images[0].numel()
-    words = random_words(pass_streams(key, 0, examples), -(-size // 32))
-    bits = np.unpackbits(words.view(np.uint8), axis=1)[:, :size]
-    return torch.from_numpy(bits).view(images.shape).to(images) * 2 - 1
-
-
 @register("fgsm")
 @dataclass(frozen=True)
 class FGSM(GradientAttack):
-    """The fast gradient sign method (Goodfellow et al. 2014): x + eps · sign(E[∇J]), clipped to valid pixels.
+    """The fast gradient sign method (Goodfellow et al. 2014): x + eps · sign(E[∇J]), clipped to valid values.
+
+    In L2 it is the fast gradient method, along E[∇J] itself: in either norm the valid point of the ball where the loss,
+    made linear at x, is largest.
 
     Attributes:
         gradient: how the expectation over the adversary's passes is estimated.
@@ -75,15 +68,11 @@ class FGSM(GradientAttack):
     def _nests(self) -> bool:
         return self.gradient.average == "loss" and type(self).ascending is FGSM.ascending
 
-    def craft(
-        self, members: Sequence[Attack], adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float],
-        seed: int, *, examples: Tensor, threat: ThreatModel = LINF,
-    ) -> Iterator[Craft]:  # fmt: skip
+    def craft(self, members: Sequence[Attack], problem: Problem, eps: Sequence[float]) -> Iterator[Craft]:
         """Make the images of all budgets from the gradient of the largest; see `Attack.craft`."""
         if not (eps and self._nests):
-            yield from super().craft(members, adversary, images, labels, eps, seed, examples=examples, threat=threat)
+            yield from super().craft(members, problem, eps)
             return
-        problem = Problem.of(adversary, images, labels, eps, seed, examples=examples, threat=threat)
         by_budget = {member.samples: cast(FGSM, member) for member in members}
         budgets = sorted(by_budget)
         for budget, found in zip(budgets, self.gradient.nested(problem, budgets), strict=True):
@@ -95,5 +84,4 @@ class FGSM(GradientAttack):
 
 
 def _along(problem: Problem, gradient: Tensor, radii: Sequence[float]) -> Iterator[Tensor]:
-    sign = gradient.sign()
-    return (problem.project(problem.images + e * sign, e) for e in radii)
+    return (problem.farthest(gradient, e) for e in radii)

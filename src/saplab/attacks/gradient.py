@@ -111,8 +111,8 @@ class MonteCarlo:
         return self._nested(problem, budgets, 0)
 
     def score(self, problem: Problem, block: int = 0) -> Score:
-        """Run `samples` passes forward alone, by the untargeted loss; arguments and errors as in `estimate`."""
-        batches = self._batches(replace(problem, targets=None), block * self.samples)
+        """Run `samples` passes forward alone; arguments and errors as in `estimate`."""
+        batches = self._batches(problem, block * self.samples)
         return joined([self._score(passes, self.samples) for passes in batches])
 
     def _nested(self, problem: Problem, budgets: Sequence[int], first_sample: int) -> Iterator[Estimate]:

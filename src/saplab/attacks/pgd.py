@@ -1,4 +1,4 @@
-"""Attacks of many equal steps along the gradient's sign: the paper's, and projected gradient descent."""
+"""Attacks of many equal steps along the gradient: the paper's, and projected gradient descent."""
 
 import math
 from collections import deque
@@ -11,6 +11,7 @@ from torch import Tensor
 from saplab.attacks.base import GradientAttack
 from saplab.attacks.estimate import lost
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.norms import Norm
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import GradientSearch
 from saplab.attacks.threat import STEPS
@@ -19,14 +20,15 @@ from saplab.system.registry import register
 
 @dataclass(frozen=True)
 class Ascent:
-    """Steps of one length along the sign of the gradient, or of its decaying sum.
+    """Steps of one length in the steepest direction of the gradient, or of its decaying sum.
 
     Attributes:
         gradient: how each step's gradient is estimated.
         eps: radius of the ball.
         step: length of a step, in the unit of `eps`.
         steps: how many.
-        momentum: share μ of the last velocity that stays, v ← μ·v + g/‖g‖₁ (Dong et al. 2018, eq. 6); 0 for none.
+        momentum: share μ of the last velocity that stays, v ← μ·v + g/‖g‖ (Dong et al. 2018, eq. 6) in the dual norm,
+            ‖g‖₁ for the maximum norm; 0 for none.
         stop_when_lost: whether examples stay where an estimate finds them lost.
     """
 
@@ -47,15 +49,16 @@ class Ascent:
                 estimate = self.gradient.estimate(part.at(points[active]), block)
                 going = ~lost(estimate) if self.stop_when_lost else torch.ones_like(active, dtype=torch.bool)
                 active = active[going]
-                velocity[active] = self.momentum * velocity[active] + _normalised(estimate.gradient[going])
-                moved = points[active] + self.step * velocity[active].sign()
+                scaled = _normalised(estimate.gradient[going], problem.threat.geometry)
+                velocity[active] = self.momentum * velocity[active] + scaled
+                moved = points[active] + self.step * problem.steepest(velocity[active])
                 points[active] = problem.part(active).project(moved, self.eps)
             yield points.clone()
 
 
-def _normalised(gradient: Tensor) -> Tensor:
-    """Divide by the mean size of an example's entries, ‖g‖₁ but for a constant, which the sign does not see."""
-    size = gradient.flatten(1).abs().mean(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+def _normalised(gradient: Tensor, norm: Norm) -> Tensor:
+    """Divide by the dual norm, up to a constant, which no direction sees."""
+    size = norm.dual(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
     return gradient / size.view(-1, *[1] * (gradient.dim() - 1))
 
 
@@ -64,8 +67,10 @@ def _normalised(gradient: Tensor) -> Tensor:
 class Iterative(GradientAttack):
     """The paper's iterative attack (section 4.5; Madry et al. 2017): ⌈λ/k⌉ steps of k pixel steps from the image.
 
-    Each step goes along the sign of a gradient of fresh samples, and back on to the ball and the cube. After t steps
-    nothing is farther than t·k, so one path of the largest λ passes the points of all smaller ones, ⌈λ/k⌉ steps in.
+    Each step goes along the steepest direction of a gradient of fresh samples, and back on to the ball and the valid
+    values. After t steps nothing is farther than t·k, so one path of the largest λ passes the points of all smaller
+    ones, ⌈λ/k⌉ steps in. In other norms and bounds a step has the length k/255 as well: at ε = 0.5 in L2, 8 steps for
+    k = 16.
 
     Attributes:
         step: k, in pixel steps: 1/255 of the images' unit.
@@ -120,7 +125,8 @@ class PGD(GradientSearch):
         momentum: 0 for none; 1 is MI-FGSM's choice (Dong et al. 2018).
         random_start: whether a try starts uniformly within the ball, instead of at the image.
         targets: drive towards each of this many other classes in turn, the likeliest first, with the loss's targeted
-            form (Gowal et al. 2019); 0 for untargeted.
+            form (Gowal et al. 2019); -1 for the least likely class (Kurakin et al. 2017), -k for as many; 0 for
+            untargeted.
         stop_when_lost: whether an example that is lost, by its averaged prediction and beyond doubt (see
             `saplab.attacks.lost`), is attacked no more, at this and at larger `eps`. Take False where the adversary
             is not the defender (transfer), whose errors are others, and where single passes count, of which some may

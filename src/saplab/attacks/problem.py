@@ -3,18 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from saplab.attacks.threat import LINF, ThreatModel
 from saplab.defenses.defended import is_random
 from saplab.defenses.prediction import numbered
-from saplab.rng.streams import pass_streams, random_words, stream_key
-
-STARTS: Final = 5  # kind of these random numbers, see `saplab.rng.streams`
+from saplab.rng.streams import pass_streams, stream_key
 
 
 @dataclass(frozen=True)
@@ -86,12 +82,21 @@ class Problem:
         return torch.arange(len(self.images), device=self.images.device)
 
     def project(self, points: Tensor, eps: float) -> Tensor:
-        """Project points on to the ball of radius `eps` around the images, and on to valid values."""
+        """Return the nearest valid points within `eps` of the images."""
         return self.threat.project(points, self.images, eps)
 
+    def farthest(self, gradient: Tensor, eps: float) -> Tensor:
+        """Return the valid points within `eps` of the images where functions with these gradients would be largest."""
+        return self.threat.farthest(gradient, self.images, eps)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the changes of norm 1 along which functions with these gradients rise fastest."""
+        return self.threat.geometry.steepest(gradient)
+
+    def noise(self, number: int = 0) -> Tensor:
+        """Return the streams (N, 3) of the attack's own draws: others for each `number`."""
+        return pass_streams(stream_key(self.seed, "noise"), number, self.examples)
+
     def random_start(self, eps: float, number: int) -> Tensor:
-        """Draw points uniform in the ball, then project them on to valid values; other ones for each `number`."""
-        rows = pass_streams(stream_key(self.seed, "noise"), number, self.examples)
-        words = random_words(rows, self.images[0].numel(), kind=STARTS) >> np.uint32(8)
-        u = torch.from_numpy(words.astype(np.float32)).view(self.images.shape).to(self.images) * 2.0**-24
-        return self.project(self.images + eps * (2 * u - 1), eps)
+        """Draw points uniform in the ball, by volume, and project them on to valid values; others for each `number`."""
+        return self.project(self.images + eps * self.threat.geometry.in_ball(self.noise(number), self.images), eps)

@@ -24,7 +24,8 @@ class SearchAttack(Attack):
 
     Attributes:
         restarts: tries, or tries towards each target.
-        targets: how many other classes to drive towards, the likeliest on the clean image first; 0 for untargeted.
+        targets: how many other classes to drive towards in turn, the likeliest on the clean image first; a negative
+            number for as many of the least likely, the least likely first; 0 for untargeted.
         stop_when_lost: see above.
     """
 
@@ -37,8 +38,6 @@ class SearchAttack(Attack):
             raise ValueError(f"`steps` must be >= 1, got {self.steps_at(1.0)}")
         if self.restarts < 1:
             raise ValueError(f"`restarts` must be >= 1, got {self.restarts}")
-        if self.targets < 0:
-            raise ValueError(f"`targets` must be >= 0, got {self.targets}")
 
     @property
     @abstractmethod
@@ -60,23 +59,25 @@ class SearchAttack(Attack):
 
     @property
     def _tries(self) -> int:
-        return self.restarts * max(self.targets, 1)
+        return self.restarts * max(abs(self.targets), 1)
 
     def cost(self, eps: Sequence[float]) -> Cost:
         """Bound the passes of a curve for one image."""
         radii = len({e for e in eps if e > 0})
-        looks = (self.stop_when_lost or self.targets > 0) * (radii > 0)
+        looks = (self.stop_when_lost or self.targets != 0) * (radii > 0)
         judged = radii * self._tries if self._tries > 1 else max(radii - 1, 0) * self.stop_when_lost
         score = Cost(self._asking(random=True).samples, 0)
         return self._block_cost * (radii * self._tries * self._blocks) + score * (looks + judged)
 
     def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
         """Yield the points found at each of `radii`."""
+        if self.targets and problem.targets is not None:
+            raise ValueError(f"`targets` must be given to the attack or to its call, got {self.targets} and classes")
         best, active, rivals = problem.images.clone(), problem.everyone(), None
-        if (self.stop_when_lost or self.targets > 0) and radii[-1] > 0:
+        if (self.stop_when_lost or self.targets) and radii[-1] > 0:
             clean = self._asking(problem.random).score(problem, self._tries * (self._blocks + 1))
             active = active[~lost(clean)] if self.stop_when_lost else active
-            rivals = _likeliest_others(clean.probs, problem.labels, self.targets) if self.targets else None
+            rivals = _others(clean.probs, problem.labels, self.targets) if self.targets else None
         for eps in radii:
             if eps > 0:
                 judged = self._tries > 1 or (self.stop_when_lost and eps < radii[-1])
@@ -91,13 +92,13 @@ class SearchAttack(Attack):
         for number in range(self._tries):
             if len(active) == 0:
                 break
-            targets = None if rivals is None else rivals[:, number % self.targets]
-            part, first = replace(problem, targets=targets).part(active), number * (self._blocks + 1)
-            points = self._climb(part, eps, number, first)
+            goal = problem if rivals is None else replace(problem, targets=rivals[:, number % abs(self.targets)])
+            first = number * (self._blocks + 1)
+            points = self._climb(goal.part(active), eps, number, first)
             if not judged:
                 best[active] = points
                 continue
-            score = self._asking(problem.random).score(part.at(points), first + self._blocks)
+            score = self._asking(problem.random).score(problem.part(active).at(points), first + self._blocks)
             better = ~(score.loss < loss[active])
             best[active[better]], loss[active[better]] = points[better], score.loss[better].double()
             active = active[~lost(score)] if self.stop_when_lost else active
@@ -128,9 +129,9 @@ class GradientSearch(SearchAttack, GradientAttack):
         return f"{self.title}-{self.steps}"
 
 
-def _likeliest_others(probs: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Return the `count` likeliest classes other than the label, (N, count), likeliest first."""
-    if count >= probs.shape[1]:
+def _others(probs: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return the `count` likeliest classes other than the label, likeliest first, or the -`count` least likely."""
+    if abs(count) >= probs.shape[1]:
         raise ValueError(f"`targets` must be below the number of classes, {probs.shape[1]}, got {count}")
-    others = probs.masked_fill(F.one_hot(labels, probs.shape[1]).bool(), -1.0)
-    return others.topk(count, 1).indices
+    others = probs.masked_fill(F.one_hot(labels, probs.shape[1]).bool(), -1.0 if count > 0 else 2.0)
+    return others.topk(abs(count), 1, largest=count > 0).indices

@@ -1,10 +1,8 @@
-"""Square Attack (Andriushchenko et al. 2020): random search on scores alone, in the maximum norm."""
+"""Square Attack (Andriushchenko et al. 2020): random search on scores alone."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,17 +10,16 @@ from saplab.attacks.estimate import Score, lost
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import SearchAttack
-from saplab.rng.streams import pass_streams, random_words, stream_key
+from saplab.attacks.squares import WINDOWS
 from saplab.system.registry import register
 
-SQUARES: Final = 6  # kind of these random numbers
 HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in queries of 10,000 (section 5)
 
 
 @register("square")
 @dataclass(frozen=True)
 class Square(SearchAttack):
-    """Square Attack (Andriushchenko et al. 2020, Algorithms 1 and 2), on probabilities averaged over passes.
+    """Square Attack (Andriushchenko et al. 2020, Algorithms 1 to 3), on probabilities averaged over passes.
 
     It sees no gradient, so a masked one cannot deceive it. One query is the margin loss of the logarithm of the mean
     softmax over `passes` passes: `queries` times `passes` evaluations of a random network for one image, `queries` of
@@ -84,8 +81,8 @@ class Square(SearchAttack):
         return MonteCarlo(self.passes if random else 1, average="probabilities", loss="margin")
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
-        points, active = _stripes(problem, eps), problem.everyone()
-        random = problem.random
+        windows, random = WINDOWS[problem.threat.norm], problem.random
+        points, active = windows.start(problem, eps), problem.everyone()
         asking, loss = self._asking(random), torch.empty(0)
         for turn in range(self.queries // 2 if random else self.queries - 1):
             if random or turn == 0:
@@ -94,7 +91,8 @@ class Square(SearchAttack):
             if len(active) == 0:
                 break
             part = problem.part(active)
-            candidates = _with_squares(part, points[active], eps, self._side(turn * (1 + random), points), turn + 1)
+            share = self._share(turn * (1 + random))
+            candidates = windows.candidates(part, points[active], eps, share, turn + 1)
             score = asking.score(part.at(candidates), first_block + turn)
             better = score.loss > loss
             points[active[better]] = candidates[better]
@@ -107,40 +105,7 @@ class Square(SearchAttack):
         going = ~(lost(score) & self.stop_when_lost)
         return active[going], loss[going]
 
-    def _side(self, used: int, images: Tensor) -> int:
-        """Return the side of the next square, by the schedule of p over the queries used."""
-        *_, height, width = images.shape
+    def _share(self, used: int) -> float:
+        """Return p, the share of the image that the next window covers, by its schedule over the queries used."""
         halvings = sum(used * 10_000 > after * self.queries for after in HALVINGS)
-        side = round(math.sqrt(self.p_init * 0.5**halvings * height * width))
-        return min(max(side, 1), height, width)
-
-
-def _words(problem: Problem, turn: int, count: int) -> Tensor:
-    """Draw 32-bit words (n, count), int64, that depend on the turn and on each example's number alone."""
-    rows = pass_streams(stream_key(problem.seed, "noise"), turn, problem.examples)
-    words = random_words(rows, count, kind=SQUARES).astype(np.int64)
-    return torch.from_numpy(words).to(problem.images.device)
-
-
-def _stripes(problem: Problem, eps: float) -> Tensor:
-    """Start with vertical stripes one pixel wide, of +eps or -eps in each channel."""
-    count, channels, _, width = problem.images.shape
-    signs = (_words(problem, 0, channels * width) & 1).view(count, channels, 1, width) * 2 - 1
-    return problem.project(problem.images + eps * signs, eps)
-
-
-def _with_squares(problem: Problem, points: Tensor, eps: float, side: int, turn: int) -> Tensor:
-    """Put into each of `points` one square, anywhere, of +eps or -eps from the image in each channel."""
-    channels, height, width = points.shape[1:]
-    words = _words(problem, turn, 2 + channels)
-    signs = ((words[:, 2:] & 1) * 2 - 1)[:, :, None, None]
-    rows, columns = (_covered(words[:, i], side, size) for i, size in ((0, height), (1, width)))
-    squares = (rows[:, :, None] & columns[:, None, :])[:, None]
-    return torch.where(squares, problem.project(problem.images + eps * signs, eps), points)
-
-
-def _covered(words: Tensor, side: int, size: int) -> Tensor:
-    """Return which of `size` places each side covers, (n, size), when its beginning is uniform over all that fit."""
-    begin = (words * (size - side + 1) >> 32)[:, None]
-    place = torch.arange(size, device=words.device)
-    return (place >= begin) & (place < begin + side)
+        return self.p_init * 0.5**halvings

@@ -1,15 +1,16 @@
-"""What an attacker may change: the ball around an image, in a norm, and the range of valid values."""
+"""What an attacker may change: the ball around an example, in a norm, and the range of valid values."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
-import torch
 from torch import Tensor
 
-Norm = Literal["linf"]
+from saplab.attacks.norms import NORMS, Bounds, Norm, NormName
 
 STEPS: Final = 255.0  # pixel steps between black and white
+_UNBOUNDED: Final = 64 / STEPS  # of the width of the bounds; from here an attack reaches chance: the paper's largest λ
 
 
 def eps_of(lam: float) -> float:
@@ -29,45 +30,118 @@ class ThreatModel:
     """The attacker's room.
 
     Attributes:
-        norm: in which a perturbation is measured: ``linf``, the largest change of a value.
-        bounds: lowest and highest valid value.
+        norm: in which a perturbation is measured: ``linf``, the largest change of a value, or ``l2``.
+        bounds: lowest and highest valid value; None where every number is valid.
     """
 
-    norm: Norm = "linf"
-    bounds: tuple[float, float] = (0.0, 1.0)
+    norm: NormName = "linf"
+    bounds: Bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.norm not in get_args(Norm):
-            raise ValueError(f"`norm` must be one of {', '.join(get_args(Norm))}, got {self.norm!r}")
-        if not self.bounds[0] < self.bounds[1]:
-            raise ValueError(f"`bounds` must ascend, got {self.bounds}")
+        if self.norm not in NORMS:
+            raise ValueError(f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.bounds is not None:
+            low, high = map(float, self.bounds)
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(f"`bounds` must ascend, got {self.bounds}")
+            object.__setattr__(self, "bounds", (low, high))
 
-    def project(self, adversarial: Tensor, images: Tensor, eps: float) -> Tensor:
-        """Project on to the ball of radius `eps` around `images`, and on to valid values: clip_{x,λ} of section 4.5."""
-        return torch.minimum(torch.maximum(adversarial, images - eps), images + eps).clamp(*self.bounds)
+    @property
+    def geometry(self) -> Norm:
+        """Return the norm as attacks use it."""
+        return NORMS[self.norm]
+
+    @property
+    def width(self) -> float:
+        """Return the length of the range of valid values; infinite without bounds."""
+        return math.inf if self.bounds is None else self.bounds[1] - self.bounds[0]
+
+    def project(self, points: Tensor, centre: Tensor, eps: float) -> Tensor:
+        """Return the nearest valid points within `eps` of `centre`, which is valid."""
+        return self.geometry.project(points, centre, eps, self.bounds)
+
+    def farthest(self, gradient: Tensor, centre: Tensor, eps: float) -> Tensor:
+        """Return the valid points within `eps` of `centre` where functions with these gradients would be largest."""
+        return self.geometry.farthest(gradient, centre, eps, self.bounds)
 
     def holds(self, points: Tensor, images: Tensor, eps: float) -> bool:
         """Return whether points are valid and within `eps` of `images`, up to rounding."""
-        low, high = self.bounds
-        slack = 1e-5 * (high - low)
+        scale = max(1.0, float(images.abs().max())) if self.bounds is None else self.width
+        low, high = (-math.inf, math.inf) if self.bounds is None else self.bounds
+        slack = 1e-5 * scale
         inside = low - slack <= points.min() and points.max() <= high + slack
-        return bool(inside and (points - images).abs().max() <= eps + slack)
+        most = eps + self.geometry.slack(eps, scale, images[0].numel())
+        return bool(inside and self.geometry.size(points - images).max() <= most)
 
     def check(self, images: Tensor, labels: Tensor, eps: Sequence[float]) -> None:
         """Refuse what no attack can work on."""
         if len(images) == 0:
             raise ValueError("`images` must hold at least one image, got none")
-        low, high = self.bounds
         least, most = float(images.min()), float(images.max())
-        if not (least >= low and most <= high):
+        if self.bounds is None:
+            if not (math.isfinite(least) and math.isfinite(most)):
+                raise ValueError(f"`images` must be finite, got values from {least:g} to {most:g}")
+        elif not (least >= self.bounds[0] and most <= self.bounds[1]):
+            low, high = self.bounds
             raise ValueError(f"`images` must lie in [{low:g}, {high:g}], got values from {least:g} to {most:g}")
         if labels.shape != (len(images),) or labels.dtype.is_floating_point:
             raise ValueError(
                 f"`labels` must be {len(images)} integers, got {labels.dtype} of shape {tuple(labels.shape)}"
             )
+        largest = self.geometry.holding_cube(self.width, images[0].numel())
         for value in eps:
-            if not 0.0 <= value <= high - low:
-                raise ValueError(f"`eps` must be within [0, {high - low:g}], got {value}")
+            if not (0.0 <= value <= largest and math.isfinite(value)):
+                raise ValueError(f"`eps` must be within [0, {largest:g}], got {value}")
+
+    @property
+    def in_steps(self) -> bool:
+        """Return whether radii are read in pixel steps λ: the largest change of [0, 1] images."""
+        return self == LINF
+
+    @property
+    def symbol(self) -> str:
+        """Return what tables and charts call a radius: λ, or ε in the norm's own unit."""
+        return "λ" if self.in_steps else "ε"
+
+    def shown(self, eps: float) -> float:
+        """Return the number that people read for a radius: λ in pixel steps, or ε as it is."""
+        return strength_of(eps) if self.in_steps else float(eps)
+
+    def text(self, eps: float) -> str:
+        """Return a radius in words: ``λ = 8``, ``ε = 0.5``."""
+        return f"{self.symbol} = {self.shown(eps):g}"
+
+    @property
+    def setting(self) -> str:
+        """Return in which norm and bounds a radius that is no λ is measured: `` in L2``; "" for λ."""
+        if self.in_steps:
+            return ""
+        if self.bounds is None:
+            return f" in {self.geometry.label} (no bounds)"
+        low, high = self.bounds
+        return f" in {self.geometry.label}" + ("" if (low, high) == (0.0, 1.0) else f" (values in [{low:g}, {high:g}])")
+
+    @property
+    def usual(self) -> float:
+        """Return the radius that a sentence speaks of where it was run; infinite without bounds."""
+        return self.geometry.usual * self.width
+
+    def usual_radii(self) -> tuple[float, ...]:
+        """Return the radii to attack at where none are given: the usual one, and a quarter of it.
+
+        Raises:
+            ValueError: without bounds nothing is usual.
+        """
+        if self.bounds is None:
+            raise ValueError("`eps` must be given where `bounds` is None: no radius is usual there")
+        return (self.usual / 4, self.usual)
+
+    def unbounded(self, count: int) -> float:
+        """Return the radius from which an attack on `count` values should reach chance; infinite without bounds.
+
+        In the maximum norm it is 64/255 of the range of valid values, in others that of the ball that holds this cube.
+        """
+        return self.geometry.holding_cube(_UNBOUNDED * self.width, count)
 
 
 LINF: Final = ThreatModel()

@@ -11,10 +11,11 @@ def in_options(advice: "Advice") -> str:
     """Return advice as options: ``--attack adaptive --lambda 1,2,4,8``."""
     from saplab.attacks import strength_of
 
-    strengths = ",".join(f"{strength_of(radius):g}" for radius in advice.eps)
+    steps = advice.threat.in_steps
+    radii = ",".join(f"{strength_of(radius):g}" if steps else f"{radius:.4g}" for radius in advice.eps)
     parts = (
         f"--attack {shlex.quote(advice.attack)}" if advice.attack else "",
-        f"--lambda {strengths}" if strengths else "",
+        f"--{'lambda' if steps else 'eps'} {radii}" if radii else "",
         f"more images than {advice.more_than}: a larger --limit" if advice.more_than else "",
         "--baseline (the undefended network beside the defended one)" if advice.baseline else "",
     )

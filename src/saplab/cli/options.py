@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from saplab.attacks import ThreatModel
     from saplab.data.dataset import Dataset
     from saplab.data.images import Cut
     from saplab.runs.engines import Engine
@@ -56,7 +57,11 @@ Sites = Annotated[str, option(DEFENCE, "Pattern of the sites to defend, such as 
 Attack = Annotated[str, option(ATTACK, _ATTACKS)]
 Adversary = Annotated[str, option(ATTACK, _ADVERSARY)]
 Lambda = Annotated[str, option(ATTACK, "Strengths in pixel steps of 0..255, such as 2,8.", "--lambda")]
-Eps = Annotated[str, option(ATTACK, "The same in the unit of [0, 1] images, such as 2/255,8/255.", "--eps")]
+Eps = Annotated[
+    str, option(ATTACK, "The same in the norm's own unit, such as 2/255,8/255, or 0.5 with --norm l2.", "--eps")
+]
+NormOption = Annotated[str, option(ATTACK, "linf (the largest change of a value) or l2.", "--norm")]
+BoundsOption = Annotated[str, option(ATTACK, "Lowest and highest valid value, or none.", "--bounds")]
 Samples = Annotated[
     int, option(ATTACK, "Passes averaged for a gradient of a random network; the paper's 100 take long.")
 ]
@@ -140,27 +145,39 @@ def ready_place(
     return Place(place, kind.partition(":")[0], made)
 
 
-def radii(lambdas: str, eps: str, usual: str) -> tuple[float, ...]:
-    """Return the radii that ``--lambda``, whose default is `usual`, or ``--eps`` in its place asks for."""
-    from saplab.attacks import parse_strengths, radii_of
+def radii(lambdas: str, eps: str, usual: str, threat: "ThreatModel | None" = None) -> tuple[float, ...]:
+    """Return the radii that ``--lambda``, whose default is `usual`, or ``--eps`` in its place asks for.
 
+    Where radii are no pixel steps, those are the usual one, its half, quarter and eighth, unless ``--eps`` is given.
+    """
+    from saplab.attacks import LINF, parse_radii, parse_strengths, radii_of, require_steps
+
+    threat = threat or LINF
     if eps and lambdas != usual:
         raise ValueError(f"`lambda` and `eps` are the same in two units: give one of them, got {lambdas} and {eps}")
-    return tuple(_fractions(eps)) if eps else radii_of(parse_strengths(lambdas))
+    if eps:
+        return parse_radii(eps)
+    if threat.in_steps:
+        return radii_of(parse_strengths(lambdas))
+    if lambdas != usual:
+        require_steps(threat)
+    quarter, whole = threat.usual_radii()
+    return (quarter / 2, quarter, 2 * quarter, whole)
 
 
-def _fractions(text: str) -> list[float]:
+def threat_model(norm: str, bounds: str) -> "ThreatModel":
+    """Return the threat model of ``--norm`` and ``--bounds``."""
+    from saplab.attacks import ThreatModel
+
+    if bounds == "none":
+        return ThreatModel(norm, None)  # type: ignore[arg-type]
     try:
-        parts = [part.partition("/") for part in text.split(",")]
-        found = [float(top) / float(bottom) if slash else float(top) for top, slash, bottom in parts]
-    except (ValueError, ZeroDivisionError):
-        wanted = "numbers or fractions joined by commas, such as 2/255,8/255"
-        raise ValueError(f"`eps` must be {wanted}, got {text!r}") from None
-    if not all(0 <= radius <= 1 for radius in found):
-        raise ValueError(f"`eps` must be within [0, 1], got {text!r}")
-    if len(set(found)) < len(found):
-        raise ValueError(f"`eps` must not name a radius twice, got {text!r}")
-    return found
+        low, high = map(float, bounds.split(","))
+    except ValueError:
+        raise ValueError(
+            f"`bounds` must be two numbers joined by a comma, such as 0,1, or none, got {bounds!r}"
+        ) from None
+    return ThreatModel(norm, (low, high))  # type: ignore[arg-type]
 
 
 def first_images(data: "Dataset", limit: int | None) -> "Dataset":

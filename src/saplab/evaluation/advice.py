@@ -1,11 +1,11 @@
 """What to run where a check has no answer yet, as data: the command line and notebooks each word it in their way."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
-from saplab.attacks import GradientAttack, eps_of, strength_of
+from saplab.attacks import LINF, GradientAttack, ThreatModel, strength_of
 from saplab.evaluation.evidence import Case, Evidence
-from saplab.evaluation.thresholds import UNBOUNDED
 
 
 @dataclass(frozen=True)
@@ -14,19 +14,22 @@ class Advice:
 
     Attributes:
         attack: an attack or a battery, as the text that `saplab.evaluate` and the command line read; "" for none.
-        eps: radii in the unit of [0, 1] images; empty for those of the evaluation.
+        eps: radii in the norm's own unit; empty for those of the evaluation.
         more_than: the number of images that was too small.
         baseline: the undefended network as well.
+        threat: in which `eps` are measured.
     """
 
     attack: str = ""
     eps: tuple[float, ...] = ()
     more_than: int = 0
     baseline: bool = False
+    threat: ThreatModel = LINF
 
     def in_python(self) -> str:
         """Return the advice as arguments of `saplab.evaluate`: ``attacks="adaptive"``."""
-        radii = ", ".join(f"{strength_of(radius):g}/255" for radius in self.eps)
+        steps = self.threat.in_steps
+        radii = ", ".join(f"{strength_of(radius):g}/255" if steps else f"{radius:.4g}" for radius in self.eps)
         parts = (
             f'attacks="{self.attack}"' if self.attack else "",
             f"eps=[{radii}]" if radii else "",
@@ -38,8 +41,14 @@ class Advice:
 
 PAPER: Final = Advice("paper")
 ADAPTIVE: Final = Advice("adaptive")
-RADII: Final = Advice("adaptive", tuple(map(eps_of, (1.0, 2.0, 4.0, 8.0))))
 BASELINE: Final = Advice(baseline=True)
+
+
+def radii(case: Case) -> Advice:
+    """Advise four radii up to the usual one, each twice the last; without bounds, around the largest that was run."""
+    usual = case.threat.usual
+    top = usual if math.isfinite(usual) else max(eps for e in case.evidence for eps in e.eps)
+    return Advice("adaptive", (top / 8, top / 4, top / 2, top), threat=case.threat)
 
 
 def identity(case: Case) -> Advice:
@@ -69,7 +78,12 @@ def more_steps(case: Case) -> Advice:
 def unbounded(case: Case) -> Advice:
     """Advise the longest white-box attack in an unbounded ball."""
     known = _longest(case)
-    return Advice("adaptive" if known is None else known.attack.spec, (UNBOUNDED,))
+    return Advice("adaptive" if known is None else known.attack.spec, (case.unbounded,), threat=case.threat)
+
+
+def why_never_unbounded(case: Case) -> str:
+    """Return why no radius is known to be unbounded; "" where one is."""
+    return "" if math.isfinite(case.unbounded) else "no radius is known from which an attack must reach chance"
 
 
 def _largest(evidence: list[Evidence]) -> Evidence | None:

@@ -50,6 +50,7 @@ class Question:
     how: Callable[[Case], Advice]  # what to run where there are none
     of_rules: bool = False  # asked only of networks that have backward rules
     of_draws: bool = False  # asked only of networks whose passes differ
+    why_not: Callable[[Case], str] = lambda case: ""  # why it cannot be answered at all; "" where it can
 
     def fits(self, case: Case) -> bool:
         """Return whether the question makes sense for the case."""
@@ -73,6 +74,8 @@ def answers(case: Case) -> tuple[Answer, ...]:
 
 
 def _answer(question: Question, readings: Readings, case: Case, confidence: float) -> Answer:
+    if not readings and (reason := question.why_not(case)):
+        return Answer(Check(question.key, question.text, "not run", f"does not apply: {reason}"))
     if not readings:
         return Answer(Check(question.key, question.text, "not run", "", question.how(case)))
     found = [(reading, reading.excess(confidence)) for reading in readings]
@@ -106,10 +109,10 @@ QUESTIONS: Final = (
     Question("samples", "Do more Monte Carlo samples still help?",
              comparisons.samples, advice.more_samples, of_draws=True),
     Question("steps", "Do more steps still help?", comparisons.steps, advice.more_steps),
-    Question("rises", "Does accuracy rise with λ under an iterative attack?",
-             comparisons.rises, lambda _: advice.RADII),
+    Question("rises", "Does accuracy rise with the radius under an iterative attack?",
+             comparisons.rises, advice.radii),
     Question("unbounded", "Does accuracy stay above chance in an unbounded ball?",
-             thresholds.unbounded, advice.unbounded),
+             thresholds.unbounded, advice.unbounded, why_not=advice.why_never_unbounded),
     Question("cosine", "Do half the samples give another gradient than the other half?",
              thresholds.half_cosines, advice.two_samples, of_draws=True),
     Question("norm", "Does the gradient vanish beside the undefended network's?",

@@ -8,7 +8,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saplab.attacks import strength_of
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval, paired_difference
 
@@ -52,9 +51,10 @@ class Comparison:
     def text(self, confidence: float) -> str:
         """Return both accuracies and their difference in points, in words."""
         points = self.excess(confidence)
-        where = "" if self.first.eps == self.second.eps else f" at λ = {strength_of(self.first.eps):g}"
+        threat = self.second.evidence.threat
+        where = "" if self.first.eps == self.second.eps else f" at {threat.text(self.first.eps)}"
         return (
-            f"λ = {strength_of(self.second.eps):g}: {self.first.text(where)}, {self.second.text()}; difference "
+            f"{threat.text(self.second.eps)}: {self.first.text(where)}, {self.second.text()}; difference "
             f"{100 * points.estimate:.1f} points [{100 * points.low:.1f}, {100 * points.high:.1f}]"
         )
 

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from saplab.attacks import Attack, Attacker, MonteCarlo, ThreatModel, attackers_of
-from saplab.attacks.threat import Norm
+from saplab.attacks import LINF, Attack, Attacker, Bounds, MonteCarlo, NormName, ThreatModel, attackers_of
 from saplab.data.dataset import Dataset
 from saplab.data.load import load_data
 from saplab.defenses.defended import defenses_of, plan_of, undefended
@@ -35,7 +34,7 @@ class EvaluationError(RuntimeError):
 
 def evaluate(
     model: nn.Module, images: Array, labels: Array, attacks: Attacks = "standard",
-    eps: float | Sequence[float] = (2 / 255, 8 / 255), norm: Norm = "linf", *,
+    eps: float | Sequence[float] | None = None, norm: NormName = "linf", *, bounds: Bounds = (0.0, 1.0),
     passes: int = 20, samples: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True,
     out: Path | str | None = None, workers: int | None = None, engine: str | Engine = "local", progress: bool = True,
     precision: str = "float32", batch_size: int = 250, examples: Array | None = None, classes: Sequence[str] = (),
@@ -45,11 +44,14 @@ def evaluate(
 
     Args:
         model: images (N, C, H, W) -> logits (N, classes), in evaluation mode; defended by `saplab.defend` or not.
-        images, labels: (N, C, H, W) in [0, 1], and (N,) integers.
+        images, labels: (N, C, H, W) in [0, 1] or within other `bounds`, and (N,) integers; (N, ...) for what is no
+            image: a standardised table, embeddings, audio.
         attacks: a battery's name (``standard``, ``paper``, ``adaptive``), attacks as the command line writes them,
             `Attack` objects, or a sequence of these.
-        eps: radii of the attacks, in the unit of the images; clean accuracy is always measured.
-        norm: in which they are measured.
+        eps: radii of the attacks, in the unit of the images; clean accuracy is always measured. By default 2/255 and
+            8/255, in L2 0.125 and 0.5, times the width of the bounds; without bounds they must be given.
+        norm: in which they are measured, ``linf`` or ``l2``.
+        bounds: lowest and highest valid value; None where every number is valid.
         passes: averaged for a prediction of a random network.
         samples: passes averaged for a gradient, where an attack is not given as an object.
         seed: of the defence's draws and, as a separate stream, the attacks'.
@@ -66,8 +68,8 @@ def evaluate(
         classes, title: names of the classes, and a heading, for the report.
 
     Raises:
-        ValueError: what cannot be evaluated honestly: images outside [0, 1], labels that the network has no class for,
-            a network in training mode or without logits, an unknown attack, a folder of another request.
+        ValueError: what cannot be evaluated honestly: images outside the bounds, labels that the network has no class
+            for, a network in training mode or without logits, an unknown attack, a folder of another request.
         EvaluationError: some cells could not be computed.
 
     Example:
@@ -76,9 +78,10 @@ def evaluate(
         >>> print(result.verdict.sentence)
     """
     data = _dataset(images, labels, classes, examples)
-    radii = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
+    threat = ThreatModel(norm, bounds)
+    radii = threat.usual_radii() if eps is None else torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
     job = planned(
-        model, data, attackers_of(attacks, MonteCarlo(samples)), radii, norm=norm, passes=passes, seed=seed,
+        model, data, attackers_of(attacks, MonteCarlo(samples), threat), radii, threat=threat, passes=passes, seed=seed,
         seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
     )  # fmt: skip
     kind = torch.device(job.inputs.device).type
@@ -87,14 +90,15 @@ def evaluate(
 
 
 def planned(
-    model: nn.Module, data: Dataset, attackers: Sequence[Attacker], eps: Sequence[float], *, norm: Norm = "linf",
-    passes: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True, precision: str = "float32",
-    batch_size: int = 250, title: str = "", command: str = "", device: str = "",
+    model: nn.Module, data: Dataset, attackers: Sequence[Attacker], eps: Sequence[float], *,
+    threat: ThreatModel = LINF, passes: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True,
+    precision: str = "float32", batch_size: int = 250, title: str = "", command: str = "", device: str = "",
 ) -> "Job":  # fmt: skip
     """Plan an evaluation; arguments and errors as in `evaluate`, but for these.
 
     Args:
         eps: radii of the attackers that have none of their own.
+        threat: norm and bounds.
         command: the command line that asks for it.
         device: kind of the device that computes it, where that is another one than the network's.
     """
@@ -104,9 +108,11 @@ def planned(
     whole = ImageCell(
         defender=defender, adversary=defender, attack=attackers[0].attack, eps=radii, start=0,
         stop=len(data), passes=passes if defender.random else 1, seed=seed, precision=precision,
-        device=device or place.type, threat=ThreatModel(norm), data=data.digest(),
+        device=device or place.type, threat=threat, data=data.digest(),
     )  # fmt: skip
-    curves = plan(whole, attackers, batch_size, baseline=baseline, seeds=seeds)
+    values = data.images[0].numel()
+    found = tuple(one for attacker in attackers if (one := attacker.in_room(threat, values)) is not None)
+    curves = plan(whole, found, batch_size, baseline=baseline, seeds=seeds)
     request = Request(title or f"{defender.model}: accuracy under attack", curves, command, data.classes)
     return Job(request, Images({(defender.model, defender.digest): plain}, data, str(place)))
 

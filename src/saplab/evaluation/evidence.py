@@ -8,7 +8,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from saplab.attacks import Attack, GradientAttack
+from saplab.attacks import LINF, Attack, GradientAttack, ThreatModel
 from saplab.metrics import correct
 
 Adversary = Literal["own", "transfer", "none"]
@@ -30,6 +30,8 @@ class Evidence:
             network has no randomness.
         half_cosine: (N,) cosine between the gradients of two independent halves of the samples, 0 where one is 0.
         gradient_norm: (N,) norm of the gradient at the clean image.
+        threat: norm and bounds in which `eps` is measured.
+        values: how many an example has; 0 for not known.
 
     Raises:
         ValueError: a gradient attack that asks no network, radii that do not ascend, other shapes or ranges.
@@ -45,12 +47,15 @@ class Evidence:
     half_cosine: Array | None = None
     gradient_norm: Array | None = None
     random: bool | None = None
+    threat: ThreatModel = LINF
+    values: int = 0
 
     @classmethod
     def of(
         cls, attack: Attack, eps: Sequence[float], probs: ArrayLike, labels: ArrayLike, *, label: str = "",
         adversary: Adversary = "own", has_rules: bool = False, halves: ArrayLike | None = None,
         half_cosine: Array | None = None, gradient_norm: Array | None = None, random: bool | None = None,
+        threat: ThreatModel = LINF, values: int = 0,
     ) -> Self:  # fmt: skip
         """Return the evidence of averaged predictions; arguments that are not described here are the class's.
 
@@ -78,7 +83,20 @@ class Evidence:
         ordered = None if halves is None else np.asarray(halves)[:, order]
         label = label or (attack.describe(has_rules) if attack.title else type(attack).__name__)
         radii = tuple(float(eps[k]) for k in order)
-        return cls(label, attack, adversary, radii, right, has_rules, ordered, half_cosine, gradient_norm, random)
+        return cls(
+            label,
+            attack,
+            adversary,
+            radii,
+            right,
+            has_rules,
+            ordered,
+            half_cosine,
+            gradient_norm,
+            random,
+            threat,
+            values,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.adversary not in get_args(Adversary):
@@ -179,6 +197,17 @@ class Case:
     evidence: Sequence[Evidence]
     dense: Sequence[Evidence] = ()
     chance: float = 0.0
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Return norm and bounds, which all the evidence shares."""
+        return self.evidence[0].threat
+
+    @property
+    def unbounded(self) -> float:
+        """Return the radius from which an attack should reach chance; infinite where none is known to be so large."""
+        values = max(e.values for e in self.evidence)
+        return self.threat.unbounded(values) if values or self.threat.norm == "linf" else math.inf
 
     @property
     def own(self) -> list[Evidence]:

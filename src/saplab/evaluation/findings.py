@@ -1,5 +1,6 @@
 """What a run shows beyond its rows: the verdict, calibration, Monte Carlo convergence and the game, from cells."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,6 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from saplab.attacks import strength_of
 from saplab.evaluation.evidence import Adversary, Evidence
 from saplab.evaluation.plan import attack_text
 from saplab.evaluation.rows import stored
@@ -28,7 +28,7 @@ class CalibrationRow:
     """How far a curve's confidences can be believed at one radius: averaged over passes, and of a single pass."""
 
     curve: str
-    strength: float
+    strength: float  # λ, or ε in the norm's own unit
     averaged: Calibration
     single: Calibration
 
@@ -40,7 +40,7 @@ class Findings:
     verdict: Verdict
     calibration: tuple[CalibrationRow, ...]  # of the curves without random noise
     convergence: tuple[dict[str, Any], ...]  # points of accuracy against Monte Carlo samples
-    games: Mapping[float, Game]  # at each λ at which every defender met every adversary
+    games: Mapping[float, Game]  # at each λ or ε at which every defender met every adversary
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Finished:
     curve: Curve
     cell: ImageCell
     result: ImageResult
+
+    def shown(self, eps: float) -> float:
+        """Return the number that people read for a radius: λ in pixel steps, or ε in the norm's own unit."""
+        return self.cell.threat.shown(eps)
 
     def right_at(self, eps: float) -> NDArray[np.float64]:
         """Return for each image whether the averaged prediction is right, 0 or 1: (N,)."""
@@ -95,10 +99,11 @@ def evidence_of(finished: Finished) -> Evidence:
     adversary = source if cell.attack.knowledge == "gradient" else "none"
     right = np.stack([finished.right_at(radius) for radius in eps])
     halves = np.stack((result.half, result.other_half(cell.passes)))[:, order]
+    values = math.prod(result.pictures.shape[2:]) if result.pictures.size else 0
     return Evidence(
         finished.curve.label, cell.attack, adversary, eps, right, cell.adversary.has_rules, halves,
         half_cosine=_measured(result.half_cosine), gradient_norm=_measured(result.gradient_norm),
-        random=cell.adversary.random,
+        random=cell.adversary.random, threat=cell.threat, values=values,
     )  # fmt: skip
 
 
@@ -114,7 +119,9 @@ def calibration_rows(curve: Curve, result: ImageResult) -> list[CalibrationRow]:
         return []
     tables = zip(cell.eps, result.probs, result.single, strict=True)
     measure = partial(calibration, labels=result.labels, bins=DIAGRAM_BINS)
-    return [CalibrationRow(curve.label, strength_of(eps), measure(mean), measure(one)) for eps, mean, one in tables]
+    return [
+        CalibrationRow(curve.label, cell.threat.shown(eps), measure(mean), measure(one)) for eps, mean, one in tables
+    ]
 
 
 def reliability_records(rows: Iterable[CalibrationRow]) -> list[dict[str, Any]]:
@@ -147,7 +154,7 @@ def _convergence(finished: Sequence[Finished]) -> list[dict[str, Any]]:
         return []
     points = ((one, eps, mean_interval(one.right_at(eps))) for one in family for eps in one.cell.attacked_eps)
     return [
-        {"value": one.cell.attack.samples, "strength": strength_of(eps), "percent": round(100 * accuracy.estimate, 4),
+        {"value": one.cell.attack.samples, "strength": one.shown(eps), "percent": round(100 * accuracy.estimate, 4),
          "from": round(100 * accuracy.low, 4), "to": round(100 * accuracy.high, 4)}
         for one, eps, accuracy in points
     ]  # fmt: skip
@@ -166,7 +173,9 @@ def _games(finished: Sequence[Finished]) -> dict[float, Game]:
         if min(len(defenders), len(columns)) > 1:
             scores = np.stack([[each[name].right_at(eps) for each in columns] for name in defenders])
             adversaries = [_adversary_label(each[defenders[0]].cell) for each in columns]
-            games[strength_of(eps)] = game_value(scores, defenders, adversaries, replicates=REPLICATES)
+            games[columns[0][defenders[0]].shown(eps)] = game_value(
+                scores, defenders, adversaries, replicates=REPLICATES
+            )
     return games
 
 

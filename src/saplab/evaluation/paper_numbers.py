@@ -29,7 +29,12 @@ _KNOWN: Final = {  # attack, defence, whether the gradient is the undefended net
 def paper_accuracies(cell: ImageCell) -> Mapping[float, float]:
     """Return the paper's numbers for a cell like one of the paper's, by λ; none for any other."""
     defender, adversary, attack = cell.defender, cell.adversary, cell.attack
-    if defender.model != NETWORK or adversary.spec not in ("", defender.spec) or defender.sites:
+    if (
+        not cell.threat.in_steps
+        or defender.model != NETWORK
+        or adversary.spec not in ("", defender.spec)
+        or defender.sites
+    ):
         return {}
     if not isinstance(attack, FGSM | Iterative) or replace(attack.gradient, samples=1) != MonteCarlo():
         return {}

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from saplab.attacks import strength_of
 from saplab.evaluation.rows import stored
 from saplab.report.png import data_uri
 from saplab.runs import Curve, ImageCell, ImageResult, Results
@@ -64,11 +63,14 @@ def _examples(found: Sequence[tuple[Curve, ImageResult]], classes: Sequence[str]
 
 
 def _pictures(k: int, curve: Curve, result: ImageResult, classes: Sequence[str]) -> Iterator[tuple[float, Picture]]:
-    strengths = [strength_of(eps) for eps in curve.first.eps]
+    threat = curve.first.threat
+    strengths = [threat.shown(eps) for eps in curve.first.eps]
     clean = result.pictures[strengths.index(0.0), k] if 0.0 in strengths else None
     for strength, pixels, probs in zip(strengths, result.pictures[:, k], result.probs[:, k], strict=True):
         best = int(probs.argmax())
-        change = data_uri(stretched(pixels, clean, strength)) if strength > 0 and clean is not None else ""
+        change = ""
+        if strength > 0 and clean is not None:
+            change = data_uri(stretched(pixels, clean, strength if threat.in_steps else _largest(pixels, clean)))
         right = best == int(result.labels[k])
         yield strength, Picture(data_uri(pixels), change, _name(best, classes), float(probs[best]), right)
 
@@ -77,6 +79,11 @@ def stretched(pixels: NDArray[np.uint8], clean: NDArray[np.uint8], strength: flo
     """Show the perturbation of an image (H, W, C): grey where there is none, black and full colour at λ > 0 steps."""
     change = (pixels.astype(np.float64) - clean) * (_GREY - 1) / strength
     return np.clip(_GREY + change, 0, 255).round().astype(np.uint8)
+
+
+def _largest(pixels: NDArray[np.uint8], clean: NDArray[np.uint8]) -> float:
+    """Return the largest change of a pixel, at least one step."""
+    return max(1.0, float(np.abs(pixels.astype(np.float64) - clean).max()))
 
 
 def _name(number: int, classes: Sequence[str]) -> str:

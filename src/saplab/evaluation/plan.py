@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from saplab.attacks import Attacker, GradientAttack, strength_of
+from saplab.attacks import Attacker, GradientAttack
 from saplab.evaluation.paper_numbers import paper_accuracies
 from saplab.runs import Cell, Curve, ImageCell, cut
 
@@ -66,8 +66,9 @@ def label_of(cell: ImageCell, common: tuple[float, ...]) -> str:
     """Name a cell's curve: its defender, and what attacks it; radii where they are not the `common` ones."""
     transfer = "transfer " if cell.transferred else ""
     source = f" from {cell.adversary.label}" if cell.across else ""
-    strengths = ", ".join(f"{strength_of(value):g}" for value in cell.eps)
-    at = "" if cell.eps == common else f" at λ={strengths}"
+    threat = cell.threat
+    strengths = ", ".join(f"{threat.shown(value):g}" for value in cell.eps)
+    at = "" if cell.eps == common else f" at {threat.symbol}={strengths}"
     return f"{cell.defender.label}: {transfer}{attack_text(cell)}{source}{at}"
 
 

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import altair as alt
 
-from saplab.attacks import Attack
+from saplab.attacks import LINF, Attack, ThreatModel
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.findings import Findings, find, reliability_records
 from saplab.evaluation.pictures import examples
 from saplab.evaluation.rows import Row, Summary, summarise
 from saplab.report.calibration import reliability_chart
-from saplab.report.charts import DARK, PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
+from saplab.report.charts import DARK, PAGE, PAPER, STRENGTH, Theme, accuracy_chart, swatches, to_bytes
 from saplab.report.minimax import game_chart
 from saplab.report.page import machine, template, vega
 from saplab.report.sweeps import against_chart
@@ -65,20 +65,32 @@ def write_report(
 
 
 def chart_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the rows as `accuracy_chart` takes them."""
-    return [{**row.record(), "across": row.across} for row in rows]
+    """Return the rows as `accuracy_chart` takes them, at the numbers that people read for radii."""
+    return [{**row.record(), "strength": row.strength, "across": row.across} for row in rows]
+
+
+def threat_of(rows: Sequence[Row]) -> ThreatModel:
+    """Return norm and bounds of rows, which share them."""
+    return next((row.threat for row in rows), LINF)
+
+
+def axis_of(rows: Sequence[Row]) -> str:
+    """Return what the rows' radii are called on an axis."""
+    threat = threat_of(rows)
+    return STRENGTH if threat.in_steps else f"radius {threat.symbol}{threat.setting}"
 
 
 def _charts(summary: Summary, findings: Findings | None, theme: Theme, title: str = "") -> dict[str, alt.TopLevelMixin]:
     """Return the charts that the run has numbers for, by the names of their files."""
-    records = chart_records(summary.images)
-    charts: dict[str, alt.TopLevelMixin] = {"accuracy": accuracy_chart(records, theme, title, summary.shown)}
+    records, axis = chart_records(summary.images), axis_of(summary.images)
+    symbol = threat_of(summary.images).symbol
+    charts: dict[str, alt.TopLevelMixin] = {"accuracy": accuracy_chart(records, theme, title, summary.shown, axis)}
     if findings is None:
         return charts
     if diagrams := reliability_records(findings.calibration):
-        charts["reliability"] = reliability_chart(diagrams, theme)
+        charts["reliability"] = reliability_chart(diagrams, theme, symbol)
     if findings.convergence:
-        charts["convergence"] = against_chart(findings.convergence, MONTE_CARLO, theme)
+        charts["convergence"] = against_chart(findings.convergence, MONTE_CARLO, theme, symbol)
     if (strength := telling_strength(findings)) is not None:
         charts["game"] = game_chart(findings.games[strength], theme)
     return charts
@@ -102,6 +114,7 @@ def render_page(
         game_strength=telling_strength(findings),
         curves=[(curve, _settings(curve)) for curve in request.curves],
         examples=examples(store, [curve for curve in request.curves if curve.label in summary.shown]),
+        threat=threat_of(summary.images),
         has_paper=any(row.paper is not None for row in rows),
         is_random=any(row.single != row.averaged for row in rows),
         has_seeds=any(row.seeds is not None for row in rows),
@@ -109,12 +122,12 @@ def render_page(
 
 
 def by_curve(rows: Sequence[Row]) -> dict[str, dict[float, Row]]:
-    """Lay out rows by curve and λ."""
+    """Lay out rows by curve and radius, as people read it."""
     return pivot(rows, lambda row: row.curve, lambda row: row.strength)
 
 
 def telling_strength(findings: Findings | None) -> float | None:
-    """Choose the λ whose game is drawn: where its value lies closest to half; None without a game."""
+    """Choose the radius whose game is drawn: where its value lies closest to half; None without a game."""
     games = findings.games if findings else {}
     return min(games, key=lambda strength: abs(games[strength].value - 0.5), default=None)
 
@@ -128,6 +141,7 @@ def _settings(curve: Curve) -> dict[str, str]:
         "adversary": "the defender itself" if cell.adversary == cell.defender else _network_text(cell.adversary),
         "attack": str(attack.pop("class", "none")),
         **{name: str(value) for name, value in attack.items()},
+        **({} if cell.threat.in_steps else {"radii": f"{cell.threat.symbol}{cell.threat.setting}"}),
         "passes": str(cell.passes), "seed": str(cell.seed), "precision": cell.precision, "device": cell.device,
         cell.ranges: f"{stop - cell.start:,} (positions {cell.start} to {stop - 1})",
         "weights": f"SHA-256 {cell.defender.digest[:12]}…",

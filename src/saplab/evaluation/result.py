@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 
 from saplab.evaluation.findings import Findings, find
-from saplab.evaluation.report import Report, chart_records, write_report
+from saplab.evaluation.report import Report, axis_of, chart_records, write_report
 from saplab.evaluation.rows import Summary, summarise
 from saplab.evaluation.text import rows_text, verdict_text
 from saplab.evaluation.verdict import Verdict
@@ -56,7 +56,7 @@ class Result:
 
     @property
     def minimax(self) -> Mapping[float, Game]:
-        """Return the game of defences against attacks at each λ at which every defender met every adversary."""
+        """Return the game of defences against attacks at each λ or ε at which every defender met every adversary."""
         return {} if self.findings is None else self.findings.games
 
     def to_dataframe(self) -> Any:
@@ -67,8 +67,9 @@ class Result:
         raise ImportError("`to_dataframe` needs pandas or polars: pip install pandas")
 
     def plot(self) -> alt.LayerChart:
-        """Draw accuracy against λ, with 95 % intervals; ValueError without rows of images."""
-        return accuracy_chart(chart_records(self.summary.images), PAPER, self.request.title, self.summary.shown)
+        """Draw accuracy against the radius, with 95 % intervals; ValueError without rows of images."""
+        rows = self.summary.images
+        return accuracy_chart(chart_records(rows), PAPER, self.request.title, self.summary.shown, axis_of(rows))
 
     def report(self, folder: Path | str | None = None) -> Report:
         """Write the page, the charts as files, and the numbers as CSV and Parquet; by default beside the results.

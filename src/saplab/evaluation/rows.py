@@ -5,14 +5,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from saplab.attacks import strength_of
+from saplab.attacks import LINF, ThreatModel, strength_of
 from saplab.metrics import Counts, Interval, OverSeeds, correct, count, over_seeds
 from saplab.metrics.scores import Change, Score, mean_score, relative_change
 from saplab.runs import BrokenCellError, Cell, Curve, GameCell, ImageCell, ImageResult, Results
 from saplab.runs.results import join
 
 _MOST_SHOWN: Final = 7  # curves of one chart
-_WORST_AT: Final = 4 / 255  # where a network's curves are compared
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Row:
         paper: the paper's accuracy in %, where it exists.
         across: whether it is the undefended network on images made for the defended one.
         figure: that the curve belongs to; "" where a run has but one.
+        threat: norm and bounds in which `eps` is measured.
     """
 
     curve: str
@@ -34,11 +34,12 @@ class Row:
     paper: float | None = None
     across: bool = False
     figure: str = ""
+    threat: ThreatModel = LINF
 
     @property
     def strength(self) -> float:
-        """Return λ, the radius in pixel steps of 0..255."""
-        return strength_of(self.eps)
+        """Return the number that people read for the radius: λ in pixel steps, or ε in the norm's own unit."""
+        return self.threat.shown(self.eps)
 
     @property
     def averaged(self) -> Interval:
@@ -54,13 +55,13 @@ class Row:
         """Return the row as plain values by column; accuracies in %, None for what there is not."""
         counts, seeds = self.counts, self.seeds
         return {
-            "curve": self.curve, "strength": self.strength, "images": self.averaged.n,
+            "curve": self.curve, "strength": self.strength if self.threat.in_steps else None, "images": self.averaged.n,
             **_percents("averaged", self.averaged), **_percents("single_pass", self.single),
             "majority_percent": _percent(counts.majority), "all_of_10_percent": _percent(counts.in_all),
             "any_of_10_percent": _percent(counts.in_any), "seeds": seeds.seeds if seeds else 1,
             "over_seeds_low": _rounded(seeds.combined.low) if seeds else None,
             "over_seeds_high": _rounded(seeds.combined.high) if seeds else None,
-            "paper_percent": self.paper, "figure": self.figure,
+            "paper_percent": self.paper, "figure": self.figure, "norm": self.threat.norm, "eps": self.eps,
         }  # fmt: skip
 
 
@@ -174,8 +175,9 @@ def _image_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]
     for k, eps in enumerate(curve.eps):
         counts = count(first.probs[k], first.votes[k], first.labels)
         over = over_seeds([correct(one.probs[k], one.labels) for one in known]) if several else None
-        paper = curve.paper.get(strength_of(eps))
-        yield Row(curve.label, eps, counts, over, paper, curve.first.across, curve.figure)
+        threat = curve.first.threat
+        paper = curve.paper.get(threat.shown(eps))
+        yield Row(curve.label, eps, counts, over, paper, curve.first.across, curve.figure, threat)
 
 
 def _joined(store: Results, cells: Sequence[Cell], made: dict[str, Mapping[str, Any]]) -> ImageResult | None:
@@ -224,9 +226,16 @@ def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:
     worst = {
         cells[row.curve].defender: row.curve
         for row in sorted(rows, key=lambda row: -row.averaged.estimate)
-        if row.curve in cells and row.eps == min(_WORST_AT, max(cells[row.curve].eps))
+        if row.curve in cells and row.eps == _compared_at(cells[row.curve])
     }
     return tuple(label for label in drawn if label in {*families.values(), *worst.values()})
+
+
+def _compared_at(cell: ImageCell) -> float:
+    """Return the radius at which curves are compared: the largest up to half the usual one, else the smallest."""
+    return max(
+        (eps for eps in cell.attacked_eps if eps <= cell.threat.usual / 2), default=min(cell.attacked_eps, default=0.0)
+    )
 
 
 def _percents(name: str, interval: Interval) -> dict[str, float]:

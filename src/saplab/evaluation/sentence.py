@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from saplab.attacks import FGSM, Iterative, strength_of
+from saplab.attacks import FGSM, Iterative
 from saplab.evaluation.checks import DECISIVE, EXPOSING, Answer
 from saplab.evaluation.comparisons import Comparison
 from saplab.evaluation.evidence import Case, Evidence
@@ -20,13 +20,13 @@ def describe(
         bound, dense: robust accuracy at `eps`, and that of the undefended network, where it is known.
     """
     if eps == 0:
-        return f"Accuracy without an attack is {bound.percent()}; no λ > 0 was run."
+        return f"Accuracy without an attack is {bound.percent()}; no {case.threat.symbol} > 0 was run."
     outcomes = {answer.check.key: answer.check.outcome for answer in answers}
     if masked:
         tail = _masked([c for answer in answers if answer.check.key in EXPOSING for c in answer.failed], eps)
     else:
         tail = _undecided(case, outcomes) if masked is None else _clear(outcomes, dense)
-    return f"Robust accuracy at λ = {strength_of(eps):g} is at most {bound.percent()}{tail}."
+    return f"Robust accuracy at {case.threat.text(eps)}{case.threat.setting} is at most {bound.percent()}{tail}."
 
 
 def _masked(failed: Sequence[Comparison], eps: float) -> str:
@@ -38,7 +38,8 @@ def _masked(failed: Sequence[Comparison], eps: float) -> str:
     if here:
         return f"; the {share} is a masked gradient"
     rest = f"{name_of(shown.second.evidence)} leaves {100 * shown.second.scores.mean():.1f} %"
-    return f"; at λ = {strength_of(shown.second.eps):g} the {share} is a masked gradient: {rest}"
+    threat = shown.second.evidence.threat
+    return f"; at {threat.text(shown.second.eps)} the {share} is a masked gradient: {rest}"
 
 
 def _gap(comparison: Comparison) -> float:
@@ -59,7 +60,8 @@ def _undecided(case: Case, outcomes: Mapping[str, str]) -> str:
     if all(e.noise for e in case.evidence):
         return "; random noise searches for nothing, so an attack is needed to tell more"
     if outcomes.get("rises") == "failed":
-        return "; accuracy rises with λ, so the attack fails somewhere: stronger attacks are needed to tell"
+        rises = f"; accuracy rises with {case.threat.symbol}"
+        return f"{rises}, so the attack fails somewhere: stronger attacks are needed to tell"
     if outcomes.get("unbounded") == "failed":
         return "; an unbounded attack does not reach chance, so it fails somewhere: stronger attacks are needed to tell"
     if any(outcomes.get(key) == "unclear" for key in DECISIVE):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Final, TypeVar
 
+from saplab.attacks import ThreatModel
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.rows import AnyRow, GameRow, Row
 from saplab.evaluation.verdict import Verdict
@@ -43,14 +44,14 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def table_text(rows: Sequence[Row]) -> str:
-    """Lay out accuracies in %, a line for each curve, a column for each λ, and explain the words."""
+    """Lay out accuracies in %, a line for each curve, a column for each radius, and explain the words."""
     drawn = [row for row in rows if not row.across]
-    return f"{_by_strength('accuracy, %', drawn, cell_text)}\n\n{_note(drawn)}"
+    return f"{_by_strength('accuracy, %', drawn, cell_text, drawn[0].threat.symbol)}\n\n{_note(drawn)}"
 
 
-def _by_strength(title: str, rows: Sequence[R], text: Callable[[R], str]) -> str:
+def _by_strength(title: str, rows: Sequence[R], text: Callable[[R], str], symbol: str = "λ") -> str:
     table = pivot(rows, lambda row: row.curve, lambda row: row.strength)
-    head = [title, *(f"λ = {strength_text(strength)}" for strength in columns_of(table))]
+    head = [title, *(f"{symbol} = {strength_text(strength)}" for strength in columns_of(table))]
     return grid(head, [[curve, *cells] for curve, cells in zip(table, texts(table, text), strict=True)])
 
 
@@ -70,13 +71,20 @@ def _note(rows: Sequence[Row]) -> str:
     counts = " to ".join(f"{n:,}" for n in dict.fromkeys((images[0], images[-1])))
     lines = [
         f"{counts} images; ± is the 95 % interval.",
-        "λ: how far the attacker may move each pixel, in steps of 0..255; 0 is the clean image.",
+        radius_text(rows[0].threat),
     ]
     if any(abs(row.single.estimate - row.averaged.estimate) >= _SEEN for row in rows):
         lines.append("The prediction is averaged over many random passes; one pass: without averaging.")
     if any(row.paper is not None for row in rows):
         lines.append("paper: the number that the SAP paper reports for its own network.")
     return "\n".join(lines)
+
+
+def radius_text(threat: ThreatModel) -> str:
+    """Explain what a radius is."""
+    if threat.in_steps:
+        return "λ: how far the attacker may move each pixel, in steps of 0..255; 0 is the clean image."
+    return f"ε: how far the attacker may move each example{threat.setting}; 0 is the clean one."
 
 
 def games_text(rows: Sequence[GameRow]) -> str:
@@ -105,14 +113,15 @@ def rows_text(rows: Sequence[AnyRow]) -> str:
     """Lay out rows of any kind."""
     images = [row for row in rows if isinstance(row, Row)]
     games = [row for row in rows if isinstance(row, GameRow)]
-    parts = (table_text(images) if images else "", games_text(games) if games else "")
-    return "\n\n".join(filter(None, parts))
+    threats = dict.fromkeys(row.threat for row in images)
+    tables = [table_text([row for row in images if row.threat == threat]) for threat in threats]
+    return "\n\n".join([*tables, *([games_text(games)] if games else [])])
 
 
 def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_python) -> str:
     """Write what is left under the worst of all attacks, each check with its evidence, and the sentence."""
     bounds = [
-        f"λ = {strength_text(left.strength)}: under the worst of all attacks {left.accuracy.percent()}"
+        f"{left.threat.text(left.eps)}: under the worst of all attacks {left.accuracy.percent()}"
         f" (strongest: {left.attack})"
         for left in verdict.robust
     ]

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
-from saplab.attacks import eps_of, strength_of
 from saplab.evaluation.comparisons import MARGIN, Point
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval, mean_interval
@@ -20,7 +19,6 @@ COSINE: Final = 1 / 3
 mean, |e|² / 2, outweighs its signal |s|² below c = 1/3."""
 
 NORM: Final = 0.1  # a gradient shorter than a tenth of the undefended network's counts as vanishing
-UNBOUNDED: Final = eps_of(64.0)  # from here an attack should reach chance: the paper's largest radius
 
 _floats = partial(np.asarray, dtype=np.float64)
 
@@ -64,15 +62,15 @@ def gradient_norms(case: Case) -> list[Level]:
 def unbounded(case: Case) -> list[Level]:
     """Return the accuracy that the strongest iterative white-box attack leaves at the largest radius.
 
-    Below `UNBOUNDED` it only counts where it is at chance already: the ball may be too small for more.
+    Below `Case.unbounded` it only counts where it is at chance already: the ball may be too small for more.
     """
     iterative = [e for e in case.own if e.iterative]
     largest = max((e.eps[-1] for e in iterative), default=0.0)
     points = [Point(e, largest) for e in iterative if e.eps[-1] == largest]
     strongest = min(points, key=lambda point: float(point.scores.mean()), default=None)
-    if strongest is None or (largest < UNBOUNDED and strongest.scores.mean() > case.chance):
+    if strongest is None or (largest < case.unbounded and strongest.scores.mean() > case.chance):
         return []
-    label = f"λ = {strength_of(largest):g}: {strongest.evidence.label} leaves"
+    label = f"{case.threat.text(largest)}: {strongest.evidence.label} leaves"
 
     def words(x: Interval) -> str:
         return f"{label} {x.percent()}; chance is {100 * case.chance:.1f} %"

@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from saplab.attacks import eps_of, strength_of
+from saplab.attacks import LINF, ThreatModel
 from saplab.evaluation.checks import Check, answers, is_masked
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.evaluation.sentence import describe
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.worst_case import cross_fit, margins
-
-USUAL: Final = eps_of(8.0)  # radius that the sentence speaks of where it was run: the usual one for CIFAR-10
 
 
 @dataclass(frozen=True)
@@ -24,11 +21,12 @@ class Robust:
     eps: float
     accuracy: Interval  # what all attacks together leave, with its 95 % interval over images
     attack: str  # label of the one that alone leaves least, among those that `accuracy` is of
+    threat: ThreatModel = LINF
 
     @property
     def strength(self) -> float:
-        """Return λ in pixel steps."""
-        return strength_of(self.eps)
+        """Return the number that people read for the radius: λ in pixel steps, or ε in the norm's own unit."""
+        return self.threat.shown(self.eps)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def verdict(
         defended: attacks on the network in question, all on the same images.
         dense: attacks on the undefended network, for the length of its gradient and its own worst case.
         labels: classes (N,), needed where evidence has `halves`.
-        eps: radius that the sentence speaks of; the largest up to 8/255 by default.
+        eps: radius that the sentence speaks of; by default the largest up to the usual one, 8/255 or in L2 0.5.
 
     Raises:
         ValueError: no evidence, other numbers of images, no labels for `halves`, or an `eps` that was not run.
@@ -101,7 +99,7 @@ def _bound(evidence: Sequence[Evidence], known: Sequence[tuple[Evidence, NDArray
         rows = np.concatenate([margin[:, inside] for _, margin, inside in nested], axis=1)
         candidates.append((cross_fit(rows), strongest.label))
     least, label = min(candidates, key=lambda candidate: float(candidate[0].mean()))
-    return Robust(eps, mean_interval(least, confidence=1 - 0.05 / len(candidates)), label)
+    return Robust(eps, mean_interval(least, confidence=1 - 0.05 / len(candidates)), label, evidence[0].threat)
 
 
 def _headline(bounds: Sequence[Robust], eps: float | None) -> Robust:
@@ -111,7 +109,7 @@ def _headline(bounds: Sequence[Robust], eps: float | None) -> Robust:
             raise ValueError(f"`eps` must be one of the radii that were run, {list(by_eps)}, got {eps}")
         return by_eps[eps]
     attacked = [bound for bound in bounds if bound.eps > 0] or list(bounds)
-    return max((b for b in attacked if b.eps <= USUAL), key=lambda b: b.eps, default=attacked[0])
+    return max((b for b in attacked if b.eps <= b.threat.usual), key=lambda b: b.eps, default=attacked[0])
 
 
 def _chance(evidence: Sequence[Evidence], labels: ArrayLike | None) -> float:
@@ -128,5 +126,7 @@ def _check(defended: Sequence[Evidence], dense: Sequence[Evidence], labels: Arra
     images = {e.n for e in (*defended, *dense)} | (set() if labels is None else {len(np.asarray(labels))})
     if labels is None and any(e.halves is not None for e in (*defended, *dense)):
         raise ValueError("`labels` must be given where evidence has `halves`, got None")
+    if len(threats := {e.threat for e in (*defended, *dense)}) > 1:
+        raise ValueError(f"all evidence must be about one threat model, got {len(threats)} of them")
     if len(images) > 1:
         raise ValueError(f"all evidence and `labels` must be about the same images, got {sorted(images)} of them")

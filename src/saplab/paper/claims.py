@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from saplab.attacks import strength_of
 from saplab.evaluation.findings import whole
 from saplab.evaluation.rows import scores_at
 from saplab.metrics import correct, paired_difference
@@ -16,7 +15,7 @@ from saplab.runs import Curve, Results
 Outcome = Literal["holds", "does not hold", "unclear", "not computed"]
 ALIKE: Final = 5.0  # accuracies within 5 points of each other are alike
 
-Measured = Mapping[float, Any]  # by λ: probabilities (N, C) and labels (N,) of images, or a list of points of games
+Measured = Mapping[float, Any]  # by λ or ε: probabilities (N, C) and labels (N,) of images, or points of games
 _Gap = tuple[float, float, float]  # first minus second in points, and its 95 % interval
 
 
@@ -40,15 +39,15 @@ class Judged:
 def measured(store: Results, curve: Curve) -> Measured:
     """Return what is stored of a curve: of images where all of it is, of games each λ at which all are played."""
     if curve.first.kind == "games":
-        found = {strength_of(eps): scores_at(store, curve, eps) for eps in curve.eps}
+        found = {curve.first.threat.shown(eps): scores_at(store, curve, eps) for eps in curve.eps}
         return {strength: scores for strength, scores in found.items() if scores is not None}
     result = whole(store, curve)
     if result is None:
         return {}
-    return {strength_of(e): (p, result.labels) for e, p in zip(curve.first.eps, result.probs, strict=True)}
+    return {curve.first.threat.shown(e): (p, result.labels) for e, p in zip(curve.first.eps, result.probs, strict=True)}
 
 
-def judge(claim: Claim, first: Measured, second: Measured) -> Judged:
+def judge(claim: Claim, first: Measured, second: Measured, symbol: str = "λ") -> Judged:
     """Judge a claim about two curves.
 
     Accuracies are compared by the paired difference over images, calibration by the ends of both intervals, points of
@@ -59,8 +58,8 @@ def judge(claim: Claim, first: Measured, second: Measured) -> Judged:
     gaps = {strength: gap for strength, gap in found.items() if gap is not None}
     if not gaps:
         return Judged(claim, "not computed", "")
-    left = [f"λ = {strength:g} not computed" for strength in claim.strengths if strength not in gaps]
-    evidence = "; ".join([*(_text(claim, strength, gap) for strength, gap in gaps.items()), *left])
+    left = [f"{symbol} = {strength:g} not computed" for strength in claim.strengths if strength not in gaps]
+    evidence = "; ".join([*(f"{symbol} = {strength:g}: {_text(claim, gap)}" for strength, gap in gaps.items()), *left])
     outcomes = {_outcome(claim, gap) for gap in gaps.values()}
     if "does not hold" in outcomes:
         return Judged(claim, "does not hold", evidence)
@@ -89,7 +88,7 @@ def _outcome(claim: Claim, gap: _Gap) -> Outcome:
     return "holds" if low > 0 else "does not hold" if high < 0 else "unclear"
 
 
-def _text(claim: Claim, strength: float, gap: _Gap) -> str:
+def _text(claim: Claim, gap: _Gap) -> str:
     what = " of ECE" if claim.relation == "better calibrated" else ""
     estimate, low, high = (f"{points:+.1f}" for points in gap)
-    return f"λ = {strength:g}: {estimate} points{what} [{low}, {high}]"
+    return f"{estimate} points{what} [{low}, {high}]"

@@ -7,7 +7,7 @@ from typing import TypeVar
 from saplab.attacks import MonteCarlo, parse_attackers, radii_of
 from saplab.defenses import parse_defenses
 from saplab.evaluation.plan import attacked, claim_of, curve
-from saplab.paper.study import Figure, Line, Preset, split_model
+from saplab.paper.study import Figure, Line, Preset, split_model, threat_of
 from saplab.runs import Cell, Curve, ImageCell, Network
 
 C = TypeVar("C", bound=Cell)
@@ -31,9 +31,11 @@ def study_curves(figures: Iterable[Figure], preset: Preset, whole: ImageCell, di
 
 
 def _curve(figure: Figure, line: Line, preset: Preset, whole: ImageCell, digests: Digests) -> Curve:
-    radii = radii_of(figure.strengths or preset.strengths)
+    threat = threat_of(figure)
+    strengths = figure.strengths or preset.strengths
+    radii = radii_of(strengths) if threat.in_steps else strengths
     try:
-        cell = cell_of_line(line, replace(whole, eps=radii), digests, preset.samples, preset.passes)
+        cell = cell_of_line(line, replace(whole, eps=radii, threat=threat), digests, preset.samples, preset.passes)
     except ValueError as error:
         raise ValueError(f"{figure.name}, {line.label}: {error}") from None
     made = curve(line.label, cell, preset.batch, claim=claim_of(cell), figure=figure.name)
@@ -47,7 +49,9 @@ def cell_of_line(line: Line, whole: C, digests: Digests, samples: int, passes: i
     or a defence that cannot be read, or several attacks.
     """
     defender = Network(split_model(line.model)[0], digests[line.model], parse_defenses(line.defense))
-    attackers = parse_attackers(line.attack, MonteCarlo(samples), "self" if line.adversary == "self" else "dense")
+    attackers = parse_attackers(
+        line.attack, MonteCarlo(samples), "self" if line.adversary == "self" else "dense", whole.threat
+    )
     if len(attackers) != 1:
         raise ValueError(f"`attack` must name one attack, got {line.attack!r}")
     cell = replace(whole, defender=defender, passes=passes if defender.random else 1)

@@ -12,7 +12,7 @@ from saplab.evaluation.pictures import examples
 from saplab.evaluation.rows import Summary, summarise
 from saplab.paper.claims import Judged, Outcome, judge, measured
 from saplab.paper.sections import GameSection, ImageSection, Section, section_of
-from saplab.paper.study import Figure, load_figures
+from saplab.paper.study import Figure, load_figures, threat_of
 from saplab.report.charts import DARK, PAGE, PAPER, Theme, to_bytes
 from saplab.report.games import points_chart
 from saplab.report.markdown import change_text, drawing_text, page_text, pivot_text, table_text
@@ -90,7 +90,8 @@ class StudyReport:
 
     def page(self, store: Results) -> str:
         """Return the page's HTML; the store has its pictures."""
-        charts = self.charts(PAGE)
+        charts, curves = self.charts(PAGE), self.request.curves
+        threat = curves[0].first.threat  # of the pictures: one for all
         points = charts.pop("points", None)
         return template("study.html").render(
             title=self.title,
@@ -99,7 +100,8 @@ class StudyReport:
             points=to_bytes(points, "svg").decode() if points else "",
             bundle=vega() if charts else "",
             themes={"light": PAPER, "dark": DARK},
-            examples=examples(store, _firsts(self.request.curves)),
+            examples=examples(store, [curve for curve in _firsts(curves) if curve.first.threat == threat]),
+            threat=threat,
             played=_played(self.request.curves),
             machine=machine(self.summary.made),
         )
@@ -133,7 +135,7 @@ def _judged(store: Results, figure: Figure) -> Iterator[Judged]:
     own = (curve for curve in store.request.curves if curve.figure == figure.name and curve.label in spoken)
     found = {curve.label: measured(store, curve) for curve in own}
     for claim in figure.claims:
-        yield judge(claim, found.get(claim.first, {}), found.get(claim.second, {}))
+        yield judge(claim, found.get(claim.first, {}), found.get(claim.second, {}), threat_of(figure).symbol)
 
 
 def _firsts(curves: Sequence[Curve]) -> list[Curve]:

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import altair as alt
 
+from saplab.attacks import ThreatModel
 from saplab.evaluation.findings import calibration_rows, finished_curves, reliability_records
-from saplab.evaluation.report import by_curve, chart_records
+from saplab.evaluation.report import axis_of, by_curve, chart_records
 from saplab.evaluation.rows import GameRow, Row, Summary
-from saplab.paper.study import Figure
+from saplab.paper.study import Figure, threat_of
 from saplab.report.calibration import reliability_chart
 from saplab.report.charts import PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
 from saplab.report.markdown import accuracy_text, drawing_text, paragraphs, pivot_text, score_text
@@ -29,8 +30,13 @@ class ImageSection:
     diagrams: Sequence[Mapping[str, Any]]
 
     @property
+    def threat(self) -> ThreatModel:
+        """Return norm and bounds in which the radii are measured."""
+        return threat_of(self.figure)
+
+    @property
     def table(self) -> dict[str, dict[float, Row]]:
-        """Return the rows by curve and λ."""
+        """Return the rows by curve and radius, as people read it."""
         return by_curve(self.rows)
 
     @property
@@ -49,11 +55,11 @@ class ImageSection:
         name, title = self.figure.name, "" if theme is PAGE else self.figure.title
         found: dict[str, alt.TopLevelMixin] = {}
         if self.rows:
-            found[name] = accuracy_chart(chart_records(self.rows), theme, title)
+            found[name] = accuracy_chart(chart_records(self.rows), theme, title, axis=axis_of(self.rows))
         if self.against:
-            found[f"{name}-against"] = against_chart(self.against, self.figure.against, theme)
+            found[f"{name}-against"] = against_chart(self.against, self.figure.against, theme, self.threat.symbol)
         if self.diagrams:
-            found[f"{name}-reliability"] = reliability_chart(self.diagrams, theme)
+            found[f"{name}-reliability"] = reliability_chart(self.diagrams, theme, self.threat.symbol)
         return found
 
     @property
@@ -69,7 +75,8 @@ class ImageSection:
     def markdown(self) -> str:
         """Return the section as Markdown."""
         title = self.figure.title
-        numbers = pivot_text("accuracy, %", self.table, lambda row: accuracy_text(row.averaged, row.paper))
+        numbers = pivot_text("accuracy, %", self.table, lambda row: accuracy_text(row.averaged, row.paper),
+                              f"{self.threat.symbol} = {{:g}}")  # fmt: skip
         drawings = (drawing_text(title, name) for name in self.charts(PAPER))
         return paragraphs(f"## {title}", self.figure.note, *drawings, numbers if self.rows else "Not computed.")
 

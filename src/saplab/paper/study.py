@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from saplab.attacks import NormName, ThreatModel
 from saplab.system.files import write_atomically
 
 RELATIONS: Final = ("higher", "lower", "alike", "better calibrated")
@@ -70,9 +71,10 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
 
     Attributes:
         name: as on the command line; also the title where there is none.
-        strengths: λ in pixel steps; None for the preset's.
+        strengths: λ in pixel steps, or radii ε in the norm's own unit where it is not ``linf``; None for the preset's.
         against: of what a second chart shows accuracy, a curve for each λ, at the lines' `at`; "" for no such chart.
         note: a paragraph for the report.
+        norm: in which strengths are measured, ``linf`` or ``l2``, where they must be given.
     """
 
     name: str
@@ -82,9 +84,12 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
     strengths: tuple[float, ...] | None = None
     against: str = ""
     note: str = ""
+    norm: NormName = "linf"
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "title", self.title or self.name)
+        if self.norm != "linf" and self.strengths is None:
+            raise ValueError(f"{self.name}: `strengths` must be given where `norm` is {self.norm}: the presets' are λ")
         places = [(line.series, line.at) for line in self.lines if line.at is not None]
         if self.against and not places:
             raise ValueError(f"{self.name}: `against` needs lines that say where they are, by `at`")
@@ -105,6 +110,11 @@ class _Study(msgspec.Struct, forbid_unknown_fields=True):
         names = [figure.name for figure in self.figure]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"it must hold figures with different names, got {names}")
+
+
+def threat_of(figure: Figure) -> ThreatModel:
+    """Return the norm, within [0, 1], in which a figure's strengths are measured."""
+    return ThreatModel(figure.norm)
 
 
 def read_study(path: str | Path) -> tuple[Figure, ...]:

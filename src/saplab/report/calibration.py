@@ -13,8 +13,8 @@ _SHARES = alt.Scale(domain=[0, 1], nice=False)
 _QUARTERS = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1])
 
 
-def reliability_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
-    """Draw accuracy against confidence, a panel for each strength λ.
+def reliability_chart(records: Records, theme: Theme = PAPER, symbol: str = "λ") -> alt.FacetChart:
+    """Draw accuracy against confidence, a panel for each strength, by its `symbol`.
 
     A record for each curve, strength and bin that holds an image has ``curve``, ``strength``, ``low``, ``high`` (the
     bin's edges), ``confidence``, ``accuracy`` (means in it), ``images`` and ``share`` of all images.
@@ -26,7 +26,7 @@ def reliability_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
         raise ValueError("`records` must hold at least one bin, got none")
     labels = list(dict.fromkeys(record["curve"] for record in records))
     layers, data = _layers(theme), alt.Data(values=list(records))
-    header = alt.Header(title=None, labelExpr="'λ = ' + datum.value", labelColor=theme.ink, labelFontSize=12)
+    header = alt.Header(title=None, labelExpr=f"'{symbol} = ' + datum.value", labelColor=theme.ink, labelFontSize=12)
     if theme is not PAGE:
         rows = alt.Row("curve:N", sort=labels, header=alt.Header(title=None, labelColor=theme.ink, labelFontSize=12))
         return configured(layers.facet(row=rows, column=alt.Column("strength:O", header=header), data=data), theme)

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import altair as alt
 
 Records = Sequence[Mapping[str, Any]]
+
+STRENGTH: Final = "strength λ (pixel steps of 0..255)"  # title of the usual axis
 
 SHAPES = (  # SVG paths in a box from -1 to 1, for the chart and for the page's legend
     "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
@@ -41,11 +43,12 @@ PAGE = Theme("var(--ink)", "var(--grid)", "transparent", tuple(f"var(--curve-{k}
 
 
 def accuracy_chart(
-    records: Records, theme: Theme = PAPER, title: str = "", shown: Sequence[str] | None = None
+    records: Records, theme: Theme = PAPER, title: str = "", shown: Sequence[str] | None = None, axis: str = STRENGTH
 ) -> alt.LayerChart:
-    """Draw accuracy (%) against strength λ: a line, points and a 95 % band for each curve; the paper's numbers hollow.
+    """Draw accuracy (%) against strength: a line, points and a 95 % band for each curve; the paper's numbers hollow.
 
-    λ has a symmetric logarithmic axis, so that 0, 1, 2, 4, … are evenly spaced. The parameter ``shown`` holds the
+    The strength λ has a symmetric logarithmic axis, so that 0, 1, 2, 4, … are evenly spaced; another one, which `axis`
+    names, a linear one. The parameter ``shown`` holds the
     labels of the curves to draw. On the page's theme the chart fills its container and holds all curves, and the page
     makes the legend; elsewhere it holds those shown.
 
@@ -59,7 +62,7 @@ def accuracy_chart(
     labels = _labels(records, shown)
     drawn = alt.param(name="shown", value=list(shown or labels))
     colour = alt.Color("curve:N", scale=in_turn(theme.curves, labels), legend=_legend(theme))
-    base = alt.Chart().encode(x=_strength_axis(records), color=colour)
+    base = alt.Chart().encode(x=_strength_axis(records, axis), color=colour)
     layers = [_intervals(base, records, len(shown or labels)), *_measured(base, labels, theme)]
     if _has_paper(records):
         layers += _papers(base, labels)
@@ -109,11 +112,12 @@ def _heading(title: str, records: Records) -> alt.TitleParams:
     return alt.TitleParams(title, subtitle=f"{images:,} images. Bands or bars: 95 % intervals.{paper}")
 
 
-def _strength_axis(records: Records) -> alt.X:
+def _strength_axis(records: Records, title: str) -> alt.X:
     strengths = sorted({record["strength"] for record in records})
     axis = alt.Axis(values=strengths, labelExpr="toString(datum.value)", labelOverlap=True, labelFlush=False)
-    scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False)
-    return alt.X("strength:Q", title="strength λ (pixel steps of 0..255)", axis=axis, scale=scale)
+    kind: dict[str, Any] = {"type": "symlog", "constant": 1} if title == STRENGTH else {}
+    scale = alt.Scale(domain=[strengths[0], strengths[-1]], nice=False, **kind)
+    return alt.X("strength:Q", title=title, axis=axis, scale=scale)
 
 
 def _percent_axis(field: str) -> alt.Y:
@@ -158,7 +162,7 @@ def _tooltips() -> list[alt.Tooltip]:
         "averaged_percent": "averaged %", "averaged_low": "95 % from", "averaged_high": "95 % to",
         "single_pass_percent": "single pass %", "paper_percent": "paper %",
     }  # fmt: skip
-    first = [alt.Tooltip("curve:N"), alt.Tooltip("strength:Q", title="λ"), alt.Tooltip("images:Q")]
+    first = [alt.Tooltip("curve:N"), alt.Tooltip("strength:Q", title="radius"), alt.Tooltip("images:Q")]
     return first + [alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in numbers.items()]
 
 

@@ -6,8 +6,8 @@ import altair as alt
 from saplab.report.charts import PAGE, PAPER, SHAPES, Records, Theme, configured, in_turn
 
 
-def against_chart(records: Records, what: str, theme: Theme = PAPER) -> alt.TopLevelMixin:
-    """Draw accuracy (%) against a setting, a line and a 95 % band for each strength λ, a panel for each series.
+def against_chart(records: Records, what: str, theme: Theme = PAPER, symbol: str = "λ") -> alt.TopLevelMixin:
+    """Draw accuracy (%) against a setting, a line and a 95 % band for each strength, a panel for each series.
 
     A record for each value of the setting and strength has ``value`` (> 0), ``strength``, ``percent``, ``from``,
     ``to``, and ``series`` where there are several. `what` is the title of the setting's axis, which is logarithmic.
@@ -15,7 +15,7 @@ def against_chart(records: Records, what: str, theme: Theme = PAPER) -> alt.TopL
     """
     if not records:
         raise ValueError("`records` must hold at least one point, got none")
-    layers, data = _layers(records, what, theme), alt.Data(values=list(records))
+    layers, data = _layers(records, what, theme, symbol), alt.Data(values=list(records))
     series = list(dict.fromkeys(record.get("series", "") for record in records))
     if len(series) == 1:
         single = layers.properties(width="container" if theme is PAGE else 520, height=260, data=data)
@@ -26,11 +26,11 @@ def against_chart(records: Records, what: str, theme: Theme = PAPER) -> alt.TopL
     return configured(panels, theme)
 
 
-def _layers(records: Records, what: str, theme: Theme) -> alt.LayerChart:
+def _layers(records: Records, what: str, theme: Theme, symbol: str) -> alt.LayerChart:
     values, strengths = (sorted({record[name] for record in records}) for name in ("value", "strength"))
     axis = alt.Axis(values=values, format="~d", labelOverlap=True)
     scale = alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
-    legend = alt.Legend(title="λ", orient="right", symbolOpacity=1)
+    legend = alt.Legend(title=symbol, orient="right", symbolOpacity=1)
     base = alt.Chart().encode(
         x=alt.X("value:Q", title=what, axis=axis, scale=scale),
         color=alt.Color("strength:N", scale=in_turn(theme.curves, strengths), legend=legend),

@@ -10,7 +10,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 TYPES: Final[Mapping[str, type]] = {  # of columns; others hold floating-point numbers
-    "curve": str, "figure": str, "game": str, "agent": str, "images": int, "games": int, "seeds": int
+    "curve": str, "figure": str, "norm": str, "game": str, "agent": str, "images": int, "games": int, "seeds": int
 }  # fmt: skip
 
 

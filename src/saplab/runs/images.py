@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from saplab.attacks import Attack, Craft
+from saplab.attacks import Attack, Craft, Problem
 from saplab.attacks.threat import check_labels
 from saplab.data.dataset import Dataset
 from saplab.defenses import Prediction, defend, predict_with_votes
@@ -116,12 +116,12 @@ def _crafts(cells: _Cells, inputs: Images, shard: Dataset) -> Iterator[tuple[_Ce
     members: list[Attack] = []
     for cell in cells:
         members += [] if cell.attack in members else [cell.attack]
-    crafts = first.attack.craft(
-        members, adversary, shard.images, shard.labels, first.attacked_eps, first.seed, examples=shard.indices,
-        threat=first.threat,
-    )  # fmt: skip
+    eps = first.attacked_eps
+    problem = Problem.of(
+        adversary, shard.images, shard.labels, eps, first.seed, examples=shard.indices, threat=first.threat
+    )
     before = 0
-    for craft in crafts:
+    for craft in first.attack.craft(members, problem, eps):
         some = [cell for cell in cells if cell.attack == craft.attack]
         yield some, craft, some[0].crafting - before
         before = some[0].crafting
@@ -148,9 +148,9 @@ def _predictions(
 
 
 def _pictures(images: Tensor, cell: ImageCell) -> Tensor:
-    """Return the first examples' images as bytes, (P, H, W, C), where the cell begins the data set."""
-    drawn = images if images.ndim == 4 else images.new_empty(0, 1, 1, 1)
-    low, high = cell.threat.bounds
+    """Return the first examples' images as bytes, (P, H, W, C), where the cell begins the data set; none of tables."""
+    low, high = cell.threat.bounds or (0.0, 1.0)
+    drawn = images if images.ndim == 4 and cell.threat.bounds else images.new_empty(0, 1, 1, 1)
     first = (drawn[: PICTURED if cell.start == 0 else 0] - low) / (high - low)
     return (first * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 

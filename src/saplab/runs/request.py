@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from saplab.attacks import Attack, strength_of
+from saplab.attacks import Attack
 from saplab.defenses import Defense
 from saplab.runs.cell import Cell, Curve, EarlierVersionError, cell_of
 from saplab.system.registry import import_object
@@ -191,6 +191,8 @@ def _facts(curve: Curve) -> dict[str, str]:
     for cells in _runs_of(curve.cells):
         values = {**cells[0].key, "ranges": _bounds(cells), "seed": [one[0].seed for one in curve.seeds]}
         del values["start"], values["stop"]
+        threat = cells[0].threat
+        values[threat.symbol] = ", ".join(f"{threat.shown(eps):g}" for eps in values.pop("eps"))
         for name, text in _leaves(values):
             found.setdefault(name, {})[text] = None
     return {name: ", ".join(texts) for name, texts in found.items()}
@@ -201,8 +203,6 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(inner, f"{name} {key}".strip())
-    elif name == "eps":
-        yield "λ", ", ".join(f"{strength_of(eps):g}" for eps in value)
     elif isinstance(value, list):
         for inner in value:
             yield from _leaves(inner, name)

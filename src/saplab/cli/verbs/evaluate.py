@@ -21,6 +21,8 @@ def evaluate(
     adversary: options.Adversary = "self",
     lambdas: options.Lambda = _STRENGTHS,
     eps: options.Eps = "",
+    norm: options.NormOption = "linf",
+    bounds: options.BoundsOption = "0,1",
     samples: options.Samples = 20,
     backward: options.Backward = "mask",
     average: options.Average = "loss",
@@ -46,7 +48,7 @@ def evaluate(
 ) -> None:
     """Attack a network and measure its accuracy.
 
-    On clean images and at each strength λ, with 95 % intervals, a verdict and a report page.
+    On clean images and at each strength, with 95 % intervals, a verdict and a report page.
 
     Killed and started again, the same command goes on where it stopped and ends with the same numbers.
     """
@@ -57,8 +59,10 @@ def evaluate(
     from saplab.evaluation.evaluate import planned
 
     defenses = parse_defenses(defense)
-    attackers = parse_attackers(attack, MonteCarlo(samples, backward, average, loss), adversary)  # type: ignore[arg-type]
-    strengths = options.radii(lambdas, eps, _STRENGTHS)
+    threat = options.threat_model(norm, bounds)
+    gradient = MonteCarlo(samples, backward, average, loss)  # type: ignore[arg-type]
+    attackers = parse_attackers(attack, gradient, adversary, threat)  # type: ignore[arg-type]
+    strengths = options.radii(lambdas, eps, _STRENGTHS, threat)
     if fail_below is not None and not 0 <= fail_below <= 100:
         raise ValueError(f"`fail_below` must be within [0, 100] %, got {fail_below:g}")
     console = Console(as_json)
@@ -67,8 +71,8 @@ def evaluate(
     dataset = options.load_images(data, network, image_size, limit, console)
     defended = defend(network, *defenses, sites=sites or None) if defenses else network
     job = planned(
-        defended, dataset, attackers, strengths, passes=passes, seed=seed, seeds=seeds, baseline=baseline,
-        precision=precision, batch_size=batch_size, command=command_line(), device=place.kind,
+        defended, dataset, attackers, strengths, threat=threat, passes=passes, seed=seed, seeds=seeds,
+        baseline=baseline, precision=precision, batch_size=batch_size, command=command_line(), device=place.kind,
     )  # fmt: skip
     job = replace(job, engine=place.engine)
     if budget or dry_run:
