@@ -1,10 +1,10 @@
-"""Attack one defended network with saplab and with other libraries, in one run.
+"""Attack one defended network, and undefended ones in L2, with saplab and with other libraries, in one run.
 
     python benchmarks/peers.py [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3]
-        [--passes 20] [--threads 2] [--json PATH]
+        [--passes 20] [--threads 2] [--l2 0.5] [--l2-images 200] [--l2-steps 20] [--json PATH]
 
 All attacks share the network, images, steps, samples per step, step size and backward rule; the adversarial images are
-judged by fresh passes. Needs the extra `peers`; a missing library is left out. `bench.py` compares the gradients alone.
+judged by fresh passes. `--images 0` or `--l2-images 0` leaves a table out. In L2, networks without randomness are attacked (`l2.py`). Needs the extra `peers`; a missing library is left out. `bench.py` compares the gradients alone.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import l2
 import numpy as np
 import torch
 from contenders import ATTACKS, EVERY_STEP, MODULES, OURS, RAND, Attack, Task
@@ -117,7 +118,8 @@ def main() -> None:
     for line in left_out:
         print(f"left out: {line}")
     content: dict[str, Any] = {"machine": info, "arguments": {k: str(v) for k, v in vars(args).items()}}
-    content["attacks"] = {rule: _attacks(args, attacks, rule) for rule in args.backward}
+    content["attacks"] = {rule: _attacks(args, attacks, rule) for rule in args.backward if args.images}
+    content["l2"] = _l2(args)
     save(args.json, content)
 
 
@@ -129,6 +131,15 @@ def _attacks(args: argparse.Namespace, attacks: Mapping[str, Attack], rule: Back
     results = measure_attacks(task, args.rounds, attacks)
     print_attacks(results, task)
     return {name: _plain(result) for name, result in results.items()}
+
+
+def _l2(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    attacks, left_out = installed(l2.ATTACKS, l2.MODULES)
+    for line in left_out:
+        print(f"left out: {line}")
+    x, y = (t[: args.l2_images] for t in saplab.load_cifar10("sample"))
+    tasks = {name: l2.Plain(saplab.load_model(name), x, y, args.l2, args.l2_steps) for name in l2.NETWORKS}
+    return {name: l2.print_l2(task, name, attacks) for name, task in tasks.items() if len(x)}
 
 
 def _plain(result: AttackResult) -> dict[str, Any]:
@@ -146,6 +157,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--l2", type=float, default=0.5)
+    parser.add_argument("--l2-images", type=int, default=200)
+    parser.add_argument("--l2-steps", type=int, default=20)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

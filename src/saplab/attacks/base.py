@@ -187,7 +187,7 @@ class GradientAttack(Attack):
         """Return the attack's name for people: kind, steps, loss, samples, backward rule, other settings."""
         gradient, parts = self.gradient, [self._head()]
         if gradient.loss != "cross-entropy" or self.names_loss:
-            parts.append(_LOSSES.get(gradient.loss, gradient.loss))
+            parts.append(_LOSSES.get(gradient.loss_name, gradient.loss_name))
         if gradient.samples > 1:
             parts.append(f"×{gradient.samples}")
         if rules or gradient.backward == "relaxed":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saplab.attacks.estimate import Estimate, Score, Tally, joined
-from saplab.attacks.losses import LOSSES, TARGETED, LossName
+from saplab.attacks.losses import Loss, LossName, loss_of, read_loss
 from saplab.attacks.passes import Objective, Passes, cut
 from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
@@ -52,7 +52,9 @@ class MonteCarlo:
             whose saturated and stepwise functions have smooth slopes on the way back, SAP or not.
         average: ``loss``: the mean of the losses' gradients (the paper); ``logits``, ``probabilities``: the gradient
             of the loss of the mean logits or of the mean softmax, which runs each pass forward twice.
-        loss: ``cross-entropy``, ``margin`` or ``dlr``; of mean probabilities, it is taken of their logarithm.
+        loss: ``cross-entropy``, ``margin``, ``dlr``, or a function of one's own, (logits (N, C), labels (N,)) -> (N,),
+            also as ``package.module:function``; of mean probabilities, it is taken of their logarithm. Results name a
+            function by its module and source, so it must be defined at the top of a module to be evaluated.
 
     Raises:
         ValueError: an unknown name, or `samples` < 1.
@@ -61,7 +63,7 @@ class MonteCarlo:
     samples: int = 1
     backward: GradientRule = "mask"
     average: Average = "loss"
-    loss: LossName = "cross-entropy"
+    loss: LossName | Loss = "cross-entropy"
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -69,10 +71,15 @@ class MonteCarlo:
         for field, value, known in (
             ("backward", self.backward, GRADIENT_RULES),
             ("average", self.average, get_args(Average)),
-            ("loss", self.loss, tuple(LOSSES)),
         ):
             if value not in known:
                 raise ValueError(f"`{field}` must be one of {', '.join(known)}, got {value!r}")
+        object.__setattr__(self, "loss", read_loss(self.loss))
+
+    @property
+    def loss_name(self) -> str:
+        """Return the loss's name, or that of its function."""
+        return self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", type(self.loss).__name__)
 
     @property
     def cost(self) -> Cost:
@@ -167,9 +174,7 @@ class MonteCarlo:
 
     def _loss(self, batch: Problem) -> Objective:
         labels, targets = batch.labels, batch.targets
-        if targets is None:
-            return lambda z, rows: LOSSES[self.loss](z, labels[rows])
-        return lambda z, rows: TARGETED[self.loss](z, labels[rows], targets[rows])
+        return lambda z, rows: loss_of(self.loss, z, labels[rows], None if targets is None else targets[rows])
 
     def _linear(self, slope: Tensor) -> Objective:
         """Return the loss of the mean output, linearised: its gradient is the vector-Jacobian product with `slope`."""

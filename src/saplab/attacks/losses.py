@@ -1,13 +1,16 @@
 """What an adversary drives up: per-example losses of logits (N, C), labels (N,) and, for the targeted ones, targets."""
 
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saplab.system.registry import import_object
+
 LossName = Literal["cross-entropy", "margin", "dlr"]
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, C), labels (N,) -> (N,)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -59,3 +62,32 @@ TARGETED: Final[dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     "margin": targeted_margin,
     "dlr": targeted_dlr,
 }
+
+
+def read_loss(loss: Any) -> Any:
+    """Return a loss's name, or the function that ``package.module:function`` stands for, or a function as it is.
+
+    Raises:
+        ValueError: an unknown name, or a path where there is no function.
+    """
+    found = import_object(loss) if isinstance(loss, str) and ":" in loss else loss
+    if not (found in LOSSES if isinstance(found, str) else callable(found)):
+        raise ValueError(f"`loss` must be one of {', '.join(LOSSES)}, or a function, got {loss!r}")
+    return found
+
+
+def loss_of(loss: LossName | Loss, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Return the loss (N,) that an attack drives up: away from the labels or, where there are any, towards targets.
+
+    Of a user's function, which knows labels alone, the latter is minus the loss of the target, as of cross-entropy.
+
+    Raises:
+        ValueError: a user's function that returns anything but one number for each example.
+    """
+    if isinstance(loss, str):
+        return LOSSES[loss](logits, labels) if targets is None else TARGETED[loss](logits, labels, targets)
+    found = loss(logits, labels) if targets is None else -loss(logits, targets)
+    if not isinstance(found, Tensor) or found.shape != labels.shape:
+        got = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"`loss` must return one number for each of {len(labels)} examples, got {got}")
+    return found

@@ -153,7 +153,7 @@ class Evidence:
     @property
     def loss(self) -> str:
         """Return the loss that the gradient is of; "" where it is not known."""
-        return str(self.attack.gradient.loss) if isinstance(self.attack, GradientAttack) else ""
+        return self.attack.gradient.loss_name if isinstance(self.attack, GradientAttack) else ""
 
     @property
     def samples(self) -> int:

@@ -14,18 +14,20 @@ from saplab.system.settings import (
     Setting,
     arguments_of,
     is_frozen,
+    is_function,
     nested_fields,
     settings_of,
     text_of,
     unusual_settings,
 )
-from saplab.system.source import source_digest
+from saplab.system.source import callable_digest, source_digest
 
 T = TypeVar("T")
 
 _CALL: Final = re.compile(r"(?P<path>[\w.]+:[A-Za-z_][\w.]*)(?:\((?P<arguments>.*)\))?", re.DOTALL)
 _PLUS: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?<![0-9.][eE])\+""")  # quoted texts hide theirs
-_SOURCE: Final = "class source"  # no field can be called that
+_FUNCTION: Final = " source"  # after the name of a setting that is a function; no field can be called that
+_SOURCE: Final = f"class{_FUNCTION}"
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,14 @@ class Registry(Generic[T]):
     def encode(self, value: T) -> dict[str, Any]:
         """Return an object as plain values: its class's name, all settings, and what its own source hashes to.
 
-        The source is left out for classes of saplab, whose numbers have versions.
+        Functions among the settings are named ``package.module:function``, and have their source beside them. It is
+        left out for classes and functions of saplab, whose numbers have versions.
+
+        Raises:
+            ValueError: a function that cannot be named.
         """
-        kind = type(value)
-        source = {_SOURCE: digest} if (digest := source_digest(kind)) else {}
-        return {"class": self.name_of(kind), **source, **{s.name: s.value(value) for s in settings_of(kind)}}
+        settings = {s.name: s.value(value) for s in settings_of(type(value))}
+        return {"class": self.name_of(type(value)), **_sources(value), **settings}
 
     def decode(self, values: Mapping[str, Any]) -> T:
         """Return the object that `encode` described; ValueError for other settings or a class that has changed."""
@@ -164,7 +169,23 @@ class Registry(Generic[T]):
         kind = self.find(str(settings.pop("class", "")))
         if settings.pop(_SOURCE, "") != source_digest(kind):
             raise ValueError(f"the source of `{self.kind}` {self.name_of(kind)} has changed since this was stored")
-        return self.make(kind, settings)
+        stored = {name: settings.pop(name) for name in list(settings) if name.endswith(_FUNCTION)}
+        found = self.make(kind, settings)
+        now = _sources(found)
+        for name in {**stored, **now}:
+            if name != _SOURCE and stored.get(name) != now.get(name):
+                what = f"{name.removesuffix(_FUNCTION)} of `{self.kind}` {self.name_of(kind)}"
+                raise ValueError(f"the source of the {what} has changed since this was stored")
+        return found
+
+
+def _sources(value: Any) -> dict[str, str]:
+    """Return what the source of an object's class, and of functions among its settings, hashes to."""
+    found = {_SOURCE: source_digest(type(value))}
+    for setting in settings_of(type(value)):
+        if is_function(own := setting.of_owner(value)):
+            found[f"{setting.name}{_FUNCTION}"] = callable_digest(own)
+    return {name: digest for name, digest in found.items() if digest}
 
 
 class Named:

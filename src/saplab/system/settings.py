@@ -2,10 +2,12 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
+from operator import attrgetter
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -22,9 +24,13 @@ class Setting:
     default: Any  # `dataclasses.MISSING` where a value must be given
     of: str = ""  # name of the class's own field whose dataclass the setting belongs to; "" for a field of the class
 
+    def of_owner(self, owner: Any) -> Any:
+        """Return the setting's value in an object of the class, as it is."""
+        return getattr(getattr(owner, self.of) if self.of else owner, self.name)
+
     def value(self, owner: Any) -> Any:
         """Return the setting's value in an object of the class, as a plain one."""
-        return _plain(getattr(getattr(owner, self.of) if self.of else owner, self.name), self.hint)
+        return _plain(self.of_owner(owner), self.hint)
 
     def typed(self, value: Any) -> Any:
         """Return the value that a text, a literal or a decoded value stands for; ValueError for another type."""
@@ -89,12 +95,32 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _plain(value: Any, hint: Any) -> Any:
-    """Return NumPy's numbers as Python's, and whole numbers as floats where those are meant."""
+    """Return NumPy's numbers as Python's, whole numbers as floats where those are meant, functions as their paths."""
     if isinstance(value, Mapping):
         return {key: _plain(one, hint) for key, one in value.items()}
+    if is_function(value):
+        return path_of(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) and float not in (hint, *get_args(hint)) else float(value)
+
+
+def is_function(value: Any) -> bool:
+    """Return whether a setting's value is a function or anything else that is called."""
+    return callable(value) and not isinstance(value, type)
+
+
+def path_of(function: Any) -> str:
+    """Return ``package.module:function``; ValueError for a function that is not found there, such as a lambda."""
+    name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "")
+    try:
+        found = attrgetter(name)(sys.modules[module])
+    except (AttributeError, KeyError):
+        found = None
+    if found is not function:
+        got = f"{module}:{name}" if name else repr(function)
+        raise ValueError(f"a function must be defined at the top of a module to be named in results, got {got}")
+    return f"{module}:{name}"
 
 
 def _type_words(hint: Any) -> str:
