@@ -198,6 +198,13 @@ def test_a_damaged_cell_is_named_and_computed_again(workplace: Path, reference: 
         (["--lambda", "0,300"], "within [0, 255]"),
         (["--lambda", "0,zero"], "numbers joined by commas"),
         (["--lambda", "1,1"], "twice"),
+        (["--eps", "2"], "`eps` must be within [0, 1], got 2"),
+        (["--norm", "l1"], "`norm` must be one of linf, l2, got 'l1'"),
+        (["--norm", "l2", "--lambda", "4"], "`lambda` counts pixel steps of [0, 1] images in L∞; give `eps` 0.5 in L2"),
+        (["--norm", "l2", "--attack", "pgd:lambda=64"], "`lambda` counts pixel steps of [0, 1] images in L∞"),
+        (["--bounds", "none"], "`eps` must be given where `bounds` is None"),
+        (["--bounds", "0"], "`bounds` must be two numbers joined by a comma, such as 0,1, or none, got '0'"),
+        (["--bounds", "0,0.5"], "`images` must lie in [0, 0.5]"),
         (["--samples", "0"], "`samples` must be >= 1"),
         (["--passes", "0"], "`passes` must be >= 1"),
         (["--backward", "through"], "`backward` must be one of"),
@@ -263,6 +270,25 @@ def test_clean_images_and_either_unit_and_spelling(workplace: Path, runner: "Run
     assert shown.splitlines()[1:] == runner.out.splitlines()[2:]
     code, stderr = runner(workplace, [*options, "--eps", "8/255", "--lambda", "8", "--out", "units"])
     assert (code, "give one of them" in stderr) == (2, True)
+
+
+def test_l2_is_said_in_its_own_unit(workplace: Path, runner: "Runner") -> None:
+    options = [*command()[3:], "--limit", "10", "--norm", "l2", "--attack", "fgsm+noise"]
+    assert runner(workplace, [*options, "--eps", "0.25,1", "--out", "l2"])[0] == 0
+    assert re.fullmatch(r"accuracy, % +ε = 0 +ε = 0\.25 +ε = 1", runner.out.splitlines()[0])
+    assert "Robust accuracy at ε = 0.25 in L2 is at most" in runner.out  # the largest up to the usual 0.5
+    assert "λ" not in runner.out
+    assert "--eps " in runner.out  # in the advice
+    assert "--lambda" not in runner.out
+    code, stderr = runner(workplace, [*options[:-2], "--eps", "0.25,1", "--out", "l2", "--norm", "linf"])
+    assert code == 2
+    assert "holds another request" in stderr
+    net, data = load_model("mine:small"), np.load("data.npz")
+    found = evaluate(
+        defend(net, SAP(100)), data["images"][:10], data["labels"][:10], ["fgsm", "noise"], [0.25, 1.0], "l2",
+        samples=3, passes=4, out="l2", progress=False,
+    )  # fmt: skip
+    assert [curve.eps for curve in found.request.curves] == [(0.0, 0.25, 1.0)] * len(found.request.curves)
 
 
 def test_parts_of_the_users_are_named_by_their_module(workplace: Path, runner: "Runner") -> None:

@@ -56,7 +56,9 @@ def record_of(report: "Report") -> dict[str, Any]:
 
 def _verdict_record(verdict: "Verdict") -> dict[str, Any]:
     checks = [{**vars(check), "how": in_options(check.how) if check.how else ""} for check in verdict.checks]
-    robust = [{"strength": bound.strength, **asdict(bound)} for bound in verdict.robust]
+    robust = [
+        {"strength": bound.strength if bound.threat.in_steps else None, **asdict(bound)} for bound in verdict.robust
+    ]
     return {"finding": verdict.sentence, "robust": robust, "checks": checks}
 
 
