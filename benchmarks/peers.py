@@ -4,8 +4,8 @@
         [--passes 20] [--threads 2] [--l2 0.5] [--l2-images 200] [--l2-steps 20] [--json PATH]
 
 All attacks share the network, images, steps, samples per step, step size and backward rule; the adversarial images are
-judged by fresh passes. In L2, networks without randomness are attacked (`l2.py`). `--images 0` or `--l2-images 0` leaves a
-table out. Needs the extra `peers`; a missing library is left out. `bench.py` compares the gradients alone.
+judged by fresh passes. In L2 undefended networks are met (`l2.py`). `--images 0` or `--l2-images 0` leaves a table
+out. Needs the extra `peers`; a missing library is left out. `bench.py` compares the gradients alone.
 """
 
 import argparse

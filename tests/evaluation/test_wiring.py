@@ -153,7 +153,7 @@ def test_every_column_of_a_stochastic_row():
     assert list(record) == [
         "curve", "strength", "images", "averaged_percent", "averaged_low", "averaged_high", "single_pass_percent",
         "single_pass_low", "single_pass_high", "majority_percent", "all_of_10_percent", "any_of_10_percent", "seeds",
-        "over_seeds_low", "over_seeds_high", "paper_percent", "figure",
+        "over_seeds_low", "over_seeds_high", "paper_percent", "figure", "norm", "eps",
     ]  # fmt: skip
     assert (record["curve"], record["strength"], record["images"], record["figure"]) == ("SAP", 2.0, 4, "")
     assert record["averaged_percent"] == 50.0
