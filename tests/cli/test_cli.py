@@ -19,6 +19,7 @@ from saplab.cli.advice import in_options
 from saplab.cli.console import Console, _lines
 from saplab.cli.errors import explain, guarded
 from saplab.cli.options import radii
+from saplab.data.load import load_data
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.result import load
 
@@ -208,6 +209,30 @@ def test_a_closed_pipe_is_silent(words):
         command = [sys.executable, "-c", TALKATIVE, words]
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, encoding="utf-8", check=False)
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors of POSIX")
+@pytest.mark.parametrize(
+    ("closed", "code", "line"),
+    [
+        (">&-", 2, "saplab: error: the standard output is closed; write >/dev/null where it is not wanted\n"),
+        (">/dev/full", 2, "saplab: error: [Errno 28] No space left on device\n"),
+        ("2>&-", 0, ""),
+        (">/dev/full 2>/dev/full", 2, ""),
+    ],
+)
+def test_a_closed_or_full_output_is_one_line(closed, code, line):
+    command = f'"{sys.executable}" -c "$TALKATIVE" talk {closed} | cat >/dev/null; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "TALKATIVE": TALKATIVE}, stderr=subprocess.PIPE, encoding="utf-8",
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, line)
+
+
+def test_the_home_of_nobody_is_a_mistake():
+    with pytest.raises(ValueError, match="`data` ~nobody-has-this-name/x names a user whose home folder is not known"):
+        load_data("~nobody-has-this-name/x")
 
 
 def test_a_terminal_without_greek_letters_is_no_error():

@@ -11,6 +11,7 @@ from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.norms import Bounds, NormName
 from saplab.attacks.problem import Problem
 from saplab.attacks.threat import ThreatModel
+from saplab.data.given import Array
 from saplab.system.registry import Named, Registry
 from saplab.system.settings import unusual_settings
 
@@ -51,9 +52,9 @@ class Attack(Named, ABC):
         cls.title = vars(cls).get("title", cls.__name__)
 
     def __call__(
-        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: int = 0, *,
+        self, adversary: nn.Module, images: Array, labels: Array, eps: float, seed: int = 0, *,
         examples: Tensor | None = None, norm: NormName = "linf", bounds: Bounds = (0.0, 1.0),
-        targets: Tensor | None = None,
+        targets: Array | None = None,
     ) -> Tensor:  # fmt: skip
         """Return `images` (N, C, H, W) perturbed within `eps` and `bounds`; see `curve`."""
         return next(
@@ -63,9 +64,9 @@ class Attack(Named, ABC):
         )
 
     def curve(
-        self, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float], seed: int = 0, *,
+        self, adversary: nn.Module, images: Array, labels: Array, eps: Sequence[float], seed: int = 0, *,
         examples: Tensor | None = None, norm: NormName = "linf", bounds: Bounds = (0.0, 1.0),
-        targets: Tensor | None = None,
+        targets: Array | None = None,
     ) -> Iterator[Tensor]:  # fmt: skip
         """Yield perturbed images for each of `eps`, in that order.
 

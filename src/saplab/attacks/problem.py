@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from saplab.attacks.threat import LINF, ThreatModel
+from saplab.data.given import Array, given_images, given_labels
 from saplab.defenses.defended import is_random
-from saplab.defenses.prediction import numbered
+from saplab.defenses.prediction import for_network, numbered
 from saplab.rng.streams import pass_streams, stream_key
 
 
@@ -39,8 +40,8 @@ class Problem:
 
     @classmethod
     def of(
-        cls, adversary: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[float] = (), seed: int = 0, *,
-        examples: Tensor | None = None, threat: ThreatModel = LINF, targets: Tensor | None = None,
+        cls, adversary: nn.Module, images: Array, labels: Array, eps: Sequence[float] = (), seed: int = 0, *,
+        examples: Tensor | None = None, threat: ThreatModel = LINF, targets: Array | None = None,
         batch_size: int | None = None,
     ) -> "Problem":  # fmt: skip
         """Check what is asked and return the problem; examples are numbered 0..N-1 by default.
@@ -48,12 +49,15 @@ class Problem:
         Raises:
             ValueError: images, labels or radii that `threat` refuses, or bad `seed`, `examples` or `targets`.
         """
-        threat.check(images, labels, eps)
+        points = for_network(adversary, given_images(images))
+        wanted = given_labels(labels, len(points)).to(points.device)
+        threat.check(points, wanted, eps)
         stream_key(seed)
-        if targets is not None and (targets.shape != labels.shape or bool((targets == labels).any())):
-            raise ValueError(f"`targets` must be {len(labels)} classes, none of them its example's label")
-        numbers = numbered(examples, len(images))
-        return cls(adversary, images.detach(), labels, numbers, seed, threat, targets, batch_size)
+        towards = None if targets is None else given_labels(targets, len(points), "targets").to(points.device)
+        if towards is not None and bool((towards == wanted).any()):
+            raise ValueError(f"`targets` must be {len(points)} classes, none of them its example's label")
+        numbers = numbered(examples, len(points))
+        return cls(adversary, points, wanted, numbers, seed, threat, towards, batch_size)
 
     @cached_property
     def random(self) -> bool:

@@ -1,7 +1,9 @@
 """The command line: one file a verb, a function of the same name; heavy imports wait until a verb runs."""
 
 import io
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,6 +51,8 @@ def main() -> None:
     """Run the command line and exit: 0, 2 for a user's mistake, 130 on Ctrl-C."""
     end_on_interrupt()
     keep_freed_memory()
+    if sys.stderr is None:  # closed by whoever started this: 2>&-
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without λ shows ?

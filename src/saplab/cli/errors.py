@@ -1,4 +1,4 @@
-"""How the command ends: one line for a user's mistake, 130 within two seconds of Ctrl-C, silence on a closed pipe."""
+"""How the command ends: one line for a user's mistake, 130 within two seconds of Ctrl-C, silence on a broken pipe."""
 
 import os
 import signal
@@ -24,21 +24,42 @@ def guarded(command: Callable[[], object]) -> int:
     the traceback where the environment has SAPLAB_DEBUG=1. Other errors are bugs and pass through.
     """
     try:
-        result = command()
-        sys.stdout.flush()
+        result = _shown(command)
     except KeyboardInterrupt:
         result = INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter's last flush goes
+        _give_up_streams()
         return CLOSED_PIPE
     except Exception as error:
         if os.environ.get("SAPLAB_DEBUG") == "1" or not (line := explain(error)):
             raise
-        tell(f"error: {line}")
+        with suppress(OSError):
+            tell(f"error: {line}")
+        _give_up_streams()
         return MISTAKE
     if result == INTERRUPTED:
         tell("interrupted")
     return result if isinstance(result, int) else 0
+
+
+def _shown(command: Callable[[], object]) -> object:
+    """Run a command whose output arrives."""
+    if sys.stdout is None:
+        raise ValueError("the standard output is closed; write >/dev/null where it is not wanted")
+    result = command()
+    sys.stdout.flush()
+    return result
+
+
+def _give_up_streams() -> None:
+    """Let nothing come of what can no longer be written, such as the interpreter's last flush."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def explain(error: Exception) -> str:

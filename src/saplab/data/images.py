@@ -69,7 +69,7 @@ def load_folder(path: str | Path, cut: Cut, limit: int | None = None) -> Dataset
     Raises ValueError for no class, a class without pictures, a picture that cannot be read, whose range is not known
     or whose shape is absurd, more pictures than memory holds, or if Pillow is missing.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is missing: expected a folder with a subfolder for each class")
     if limit is not None and limit < 1:

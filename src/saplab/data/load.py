@@ -27,13 +27,13 @@ def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Da
     if spec.startswith("cifar10:"):
         return _cifar10("CIFAR-10 test", "test", cifar10_root(spec))
     if spec.endswith(".npz"):
-        return load_npz(spec)
-    if spec and Path(spec).expanduser().is_dir():
+        return load_npz(_expanded(spec))
+    if spec and _expanded(spec).is_dir():
         if cut is None:
             raise ValueError(
                 f"`image-size` must be given for the folder of pictures {spec}: this network names no size"
             )
-        return load_folder(spec, cut, limit)
+        return load_folder(_expanded(spec), cut, limit)
     raise ValueError(f"`data` must be 'sample', 'cifar10:DIR', a path that ends in .npz or a folder, got {spec!r}")
 
 
@@ -56,7 +56,15 @@ def cifar10_root(spec: str) -> Path:
     kind, _, root = spec.partition(":")
     if kind != "cifar10" or not root:
         raise ValueError(f"`data` must be 'cifar10:DIR', got {spec!r}")
-    return Path(root).expanduser()
+    return _expanded(root)
+
+
+def _expanded(path: str) -> Path:
+    """Return a path with the home folder that a leading ~ or ~user stands for."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"`data` {path} names a user whose home folder is not known") from None
 
 
 def _cifar10(name: str, split: Split, root: Path | None) -> Dataset:

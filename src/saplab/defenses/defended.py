@@ -14,6 +14,7 @@ from torch._compile import _disable_dynamo
 from saplab.defenses.base import Defense
 from saplab.defenses.checkpoints import refuse_checkpoint, signs
 from saplab.defenses.drawing import Drawing, GradientRule, check_rule, current, fresh
+from saplab.defenses.histories import with_history
 from saplab.defenses.relaxed import relaxing
 from saplab.defenses.site_mode import MOST_DEFENSES, Pass, Plan, SiteMode
 from saplab.defenses.sites import Site, SiteTable, announce_modules, is_announcement
@@ -305,8 +306,8 @@ def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
 
 
 def _view(model: nn.Module) -> nn.Module:
-    """Copy the tree of modules, and share every parameter and buffer."""
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    """Copy the tree of modules, and share every parameter, buffer and tensor with a history."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers(), *with_history(model))}
     return copy.deepcopy(model, shared)
 
 

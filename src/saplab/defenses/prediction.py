@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from saplab.data.given import Array, given_images
 from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import drawing
 from saplab.defenses.parallel import over_threads
@@ -32,8 +33,8 @@ class Prediction:
 
 
 def predict(
-    model: nn.Module, images: Tensor, passes: int = 100, seed: int = 0, *, examples: Tensor | None = None,
-    batch_size: int = BATCH,
+    model: nn.Module, images: Array, passes: int = 100, seed: int = 0, *, examples: Tensor | None = None,
+    batch_size: int = BATCH, bounds: tuple[float, float] | None = (0.0, 1.0),
 ) -> Tensor:  # fmt: skip
     """Average softmax over `passes` stochastic passes.
 
@@ -46,14 +47,21 @@ def predict(
         seed: of the defence's draws.
         examples: (N,) number of each image, 0..N-1 by default.
         batch_size: images of one forward pass.
+        bounds: lowest and highest valid value; None for a network of other inputs.
 
     Returns:
         (N, classes) float32 probabilities.
 
     Raises:
-        ValueError: no images, `passes` < 1, bad `examples`, a network in training mode or one that does not return
-            logits.
+        ValueError: no images or values outside the bounds, `passes` < 1, bad `examples`, a network in training mode
+            or of half precision, or one that does not return finite logits.
     """
+    images = for_network(model, given_images(images))
+    if bounds is not None and len(images):
+        least, most = float(images.min()), float(images.max())
+        if not bounds[0] <= least <= most <= bounds[1]:
+            wanted = f"[{bounds[0]:g}, {bounds[1]:g}] (see `bounds`)"
+            raise ValueError(f"`images` must lie in {wanted}, got values from {least:g} to {most:g}")
     return predict_with_votes(model, images, passes, seed, examples=examples, batch_size=batch_size).probs
 
 
@@ -95,6 +103,8 @@ def _average(
         if pass_ + 1 == max(1, passes // 2):
             half = total / (pass_ + 1)
     check_finite()
+    if not total.isfinite().all():
+        raise ValueError("the network must return finite logits, got NaN or infinity")
     return (total / passes).cpu(), votes.cpu(), half.cpu(), single.cpu()
 
 
@@ -106,6 +116,14 @@ def numbered(examples: Tensor | None, count: int) -> Tensor:
     if examples.shape != (count,) or not whole or not 0 <= int(examples.min()) <= int(examples.max()) < EXAMPLES:
         raise ValueError(f"`examples` must be {count} integers within [0, 2^32), got {examples}")
     return examples
+
+
+def for_network(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images in the precision of the network's weights; ValueError for half precision, which loses steps."""
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
+    if kind not in (torch.float32, torch.float64):
+        raise ValueError(f"the network must be of float32 or float64, got {kind}; call .float() first")
+    return images.to(kind)
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saplab.attacks import LINF, Attack, Attacker, Bounds, MonteCarlo, NormName, ThreatModel, attackers_of
 from saplab.data.dataset import Dataset
+from saplab.data.given import Array, given_images, given_labels
 from saplab.data.load import load_data
 from saplab.defenses.defended import defenses_of, plan_of, undefended
 from saplab.evaluation.plan import plan
@@ -22,7 +22,6 @@ from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
 
-Array = Tensor | NDArray[Any]
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
 _WORK: Final = {"images": "network passes", "games": "games"}  # the unit of each kind's work
@@ -168,18 +167,15 @@ def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
 
 
 def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) -> Dataset:
-    pictures, wanted = torch.as_tensor(images), torch.as_tensor(labels)
-    if pictures.ndim < 2 or len(pictures) != len(wanted):
-        shapes = f"{tuple(pictures.shape)} and {tuple(wanted.shape)}"
-        raise ValueError(f"`images` and `labels` must be as many, got {shapes}")
-    if wanted.is_floating_point():
-        raise ValueError(f"`labels` must be integers, got {wanted.dtype}")
-    pictures, wanted = pictures.detach().float().cpu(), wanted.cpu()
+    pictures = given_images(images).float().cpu()
+    if pictures.ndim < 2:
+        raise ValueError(f"`images` must be (N, …), got {tuple(pictures.shape)}")
+    wanted = given_labels(labels, len(pictures)).cpu()
     numbers = _numbers(pictures) if examples is None else torch.as_tensor(examples)
     if numbers.shape != (len(pictures),) or numbers.is_floating_point():
         got = f"{numbers.dtype} of shape {tuple(numbers.shape)}"
         raise ValueError(f"`examples` must be {len(pictures)} integers, got {got}")
-    return Dataset("images", pictures, wanted.long(), numbers.long(), tuple(map(str, classes)))
+    return Dataset("images", pictures, wanted, numbers.long(), tuple(map(str, classes)))
 
 
 def _numbers(images: Tensor) -> Tensor:
