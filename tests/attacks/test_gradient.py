@@ -218,8 +218,8 @@ def test_what_is_not_finite_is_an_error(images: Tensor) -> None:
 
 
 def test_bad_targets_are_refused(problem: Problem) -> None:
-    for targets in (LABELS, (LABELS + 1)[:3]):
-        with pytest.raises(ValueError, match="`targets` must be 9 classes, none of them its example's label"):
+    for targets, message in ((LABELS, "9 classes, none of them its example's label"), ((LABELS + 1)[:3], "9 integers")):
+        with pytest.raises(ValueError, match=f"`targets` must be {message}"):
             Problem.of(problem.adversary, problem.images, LABELS, targets=targets)
     with pytest.raises(ValueError, match=r"`targets` must lie in 0\.\.4"):
         MonteCarlo().estimate(replace(problem, targets=LABELS + 5))

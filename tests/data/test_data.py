@@ -1,8 +1,10 @@
 """Loaders: both layouts of CIFAR-10, the packaged sample, .npz files, and what is refused."""
 
 import hashlib
+import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -323,3 +325,23 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
 
 def test_records_know_their_number() -> None:
     assert len(Records(np.zeros((4, 3, 32, 32), np.uint8), np.zeros(4, np.int64), np.arange(4))) == 4
+
+
+def test_a_damaged_header_of_an_array_is_one_line(tmp_path: Path) -> None:
+    """NumPy reads the header before the archive's checksum is compared, and an open bracket is a TokenError there."""
+    header = io.BytesIO()
+    np.save(header, np.zeros((2, 3, 4, 4), np.uint8))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue().replace(b"}", b"("))
+    with pytest.raises(ValueError, match=r"x\.npz is no readable NumPy archive of plain numbers") as caught:
+        load_npz(tmp_path / "x.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_larger_than_memory_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "x.npz", images=np.zeros((2, 3, 32, 32), np.uint8), labels=np.zeros(2, np.int64))
+    monkeypatch.setattr("saplab.data.npz.physical_memory", lambda: 5 * 6_000)
+    with pytest.raises(ValueError, match=r"x\.npz is no readable .*: it needs 0 GiB, and the machine has 0"):
+        load_npz(tmp_path / "x.npz")
+    monkeypatch.undo()
+    assert len(load_npz(tmp_path / "x.npz")) == 2

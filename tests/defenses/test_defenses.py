@@ -329,9 +329,9 @@ def test_predictions_that_cannot_be_made(net: nn.Module, images: Tensor) -> None
     with pytest.raises(ValueError, match="`passes` must be >= 1, got 0"):
         saplab.predict(net, images, passes=0)
     with pytest.raises(ValueError, match="must return a tensor of logits"):
-        saplab.predict(Calls(lambda x: (x, x)), torch.randn(2, 6))  # type: ignore[arg-type, return-value]
+        saplab.predict(Calls(lambda x: (x, x)), torch.rand(2, 6))  # type: ignore[arg-type, return-value]
     with pytest.raises(ValueError, match="must return logits"):
-        saplab.predict(Calls(lambda x: x.sum(1)), torch.randn(2, 6))
+        saplab.predict(Calls(lambda x: x.sum(1)), torch.rand(2, 6))
     with pytest.raises(ValueError, match=r"training mode \(layer 'bn1'\)|training mode"):
         saplab.predict(preact_resnet20().train(), torch.rand(1, 3, 32, 32))
 

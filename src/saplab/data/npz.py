@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from saplab.data.dataset import Dataset
+from saplab.system.memory import physical_memory
 
 _CHANNELS = (1, 3)
 
@@ -33,13 +34,22 @@ def load_npz(path: str | Path) -> Dataset:
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _require_memory(archive.zip)
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is no readable NumPy archive of plain numbers: {error}") from None
+    except Exception as error:  # a damaged archive can raise nearly anything
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no readable NumPy archive of plain numbers: {reason}") from None
     for name in ("images", "labels"):
         if name not in arrays:
             raise ValueError(f"{path} must hold `{name}`, got {', '.join(sorted(arrays)) or 'nothing'}")
     return arrays
+
+
+def _require_memory(archive: zipfile.ZipFile) -> None:
+    """Refuse what the machine cannot hold, as bytes and as float32, before it is unpacked."""
+    need, have = 5 * sum(info.file_size for info in archive.infolist()), physical_memory()
+    if have is not None and need > have:
+        raise ValueError(f"it needs {need / 2**30:.0f} GiB, and the machine has {have / 2**30:.0f}")
 
 
 def _checked_images(path: Path, images: np.ndarray) -> torch.Tensor:
