@@ -77,7 +77,7 @@ def test_any_size_and_number_of_channels(text: str, shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("text", EVERY)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_type_of_the_image_stays(text: str, dtype: torch.dtype) -> None:
     x = images(4, 3, 16, 16).to(dtype)
     out = changed(text, x)

@@ -306,7 +306,7 @@ def test_what_is_stored_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="noise has no setting 'a'; it has none"):
         Attack.registry.parse("noise:a=1")
     for stored in ({}, {"class": "nope"}, {"class": "fgsm"}):
-        with pytest.raises(ValueError, match="must be one of .*dropout"):
+        with pytest.raises(ValueError, match=r"must be one of .*dropout"):
             Defense.registry.decode(stored)
     values: Mapping[str, Any] = {"class": "sap", "percent": 3, "colour": 1}
     with pytest.raises(ValueError, match="no setting 'colour'"):

@@ -106,7 +106,8 @@ class Images:
                     classes = logits(network_of(network, self.models), one).shape[1]
             except (RuntimeError, AssertionError) as error:  # what layers raise on an image of another shape
                 reason = str(error).strip().partition("\n")[0]
-                raise ValueError(f"the network cannot take an image of shape {tuple(one.shape)}: {reason}") from error
+                what = f"the network behind {network.label}" if network.defenses else "the network"
+                raise ValueError(f"{what} cannot take an image of shape {tuple(one.shape)}: {reason}") from error
             check_labels(self.data.labels, classes)
 
 
