@@ -14,7 +14,8 @@ from numba import njit
 from torch import Tensor
 
 from saplab.pruning.cpu import _mass, _one_minus_exp
-from saplab.rng.simd import BLOCK, fill_words, full_width, scalar_kernel, select, vector_kernel
+from saplab.rng.compiled import scalar_kernel, vector_kernel
+from saplab.rng.simd import BLOCK, fill_words, full_width, select
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 

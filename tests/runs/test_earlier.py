@@ -33,7 +33,9 @@ def assert_put_aside(root, kind, store):
     aside = root / "earlier-version"
     assert store.note == f"results of an earlier version of saplab are now in {aside}; computing again"
     assert names(aside) == set(FILES[kind])
-    assert names(root) - {f"earlier-version/{name}" for name in FILES[kind]} == {"agent.safetensors", "request.json"}
+    assert names(root) - {f"earlier-version/{name}" for name in FILES[kind]} == {
+        ".lock", "agent.safetensors", "request.json"
+    }  # fmt: skip
     assert store.survey().missing == make_request().cells
 
 
@@ -63,7 +65,10 @@ def test_a_move_that_is_killed_goes_on(tmp_path, kind, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", killed)
-            patch.setattr("saplab.runs.store.write_atomically", lambda path, content, left=left: next(left))
+            patch.setattr(
+                "saplab.runs.store.write_atomically",
+                lambda path, content, left=left: (next(left), path.write_bytes(content)),
+            )
             try:
                 Store.open(root, make_request())
             except StopIteration:

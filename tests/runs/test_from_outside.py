@@ -54,7 +54,7 @@ def test_classes_that_workers_cannot_import_are_named(tmp_path, monkeypatch):
     import_outside(outside, monkeypatch)
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(outside)])
     store = run_outside(tmp_path, Workers(1, 1))
-    assert {note["reason"] for note in failures(store.root)} == {
+    assert {note.reason for note in failures(store.root)[0]} == {
         "ModuleNotFoundError: No module named 'outside_defence'"
     }
     assert len(store.survey().missing) == 3

@@ -159,7 +159,7 @@ def test_a_cell_that_fails_is_noted_and_the_others_are_played(agents, toys, tmp_
     (failed,) = run(store, agents)
     assert failed.group == (strange,)
     assert store.survey().missing == (strange,)
-    assert [(note["cells"], note["tries"]) for note in failures(tmp_path)] == [([strange.digest], 1)]
+    assert [(note.cells, note.tries) for note in failures(tmp_path)[0]] == [((strange.digest,), 1)]
 
 
 def test_a_result_comes_back_as_it_was_and_damage_is_seen(tmp_path):

@@ -15,7 +15,7 @@ from saplab.runs import BrokenCellError, Curve, Request, Store
 from saplab.runs import store as module
 from saplab.runs.engines.base import Failed
 from saplab.runs.progress import progress_of
-from saplab.runs.record import failures, last_run, note_failure, running
+from saplab.runs.record import failures, note_failure, running
 
 
 @pytest.fixture
@@ -188,12 +188,6 @@ def test_a_running_process_is_seen_and_a_vanished_one_as_well(tmp_path):
     assert note["host"] == socket.gethostname()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"pid": 1}'])
-def test_a_damaged_note_of_a_run_is_none(tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
-    assert last_run(tmp_path) == {}
-
-
 def test_failures_are_shown_until_their_cells_are_there(tmp_path):
     store = fill(tmp_path, cells=1)
     first, second, third = store.request.cells[:3]
@@ -204,9 +198,9 @@ def test_failures_are_shown_until_their_cells_are_there(tmp_path):
     found = [(failure.label, failure.start, failure.stop, failure.reason, failure.tries)
              for failure in progress_of(store).failures]  # fmt: skip
     assert found == [("dense", 20, 40, "RuntimeError: no", 3), ("SAP-100", 0, 20, "RuntimeError: no", 3)]
-    assert [note["details"] for note in failures(store.root)] == ["Traceback"] * 3
+    assert [note.details for note in failures(store.root)[0]] == ["Traceback"] * 3
     with running(store.root, "in process"):
-        assert list(failures(store.root)) == []
+        assert failures(store.root) == ((), ())
 
 
 def test_ten_thousand_cells_are_looked_at_in_little_time(tmp_path, monkeypatch):

@@ -158,12 +158,6 @@ def test_an_empty_folder_is_taken(tmp_path):
     assert len(Store.open(tmp_path, make_request()).survey().missing) == 6
 
 
-def test_a_damaged_request_is_named(store):
-    (store.root / "request.json").write_text('{"format":')
-    with pytest.raises(ValueError, match=r"request\.json cannot be read"):
-        Store.open(store.root, store.request)
-
-
 def test_no_run_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         Store.read(tmp_path)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from saplab.cli.errors import end_on_interrupt, guarded, leave
+from saplab.cli.errors import end_on_interrupt, guarded, leave, show_own_warnings
 from saplab.cli.options import Grouped
 from saplab.cli.verbs import demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
 from saplab.system.memory import keep_freed_memory
@@ -50,6 +50,7 @@ for _verb in (
 def main() -> None:
     """Run the command line and exit: 0, 2 for a user's mistake, 130 on Ctrl-C."""
     end_on_interrupt()
+    show_own_warnings()
     keep_freed_memory()
     if sys.stderr is None:  # closed by whoever started this: 2>&-
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends

@@ -6,9 +6,10 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -73,6 +74,19 @@ def explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return _one_line(f"{error.filename}: {error.strerror}")
     return _one_line(str(error) or repr(error)) if isinstance(error, ValueError | OSError) else ""
+
+
+def show_own_warnings() -> None:
+    """From now on, show the package's own warnings as one line on stderr, without the place in its code."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if category.__module__.startswith("saplab."):
+            tell(f"warning: {message}")
+        else:
+            others(message, category, *place, **more)
+
+    warnings.showwarning = show
 
 
 def tell(text: str) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def compute_and_report(job: "Job", folder: Path, console: "Console", fail_below: float | None = None) -> None:
     """Compute what is missing of a job, then show its table and verdict and write its report.
 
-    Exits with code 1 if cells failed or the verdict falls short of an accuracy of `fail_below` %.
+    Exits with code 1 if cells failed, one cannot be read, or the verdict falls short of an accuracy of `fail_below` %.
     """
     from saplab.evaluation.report import write_report
 
@@ -31,10 +31,11 @@ def compute_and_report(job: "Job", folder: Path, console: "Console", fail_below:
     report = write_report(store, store.root, advice=in_options)
     if console.json:
         console.emit_json({"out": str(store.root), **record_of(report)})
+    tell_what_is_missing(report.summary, console)
     show_report(report, console)
     console.say(f"\nReport: {report.files[0]}")
     verdict = report.findings.verdict if report.findings else None
-    if not complete or (fail_below is not None and verdict and verdict.fails(fail_below)):
+    if not complete or report.summary.damaged or (fail_below is not None and verdict and verdict.fails(fail_below)):
         raise typer.Exit(1)
 
 

@@ -125,9 +125,14 @@ class Job:
     engine: Engine | None = None
 
     def open(self, out: Path | str | None) -> Results:
-        """Rehearse, and return the store: memory, or the folder `out`; ValueError where it holds another request."""
+        """Rehearse, and return the store: memory, or the folder `out`; ValueError where it holds another request.
+
+        Every stored cell is read: one that is damaged counts as missing.
+        """
         self.inputs.rehearse(self.request.cells)
-        return Memory(self.request) if out is None else Store.open(out, self.request)
+        store = Memory(self.request) if out is None else Store.open(out, self.request)
+        store.verify()
+        return store
 
     def run(self, store: Results, show: Show) -> tuple[Failed, ...]:
         """Compute what a store from `open` lacks, and return the groups that failed."""
@@ -138,14 +143,14 @@ class Job:
             return run(store, self.inputs, tick, self.engine)
 
     def result(self, out: Path | str | None, show: Show) -> Result:
-        """Compute what is missing and return the result; EvaluationError where cells could not be computed."""
+        """Compute what is missing and return the result; EvaluationError where cells could not be computed or read."""
         store = self.open(out)
-        while True:
-            if failed := self.run(store, show):
-                raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
-            found = Result(store)
-            if found.summary.finished == found.summary.total:
-                return found  # else a stored cell turned out to be damaged when it was read
+        if failed := self.run(store, show):
+            raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
+        found = Result(store)
+        if found.summary.damaged:
+            raise EvaluationError(f"{found.summary.damaged[0]}; the same call computes it again")
+        return found
 
 
 def network_of(model: nn.Module) -> tuple[Network, nn.Module]:

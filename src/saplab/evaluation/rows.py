@@ -116,6 +116,7 @@ class Summary:
         made: how each stored cell was made.
         finished, total: stored cells, and cells of the request.
         problems: damaged and foreign files, one line each.
+        damaged: those of them whose cells have to be computed again.
         shown: labels of the curves that a chart draws at first: all where they are few, else the telling ones.
     """
 
@@ -124,6 +125,7 @@ class Summary:
     finished: int
     total: int
     problems: tuple[str, ...]
+    damaged: tuple[str, ...]
     shown: tuple[str, ...]
 
     @property
@@ -153,7 +155,9 @@ def summarise(store: Results) -> Summary:
     survey = store.survey()
     problems = tuple(sorted((*survey.damaged, *survey.foreign)))
     shown = _shown(request.curves, [row for row in rows if isinstance(row, Row)])
-    return Summary(tuple(rows), tuple(made.values()), len(made), len(request.by_digest), problems, shown)
+    return Summary(
+        tuple(rows), tuple(made.values()), len(made), len(request.by_digest), problems, survey.damaged, shown
+    )
 
 
 def stored(store: Results, cells: Iterable[Cell]) -> dict[str, Any]:

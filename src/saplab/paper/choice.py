@@ -1,6 +1,6 @@
 """From names on the command line to figures and their networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -37,11 +37,17 @@ def choose(names: Sequence[str], preset: str, outside: str = "") -> Choice:
     known = figures(PRESETS[preset], outside)
     groups = {"all": list(known), "paper": [name for name in known if name.startswith("fig")]}
     found: dict[str, Figure] = {}
+
+    def add(source: str, figures: Mapping[str, Figure]) -> None:
+        if taken := [name for name, figure in figures.items() if found.get(name, figure) != figure]:
+            raise ValueError(f"{source} names a figure {taken[0]!r}, which another study has already")
+        found.update(figures)
+
     for name in names:
         if name.endswith(".toml"):
-            found.update({figure.name: figure for figure in read_study(name)})
+            add(name, {figure.name: figure for figure in read_study(name)})
         elif name in known or name in groups:
-            found.update({member: known[member] for member in groups.get(name, [name])})
+            add(name, {member: known[member] for member in groups.get(name, [name])})
         elif name not in TABLES:
             every = ", ".join([*groups, *known, *TABLES])
             raise ValueError(f"`name` must be one of {every} or a .toml file, got {name!r}")

@@ -15,7 +15,7 @@ from saplab.paper.sections import GameSection, ImageSection, Section, section_of
 from saplab.paper.study import Figure, load_figures, threat_of
 from saplab.report.charts import DARK, PAGE, PAPER, Theme, to_bytes
 from saplab.report.games import points_chart
-from saplab.report.markdown import change_text, drawing_text, page_text, pivot_text, table_text
+from saplab.report.markdown import change_text, drawing_text, escaped, page_text, pivot_text, table_text
 from saplab.report.page import machine, template, vega
 from saplab.report.tables import pivot, strength_text, to_csv, to_parquet
 from saplab.runs import Curve, Request, Results, Store
@@ -74,7 +74,10 @@ class StudyReport:
         if self.judged:
             place, line = ("game", "agent") if self.games else ("figure", "curve")
             columns = ("claim", place, "found", f"evidence: first {line} minus second")
-            rows = ((one.claim.text, name, f"**{one.outcome}**", one.text) for name, one in self.judged)
+            rows = (
+                (escaped(one.claim.text), escaped(name), f"**{one.outcome}**", escaped(one.text))
+                for name, one in self.judged
+            )
             yield self.tally
             yield table_text(columns, rows, mark="---")
 
@@ -107,15 +110,16 @@ class StudyReport:
         )
 
 
-def write_study(store: Store, title: str = "") -> StudyReport:
+def write_study(store: Store, title: str = "", figures: Sequence[Figure] | None = None) -> StudyReport:
     """Write a study's report into its folder, finished or not.
 
     That is ``report.html``; ``results.md``, the same without a browser; the numbers as CSV and Parquet (``accuracy`` of
     images, ``table1`` of games); and ``figures/`` as SVG and PDF. Raises ValueError if no cell is stored yet, or if the
-    folder's ``study.json`` cannot be read.
+    folder's ``study.json`` cannot be read, which is not asked where `figures` are given.
     """
     summary = summarise(store)
-    sections = tuple(section_of(store, figure, summary) for figure in load_figures(store.root))
+    shown = load_figures(store.root) if figures is None else figures
+    sections = tuple(section_of(store, figure, summary) for figure in shown)
     judged = tuple((one.figure.name, found) for one in sections for found in _judged(store, one.figure))
     report = StudyReport(store.request, title or store.request.title, summary, sections, judged)
     contents = {"report.html": report.page(store).encode(), "results.md": report.markdown().encode()}
@@ -124,7 +128,10 @@ def write_study(store: Store, title: str = "") -> StudyReport:
             contents |= {f"{name}.csv": to_csv(records).encode(), f"{name}.parquet": to_parquet(records)}
     for name, chart in report.charts(PAPER).items():
         contents |= {f"figures/{name}.svg": to_bytes(chart, "svg"), f"figures/{name}.pdf": to_bytes(chart, "pdf")}
-    (store.root / "figures").mkdir(exist_ok=True)
+    figures_folder = store.root / "figures"
+    if figures_folder.is_symlink():  # of a folder from elsewhere
+        raise ValueError(f"{figures_folder} is a link, and nothing is written outside a run's folder")
+    figures_folder.mkdir(exist_ok=True)
     for name, content in contents.items():
         write_atomically(store.root / name, content)
     return replace(report, files=tuple(store.root / name for name in contents))

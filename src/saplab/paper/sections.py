@@ -13,7 +13,7 @@ from saplab.evaluation.rows import GameRow, Row, Summary
 from saplab.paper.study import Figure, threat_of
 from saplab.report.calibration import reliability_chart
 from saplab.report.charts import PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
-from saplab.report.markdown import accuracy_text, drawing_text, paragraphs, pivot_text, score_text
+from saplab.report.markdown import accuracy_text, drawing_text, escaped, paragraphs, pivot_text, score_text
 from saplab.report.sweeps import against_chart
 from saplab.report.tables import pivot
 from saplab.runs import Curve, Results
@@ -78,7 +78,9 @@ class ImageSection:
         numbers = pivot_text("accuracy, %", self.table, lambda row: accuracy_text(row.averaged, row.paper),
                               f"{self.threat.symbol} = {{:g}}")  # fmt: skip
         drawings = (drawing_text(title, name) for name in self.charts(PAPER))
-        return paragraphs(f"## {title}", self.figure.note, *drawings, numbers if self.rows else "Not computed.")
+        return paragraphs(
+            f"## {escaped(title)}", escaped(self.figure.note), *drawings, numbers if self.rows else "Not computed."
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class GameSection:
     def markdown(self) -> str:
         """Return the section as Markdown."""
         points = pivot_text("mean points", self.table, lambda row: score_text(row.score))
-        return paragraphs(f"## {self.figure.title}", self.figure.note, points if self.rows else "Not played.")
+        return paragraphs(
+            f"## {escaped(self.figure.title)}", escaped(self.figure.note), points if self.rows else "Not played."
+        )
 
 
 Section = ImageSection | GameSection

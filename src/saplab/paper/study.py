@@ -1,5 +1,6 @@
 """A study: figures of curves, with what is claimed of them, as data that a TOML file can hold as well."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from saplab.system.files import write_atomically
 
 RELATIONS: Final = ("higher", "lower", "alike", "better calibrated")
 _STUDY: Final = "study.json"
+_BESIDE: Final = ("-against", "-reliability")  # what the names of a figure's other charts end with
+_LARGEST: Final = sys.float_info.max
+
+Strength = Annotated[float, msgspec.Meta(ge=0, le=255)]  # λ
+Percent = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # neither NaN nor infinite
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,9 +40,13 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     defense: str = ""
     attack: str = "fgsm"
     adversary: str = "self"
-    paper: Mapping[float, float] = {}
-    at: Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)] | None = None
+    paper: Mapping[Strength, Percent] = {}
+    at: Annotated[float, msgspec.Meta(gt=0, le=_LARGEST)] | None = None
     series: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label.strip() or not self.label.isprintable():
+            raise ValueError(f"`label` must be one line of text, got {self.label!r}")
 
 
 def split_model(model: str) -> tuple[str, str | None]:
@@ -59,9 +69,10 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     first: str
     second: str
     relation: str
-    strengths: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
+    strengths: Annotated[tuple[Strength, ...], msgspec.Meta(min_length=1)]
 
     def __post_init__(self) -> None:
+        _check_distinct(self.strengths)
         if self.relation not in RELATIONS:
             raise ValueError(f"`relation` must be one of {', '.join(RELATIONS)}, got {self.relation!r}")
 
@@ -70,7 +81,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
     """Lines in one chart, each with a label of its own, and what is claimed of them.
 
     Attributes:
-        name: as on the command line; also the title where there is none.
+        name: as on the command line, and of its files; also the title where there is none.
         strengths: λ in pixel steps, or radii ε in the norm's own unit where it is not ``linf``; None for the preset's.
         against: of what a second chart shows accuracy, a curve for each λ, at the lines' `at`; "" for no such chart.
         note: a paragraph for the report.
@@ -81,7 +92,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
     title: str = ""
     lines: tuple[Line, ...] = ()
     claims: tuple[Claim, ...] = ()
-    strengths: tuple[float, ...] | None = None
+    strengths: Annotated[tuple[Strength, ...], msgspec.Meta(min_length=1)] | None = None
     against: str = ""
     note: str = ""
     norm: NormName = "linf"
@@ -90,6 +101,10 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
         msgspec.structs.force_setattr(self, "title", self.title or self.name)
         if self.norm != "linf" and self.strengths is None:
             raise ValueError(f"{self.name}: `strengths` must be given where `norm` is {self.norm}: the presets' are λ")
+        if not re.fullmatch(r"\w[\w .+-]{0,79}", self.name):
+            wanted = "a name for files: letters, digits, spaces and . + - _, not longer than 80"
+            raise ValueError(f"`name` must be {wanted}, got {self.name!r}")
+        _check_distinct(self.strengths or ())
         places = [(line.series, line.at) for line in self.lines if line.at is not None]
         if self.against and not places:
             raise ValueError(f"{self.name}: `against` needs lines that say where they are, by `at`")
@@ -110,6 +125,14 @@ class _Study(msgspec.Struct, forbid_unknown_fields=True):
         names = [figure.name for figure in self.figure]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"it must hold figures with different names, got {names}")
+        for name in names:
+            if taken := {f"{name}{end}" for end in _BESIDE} & set(names):
+                raise ValueError(f"a chart of {name!r} and the figure {taken.pop()!r} would be one file")
+
+
+def _check_distinct(strengths: tuple[float, ...]) -> None:
+    if len(set(strengths)) < len(strengths):
+        raise ValueError(f"`strengths` must not name a value twice, got {list(strengths)}")
 
 
 def threat_of(figure: Figure) -> ThreatModel:
@@ -123,7 +146,8 @@ def read_study(path: str | Path) -> tuple[Figure, ...]:
     ``[[figure]]`` with ``name`` and any other field of `Figure`; in it ``[[figure.line]]`` with the fields of `Line`,
     and ``[[figure.claim]]`` with those of `Claim`.
 
-    Raises ValueError for no TOML, an unknown or missing field, or what `Figure` refuses; the message names the file.
+    Raises ValueError for no TOML, an unknown or missing field, a value of another type or range, or what `Figure`
+    refuses; the message names the file and the line.
     """
     return _read(Path(path), msgspec.toml.decode)
 
@@ -140,10 +164,35 @@ def load_figures(root: Path) -> tuple[Figure, ...]:
 
 
 def _read(path: Path, decode: Callable[..., _Study]) -> tuple[Figure, ...]:
+    content = path.read_bytes()
     try:
-        return decode(path.read_bytes(), type=_Study).figure
+        return decode(content, type=_Study).figure
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no study: {error}") from None
+        place = line_of(content.decode(errors="replace"), str(error)) if path.suffix == ".toml" else None
+        where = "" if place is None else f"line {place}: "
+        raise ValueError(f"{path} is no study: {where}{error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is no study: its values are nested too deeply") from None
+
+
+def line_of(text: str, error: str) -> int | None:
+    """Return the number of the line of a TOML text that msgspec's message speaks of; None where it cannot be told.
+
+    The message ends with a path such as `$.figure[0].line[1].model`; the line is that of the key, or of the table's
+    header.
+    """
+    lines, place, heading = text.splitlines(), None, ""
+    for name, index in re.findall(r"\.(\w+)(?:\[(\d+)\])?", error.rpartition(" `$")[2]):
+        start = place or 0
+        heading = f"{heading}.{name}".lstrip(".")
+        headers = [k for k in range(start, len(lines)) if re.match(rf"\s*\[\[\s*{heading}\s*\]\]", lines[k])]
+        if index and int(index) < len(headers):
+            place = headers[int(index)] + 1
+            continue
+        end = next((k for k in range(start, len(lines)) if lines[k].lstrip().startswith("[")), len(lines))
+        keys = (k for k in range(start, end) if re.match(rf"""\s*["']?{name}["']?\s*=""", lines[k]))
+        return next((k + 1 for k in keys), place)
+    return place
 
 
 def is_study(root: Path | str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from saplab.rng.simd import scalar_kernel
+from saplab.rng.compiled import scalar_kernel
 from saplab.rng.streams import philox
 
 

@@ -27,16 +27,8 @@ from numba import njit
 
 from saplab.pruning.binomial import binomial, uniform64
 from saplab.pruning.poisson import poisson
-from saplab.rng.simd import (
-    BLOCK,
-    bits_of_float,
-    fill_words,
-    float_from_bits,
-    full_width,
-    scalar_kernel,
-    select,
-    vector_kernel,
-)
+from saplab.rng.compiled import scalar_kernel, vector_kernel
+from saplab.rng.simd import BLOCK, bits_of_float, fill_words, float_from_bits, full_width, select
 from saplab.rng.streams import row_counter
 
 _CAP: Final = np.float32(8.0)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from saplab.pruning.layouts import as_array, dense_format, scatter
+from saplab.rng.compiled import scalar_kernel, vector_kernel
 from saplab.rng.numbers import KIND, normal_block, uniform_block
-from saplab.rng.simd import BLOCK, fill_words, full_width, read, scalar_kernel, select, vector_kernel, write
+from saplab.rng.simd import BLOCK, fill_words, full_width, read, select, write
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 

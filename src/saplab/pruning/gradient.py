@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from saplab.rng.simd import full_width, read, select, vector_kernel, write
+from saplab.rng.compiled import vector_kernel
+from saplab.rng.simd import full_width, read, select, write
 
 _F0 = np.float32(0.0)
 

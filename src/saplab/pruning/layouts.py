@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from saplab.pruning.cpu import prune_any_row, scratch_for
-from saplab.rng.simd import convert_row, full_width, read, scalar_kernel, vector_kernel, write
+from saplab.rng.compiled import scalar_kernel, vector_kernel
+from saplab.rng.simd import convert_row, full_width, read, write
 
 
 def as_array(t: Tensor) -> np.ndarray[Any, Any]:

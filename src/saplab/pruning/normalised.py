@@ -50,7 +50,7 @@ def normalised(args: tuple[Any, ...], kwargs: Mapping[str, Any], after: Tensor) 
 def prune_normalised(norm: Normalised, streams: Tensor, draws: int, site: int, name: str, rule: BackwardRule) -> Tensor:
     """Prune relu(norm.after) as `prune` does; the gradient, by ``mask`` or ``identity``, goes to norm.before."""
     arguments = norm.before, norm.after.detach(), norm.scale, streams, draws, site, name, rule
-    return _PruneNormalised.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+    return _PruneNormalised.apply(*arguments)  # type: ignore[no-any-return]
 
 
 class _PruneNormalised(torch.autograd.Function):

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from saplab.pruning.binomial import uniform64
-from saplab.rng.simd import scalar_kernel
+from saplab.rng.compiled import scalar_kernel
 
 
 @scalar_kernel

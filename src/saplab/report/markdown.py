@@ -1,7 +1,10 @@
 """Results as a page of Markdown, for a repository: claims, drawings and numbers, from plain values."""
 
+import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from saplab.metrics.intervals import Interval
 from saplab.metrics.scores import Change, Score
@@ -12,8 +15,19 @@ T = TypeVar("T")
 
 def page_text(title: str, parts: Iterable[str], command: str, machine: Mapping[str, str]) -> str:
     """Return a whole page: parts that are not empty, the command that makes the results, and how they were made."""
-    facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
-    return paragraphs(f"# {title}", *parts, "## Made by", f"```\n{command}\n```", facts) + "\n"
+    facts = "\n".join(f"- {escaped(name)}: {escaped(value)}" for name, value in machine.items())
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    return paragraphs(f"# {escaped(title)}", *parts, "## Made by", f"{fence}\n{command}\n{fence}", facts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Return a text as one line of Markdown that shows it as it is: no HTML, no link, no end of a table's cell."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"[\\`*\[|~]|(?<!\w)_|_(?!\w)|^(?:[#+-]|\d+(?=[.)]\s))", _after_backslash, line)
+
+
+def _after_backslash(found: re.Match[str]) -> str:
+    return f"{found[0]}\\" if found[0].isdigit() else f"\\{found[0]}"
 
 
 def paragraphs(*parts: str) -> str:
@@ -23,13 +37,13 @@ def paragraphs(*parts: str) -> str:
 
 def drawing_text(title: str, name: str) -> str:
     """Return a reference to the drawing with a name."""
-    return f"![{title}](figures/{name}.svg)"
+    return f"![{escaped(title)}](figures/{quote(name)}.svg)"
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Sequence[str]], *, mark: str = "---:") -> str:
-    """Return a table whose first column is text; `mark` aligns the others, by default as numbers."""
+    """Return a table of Markdown whose first column is text; `mark` aligns the others, by default as numbers."""
     marks = ["---", *[mark] * (len(columns) - 1)]
-    lines = [columns, marks, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [columns, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -37,7 +51,7 @@ def pivot_text(
     corner: str, table: Mapping[str, Mapping[Any, T]], cell: Callable[[T], str], heading: str = "λ = {:g}"
 ) -> str:
     """Return a pivoted table; `heading` is the format of what stands above it, and `corner` stands above the labels."""
-    rows = [(label, *row) for label, row in zip(table, texts(table, cell), strict=True)]
+    rows = [(escaped(label), *row) for label, row in zip(table, texts(table, cell), strict=True)]
     return table_text((corner, *map(heading.format, columns_of(table))), rows)
 
 

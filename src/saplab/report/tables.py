@@ -40,11 +40,18 @@ def strength_text(strength: float) -> str:
 
 
 def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return records with the same names, at least one, as CSV text with a header; None is an empty field."""
+    """Return records with the same names, at least one, as CSV text with a header; None is an empty field.
+
+    A text that a spreadsheet would compute as a formula gets an apostrophe in front.
+    """
     writer = csv.DictWriter(text := io.StringIO(), list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({name: _harmless(value) for name, value in record.items()} for record in records)
     return text.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) else value
 
 
 def to_parquet(records: Sequence[Mapping[str, Any]]) -> bytes:

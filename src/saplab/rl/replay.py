@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from saplab.models.qnetwork import STACK
+from saplab.rng.compiled import scalar_kernel
 
 Flags = NDArray[np.bool_]
 
@@ -128,7 +128,7 @@ class Replay:
         return pixels.permute(0, 3, 1, 2)
 
 
-@njit(nogil=True, cache=True)
+@scalar_kernel
 def _pack(out: Any, frames: Any, games: Any, slots: Any, ages: Any) -> None:
     """Pack each stack's four pixels of one place into a little-endian word: (B, H·W) uint32."""
     for b in range(len(out)):

@@ -8,17 +8,9 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from saplab.rng.compiled import scalar_kernel, vector_kernel
 from saplab.rng.gpu import gpu_kernels
-from saplab.rng.simd import (
-    BLOCK,
-    bits_of_float,
-    fill_words,
-    float_from_bits,
-    full_width,
-    scalar_kernel,
-    select,
-    vector_kernel,
-)
+from saplab.rng.simd import BLOCK, bits_of_float, fill_words, float_from_bits, full_width, select
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 

@@ -1,8 +1,5 @@
-"""Numba loops as vector code: intrinsics, compiler options, and random words a block at a time."""
+"""Numba loops as vector code: intrinsics, and random words a block at a time."""
 
-import hashlib
-import inspect
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -10,35 +7,11 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from saplab.rng.compiled import vector_kernel
 from saplab.rng.streams import philox
 
 BLOCK: Final = 128  # words that one run of LANES counters gives
 LANES: Final = BLOCK // 4
-
-_PACKAGE = Path(__file__).parents[1]
-_SHARED = tuple(path.read_bytes() for room in ("rng", "pruning") for path in sorted(_PACKAGE.glob(f"{room}/*.py")))
-_FAST = {"reassoc", "nsz", "contract"}
-
-
-def _kernel(**options: Any) -> Any:
-    """Return a decorator that compiles a function, which then releases the interpreter's lock, and caches it on disk.
-
-    Numba's cache looks at the function's own file alone; but a kernel also changes with functions from other files, so
-    the contents of all files with kernels become part of its stamp.
-    """
-
-    def decorate(function: Any) -> Any:
-        kernel = njit(nogil=True, cache=True, error_model="numpy", **options)(function)
-        own = Path(inspect.getfile(function)).read_bytes()
-        stamp = hashlib.sha256(b"".join((*_SHARED, own))).hexdigest()
-        kernel._cache._cache_file._source_stamp = stamp
-        return kernel
-
-    return decorate
-
-
-scalar_kernel: Any = _kernel()
-vector_kernel: Any = _kernel(fastmath=_FAST)  # for loops over BLOCK elements: sums may be reordered to vectorise
 
 
 @intrinsic

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from numba import njit
 
+from saplab.rng.compiled import scalar_kernel
+
 Purpose = Literal["defense", "attack", "noise", "training"]
 
 SITES: Final = 1 << 24
@@ -81,7 +83,7 @@ def row_counter(stream: Any, site: Any, kind: Any) -> Any:
     return np.uint64(stream[2]) & _LOW, np.uint64(stream[1]) & _LOW, tag, key & _LOW, key >> _SHIFT
 
 
-@njit(nogil=True, cache=True)
+@scalar_kernel
 def _fill_words(out: Any, rows: Any, site: int, kind: int) -> None:
     for n in range(out.shape[0]):
         c1, c2, c3, k0, k1 = row_counter(rows[n], site, kind)

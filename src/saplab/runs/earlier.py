@@ -5,12 +5,20 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from saplab.runs.claim import LOCK
 from saplab.system.files import is_temporary
 
 _ASIDE: Final = "earlier-version"
 _REPORTS: Final = ("report.html", "results.md", "accuracy.*", "reliability.*", "convergence.*", "game.*", "table1.csv")
 _RUN: Final = ("figures", "cells", "index.txt", "run.json", "failures.jsonl", "study.json")
 _MARKS: Final = ("games", "table1.json", "request.json")  # tell that something is left to move, so they are the last
+
+
+def check(root: Path) -> None:
+    """Refuse a folder in which other files lie and no run of any version, before anything is written there."""
+    ours = (LOCK, "request.json", f"{_ASIDE}*")
+    if not root.is_dir() or not (any(any(root.glob(name)) for name in ours) or _holds_earlier_run(root)):
+        _refuse_other_files(root)
 
 
 def prepare(root: Path) -> str:
@@ -46,6 +54,7 @@ def _put_aside(root: Path) -> None:
 def _refuse_other_files(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file, not a folder; choose another --out")
+    own = (root / "cells", root / LOCK)
     files = (path for path in (*root.glob("*"), *root.glob("cells/*")) if not is_temporary(path))
-    if names := sorted(str(path.relative_to(root)) for path in files if path != root / "cells"):
+    if names := sorted(str(path.relative_to(root)) for path in files if path not in own):
         raise ValueError(f"{root} holds other files ({', '.join(names[:3])}); choose another --out")

@@ -1,14 +1,15 @@
 """What a run says of itself beside its cells: who computes it since when, and what failed. It decides no number."""
 
-import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
+
+import msgspec
 
 from saplab.runs.engines.base import Failed
 from saplab.system.files import write_atomically
@@ -17,36 +18,58 @@ _RUN: Final = "run.json"
 _FAILURES: Final = "failures.jsonl"
 
 
+class RunNote(msgspec.Struct):
+    """Who computes a run, or did last; `ended` is None while it runs, times are seconds since 1970."""
+
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+    host: str
+    engine: str
+    started: float
+    ended: float | None
+
+
+class FailureNote(msgspec.Struct):
+    """A group that was given up: its cells' digests, the last try's reason and traceback."""
+
+    cells: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    reason: str
+    details: str
+    tries: int
+    time: str
+
+
 @contextmanager
 def running(root: Path, engine: str) -> Iterator[None]:
     """Note that this process computes the run of the folder `root`, until the context is left."""
-    note = {"pid": os.getpid(), "host": socket.gethostname(), "engine": engine, "started": time.time(), "ended": None}
+    note = RunNote(os.getpid(), socket.gethostname(), engine, time.time(), None)
     (root / _FAILURES).unlink(missing_ok=True)
-    write_atomically(root / _RUN, json.dumps(note).encode())
+    write_atomically(root / _RUN, msgspec.json.encode(note))
     try:
         yield
     finally:
         with suppress(OSError):  # of a full disk: what has gone wrong before matters more
-            write_atomically(root / _RUN, json.dumps({**note, "ended": time.time()}).encode())
+            write_atomically(root / _RUN, msgspec.json.encode(msgspec.structs.replace(note, ended=time.time())))
 
 
-def last_run(root: Path) -> Mapping[str, Any]:
-    """Return the note of the last run: pid, host, engine, started, ended (None while it runs); empty without one."""
+def last_run(root: Path) -> tuple[RunNote | None, tuple[str, ...]]:
+    """Return the note of the last run, None without a whole one, and a line where it is damaged."""
+    path = root / _RUN
     try:
-        found = json.loads((root / _RUN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and {"pid", "host", "engine", "started", "ended"} <= found.keys() else {}
+        return msgspec.json.decode(path.read_bytes(), type=RunNote), ()
+    except FileNotFoundError:
+        return None, ()
+    except (OSError, ValueError) as error:
+        return None, (f"{path} cannot be read: {error}",)
 
 
-def is_alive(run: Mapping[str, Any]) -> bool:
+def is_alive(run: RunNote | None) -> bool:
     """Return whether the process of a run may still be there: it has not ended, nor vanished from this machine."""
-    if not run or run["ended"] is not None:
+    if run is None or run.ended is not None:
         return False
-    if run["host"] != socket.gethostname() or os.name != "posix":  # elsewhere `os.kill` would end the process
+    if run.host != socket.gethostname() or os.name != "posix":  # elsewhere `os.kill` would end the process
         return True
     try:
-        os.kill(run["pid"], 0)
+        os.kill(run.pid, 0)
     except OSError as error:
         return not isinstance(error, ProcessLookupError)
     return True
@@ -54,15 +77,25 @@ def is_alive(run: Mapping[str, Any]) -> bool:
 
 def note_failure(root: Path, failed: Failed) -> None:
     """Append a failure to the folder's list."""
-    cells, when = [cell.digest for cell in failed.group], datetime.now(UTC).isoformat(timespec="seconds")
-    note = {"cells": cells, "reason": failed.reason, "details": failed.details, "tries": failed.tries, "time": when}
-    with (root / _FAILURES).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(note) + "\n")
+    cells, when = tuple(cell.digest for cell in failed.group), datetime.now(UTC).isoformat(timespec="seconds")
+    note = FailureNote(cells, failed.reason, failed.details, failed.tries, when)
+    with (root / _FAILURES).open("ab") as file:
+        file.write(msgspec.json.encode(note) + b"\n")
 
 
-def failures(root: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the failures of the last run: cells (their digests), reason, details, tries, time."""
-    with suppress(FileNotFoundError), (root / _FAILURES).open(encoding="utf-8") as file:
-        for line in file:
-            with suppress(ValueError):  # a line that a kill has torn
-                yield json.loads(line)
+def failures(root: Path) -> tuple[tuple[FailureNote, ...], tuple[str, ...]]:
+    """Return the failures of the last run, and a line for each of them that is damaged: a kill may tear the last."""
+    path = root / _FAILURES
+    found, damaged = [], []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return (), ()
+    except OSError as error:
+        return (), (f"{path} cannot be read: {error.strerror}",)
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(msgspec.json.decode(line, type=FailureNote))
+        except ValueError as error:
+            damaged.append(f"{path}, line {number} cannot be read: {error}")
+    return tuple(found), tuple(damaged)

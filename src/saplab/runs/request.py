@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from itertools import groupby, pairwise
 from typing import Any, Final
 
@@ -14,6 +15,10 @@ from saplab.runs.cell import Cell, Curve, EarlierVersionError, cell_of
 from saplab.system.registry import import_object
 
 FORMAT: Final = 5
+
+
+class DamagedRequestError(ValueError):
+    """A ``request.json`` that is no longer what was written; the command that made it can write it anew."""
 
 
 class _Part(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,6 +45,10 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     classes: list[str]
     homes: dict[str, str]  # "package.module:Class" of the user's own registered classes, by their names
     curves: list[_Curve]
+    sha256: str = ""  # of the file as it is without it
+
+    def checksum(self) -> str:
+        return sha256(msgspec.json.encode(msgspec.structs.replace(self, sha256=""))).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,7 @@ class Request:
         """Return the text of ``request.json``; a curve that has gaps, or that cannot be read back, is an error."""
         curves = [_described(curve) for curve in self.curves]
         content = _File(FORMAT, self.title, self.command, list(self.classes), _homes(self.curves), curves)
+        content.sha256 = content.checksum()
         return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
 
     @classmethod
@@ -121,8 +131,8 @@ class Request:
         """Read what `to_json` wrote; modules of the user's classes are imported.
 
         Raises:
-            ValueError: any other text, or a defence or attack that is not known here; `EarlierVersionError` where an
-                earlier version of saplab wrote it.
+            ValueError: a defence or attack that is not known here, or has changed; `EarlierVersionError` where an
+                earlier version of saplab wrote it, `DamagedRequestError` for any other text.
         """
         try:
             written = msgspec.json.decode(text, type=dict[str, Any]).get("format")
@@ -130,8 +140,10 @@ class Request:
                 error = EarlierVersionError if written < FORMAT else ValueError
                 raise error(f"format {written}, this version of saplab reads {FORMAT}")
             found = msgspec.json.decode(text, type=_File)
-        except msgspec.DecodeError as error:
-            raise ValueError(f"not a request: {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DamagedRequestError(f"not a request: {error}") from None
+        if found.sha256 and found.sha256 != found.checksum():
+            raise DamagedRequestError("it is damaged: it does not match its checksum")
         for name, home in found.homes.items():
             if name not in (*Defense.registry.names, *Attack.registry.names):
                 import_object(home)

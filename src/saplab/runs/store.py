@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from saplab.runs.cell import Cell, EarlierVersionError
-from saplab.runs.earlier import prepare
+from saplab.runs.claim import LOCK, Claim, claim
+from saplab.runs.earlier import check, prepare
 from saplab.runs.engines.base import Failed
 from saplab.runs.record import note_failure, running
-from saplab.runs.request import Request
+from saplab.runs.request import DamagedRequestError, Request
 from saplab.runs.results import SUFFIX, BrokenCellError, decode, encode
 from saplab.system.files import is_temporary, remove_leftovers, write_atomically
+from saplab.system.registry import no_imports_from
 
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 _REQUEST: Final = "request.json"
 _CELLS: Final = "cells"
 _INDEX: Final = "index.txt"  # a line for each file that was found whole: digest, size, time; the last line is valid
+_DAMAGED: Final[Stamp] = (0, 0)  # no file's
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Memory:
             raise FileNotFoundError(2, "this cell has not been computed yet", cell.digest)
         return self._results[cell.digest]
 
+    def verify(self) -> None:
+        """Do nothing: what is in memory stays as it is."""
+
     def survey(self) -> Survey:
         """Look at all that is held."""
         missing = tuple(cell for digest, cell in self.request.by_digest.items() if digest not in self._results)
@@ -76,13 +82,16 @@ class Store:
     root: Path
     request: Request
     note: str = ""  # a line that people should see about what `open` found
+    _claim: Claim | None = field(default=None, repr=False, compare=False)
+    _broken: set[str] = field(default_factory=set, repr=False, compare=False)  # digests of cells found damaged
 
     @classmethod
     def open(cls, root: Path | str, request: Request, extend: bool = False) -> "Store":
         """Make the run folder `root`, or go on with the one that is there.
 
-        A folder that was asked for something else, but holds no cell yet, is taken over; one of games takes any request
-        for games. Results of an earlier version of saplab, whose keys were others, are put aside.
+        A folder that was asked for something else is taken over where it holds no cell yet and no other process uses
+        it; one of games takes any request for games. Results of an earlier version of saplab, whose keys were others,
+        are put aside. A damaged ``request.json`` is written anew, where all cells are of `request`.
 
         Args:
             root: of the run.
@@ -92,25 +101,58 @@ class Store:
         Raises:
             ValueError: `root` holds another request, or other files. Nothing is changed then.
         """
-        root, note, own = Path(root), "", None
-        try:
-            own = cls.read(root)
-            request = own._joined(request, extend)
-        except (FileNotFoundError, EarlierVersionError):
-            note = prepare(root)
-        (root / _CELLS).mkdir(parents=True, exist_ok=True)
-        if own is None or request is not own.request:
-            write_atomically(root / _REQUEST, request.to_json().encode())
+        root = Path(root)
+        cls._check(root)
+        root.mkdir(parents=True, exist_ok=True)
+        own = claim(root)
+        with own.alone() as alone:
+            found, note = cls._found(root, request)
+            joined = request if found is None else found._joined(request, extend, alone)
+            (root / _CELLS).mkdir(exist_ok=True)
+            if found is None or joined is not found.request:
+                write_atomically(root / _REQUEST, joined.to_json().encode())
+        store = cls(root, joined, note, own)
+        if alone and not extend:  # before others may use the folder too, one of them may have been alone in it
+            cls.read(root)._joined(request, extend=False, alone=False)
         remove_leftovers(root)
         remove_leftovers(root / _CELLS)
-        return cls(root, request, note)
+        return store
 
-    def _joined(self, request: Request, extend: bool) -> Request:
+    @classmethod
+    def _check(cls, root: Path) -> None:
+        """Refuse a folder of other files or of a later version, before anything is written there."""
+        check(root)
+        if (root / LOCK).exists():
+            return
+        try:
+            cls.read(root)
+        except (FileNotFoundError, EarlierVersionError):
+            pass
+        except DamagedRequestError:
+            if not (root / _CELLS).is_dir():  # somebody else's file
+                raise
+
+    @classmethod
+    def _found(cls, root: Path, request: Request) -> tuple["Store | None", str]:
+        """Return what the folder holds, None where it is free for `request`, and a line about it."""
+        try:
+            return cls.read(root), ""
+        except (FileNotFoundError, EarlierVersionError):
+            return None, prepare(root)
+        except DamagedRequestError as error:
+            digests = {name.removesuffix(SUFFIX) for name, _ in cls(root, request)._names()}
+            if not request.shareable and not digests <= request.by_digest.keys():
+                raise ValueError(
+                    f"{error}; the command that made this run can rebuild it, this one is another"
+                ) from None
+            return None, f"{error}; it is written anew"
+
+    def _joined(self, request: Request, extend: bool, alone: bool) -> Request:
         """Return what the folder shall hold from now on: its own request where that asks for the same."""
         own = self.request
         if not (difference := own.conflict(request) if extend else own.difference(request)):
             return own.extended(request) if extend else own
-        if (own.shareable and request.shareable) or next(self._names(), None) is None:
+        if (own.shareable and request.shareable) or (alone and next(self._names(), None) is None):
             return request
         raise ValueError(f"{self.root} holds another request ({difference}); choose another --out")
 
@@ -120,13 +162,15 @@ class Store:
 
         Raises:
             FileNotFoundError: `root` is no run folder.
-            ValueError: its request cannot be read; `EarlierVersionError` where an earlier version of saplab wrote it.
+            ValueError: its request cannot be read; `EarlierVersionError` where an earlier version of saplab wrote it,
+                `DamagedRequestError` where the file is damaged.
         """
         path = Path(root) / _REQUEST
         if not path.is_file():
             raise FileNotFoundError(2, f"not a run folder, it has no {_REQUEST}", str(root))
         try:
-            return cls(Path(root), Request.from_json(path.read_bytes()))
+            with no_imports_from(Path(root)):  # it may come from elsewhere
+                return cls(Path(root), Request.from_json(path.read_bytes()))
         except ValueError as error:
             raise type(error)(f"{path} cannot be read: {error}") from error
 
@@ -138,6 +182,7 @@ class Store:
         """Write the result of a cell, whole or not at all; several threads may save at a time."""
         path = self.path(cell)
         write_atomically(path, encode(cell, result))
+        self._broken.discard(cell.digest)
         self._trust([(cell.digest, _stamp_of(path.stat()))])
 
     def load(self, cell: Cell) -> Any:
@@ -145,16 +190,21 @@ class Store:
 
         Raises:
             FileNotFoundError: it has not been computed.
-            BrokenCellError: its file is damaged or holds something else. It gets a new time of change, so that the next
-                run looks at it and computes it again.
+            BrokenCellError: its file is damaged or holds something else; the next run computes it again.
         """
         path = self.path(cell)
         try:
             return decode(path, cell)
         except BrokenCellError:
-            with suppress(OSError):
-                os.utime(path)
+            self._broken.add(cell.digest)
+            self._trust([(cell.digest, _DAMAGED)])
             raise
+
+    def verify(self) -> None:
+        """Read every cell once, so that `survey` knows of damage that has left size and time of a file as they were."""
+        for cell in self.request.by_digest.values():
+            with suppress(FileNotFoundError, BrokenCellError):
+                self.load(cell)
 
     def survey(self) -> Survey:
         """Look at all files: read those that are new or changed since they were found whole, trust the others."""
@@ -166,7 +216,7 @@ class Store:
             if digest not in wanted or not name.endswith(SUFFIX):
                 foreign.append(f"{self.root / _CELLS / name} does not belong to this run")
                 continue
-            if known.get(digest) != stamp:
+            if known.get(digest) != stamp or digest in self._broken:
                 try:
                     self.load(wanted[digest])
                 except (BrokenCellError, FileNotFoundError) as error:

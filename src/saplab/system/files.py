@@ -72,11 +72,11 @@ def _is_stale(temporary: Path) -> bool:
 
 def _may_be_alive(temporary: Path) -> bool:
     pid = temporary.name.split(".")[-3]
-    if os.name != "posix" or not pid.isdigit():  # elsewhere `os.kill` would end the process
+    if os.name != "posix" or not pid.isdecimal():  # elsewhere `os.kill` would end the process
         return True
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # somebody else's process
         pass

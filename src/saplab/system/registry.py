@@ -2,7 +2,9 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, replace
 from importlib import import_module
 from itertools import pairwise
@@ -232,12 +234,31 @@ def split_sum(text: str) -> list[str]:
     return [text[a + 1 : b].strip() for a, b in pairwise([-1, *cuts, len(text)])] if text else []
 
 
+_closed: ContextVar[Path | None] = ContextVar("_closed", default=None)
+
+
+@contextmanager
+def no_imports_from(folder: Path) -> Iterator[None]:
+    """Import no module from a folder, which may be somebody else's, until the context is left."""
+    token = _closed.set(folder.resolve())
+    try:
+        yield
+    finally:
+        _closed.reset(token)
+
+
 def import_object(path: str) -> Any:
     """Import ``package.module:name``, from the working folder last of all; ValueError where there is none."""
     module, _, name = path.partition(":")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
+    every, closed = list(sys.path), _closed.get()
+    if closed is not None:
+        sys.path[:] = [place for place in every if not Path(place or ".").resolve().is_relative_to(closed)]
     try:
         return attrgetter(name)(import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} cannot be imported: {error}") from None
+    finally:
+        if closed is not None:
+            sys.path[:] = every

@@ -64,6 +64,7 @@ def play(
     """
     from saplab.attacks import FGSM, MonteCarlo, parse_attackers
     from saplab.cli.computing import command_line, fill, open_store
+    from saplab.cli.results import tell_what_is_missing
     from saplab.defenses import parse_defenses
     from saplab.evaluation.evaluate import Job
     from saplab.evaluation.rows import summarise
@@ -96,14 +97,16 @@ def play(
     job = Job(Request(f"{rom}: points under attack", curves, command_line()), games, place.engine)
     store = open_store(job, out, console)
     complete = fill(job, store, console)
-    rows = summarise(store).rows
+    summary = summarise(store)
+    rows = summary.rows
+    tell_what_is_missing(summary, console)
     console.say(rows_text(rows))
     if video is not None:
         _film(video, curves[-1], games, console)
     if as_json:
         records = [row.record() for row in rows]
         console.emit_json({"game": rom, "digest": plain.digest, "out": str(out), "rows": records})
-    if not complete:
+    if not complete or summary.damaged:
         raise typer.Exit(1)
 
 

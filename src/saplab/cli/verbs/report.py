@@ -17,7 +17,7 @@ def report(
     """Make a run's page and figures again.
 
     Writes report.html, the numbers as CSV and Parquet, and the charts into the run's folder, and shows the table; of
-    games that are no study, shows the table alone.
+    games that are no study, shows the table alone. Ends with exit code 1 where a stored cell is damaged.
     """
     from saplab.cli.advice import in_options
     from saplab.cli.results import record_of, show_report, show_study, tell_what_is_missing
@@ -33,17 +33,20 @@ def report(
         study = write_study(store, title)
         tell_what_is_missing(study.summary, console)
         show_study(study, console)
-        return
-    if store.request.shareable:
+        summary = study.summary
+    elif store.request.shareable:
         summary = summarise(store)
         tell_what_is_missing(summary, console)
         console.say(rows_text(summary.rows))
-        record = {"rows": [row.record() for row in summary.rows]}
+        if as_json:
+            console.emit_json({"rows": [row.record() for row in summary.rows]})
     else:
         written = write_report(store, run_dir, title, in_options)
-        tell_what_is_missing(written.summary, console)
+        summary = written.summary
+        tell_what_is_missing(summary, console)
         show_report(written, console)
         console.say("\n" + "\n".join(map(str, written.files)))
-        record = record_of(written)
-    if as_json:
-        console.emit_json(record)
+        if as_json:
+            console.emit_json(record_of(written))
+    if summary.damaged:
+        raise typer.Exit(1)

@@ -180,12 +180,14 @@ def _show_games(job: "Job", max_frames: int, console: Console) -> None:
 def _computed(job: "Job", figures: "Sequence[Figure]", folder: Path, console: Console) -> bool:
     """Compute what is missing of a study, write and show its report, and return whether nothing failed."""
     from saplab.cli.computing import fill, open_store
-    from saplab.cli.results import show_study
+    from saplab.cli.results import show_study, tell_what_is_missing
     from saplab.paper.report import write_study
     from saplab.paper.study import save_figures
 
     store = open_store(job, folder, console)
     save_figures(store.root, figures)
     complete = fill(job, store, console)
-    show_study(write_study(store), console)
-    return complete
+    study = write_study(store, figures=figures)
+    tell_what_is_missing(study.summary, console)
+    show_study(study, console)
+    return complete and not study.summary.damaged

@@ -7,6 +7,7 @@ import typer
 
 from saplab.cli import options
 from saplab.cli.console import Console
+from saplab.cli.errors import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,17 +23,29 @@ def runs(
 ) -> None:
     """Show how far runs are.
 
-    Stored cells, time left, what failed, and damaged files; a run may be going on meanwhile.
+    Stored cells, time left, what failed, and damaged files; a run may be going on meanwhile. Ends with exit code 1
+    where one of several runs cannot be read.
     """
     from saplab.runs import Store
     from saplab.runs.progress import progress_of
 
     console = Console(json=as_json)
-    found = [progress_of(Store.read(root)) for root in _folders(folder)]
+    found, unread = [], []
+    for root in (roots := _folders(folder)):
+        try:
+            found.append(progress_of(Store.read(root)))
+        except (OSError, ValueError) as error:
+            if len(roots) == 1:
+                raise
+            unread.append(explain(error))
     for progress in found:
         console.say("\n".join(_lines(progress)))
+    for line in unread:
+        console.say(f"problem: {line}")
     if as_json:
-        console.emit_json({"runs": [_record(progress) for progress in found]})
+        console.emit_json({"runs": [_record(progress) for progress in found], "problems": unread})
+    if unread:
+        raise typer.Exit(1)
 
 
 def _folders(folder: Path) -> list[Path]:
