@@ -1,10 +1,18 @@
 """The engine of a Ray cluster: what it asks for, and the same bits whatever dies; its cluster has two nodes here."""
 
+import getpass
+import os
 import pickle
 import re
 import signal
+import stat
+import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +21,7 @@ from outside import import_outside, run_outside
 from stubborn import make_run
 from synthetic import make_cell
 
+import saplab
 from saplab.models.zoo import load_model
 from saplab.runs import Store, run, work_of
 from saplab.runs.engines import InProcess, RayCluster
@@ -117,7 +126,7 @@ def cluster():
 
 @needs_ray
 @RAY_WARNINGS
-@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_killed_driver_of_a_cluster_goes_on(tmp_path, references, cluster, stop):
     """The cluster ends the driver's tasks, and a second driver finds what was saved."""
     driver = drive(tmp_path, 0.1, "ray", cluster.address)
@@ -130,7 +139,7 @@ def test_a_killed_driver_of_a_cluster_goes_on(tmp_path, references, cluster, sto
     request, inputs = make_run(tmp_path / "trap", "")
     store = Store.open(tmp_path / "run", request)
     assert 0 < len(store.survey().missing) < GROUPS
-    assert run(store, inputs) == ()
+    assert run(store, inputs, engine=RayCluster(cluster.address)) == ()
     assert_same_bits(store, references)
 
 
@@ -160,3 +169,112 @@ def test_ray_gives_the_same_bits_though_a_worker_and_a_node_die(tmp_path, refere
     assert len(list((tmp_path / "trap").iterdir())) == 1
     assert_same_bits(store, references)
     assert not ray.is_initialized()
+
+
+# Ray of this machine's own
+
+
+def listening(pids):
+    """Return the addresses (IP, hexadecimal) at which processes listen, from Linux's own tables."""
+    inodes = set()
+    for pid in pids:
+        with suppress(OSError):
+            links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: PTH115
+            inodes |= {link[8:-1] for link in links if link.startswith("socket:[")}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in inodes:
+                found.add(words[1].partition(":")[0])
+    return found
+
+
+def of_session(folder):
+    """Return the numbers of the processes that work in a folder of Ray's."""
+    lines = {int(path.name): path for path in Path("/proc").iterdir() if path.name.isdigit()}
+    found = []
+    for pid, path in lines.items():
+        with suppress(OSError):
+            if folder in (path / "cmdline").read_text():
+                found.append(pid)
+    return found
+
+
+LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F"}
+
+
+@needs_ray
+@RAY_WARNINGS
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's tables of sockets")
+def test_ray_of_this_machine_is_the_users_alone(tmp_path, monkeypatch):
+    """It listens on 127.0.0.1 behind a token, in a closed folder, and does not look into the working folder first."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's own")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(Path(module).parents[1]) for module in (saplab.__file__,)))
+    monkeypatch.chdir(tmp_path)
+    with RayCluster(workers=1)._connected(ray):
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        (folder,) = (path for path in session.parents if path.name.startswith("saplab-ray-"))
+        pids = of_session(str(folder))
+        assert len(pids) >= 2
+        addresses = listening(pids)
+        assert addresses
+        assert addresses <= LOOPBACK
+        assert ray.nodes()[0]["NodeManagerAddress"] == "127.0.0.1"
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert folder.owner() == getpass.getuser()
+
+        @ray.remote
+        def look():
+            return sys.path, os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"])
+
+        path, mode, length = ray.get(look.remote())
+        assert str(tmp_path) not in path
+        assert (mode, length) == ("token", 64)
+        address = ray.get_runtime_context().gcs_address
+        stranger = "import ray, sys; ray.init(sys.argv[1], logging_level='CRITICAL'); print('in')"
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        tried = subprocess.run([sys.executable, "-c", stranger, address], env=env, capture_output=True, text=True,
+                               timeout=120, check=False)  # fmt: skip
+        assert (tried.returncode != 0, "in\n" in tried.stdout) == (True, False), tried.stdout
+    assert not folder.exists()
+    assert (os.environ["RAY_AUTH_TOKEN"], "RAY_AUTH_MODE" in os.environ) == ("the user's own", False)
+
+
+@needs_ray
+@RAY_WARNINGS
+@pytest.mark.slow
+def test_a_killed_driver_with_a_ray_of_its_own_goes_on(tmp_path, references):
+    """Its Ray ends with it, and the next driver removes the folder that it left."""
+    driver = drive(tmp_path, 0.1, "ray")
+    left = set(Path(tempfile.gettempdir()).glob(f"saplab-ray-{driver.pid}-*"))
+    assert len(left) == 1
+    driver.kill()
+    driver.communicate()
+    request, inputs = make_run(tmp_path / "trap", "")
+    store = Store.open(tmp_path / "run", request)
+    assert 0 < len(store.survey().missing) < GROUPS
+    assert run(store, inputs, engine=RayCluster()) == ()
+    assert_same_bits(store, references)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_ray_that_does_not_start_is_tried_again(monkeypatch):
+    class Slow:
+        tries = 0
+        job_config = SimpleNamespace(JobConfig=lambda: SimpleNamespace())
+
+        def init(self, **settings):
+            self.tries += 1
+            if self.tries < 3:
+                raise RuntimeError("The current node timed out during startup.")
+
+        def shutdown(self):
+            pass
+
+    RayCluster()._connect(slow := Slow(), {"address": "local"})
+    assert slow.tries == 3
+    slow.tries = -9
+    with pytest.raises(ConnectionError, match="Ray on this machine cannot be used: The current node timed out"):
+        RayCluster()._connect(slow, {"address": "local"})
+    assert slow.tries == -6

@@ -131,9 +131,14 @@ def ready_place(
 
     from saplab.runs.engines import Options, make_engine
     from saplab.system.device import find_device
+    from saplab.system.machine import usable_cores
 
-    if threads is not None and threads < 1:
-        raise ValueError(f"`threads` must be >= 1, got {threads}")
+    most = max(64, 4 * usable_cores())  # beyond that, starting them alone takes minutes
+    for name, value in (("threads", threads), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be >= 1, got {value}")
+        if value is not None and value > most and engine != "ray":
+            raise ValueError(f"`{name}` must be at most {most} on this machine, got {value}")
     if engine != "ray":
         place = kind = str(find_device(device))
     else:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from saplab.defenses.base import POSITIVE, Draw, Setting, Tuned
 from saplab.pruning.normalised import Normalised, prune_normalised
-from saplab.pruning.operator import prune
+from saplab.pruning.operator import draws_of, prune
 from saplab.system.registry import register
 
 
@@ -27,7 +27,7 @@ class SAP(Tuned):
 
     def draws(self, activations: int, where: str) -> int:
         """Return r, the number of categorical draws at a site of that size."""
-        return int(self.at(where) * activations / 100)
+        return draws_of(self.at(where), activations)
 
     def activation(self, h: Tensor, draw: Draw, where: str) -> Tensor:
         """Prune the maps `h` (N, ...)."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saplab.defenses.base import POSITIVE, Allowed, Draw, Setting, Tuned
-from saplab.pruning.operator import prune
+from saplab.pruning.operator import draws_of, prune
 from saplab.rng.numbers import normals
 from saplab.system.registry import register
 
@@ -92,7 +92,7 @@ class StochasticWeightPruning(Tuned):
     def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Prune a weight tensor at random."""
         percent = self.at(where)
-        draws = int(percent * w.numel() / 100)
+        draws = draws_of(percent, w.numel())
         if draws < 1:
             raise ValueError(f"percent={percent:g} gives no draw for weight {where!r} of {w.numel()} entries")
         return prune(w.unsqueeze(0), draw.rows, draws, draw.site, draw.rule, f"weight {where!r}").squeeze(0)

@@ -23,9 +23,17 @@ from saplab.rng.threads import over_rows
 
 BackwardRule = Literal["mask", "probability", "identity"]
 RULES: Final = get_args(BackwardRule)
+MOST_DRAWS: Final = 1 << 53  # that the kernels can count
 
 _ONE_THREAD: Final = 1 << 18  # activations that one thread copies while others would wake up
 _KERNELS: Final = {torch.float32: prune_rows, torch.bfloat16: prune_bfloat16_rows}
+
+
+def draws_of(percent: float, entries: int) -> int:
+    """Return r = floor(percent · a / 100) draws among a entries; ValueError for more than can be counted."""
+    if percent > 100 * MOST_DRAWS / max(entries, 1):
+        raise ValueError(f"`percent` must give at most 2^53 draws, got {percent:g} for {entries} entries")
+    return int(percent * entries / 100)
 
 
 def prune(
@@ -35,7 +43,7 @@ def prune(
     """Apply Stochastic Activation Pruning to each row of `h`: 0, or h / (1 - (1 - p)^r), in its dtype and format.
 
     Draws and scale are computed in float32 or better. Raises NotFiniteError where `h` holds NaN or infinity (on a GPU
-    such a map becomes NaN, and `check_finite` raises); ValueError for `draws` < 1, an unknown `rule`, `streams` of
+    such a map becomes NaN, and `check_finite` raises); ValueError for `draws` outside 1..2^53, an unknown `rule`, `streams` of
     another length than `h`, or a call inside a transform of `torch.func`.
 
     Args:
@@ -50,8 +58,8 @@ def prune(
         raise ValueError(f"{name}: torch.func cannot transform pruning; take gradients with torch.autograd")
     if rule not in RULES:
         raise ValueError(f"`rule` must be one of {', '.join(RULES)}, got {rule!r}")
-    if draws < 1:
-        raise ValueError(f"`draws` must be >= 1, got {draws}")
+    if not 1 <= draws <= MOST_DRAWS:
+        raise ValueError(f"`draws` must be within 1..2^53, got {draws}")
     if streams.shape != (h.shape[0], 3):
         raise ValueError(f"`streams` must have shape ({len(h)}, 3), got {tuple(streams.shape)}")
     return torch.ops.saplab.prune(h, streams, draws, site, rule, name, rectify)  # type: ignore[no-any-return]

@@ -4,8 +4,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -17,6 +17,7 @@ import torch
 
 from saplab.runs.cell import Group
 from saplab.runs.engines.base import (
+    TRIES,
     Engine,
     Options,
     Outcome,
@@ -28,6 +29,7 @@ from saplab.runs.engines.base import (
     trouble_of,
 )
 from saplab.runs.engines.parcel import Parcel, compute, pack, pickled, unpack
+from saplab.runs.engines.private_ray import private_ray
 from saplab.system.machine import usable_cores
 from saplab.system.memory import keep_freed_memory
 
@@ -85,23 +87,29 @@ class RayCluster:
         if ray.is_initialized():
             yield self.workers
             return
-        ray._private.worker._worker_logs_enabled = False  # else deaths, which are handled, are told on stdout
-        try:
-            self._connect(ray)
-            yield self.workers if self.address or not self.workers else _AHEAD * self.workers
-        finally:
-            ray.shutdown()
-            ray._private.worker._worker_logs_enabled = True
+        cores = self.workers * self.threads if self.workers else max(usable_cores(), self.threads)
+        place = nullcontext({"address": self.address}) if self.address else private_ray(ray, cores)
+        with place as settings:
+            ray._private.worker._worker_logs_enabled = False  # else deaths, which are handled, are told on stdout
+            try:
+                self._connect(ray, settings)
+                yield self.workers if self.address or not self.workers else _AHEAD * self.workers
+            finally:
+                ray.shutdown()
+                ray._private.worker._worker_logs_enabled = True
 
-    def _connect(self, ray: Any) -> None:
+    def _connect(self, ray: Any, settings: Mapping[str, Any]) -> None:
         if self.address:
             _knock(self.address)
-        cores = self.workers * self.threads if self.workers else max(usable_cores(), self.threads)
-        own: dict[str, Any] = {} if self.address else {"num_cpus": cores, "include_dashboard": False}
-        try:
-            ray.init(self.address or "local", log_to_driver=False, logging_level="ERROR", **own)
-        except Exception as error:  # Ray's own: other versions of it or of Python, a machine too busy to start it
-            raise ConnectionError(f"{self} cannot be used: {error}") from error
+        job = {} if (self.address or "").startswith("ray://") else {"job_config": _job(ray)}
+        for last in [False] * (TRIES - 1) + [True]:
+            try:
+                ray.init(log_to_driver=False, logging_level="ERROR", **settings, **job)
+                return
+            except Exception as error:  # Ray's own: other versions of it or of Python, a machine too busy to start it
+                ray.shutdown()
+                if last or self.address:
+                    raise ConnectionError(f"{self} cannot be used: {error}") from error
 
     def _task(self, ray: Any) -> Any:
         """Return the task with what it needs."""
@@ -134,6 +142,16 @@ def ray_cluster(options: Options) -> Engine:
         raise ValueError(f"`device` of a Ray cluster's tasks must be auto, cpu or cuda, got {options.device!r}")
     import_ray()
     return RayCluster(options.address, options.workers, options.share, options.device)
+
+
+def _job(ray: Any) -> Any:
+    """Return a job whose workers look for modules where they are installed.
+
+    Else Ray puts the driver's working folder and that of its script first; `unpack` adds the former, as the last.
+    """
+    job = ray.job_config.JobConfig()
+    job._runtime_env_has_working_dir = lambda: True
+    return job
 
 
 def _knock(address: str) -> None:
