@@ -128,9 +128,9 @@ def test_activations_must_be_finite(dtype: torch.dtype, value: float) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"draws": 0}, "`draws` must be within 1..2^53, got 0"),
-        ({"draws": -3}, "`draws` must be within 1..2^53, got -3"),
-        ({"draws": 2**53 + 1}, "`draws` must be within 1..2^53, got 9007199254740993"),
+        ({"draws": 0}, r"`draws` must be within 1\.\.2\^53, got 0"),
+        ({"draws": -3}, r"`draws` must be within 1\.\.2\^53, got -3"),
+        ({"draws": 2**53 + 1}, r"`draws` must be within 1\.\.2\^53, got 9007199254740993"),
         ({"rule": "straight"}, "`rule` must be one of mask, probability, identity, got 'straight'"),
         ({"streams": rows(3)}, r"`streams` must have shape \(2, 3\), got \(3, 3\)"),
     ],

@@ -43,8 +43,8 @@ def prune(
     """Apply Stochastic Activation Pruning to each row of `h`: 0, or h / (1 - (1 - p)^r), in its dtype and format.
 
     Draws and scale are computed in float32 or better. Raises NotFiniteError where `h` holds NaN or infinity (on a GPU
-    such a map becomes NaN, and `check_finite` raises); ValueError for `draws` outside 1..2^53, an unknown `rule`, `streams` of
-    another length than `h`, or a call inside a transform of `torch.func`.
+    such a map becomes NaN, and `check_finite` raises); ValueError for `draws` outside 1..2^53, an unknown `rule`,
+    `streams` of another length than `h`, or a call inside a transform of `torch.func`.
 
     Args:
         h: activations (N, ...), any floating dtype and memory format; each example is one map of a = C·H·W.

@@ -1,0 +1,146 @@
+"""A command that is killed again and again until it finishes, and the bits that it leaves."""
+
+import hashlib
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+PROVEN = ("--limit", "8", "--batch-size", "2", "--threads", "1")
+SMALL = ("--samples", "2", "--passes", "2", "--attack", "fgsm", "--lambda", "1,4", "--defense", "sap:100")
+EVALUATE = ("evaluate", *PROVEN, *SMALL)
+STUDY = """
+[[figure]]
+name = "mine"
+strengths = [0, 4]
+[[figure.line]]
+label = "dense"
+[[figure.line]]
+label = "SAP-100"
+defense = "sap:100"
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Words of the command line without ``--out``, and what of its folder must be the same: patterns of files."""
+
+    words: tuple[str, ...]
+    results: tuple[str, ...] = ("cells/*.safetensors",)
+    ends_with: int = 0
+
+
+COMMANDS = {
+    "evaluate": Command(EVALUATE),
+    "evaluate-workers": Command((*EVALUATE, "--workers", "2")),
+    "evaluate-ray": Command((*EVALUATE, "--workers", "2", "--engine", "ray")),
+    "reproduce": Command(("reproduce", "study.toml", "--preset", "smoke", "--limit", "8", "--threads", "1")),
+    "train": Command(
+        ("train", "dense", "--preset", "smoke", "--data", "train.npz", "--test", "test.npz", "--threads", "1"),
+        ("model.safetensors", "history.jsonl"),
+    ),
+    "train-agent": Command(
+        ("train-agent", "Assault", "--preset", "smoke", "--steps", "1024", "--episodes", "2", "--threads", "1"),
+        ("model.safetensors", "history.jsonl"),
+    ),
+    "play": Command(
+        ("play", "Assault", "--agent", "agent.safetensors", "--defense", "sap:100", "--lambda", "0,8", "--episodes",
+         "4", "--seeds", "1", "--samples", "1", "--passes", "1", "--max-frames", "160", "--threads", "1")
+    ),
+}  # fmt: skip
+
+
+def prepare(folder: Path) -> None:
+    """Write what the commands read: a study, images to train on, an agent."""
+    from safetensors.torch import save_file
+
+    from saplab.models.qnetwork import new_network
+
+    (folder / "study.toml").write_text(STUDY)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 640), ("test", 32)):
+        images = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        np.savez(folder / f"{name}.npz", images=images, labels=np.arange(count) % 10)
+    agent = {name: tensor.contiguous() for name, tensor in new_network(7, 0).state_dict().items()}
+    save_file(agent, folder / "agent.safetensors")
+
+
+def bits(folder: Path, command: Command) -> dict[str, str]:
+    """Return a hash of each result of a run: the numbers of tensors; of a history, all but speeds and times."""
+    return {
+        str(path.relative_to(folder)): _hash(path)
+        for pattern in command.results
+        for path in sorted(folder.glob(pattern))
+    }
+
+
+def _hash(path: Path) -> str:
+    total = hashlib.sha256()
+    if path.suffix == ".jsonl":
+        import json
+
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            kept = {name: value for name, value in record.items() if "second" not in name and "speed" not in name}
+            total.update(json.dumps(kept, sort_keys=True).encode())
+        return total.hexdigest()
+    with safe_open(path, framework="np") as file:
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            total.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            total.update(tensor.tobytes())
+    return total.hexdigest()
+
+
+def start(words: Sequence[str], out: str, where: Path) -> subprocess.Popen[str]:
+    """Start a command in a session of its own; what it says goes to a file beside its folder."""
+    log = (where / f"{out}.log").open("a")
+    line = [sys.executable, "-m", "saplab", *words, "--out", out]
+    return subprocess.Popen(line, cwd=where, stdout=log, stderr=log, text=True, start_new_session=True)
+
+
+def undisturbed(command: Command, where: Path) -> tuple[dict[str, str], float]:
+    """Run a command to its end, and return its bits and how long it took."""
+    begin = time.monotonic()
+    code = start(command.words, "whole", where).wait()
+    if code != 0:
+        raise RuntimeError(
+            f"{shlex.join(command.words)} ended with {code}: {(where / 'whole.log').read_text()[-2000:]}"
+        )
+    found = bits(where / "whole", command)
+    if not found:
+        raise RuntimeError(f"{shlex.join(command.words)} left no results in {where / 'whole'}")
+    return found, time.monotonic() - begin
+
+
+def killed(command: Command, out: str, where: Path, seconds: float, kills: int, rng: random.Random) -> int:
+    """Kill a command up to `kills` times, each at a random moment within `seconds`, then let it end; return the kills.
+
+    It is the driver that is killed, by SIGKILL; a run that ends before its kill is over.
+    """
+    done = 0
+    while done < kills:
+        process = start(command.words, out, where)
+        try:
+            code = process.wait(rng.uniform(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            done += 1
+            continue
+        if code != 0:
+            raise RuntimeError(f"it ended with {code}: {(where / f'{out}.log').read_text()[-2000:]}")
+        return done
+    code = start(command.words, out, where).wait()
+    if code != 0:
+        raise RuntimeError(f"it ended with {code}: {(where / f'{out}.log').read_text()[-2000:]}")
+    return done
