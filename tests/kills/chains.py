@@ -1,6 +1,7 @@
 """A command that is killed again and again until it finishes, and the bits that it leaves."""
 
 import hashlib
+import json
 import os
 import random
 import shlex
@@ -75,7 +76,7 @@ def prepare(folder: Path) -> None:
 
 
 def bits(folder: Path, command: Command) -> dict[str, str]:
-    """Return a hash of each result of a run: the numbers of tensors; of a history, all but speeds and times."""
+    """Return a hash of each result of a run: the numbers of tensors; of a history, all but times and shares of it."""
     return {
         str(path.relative_to(folder)): _hash(path)
         for pattern in command.results
@@ -86,11 +87,9 @@ def bits(folder: Path, command: Command) -> dict[str, str]:
 def _hash(path: Path) -> str:
     total = hashlib.sha256()
     if path.suffix == ".jsonl":
-        import json
-
         for line in path.read_text().splitlines():
             record = json.loads(line)
-            kept = {name: value for name, value in record.items() if "second" not in name and "speed" not in name}
+            kept = {name: value for name, value in record.items() if "second" not in name and name != "busy"}
             total.update(json.dumps(kept, sort_keys=True).encode())
         return total.hexdigest()
     with safe_open(path, framework="np") as file:
