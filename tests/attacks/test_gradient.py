@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import saplab
 from saplab import FGSM, PGD, MonteCarlo
-from saplab.attacks import Problem, lost
+from saplab.attacks import Problem, Watch
 from saplab.attacks.losses import LOSSES, TARGETED
 from saplab.defenses import Defense, Draw
 from saplab.defenses.drawing import drawing
@@ -163,14 +163,14 @@ def test_the_lead_is_that_of_the_averaged_prediction() -> None:
     score = MonteCarlo(64).score(Problem.of(model, torch.rand(4, 1, 1, 1), torch.zeros(4, dtype=torch.long)))
     assert (score.probs.argmax(1) == 0).all()
     assert (score.lead < 0).all()
-    assert not lost(score).any()
 
 
 def test_networks_without_randomness_have_no_doubt(net: nn.Module, images: Tensor) -> None:
     found, many = (MonteCarlo(samples).estimate(Problem.of(net, images, LABELS)) for samples in (1, 4))
     assert torch.equal(found.lead_error, torch.zeros_like(found.lead))
-    assert torch.equal(lost(found), net(images).argmax(1) != LABELS)
-    assert torch.equal(lost(many), lost(found))
+    problem, wrong = Problem.of(net, images, LABELS), net(images).argmax(1) != LABELS
+    for score in (found, many):
+        assert torch.equal(Watch.over(problem).lost(problem, MonteCarlo(), score, 0), wrong)
     assert found.half_cosine.isnan().all()
     assert many.half_cosine.isnan().all()
 
@@ -187,14 +187,6 @@ def test_half_cosine_is_that_of_the_halves(samples: int, problem: Problem) -> No
     first = half * MonteCarlo(half).estimate(problem).gradient.flatten(1).double()
     second = samples * found.gradient.flatten(1).double() - first
     torch.testing.assert_close(found.half_cosine, torch.cosine_similarity(first, second), atol=1e-5, rtol=1e-4)
-
-
-def test_doubt_is_students(problem: Problem) -> None:
-    """Three standard errors of many samples; 235 of two, whose own spread is hardly known (tables of Student's t)."""
-    for samples, quantile in ((2, 235.8), (10, 4.094), (10**6, 3.0)):
-        edge = replace(MonteCarlo().score(problem), samples=samples, lead_error=torch.full((9,), 0.01))
-        for factor, expected in ((0.999, False), (1.001, True)):
-            assert lost(replace(edge, lead=torch.full((9,), 0.01 * quantile * factor))).all() == expected
 
 
 def test_what_is_not_finite_is_an_error(images: Tensor) -> None:

@@ -12,9 +12,10 @@ from saplab.attacks.batteries import (
     radii_of,
     require_steps,
 )
-from saplab.attacks.estimate import Estimate, Score, lost
+from saplab.attacks.estimate import Estimate, Score
 from saplab.attacks.fgsm import FGSM, RandomNoise
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.lost import Watch
 from saplab.attacks.norms import Bounds, NormName
 from saplab.attacks.pgd import PGD, Iterative
 from saplab.attacks.problem import Problem
@@ -24,6 +25,6 @@ from saplab.attacks.threat import LINF, ThreatModel, eps_of, strength_of
 __all__ = [
     "APGD", "BATTERIES", "FGSM", "LINF", "PGD", "Attack", "Attacker", "Bounds", "Cost", "Craft", "Estimate",
     "GradientAttack", "Iterative", "MonteCarlo", "NormName", "Problem", "RandomNoise", "Score", "Square",
-    "ThreatModel", "attackers_of", "eps_of", "lost", "parse_attackers", "parse_radii", "parse_strengths",
+    "ThreatModel", "Watch", "attackers_of", "eps_of", "parse_attackers", "parse_radii", "parse_strengths",
     "radii_of", "require_steps", "strength_of",
 ]  # fmt: skip

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saplab.attacks.estimate import Estimate, lost
+from saplab.attacks.estimate import Estimate
 from saplab.attacks.gradient import MonteCarlo
+from saplab.attacks.lost import Watch
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import GradientSearch
 from saplab.system.registry import register
@@ -65,18 +66,19 @@ class APGD(GradientSearch):
     def _blocks(self) -> int:
         return 1 + self.steps + len(checkpoints(self.steps))  # at the start, after each step and at each checkpoint
 
-    def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
+    def _climb(self, problem: Problem, eps: float, number: int, first_block: int, watch: Watch | None) -> Tensor:
         points, looks = problem.random_start(eps, number), checkpoints(self.steps)
         estimate = self.gradient.estimate(problem.at(points), first_block)
-        climber = _Climber.at(_Point.of(points, estimate), eps).part(self._going(estimate))
+        climber = _Climber.at(_Point.of(points, estimate), eps)
+        climber = climber.part(self._going(problem.at(points), estimate, first_block, watch))
         for step in range(1, self.steps + 1):
             if len(climber.which) == 0:
                 break
-            part = problem.part(climber.which)
+            part, block = problem.part(climber.which), first_block + step
             x = climber.moved(part, eps, MOMENTUM if step > 1 else 1.0)
-            estimate = self.gradient.estimate(part.at(x), first_block + step)
+            estimate = self.gradient.estimate(part.at(x), block)
             climber.note(_Point.of(x, estimate))
-            going = self._going(estimate)
+            going = self._going(part.at(x), estimate, block, watch and watch.part(climber.which))
             points[climber.which[~going]] = x[~going]
             climber = climber.part(going)
             if step in looks and len(climber.which) > 0:
@@ -85,9 +87,11 @@ class APGD(GradientSearch):
         points[climber.which] = climber.best.x
         return points
 
-    def _going(self, estimate: Estimate) -> Tensor:
+    def _going(self, present: Problem, estimate: Estimate, block: int, watch: Watch | None) -> Tensor:
         """Return which examples are attacked on."""
-        return ~(lost(estimate) & self.stop_when_lost)
+        if watch is None:
+            return torch.ones_like(present.everyone(), dtype=torch.bool)
+        return ~watch.lost(present, self.gradient, estimate, block)
 
     def _look(self, problem: Problem, climber: "_Climber", since: int, block: int) -> None:
         """Halve the step where condition 1 or 2 of section 3 holds, and go back to the best point there."""

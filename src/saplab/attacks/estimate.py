@@ -1,18 +1,15 @@
-"""What a number of passes say of a point: its loss, whether it is lost, and which way the loss rises."""
+"""What a number of passes say of a point: its loss, who leads there, and which way the loss rises."""
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from saplab.pruning.finite import check_finite
-
-DOUBT: Final = 3.0  # standard errors of a normal mean that put a lead beyond doubt
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,6 @@ def joined(parts: Sequence[AnyScore]) -> AnyScore:
     columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
     columns.pop("samples")
     return type(parts[0])(**{name: torch.cat(column) for name, column in columns.items()}, samples=parts[0].samples)
-
-
-def lost(score: Score) -> Tensor:
-    """Return for each example, (N,), whether its averaged prediction is wrong beyond doubt.
-
-    That is: the lead is above 0 by Student's equivalent of three standard errors (level 0.13 %, one-sided), so that
-    few samples need the wider distance that they deserve.
-    """
-    quantile = float(stdtrit(score.samples - 1, ndtr(DOUBT))) if score.samples > 1 else 1.0
-    return score.lead - quantile * score.lead_error > 0
 
 
 class Tally:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -122,6 +122,18 @@ class MonteCarlo:
         batches = self._batches(problem, block * self.samples)
         return joined([self._score(passes, self.samples) for passes in batches])
 
+    def leads(self, problem: Problem, rivals: Tensor, first_pass: int, passes: int) -> Tensor:
+        """Return by how much a class leads the label in each pass, forward alone: (passes, N) float64.
+
+        Args:
+            problem: the examples.
+            rivals: (N,) the classes, whose probabilities are held against the labels'.
+            first_pass, passes: number of the first pass, and how many.
+        """
+        parts = self._batches(replace(problem, targets=rivals), first_pass)
+        found = (some.forward(passes, _lead(some.batch)) for some in parts)
+        return torch.cat([torch.cat([lead for _, lead in stack]) for stack in found], 1)
+
     def _nested(self, problem: Problem, budgets: Sequence[int], first_sample: int) -> Iterator[Estimate]:
         of_batch = self._of_losses if self.average == "loss" else self._of_means
         batches = self._batches(problem, first_sample)
@@ -181,3 +193,15 @@ class MonteCarlo:
         if self.average == "logits":
             return lambda z, rows: (z * slope[rows].to(z.dtype)).sum(1)
         return lambda z, rows: (z.float().softmax(1) * slope[rows].float()).sum(1)
+
+
+def _lead(batch: Problem) -> Objective:
+    """Return by how much the target's probability exceeds the label's."""
+    targets = cast(Tensor, batch.targets)
+
+    def lead(z: Tensor, rows: Tensor) -> Tensor:
+        p = z.double().softmax(1)
+        theirs, own = (p.gather(1, classes[rows][:, None])[:, 0] for classes in (targets, batch.labels))
+        return theirs - own
+
+    return lead

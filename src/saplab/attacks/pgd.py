@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from saplab.attacks.base import GradientAttack
-from saplab.attacks.estimate import lost
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.lost import Watch, cost_of
 from saplab.attacks.norms import Norm
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import GradientSearch
@@ -29,7 +29,6 @@ class Ascent:
         steps: how many.
         momentum: share μ of the last velocity that stays, v ← μ·v + g/‖g‖ (Dong et al. 2018, eq. 6) in the dual norm,
             ‖g‖₁ for the maximum norm; 0 for none.
-        stop_when_lost: whether examples stay where an estimate finds them lost.
     """
 
     gradient: MonteCarlo
@@ -37,17 +36,23 @@ class Ascent:
     step: float
     steps: int
     momentum: float = 0.0
-    stop_when_lost: bool = True
 
-    def path(self, problem: Problem, start: Tensor, first_block: int = 0) -> Iterator[Tensor]:
-        """Yield the points after each step, every step with a fresh block of samples."""
+    def path(
+        self, problem: Problem, start: Tensor, first_block: int = 0, watch: Watch | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the points after each step, every step with a fresh block of samples.
+
+        Examples stay where `watch` finds them lost; nobody does without one.
+        """
         points, active = start.clone(), problem.everyone()
         velocity = torch.zeros_like(points)
         for block in range(first_block, first_block + self.steps):
             if len(active) > 0:
-                part = problem.part(active)
-                estimate = self.gradient.estimate(part.at(points[active]), block)
-                going = ~lost(estimate) if self.stop_when_lost else torch.ones_like(active, dtype=torch.bool)
+                present = problem.part(active).at(points[active])
+                estimate = self.gradient.estimate(present, block)
+                going = torch.ones_like(active, dtype=torch.bool)
+                if watch is not None:
+                    going = ~watch.part(active).lost(present, self.gradient, estimate, block)
                 active = active[going]
                 scaled = _normalised(estimate.gradient[going], problem.threat.geometry)
                 velocity[active] = self.momentum * velocity[active] + scaled
@@ -97,8 +102,8 @@ class Iterative(GradientAttack):
     def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
         """Yield adversarial images for each of `radii`, from one path."""
         top, points, done = radii[-1], problem.images, 0
-        ascent = Ascent(self.gradient, top, self.step / STEPS, self._steps(top), stop_when_lost=self.stop_when_lost)
-        path = ascent.path(problem, problem.images)
+        ascent = Ascent(self.gradient, top, self.step / STEPS, self._steps(top))
+        path = ascent.path(problem, problem.images, watch=Watch.over(problem) if self.stop_when_lost else None)
         for radius in radii:
             while done < self._steps(radius):
                 points, done = next(path), done + 1
@@ -106,7 +111,9 @@ class Iterative(GradientAttack):
 
     def cost(self, eps: Sequence[float]) -> Cost:
         """Bound the passes of a curve for one image: those of its largest radius."""
-        return self.gradient.cost * self._steps(max(eps, default=0.0))
+        steps = self._steps(max(eps, default=0.0))
+        asked = cost_of(self.samples, steps) if self.stop_when_lost else Cost(0, 0)
+        return self.gradient.cost * steps + asked
 
 
 @register("pgd")
@@ -128,9 +135,9 @@ class PGD(GradientSearch):
             form (Gowal et al. 2019); -1 for the least likely class (Kurakin et al. 2017), -k for as many; 0 for
             untargeted.
         stop_when_lost: whether an example that is lost, by its averaged prediction and beyond doubt (see
-            `saplab.attacks.lost`), is attacked no more, at this and at larger `eps`. Take False where the adversary
-            is not the defender (transfer), whose errors are others, and where single passes count, of which some may
-            still be right. Only then is a point of a curve the same as that of its `eps` alone.
+            `saplab.attacks.Watch`), is attacked no more, at this and at larger `eps`. Take False where the adversary is
+            not the defender (transfer), whose errors are others, and where single passes count, of which some may still
+            be right. Only then is a point of a curve the same as that of its `eps` alone.
 
     Example:
         >>> attack = saplab.PGD(saplab.MonteCarlo(samples=10, backward="identity"), steps=20)
@@ -154,8 +161,8 @@ class PGD(GradientSearch):
         if not 0 <= self.momentum < math.inf:
             raise ValueError(f"`momentum` must be >= 0, got {self.momentum}")
 
-    def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
+    def _climb(self, problem: Problem, eps: float, number: int, first_block: int, watch: Watch | None) -> Tensor:
         share = 2.5 / self.steps if self.relative_step is None else self.relative_step
-        ascent = Ascent(self.gradient, eps, share * eps, self.steps, self.momentum, self.stop_when_lost)
+        ascent = Ascent(self.gradient, eps, share * eps, self.steps, self.momentum)
         start = problem.random_start(eps, number) if self.random_start else problem.images
-        return deque(ascent.path(problem, start, first_block), maxlen=1).pop()
+        return deque(ascent.path(problem, start, first_block, watch), maxlen=1).pop()

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saplab.attacks.base import Attack, GradientAttack
-from saplab.attacks.estimate import lost
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.lost import Watch, cost_of
 from saplab.attacks.problem import Problem
 
 
@@ -18,8 +18,8 @@ class SearchAttack(Attack):
     """An attack that tries several times at each eps.
 
     Each try ends with a score of its points by passes that the climb has not seen, and the point of highest loss is
-    kept: by the climb's own draws, the luckiest try would win. An example that this score calls lost is attacked no
-    more if `stop_when_lost`, neither here nor at larger eps, whose balls hold its point too; nor is one that is
+    kept: by the climb's own draws, the luckiest try would win. An example that is lost there (see `Watch`) is attacked
+    no more if `stop_when_lost`, neither here nor at larger eps, whose balls hold its point too; nor is one that is
     misclassified before any attack.
 
     Attributes:
@@ -54,8 +54,8 @@ class SearchAttack(Attack):
         """Return how tries ask about a point of a network that is random or not."""
 
     @abstractmethod
-    def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
-        """Return the points that try `number` finds."""
+    def _climb(self, problem: Problem, eps: float, number: int, first_block: int, watch: Watch | None) -> Tensor:
+        """Return the points that try `number` finds; examples that `watch` finds lost stay where they are."""
 
     @property
     def _tries(self) -> int:
@@ -66,42 +66,48 @@ class SearchAttack(Attack):
         radii = len({e for e in eps if e > 0})
         looks = (self.stop_when_lost or self.targets != 0) * (radii > 0)
         judged = radii * self._tries if self._tries > 1 else max(radii - 1, 0) * self.stop_when_lost
-        score = Cost(self._asking(random=True).samples, 0)
-        return self._block_cost * (radii * self._tries * self._blocks) + score * (looks + judged)
+        samples, blocks = self._asking(random=True).samples, radii * self._tries * self._blocks
+        own = self._block_cost * blocks + Cost(samples, 0) * (looks + judged)
+        return own + cost_of(samples, blocks + looks + judged) if self.stop_when_lost else own
 
     def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
         """Yield the points found at each of `radii`."""
         if self.targets and problem.targets is not None:
             raise ValueError(f"`targets` must be given to the attack or to its call, got {self.targets} and classes")
         best, active, rivals = problem.images.clone(), problem.everyone(), None
-        if (self.stop_when_lost or self.targets) and radii[-1] > 0:
-            clean = self._asking(problem.random).score(problem, self._tries * (self._blocks + 1))
-            active = active[~lost(clean)] if self.stop_when_lost else active
+        watch, looks = Watch.over(problem) if self.stop_when_lost else None, self._tries * (self._blocks + 1)
+        if (watch or self.targets) and radii[-1] > 0:
+            asking = self._asking(problem.random)
+            clean = asking.score(problem, looks)
+            active = active[~watch.lost(problem, asking, clean, looks)] if watch else active
             rivals = _others(clean.probs, problem.labels, self.targets) if self.targets else None
-        for eps in radii:
+        for k, eps in enumerate(radii):
             if eps > 0:
                 judged = self._tries > 1 or (self.stop_when_lost and eps < radii[-1])
-                active = self._best_of_tries(problem, rivals, eps, best, active, judged)
+                later = watch and watch.later(k * (looks + 1))
+                active = self._best_of_tries(problem, rivals, eps, best, active, judged, later)
             yield best.clone()
 
     def _best_of_tries(
-        self, problem: Problem, rivals: Tensor | None, eps: float, best: Tensor, active: Tensor, judged: bool
-    ) -> Tensor:
+        self, problem: Problem, rivals: Tensor | None, eps: float, best: Tensor, active: Tensor, judged: bool,
+        watch: Watch | None,
+    ) -> Tensor:  # fmt: skip
         """Write the best point of each active example into `best`, and return the examples that go on."""
         loss = torch.full((len(best),), -torch.inf, dtype=torch.float64, device=best.device)
         for number in range(self._tries):
             if len(active) == 0:
                 break
             goal = problem if rivals is None else replace(problem, targets=rivals[:, number % abs(self.targets)])
-            first = number * (self._blocks + 1)
-            points = self._climb(goal.part(active), eps, number, first)
+            first, own = number * (self._blocks + 1), watch and watch.part(active)
+            points = self._climb(goal.part(active), eps, number, first, own)
             if not judged:
                 best[active] = points
                 continue
-            score = self._asking(problem.random).score(problem.part(active).at(points), first + self._blocks)
+            asking, part, block = self._asking(problem.random), problem.part(active), first + self._blocks
+            score = asking.score(part.at(points), block)
             better = ~(score.loss < loss[active])
             best[active[better]], loss[active[better]] = points[better], score.loss[better].double()
-            active = active[~lost(score)] if self.stop_when_lost else active
+            active = active[~own.lost(part.at(points), asking, score, block)] if own else active
         return active
 
 

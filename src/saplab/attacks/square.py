@@ -6,8 +6,9 @@ from typing import Any, Final, Self, cast
 import torch
 from torch import Tensor
 
-from saplab.attacks.estimate import Score, lost
+from saplab.attacks.estimate import Score
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.lost import Watch
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import SearchAttack
 from saplab.attacks.squares import WINDOWS
@@ -80,14 +81,16 @@ class Square(SearchAttack):
     def _asking(self, random: bool) -> MonteCarlo:
         return MonteCarlo(self.passes if random else 1, average="probabilities", loss="margin")
 
-    def _climb(self, problem: Problem, eps: float, number: int, first_block: int) -> Tensor:
+    def _climb(self, problem: Problem, eps: float, number: int, first_block: int, watch: Watch | None) -> Tensor:
         windows, random = WINDOWS[problem.threat.norm], problem.random
         points, active = windows.start(problem, eps), problem.everyone()
         asking, loss = self._asking(random), torch.empty(0)
         for turn in range(self.queries // 2 if random else self.queries - 1):
             if random or turn == 0:
-                present = asking.score(problem.part(active).at(points[active]), first_block + turn)
-                active, loss = self._going(active, present.loss, present)
+                part = problem.part(active).at(points[active])
+                present = asking.score(part, first_block + turn)
+                going = _going(part, asking, present, first_block + turn, watch and watch.part(active))
+                active, loss = active[going], present.loss[going]
             if len(active) == 0:
                 break
             part = problem.part(active)
@@ -97,15 +100,18 @@ class Square(SearchAttack):
             better = score.loss > loss
             points[active[better]] = candidates[better]
             if not random:
-                active, loss = self._going(active, score.loss.maximum(loss), score)
+                going = _going(part, asking, score, first_block + turn, watch and watch.part(active))
+                active, loss = active[going], score.loss.maximum(loss)[going]
         return points
-
-    def _going(self, active: Tensor, loss: Tensor, score: Score) -> tuple[Tensor, Tensor]:
-        """Leave out the examples that the score calls lost."""
-        going = ~(lost(score) & self.stop_when_lost)
-        return active[going], loss[going]
 
     def _share(self, used: int) -> float:
         """Return p, the share of the image that the next window covers, by its schedule over the queries used."""
         halvings = sum(used * 10_000 > after * self.queries for after in HALVINGS)
         return self.p_init * 0.5**halvings
+
+
+def _going(present: Problem, asking: MonteCarlo, score: Score, block: int, watch: Watch | None) -> Tensor:
+    """Return which examples are attacked on."""
+    if watch is None:
+        return torch.ones_like(present.everyone(), dtype=torch.bool)
+    return ~watch.lost(present, asking, score, block)

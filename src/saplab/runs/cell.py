@@ -159,7 +159,7 @@ class ImageCell(Cell):
     """A cell of images: each is attacked at each radius and predicted by fresh passes."""
 
     kind = "images"
-    numerics = 6
+    numerics = 7
     ranges = "examples"
 
     attack: Attack
