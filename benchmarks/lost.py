@@ -58,8 +58,8 @@ def ever_lost(law: Law, samples: int, looks: int, people: int, seed: int) -> flo
     nobody = Problem.of(nn.Flatten(), torch.zeros(people, 1, 1, 1), torch.zeros(people, dtype=torch.long))
     watch, found = Watch.over(nobody), torch.zeros(people, dtype=torch.bool)
     for _ in range(looks):
-        wrong = law((samples, people), rng).mean(0) > 0
-        found |= watch.answer(wrong, samples, lambda rows, _, passes: law((passes, len(rows)), rng))
+        doubtful = law((samples, people), rng).mean(0) > 0
+        found |= watch.answer(doubtful, samples, lambda rows, _, passes: law((passes, len(rows)), rng))
     return float(found.double().mean())
 
 

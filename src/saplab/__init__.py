@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from saplab.defenses import predict as predict
     from saplab.defenses import sites as sites
     from saplab.defenses import undefended as undefended
+    from saplab.evaluation.certificates import Certificates as Certificates
+    from saplab.evaluation.certificates import certify as certify
     from saplab.evaluation.evaluate import evaluate as evaluate
     from saplab.evaluation.evidence import Evidence as Evidence
     from saplab.evaluation.result import Result as Result
@@ -71,6 +73,7 @@ _HOMES: dict[str, str] = {
         "saplab.defenses",
     ),
     **dict.fromkeys(("accuracy", "calibration", "game_value"), "saplab.metrics"),
+    **dict.fromkeys(("Certificates", "certify"), "saplab.evaluation.certificates"),
     **dict.fromkeys(("Result", "load"), "saplab.evaluation.result"),
     **dict.fromkeys(("Verdict", "verdict"), "saplab.evaluation.verdict"),
     "Evidence": "saplab.evaluation.evidence",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import saplab
 from saplab import PGD, MonteCarlo
 from saplab.attacks import Problem, Watch
-from saplab.attacks.lost import ERROR, PASSES, cost_of, reaches
+from saplab.attacks.lost import ERROR, PASSES, ROUND, cost_of, reaches
 
 Law = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
@@ -35,8 +35,8 @@ def ever_lost(law: Law, samples: int, looks: int, people: int, seed: int = 0) ->
     watch = Watch.over(Problem.of(net, torch.zeros(people, 1, 1, 1), torch.zeros(people, dtype=torch.long)))
     found = torch.zeros(people, dtype=torch.bool)
     for _ in range(looks):
-        wrong = law((samples, people), rng).mean(0) > 0
-        found |= watch.answer(wrong, samples, lambda rows, _, passes: law((passes, len(rows)), rng))
+        doubtful = law((samples, people), rng).mean(0) > 0
+        found |= watch.answer(doubtful, samples, lambda rows, _, passes: law((passes, len(rows)), rng))
     return float(found.double().mean())
 
 
@@ -53,12 +53,13 @@ def test_what_is_right_is_hardly_ever_called_lost_in_many_looks(law: str, sample
 
 @pytest.mark.parametrize("chance", [0.5, 0.6, 0.8])
 def test_fortune_is_fair_where_the_prediction_is_even(chance: float) -> None:
-    """By enumeration: the chance that the fortune reaches w in three rounds' first 8 passes is at most 1 / w."""
-    outcomes = torch.tensor([[1.0 if k >> i & 1 else -1.0 for k in range(256)] for i in range(8)]).double()
-    first = torch.where(outcomes > 0, (1 - chance) / chance, -1.0) if chance >= 0.5 else outcomes
+    """By enumeration: the chance that the fortune reaches w in the first round is at most 1 / w."""
+    count = 2**ROUND
+    outcomes = torch.tensor([[1.0 if k >> i & 1 else -1.0 for k in range(count)] for i in range(ROUND)]).double()
+    first = torch.where(outcomes > 0, (1 - chance) / chance, -1.0)
     weight = torch.where(outcomes > 0, chance, 1 - chance).prod(0)
-    for wanted in (1.5, 2.0, 4.0):
-        found = reaches(torch.full((256,), wanted).double(), lambda rows, done, passes: first[:, rows] * (done == 0))
+    for wanted in (1.5, 2.0, 3.0):
+        found = reaches(torch.full((count,), wanted).double(), lambda rows, done, passes: first[:, rows] * (done == 0))
         share = float((weight * found).sum())
         assert 0 < share <= 1 / wanted + 1e-12
 
@@ -73,17 +74,17 @@ def test_what_every_pass_gets_wrong_is_lost_by_the_first_question() -> None:
 
 
 def test_a_question_ends_where_it_cannot_be_answered_any_more() -> None:
-    """Six of eight passes right leave nothing to hope for; all wrong need no third round."""
+    """Four of six passes right leave nothing to hope for; all wrong need no third round."""
     asked: list[tuple[int, int]] = []
 
     def leads(rows: Tensor, done: int, passes: int) -> Tensor:
         asked.append((done, len(rows)))
         path = torch.ones(passes, 2).double()
-        path[:6, 1] = -1.0
+        path[:4, 1] = -1.0
         return path[:, rows]
 
     assert reaches(torch.full((2,), 2 / ERROR).double(), leads).tolist() == [True, False]
-    assert asked == [(0, 2), (8, 1)]
+    assert asked == [(0, 2), (6, 1)]
 
 
 def test_questions_wait_until_twice_as_many_passes_were_seen() -> None:

@@ -24,7 +24,7 @@ from saplab.evaluation.advice import Advice
 from saplab.evaluation.result import load
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("demo", "evaluate", "reproduce", "sites", "train", "zoo", "train-agent", "play", "report", "runs",
+VERBS = ("demo", "evaluate", "certify", "reproduce", "sites", "train", "zoo", "train-agent", "play", "report", "runs",
          "doctor")  # fmt: skip
 PLAIN = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
 

@@ -9,7 +9,9 @@ import saplab
 from saplab.attacks import APGD, FGSM, PGD, Iterative, MonteCarlo, RandomNoise, Square, parse_attackers
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.evidence import Evidence
+from saplab.evaluation.text import verdict_text
 from saplab.evaluation.thresholds import median_interval
+from saplab.evaluation.verdict import verdict
 from saplab.metrics import mean_interval, worst_case
 
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)
@@ -584,3 +586,31 @@ def test_the_lower_end_decides():
 def test_verdict_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Attackers who go on trying
+
+
+def test_what_an_attacker_leaves_who_goes_on_trying():
+    """Right passes of 20 at two radii; the weaker attack's smaller ball counts for the larger one too."""
+    labels, probs = np.zeros(2, int), np.tile([0.9, 0.1], (2, 2, 1))
+    eps = (2 / 255, 8 / 255)
+    weak = Evidence.of(FGSM(), eps, probs, labels, label="weak", hits=[[20, 12], [20, 20]], passes=20)
+    strong = Evidence.of(PGD(), eps, probs, labels, label="strong", hits=[[20, 20], [20, 15]], passes=20)
+    (left,) = verdict([strong, weak], labels=labels).persistent
+    assert (left.eps, left.tries, left.attack) == (8 / 255, 10, "weak")
+    assert left.accuracy.estimate == pytest.approx((1 + 66 / 184756) / 2)  # C(12, 10) / C(20, 10)
+    (small,) = verdict([strong], labels=labels, eps=2 / 255).persistent
+    assert small.accuracy.estimate == 1
+    text = verdict_text(verdict([strong, weak], labels=labels))
+    assert "λ = 8: an attacker who may try 10 times leaves 50.0 % [" in text
+    assert "100 times" not in text
+
+
+def test_nothing_is_said_of_tries_that_the_passes_do_not_tell_of():
+    labels, probs = np.zeros(2, int), np.tile([0.9, 0.1], (1, 2, 1))
+    few = Evidence.of(PGD(), [0.1], probs, labels, hits=[[9, 9]], passes=9)
+    assert verdict([few], labels=labels).persistent == ()
+    assert verdict([Evidence.of(PGD(), [0.1], probs, labels)], labels=labels).persistent == ()
+    with pytest.raises(ValueError, match=r"`hits` must be \(1, 2\) numbers in 0..9"):
+        Evidence.of(PGD(), [0.1], probs, labels, hits=[[9, 10]], passes=9)

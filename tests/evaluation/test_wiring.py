@@ -152,7 +152,8 @@ def test_every_column_of_a_stochastic_row():
     record = row.record()
     assert list(record) == [
         "curve", "strength", "images", "averaged_percent", "averaged_low", "averaged_high", "single_pass_percent",
-        "single_pass_low", "single_pass_high", "majority_percent", "all_of_10_percent", "any_of_10_percent", "seeds",
+        "single_pass_low", "single_pass_high", "majority_percent", "after_10_tries_percent", "after_10_tries_low",
+        "after_10_tries_high", "after_100_tries_percent", "after_100_tries_low", "after_100_tries_high", "seeds",
         "over_seeds_low", "over_seeds_high", "paper_percent", "figure", "norm", "eps",
     ]  # fmt: skip
     assert (record["curve"], record["strength"], record["images"], record["figure"]) == ("SAP", 2.0, 4, "")
@@ -161,8 +162,9 @@ def test_every_column_of_a_stochastic_row():
     assert record["single_pass_percent"] == pytest.approx(100 * (20 + 15 + 20 + 0) / 80)
     assert record["majority_percent"] == 75.0
     every = (1 + 3003 / 184756 + 1 + 0) / 4  # C(15, 10) / C(20, 10) of the second image
-    assert record["all_of_10_percent"] == pytest.approx(100 * every, abs=1e-3)
-    assert record["any_of_10_percent"] == pytest.approx(75.0)
+    assert record["after_10_tries_percent"] == pytest.approx(100 * every, abs=1e-3)
+    assert record["after_10_tries_low"] < 100 * every < record["after_10_tries_high"]
+    assert record["after_100_tries_percent"] is None
     assert (record["seeds"], record["paper_percent"]) == (2, 66.3)
     assert record["over_seeds_low"] < 37.5 < record["over_seeds_high"]  # the mean of both seeds
     assert row.seeds.combined.estimate == pytest.approx(0.375)

@@ -75,6 +75,25 @@ def test_page_and_files_draw_the_same_chart():
     assert page["params"] == paper["params"]
 
 
+def test_a_menu_on_the_page_chooses_how_accuracy_is_counted():
+    tries = {f"after_10_tries_{end}": 40.0 + k for k, end in enumerate(("percent", "low", "high"))}
+    nothing = dict.fromkeys(name.replace("10", "100") for name in tries)
+    random, dense = (record(curve, s, 80.0, **known, **nothing) for curve, known, s in (
+        ("SAP-100", tries, 0.0), ("dense", dict.fromkeys(tries), 0.0)))  # fmt: skip
+    page = accuracy_chart([random, dense], PAGE).to_dict()
+    (menu,) = [param for param in page["params"] if param["name"] == "counted"]
+    assert menu["value"] == "averaged"
+    assert menu["bind"]["options"] == ["averaged", "single_pass", "after_10_tries"]
+    assert menu["bind"]["labels"] == ["the averaged prediction", "one pass", "10 tries"]
+    calculated = {step["as"]: step["calculate"] for step in page["transform"] if "as" in step}
+    assert set(calculated) == {"averaged_percent", "averaged_low", "averaged_high"}
+    assert calculated["averaged_low"] == (
+        "isValid(datum[counted + '_low']) ? datum[counted + '_low'] : datum.averaged_low"
+    )
+    assert "counted" not in str(accuracy_chart([random, dense]).to_dict())
+    assert "counted" not in str(accuracy_chart([dense], PAGE).to_dict())
+
+
 def test_a_single_strength_has_bars_for_its_intervals():
     spec = accuracy_chart([row for row in RECORDS if row["strength"] == 8]).to_dict()
     assert spec["layer"][0]["mark"]["type"] == "rule"

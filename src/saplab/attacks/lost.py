@@ -14,8 +14,9 @@ from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 
 ERROR: Final = float(ndtr(-3.0))  # of ever calling lost what is right: as rare as three standard errors of a normal
-ROUND: Final = 8  # passes of a question at a time
-PASSES: Final = 3 * ROUND  # of a question, at most
+ROUND: Final = 6  # passes of a question at a time
+PASSES: Final = 4 * ROUND  # of a question, at most
+WORTH: Final = 1 / 3  # lead of an estimate from which a question is worth its passes
 BETS: Final = (0.7, 1.0)  # shares of the capital that are put on the rival
 
 _FIRST: Final = 1 << 31  # number of the first pass of a question; those of estimates are below
@@ -74,22 +75,23 @@ class Watch:
             score: of these points.
             look: number of the look, another one for each.
         """
-        wrong = score.lead > 0
-        if not problem.random or score.samples == 1:
-            return wrong & (not problem.random)
+        if not problem.random:
+            return score.lead > 0
+        if score.samples == 1:
+            return torch.zeros_like(score.lead, dtype=torch.bool)
         others = score.probs.masked_fill(F.one_hot(problem.labels, score.probs.shape[1]).bool(), -torch.inf)
         rival, first = others.argmax(1), _FIRST + PASSES * (self.first + look)
 
         def leads(rows: Tensor, done: int, passes: int) -> Tensor:
             return gradient.leads(problem.part(rows), rival[rows], first + done, passes)
 
-        return self.answer(wrong, score.samples, leads)
+        return self.answer(score.lead > WORTH, score.samples, leads)
 
-    def answer(self, wrong: Tensor, samples: int, leads: Leads) -> Tensor:
-        """Return who is lost, (n,), of those whom an estimate of so many passes finds wrong, asking where it is due."""
+    def answer(self, doubtful: Tensor, samples: int, leads: Leads) -> Tensor:
+        """Return who of the `doubtful` (n,) is lost, after an estimate of so many passes, asking where it is due."""
         self.seen[self.rows] += samples
-        found = torch.zeros_like(wrong)
-        which = (wrong & (self.seen[self.rows] >= self.due[self.rows])).nonzero()[:, 0]
+        found = torch.zeros_like(doubtful)
+        which = (doubtful & (self.seen[self.rows] >= self.due[self.rows])).nonzero()[:, 0]
         rows = self.rows[which]
         self.asked[rows] += 1
         self.due[rows] = 2 * self.seen[rows]

@@ -10,7 +10,20 @@ import typer
 
 from saplab.cli.errors import end_on_interrupt, guarded, leave, show_own_warnings
 from saplab.cli.options import Grouped
-from saplab.cli.verbs import demo, doctor, evaluate, play, report, reproduce, runs, sites, train, train_agent, zoo
+from saplab.cli.verbs import (
+    certify,
+    demo,
+    doctor,
+    evaluate,
+    play,
+    report,
+    reproduce,
+    runs,
+    sites,
+    train,
+    train_agent,
+    zoo,
+)
 from saplab.system.memory import keep_freed_memory
 
 app = typer.Typer(
@@ -41,8 +54,8 @@ def _start(
 
 
 for _verb in (
-    demo.demo, evaluate.evaluate, reproduce.reproduce, sites.sites, train.train, zoo.zoo, train_agent.train_agent,
-    play.play, report.report, runs.runs, doctor.doctor,
+    demo.demo, evaluate.evaluate, certify.certify, reproduce.reproduce, sites.sites, train.train, zoo.zoo,
+    train_agent.train_agent, play.play, report.report, runs.runs, doctor.doctor,
 ):  # fmt: skip
     app.command(_verb.__name__.replace("_", "-"), cls=Grouped)(_verb)
 

@@ -26,7 +26,7 @@ def option(group: str, text: str, *names: str) -> Any:
 
 
 NETWORK, DATA, DEFENCE, ATTACK = "The network", "The data", "The defence", "The attack"
-JUDGING, MACHINE, OUTPUT = "The judging", "The machine", "The output"
+NOISE, JUDGING, MACHINE, OUTPUT = "The noise", "The judging", "The machine", "The output"
 
 MODEL = (
     "A network of the package, an architecture with --weights, torchvision:NAME, timm:NAME, or package.module:factory."
@@ -99,7 +99,7 @@ class Grouped(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, and the options with a heading for each group."""
         records = [(_group_of(parameter), parameter.get_help_record(ctx)) for parameter in self.get_params(ctx)]
-        for group in ("Arguments", "Options", NETWORK, DATA, DEFENCE, ATTACK, JUDGING, MACHINE, OUTPUT):
+        for group in ("Arguments", "Options", NETWORK, DATA, DEFENCE, ATTACK, NOISE, JUDGING, MACHINE, OUTPUT):
             if own := [record for name, record in records if name == group and record]:
                 with formatter.section(group):
                     formatter.write_dl(own)

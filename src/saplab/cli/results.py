@@ -50,7 +50,11 @@ def show_report(report: "Report", console: "Console") -> None:
 
 def record_of(report: "Report") -> dict[str, Any]:
     """Return a report as plain values; an empty sentence where nothing could be judged."""
-    found = _verdict_record(report.findings.verdict) if report.findings else {"finding": "", "robust": [], "checks": []}
+    found = (
+        _verdict_record(report.findings.verdict)
+        if report.findings
+        else {"finding": "", "robust": [], "persistent": [], "checks": []}
+    )
     rows = [row.record() for row in report.summary.rows]
     return {**found, "rows": rows, "files": list(map(str, report.files))}
 
@@ -60,7 +64,10 @@ def _verdict_record(verdict: "Verdict") -> dict[str, Any]:
     robust = [
         {"strength": bound.strength if bound.threat.in_steps else None, **asdict(bound)} for bound in verdict.robust
     ]
-    return {"finding": verdict.sentence, "robust": robust, "checks": checks}
+    persistent = [
+        {"strength": left.strength if left.threat.in_steps else None, **asdict(left)} for left in verdict.persistent
+    ]
+    return {"finding": verdict.sentence, "robust": robust, "persistent": persistent, "checks": checks}
 
 
 def show_study(study: "StudyReport", console: "Console") -> None:

@@ -32,6 +32,8 @@ class Evidence:
         gradient_norm: (N,) norm of the gradient at the clean image.
         threat: norm and bounds in which `eps` is measured.
         values: how many an example has; 0 for not known.
+        hits: (L, N) how many of each image's passes are right; None for one pass or a network without randomness.
+        passes: over each image.
 
     Raises:
         ValueError: a gradient attack that asks no network, radii that do not ascend, other shapes or ranges.
@@ -49,6 +51,8 @@ class Evidence:
     random: bool | None = None
     threat: ThreatModel = LINF
     values: int = 0
+    hits: NDArray[np.integer] | None = None
+    passes: int = 1
 
     @classmethod
     def of(
@@ -56,11 +60,12 @@ class Evidence:
         adversary: Adversary = "own", has_rules: bool = False, halves: ArrayLike | None = None,
         half_cosine: Array | None = None, gradient_norm: Array | None = None, random: bool | None = None,
         threat: ThreatModel = LINF, values: int = 0,
+        hits: ArrayLike | None = None, passes: int = 1,
     ) -> Self:  # fmt: skip
         """Return the evidence of averaged predictions; arguments that are not described here are the class's.
 
         Args:
-            eps: L radii, in any order, which is that of `probs` and `halves`.
+            eps: L radii, in any order, which is that of `probs`, `halves` and `hits`.
             probs: (L, N, C) mean probabilities over the passes.
             labels: (N,) integers in 0..C-1.
             label: by default the attack's description.
@@ -83,20 +88,9 @@ class Evidence:
         ordered = None if halves is None else np.asarray(halves)[:, order]
         label = label or (attack.describe(has_rules) if attack.title else type(attack).__name__)
         radii = tuple(float(eps[k]) for k in order)
-        return cls(
-            label,
-            attack,
-            adversary,
-            radii,
-            right,
-            has_rules,
-            ordered,
-            half_cosine,
-            gradient_norm,
-            random,
-            threat,
-            values,
-        )  # fmt: skip
+        found = None if hits is None else np.asarray(hits)[order]
+        notes = (half_cosine, gradient_norm, random, threat, values, found, passes)
+        return cls(label, attack, adversary, radii, right, has_rules, ordered, *notes)
 
     def __post_init__(self) -> None:
         if self.adversary not in get_args(Adversary):
@@ -112,6 +106,10 @@ class Evidence:
             raise ValueError(f"`right` must be in [0, 1], got {right.min()} to {right.max()}")
         if self.halves is not None and (self.halves.ndim != 4 or self.halves.shape[:3] != (2, *right.shape)):
             raise ValueError(f"`halves` must have the shape (2, {len(right)}, {self.n}, C), got {self.halves.shape}")
+        if self.hits is not None and not (
+            self.hits.shape == right.shape and 0 <= self.hits.min() <= self.hits.max() <= self.passes
+        ):
+            raise ValueError(f"`hits` must be {right.shape} numbers in 0..{self.passes}, got {self.hits.shape}")
         self._check("half_cosine", self.half_cosine, -1 - 1e-5, 1 + 1e-5)
         self._check("gradient_norm", self.gradient_norm, 0.0, math.inf)
 

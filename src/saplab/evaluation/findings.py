@@ -99,11 +99,13 @@ def evidence_of(finished: Finished) -> Evidence:
     adversary = source if cell.attack.knowledge == "gradient" else "none"
     right = np.stack([finished.right_at(radius) for radius in eps])
     halves = np.stack((result.half, result.other_half(cell.passes)))[:, order]
+    hits = result.votes[order][:, np.arange(len(result.labels)), result.labels] if cell.passes > 1 else None
     values = math.prod(result.pictures.shape[2:]) if result.pictures.size else 0
     return Evidence(
         finished.curve.label, cell.attack, adversary, eps, right, cell.adversary.has_rules, halves,
         half_cosine=_measured(result.half_cosine), gradient_norm=_measured(result.gradient_norm),
         random=cell.adversary.random, threat=cell.threat, values=values,
+        hits=hits, passes=cell.passes,
     )  # fmt: skip
 
 

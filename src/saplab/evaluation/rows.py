@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 from saplab.attacks import LINF, ThreatModel, strength_of
 from saplab.metrics import Counts, Interval, OverSeeds, correct, count, over_seeds
+from saplab.metrics.counting import TRIES
 from saplab.metrics.scores import Change, Score, mean_score, relative_change
 from saplab.runs import BrokenCellError, Cell, Curve, GameCell, ImageCell, ImageResult, Results
 from saplab.runs.results import join
@@ -57,8 +58,8 @@ class Row:
         return {
             "curve": self.curve, "strength": self.strength if self.threat.in_steps else None, "images": self.averaged.n,
             **_percents("averaged", self.averaged), **_percents("single_pass", self.single),
-            "majority_percent": _percent(counts.majority), "all_of_10_percent": _percent(counts.in_all),
-            "any_of_10_percent": _percent(counts.in_any), "seeds": seeds.seeds if seeds else 1,
+            "majority_percent": _rounded(counts.majority.estimate), **_after(counts),
+            "seeds": seeds.seeds if seeds else 1,
             "over_seeds_low": _rounded(seeds.combined.low) if seeds else None,
             "over_seeds_high": _rounded(seeds.combined.high) if seeds else None,
             "paper_percent": self.paper, "figure": self.figure, "norm": self.threat.norm, "eps": self.eps,
@@ -247,8 +248,14 @@ def _percents(name: str, interval: Interval) -> dict[str, float]:
     return {f"{name}_{end}": _rounded(share) for end, share in ends.items()}
 
 
-def _percent(interval: Interval | None) -> float | None:
-    return None if interval is None else _rounded(interval.estimate)
+def _after(counts: Counts) -> dict[str, float | None]:
+    """Return what is left after several tries; None where there are fewer passes."""
+    found: dict[str, float | None] = {}
+    for tries in TRIES:
+        left = counts.after.get(tries)
+        nothing = dict.fromkeys(f"after_{tries}_tries_{end}" for end in ("percent", "low", "high"))
+        found |= nothing if left is None else _percents(f"after_{tries}_tries", left)
+    return found
 
 
 def _rounded(share: float) -> float:

@@ -61,6 +61,7 @@ def cell_text(row: Row) -> str:
     lines = [f"{100 * a.estimate:.1f} ±{100 * max(a.high - a.estimate, a.estimate - a.low):.1f}"]
     if abs(row.single.estimate - a.estimate) >= _SEEN:
         lines.append(f"one pass {100 * row.single.estimate:.1f}")
+        lines += [f"{tries} tries {100 * left.estimate:.1f}" for tries, left in row.counts.after.items()]
     if row.paper is not None:
         lines.append(f"paper {row.paper:.1f}")
     return "\n".join(lines)
@@ -75,6 +76,10 @@ def _note(rows: Sequence[Row]) -> str:
     ]
     if any(abs(row.single.estimate - row.averaged.estimate) >= _SEEN for row in rows):
         lines.append("The prediction is averaged over many random passes; one pass: without averaging.")
+        if any(row.counts.after for row in rows):
+            lines.append(
+                "10 tries: right in each of ten passes, which is what an attacker who may try ten times leaves."
+            )
     if any(row.paper is not None for row in rows):
         lines.append("paper: the number that the SAP paper reports for its own network.")
     return "\n".join(lines)
@@ -124,6 +129,11 @@ def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_p
         f"{left.threat.text(left.eps)}: under the worst of all attacks {left.accuracy.percent()}"
         f" (strongest: {left.attack})"
         for left in verdict.robust
+    ]
+    bounds += [
+        f"{left.threat.text(left.eps)}: an attacker who may try {left.tries} times leaves"
+        f" {left.accuracy.percent()} ({left.attack})"
+        for left in verdict.persistent
     ]
     checks, indent = ["Can these numbers be believed?"], " " * 9
     for check in verdict.checks:

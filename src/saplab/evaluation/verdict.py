@@ -1,7 +1,8 @@
 """What a network's accuracy under attack means: a bound, the checks behind it, and one sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +12,7 @@ from saplab.evaluation.checks import Check, answers, is_masked
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.evaluation.sentence import describe
 from saplab.metrics import Interval, mean_interval
+from saplab.metrics.counting import TRIES, left_after
 from saplab.metrics.worst_case import cross_fit, margins
 
 
@@ -30,6 +32,22 @@ class Robust:
 
 
 @dataclass(frozen=True)
+class Persistent:
+    """What an attacker leaves who may try several times on each image, each time meeting a pass of its own."""
+
+    eps: float
+    tries: int
+    accuracy: Interval
+    attack: str  # label of the one that alone leaves least
+    threat: ThreatModel = LINF
+
+    @property
+    def strength(self) -> float:
+        """Return the number that people read for the radius, as `Robust` does."""
+        return self.threat.shown(self.eps)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the evidence says.
 
@@ -39,6 +57,7 @@ class Verdict:
         masked: whether an attack that should be weaker takes away what one by the own gradient leaves; None where the
             evidence cannot tell.
         headline: the entry of `robust` that the sentence speaks of.
+        persistent: what an attacker who goes on trying leaves at that radius, as far as the passes tell.
     """
 
     sentence: str
@@ -46,6 +65,7 @@ class Verdict:
     robust: tuple[Robust, ...]
     masked: bool | None
     headline: Robust
+    persistent: tuple[Persistent, ...] = ()
 
     def fails(self, percent: float) -> bool:
         """Return whether the lower end of robust accuracy's interval is below `percent`."""
@@ -83,7 +103,19 @@ def verdict(
     masked = is_masked({answer.check.key: answer.check.outcome for answer in found})
     undefended = {bound.eps: bound.accuracy for bound in _worst_of(dense, labels)}
     sentence = describe(case, found, masked, headline.eps, headline.accuracy, undefended.get(headline.eps))
-    return Verdict(sentence, tuple(answer.check for answer in found), bounds, masked, headline)
+    checks, persistent = tuple(answer.check for answer in found), tuple(_persistent(defended, headline.eps))
+    return Verdict(sentence, checks, bounds, masked, headline, persistent)
+
+
+def _persistent(evidence: Sequence[Evidence], eps: float) -> Iterator[Persistent]:
+    """Yield what the strongest attack within a radius leaves after each number of tries that the passes tell of."""
+    for tries in TRIES:
+        known = [(e, k) for e in evidence if e.hits is not None and e.passes >= tries for k in range(len(e.eps))]
+        left = [(left_after(cast(Any, e.hits)[k], e.passes, tries), e) for e, k in known if e.eps[k] <= eps]
+        if left:
+            scores, strongest = min(left, key=lambda pair: float(pair[0].mean()))
+            accuracy = mean_interval(scores, strongest.passes // tries, confidence=1 - 0.05 / len(left))
+            yield Persistent(eps, tries, accuracy, strongest.label, strongest.threat)
 
 
 def _worst_of(evidence: Sequence[Evidence], labels: ArrayLike | None) -> tuple[Robust, ...]:

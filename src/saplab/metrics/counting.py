@@ -1,6 +1,8 @@
-"""Accuracy of a stochastic network, counted in five ways."""
+"""Accuracy of a stochastic network, counted in several ways."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,32 +10,31 @@ from numpy.typing import ArrayLike, NDArray
 from saplab.metrics.accuracy import accuracy, hits_and_passes, single_pass_accuracy
 from saplab.metrics.intervals import Interval, mean_interval
 
+TRIES: Final = (10, 100)  # of an attacker who goes on trying; one try is a single pass
+
 
 @dataclass(frozen=True)
 class Counts:
-    """The share of images that are classified correctly, in five senses, with 95 % intervals over images."""
+    """The share of images that are classified correctly, in several senses, with 95 % intervals over images."""
 
     averaged: Interval  # by the class with the highest mean probability
     single_pass: Interval  # by one pass
     majority: Interval  # by the class that most passes predict, the first of equals
-    in_all: Interval | None  # by all of `of` passes; None where fewer were made
-    in_any: Interval | None  # by at least one of them
-    of: int
+    after: Mapping[int, Interval]  # by each of so many passes: left after as many tries, where there are enough passes
     passes: int  # over each image (the fewest, K)
 
 
-def count(probs: ArrayLike, votes: ArrayLike, labels: ArrayLike, of: int = 10) -> Counts:
-    """Measure the accuracy of a stochastic network in five senses.
+def count(probs: ArrayLike, votes: ArrayLike, labels: ArrayLike, tries: Sequence[int] = TRIES) -> Counts:
+    """Measure the accuracy of a stochastic network in several senses.
 
-    `probs` are means over the passes (N, C); `votes` and `labels` as in `single_pass_accuracy`.
+    `probs` are means over the passes (N, C); `votes` and `labels` as in `single_pass_accuracy`. What is left after
+    more tries than there are passes cannot be estimated without bias, and is left out.
     """
-    fewest = int(hits_and_passes(votes, labels)[1].min())
-    in_all = in_any = None
-    if fewest >= of:
-        every, some = right_in_all(votes, labels, of), right_in_any(votes, labels, of)
-        in_all, in_any = (mean_interval(scores, fewest // of) for scores in (every, some))
+    hits, passes = hits_and_passes(votes, labels)
+    fewest = int(passes.min())
+    after = {k: mean_interval(left_after(hits, passes, k), fewest // k) for k in tries if k <= fewest}
     averaged, single = accuracy(probs, labels), single_pass_accuracy(votes, labels)
-    return Counts(averaged, single, mean_interval(right_by_majority(votes, labels)), in_all, in_any, of, fewest)
+    return Counts(averaged, single, mean_interval(right_by_majority(votes, labels)), after, fewest)
 
 
 def right_by_majority(votes: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
@@ -42,25 +43,22 @@ def right_by_majority(votes: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
     return np.asarray(np.asarray(votes).argmax(axis=1) == np.asarray(labels))
 
 
-def right_in_all(votes: ArrayLike, labels: ArrayLike, of: int = 10) -> NDArray[np.float64]:
-    """Estimate, for each image, the chance that `of` passes are all right: (N,) in [0, 1].
+def left_after(hits: ArrayLike, passes: ArrayLike, tries: int) -> NDArray[np.float64]:
+    """Estimate, for each image, the chance that an attacker who may try so often never succeeds: (N,) in [0, 1].
 
-    With h of K passes right and m = `of`, the unbiased estimate is C(h, m) / C(K, m), the share of the subsets of m
-    passes that are all right (a U-statistic; the estimator of pass^k). For K = m it is what was observed.
+    Each try meets a pass of its own, and fails with the chance 1 - p that this pass is right: what is left is
+    (1 - p)^k. With h of K passes right, the unbiased estimate is C(h, k) / C(K, k), the share of the subsets of k
+    passes that are all right (a U-statistic; the estimator of pass^k). For K = k it is what was observed; for K < k
+    there is no unbiased estimate.
+
+    Args:
+        hits, passes: (N,) right passes and all passes.
+        tries: k.
     """
-    return _share_of_subsets(*hits_and_passes(votes, labels), of)
-
-
-def right_in_any(votes: ArrayLike, labels: ArrayLike, of: int = 10) -> NDArray[np.float64]:
-    """Estimate, for each image, the chance that at least one of `of` passes is right: 1 - C(K - h, m) / C(K, m)."""
-    hits, passes = hits_and_passes(votes, labels)
-    return 1 - _share_of_subsets(passes - hits, passes, of)
-
-
-def _share_of_subsets(chosen: NDArray[np.int64], passes: NDArray[np.int64], of: int) -> NDArray[np.float64]:
-    if of < 1:
-        raise ValueError(f"`of` must be >= 1, got {of}")
-    if passes.min() < of:
-        raise ValueError(f"`votes` must hold at least {of} passes of every image, got {passes.min()}")
-    taken = np.arange(of)
-    return np.asarray(np.prod(np.maximum(chosen[:, None] - taken, 0) / (passes[:, None] - taken), axis=1))
+    right, every = np.broadcast_arrays(hits, passes)
+    if tries < 1:
+        raise ValueError(f"`tries` must be >= 1, got {tries}")
+    if every.min() < tries:
+        raise ValueError(f"`passes` must be at least {tries}, the tries, for every image, got {every.min()}")
+    taken = np.arange(tries)
+    return np.asarray(np.prod(np.maximum(right[..., None] - taken, 0) / (every[..., None] - taken), axis=-1))

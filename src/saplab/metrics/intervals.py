@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtri
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,16 @@ def wilson(p: float, n: float, z: float) -> tuple[float, float]:
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return float(max(centre - half, 0.0)) if p > 0 else 0.0, float(min(centre + half, 1.0)) if p < 1 else 1.0
+
+
+def lower_bound(hits: ArrayLike, trials: ArrayLike, alpha: float) -> NDArray[np.float64]:
+    """Return the one-sided lower bound of Clopper & Pearson (1934) for shares, at the level `alpha`.
+
+    A share p below it gives as many `hits` of `trials` with a probability of less than `alpha`. With all of n hit it is
+    α^(1/n), with none 0.
+    """
+    k, n = np.asarray(hits, np.float64), np.asarray(trials, np.float64)
+    return np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, alpha), 0.0)
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -48,9 +48,9 @@ def accuracy_chart(
     """Draw accuracy (%) against strength: a line, points and a 95 % band for each curve; the paper's numbers hollow.
 
     The strength λ has a symmetric logarithmic axis, so that 0, 1, 2, 4, … are evenly spaced; another one, which `axis`
-    names, a linear one. The parameter ``shown`` holds the
-    labels of the curves to draw. On the page's theme the chart fills its container and holds all curves, and the page
-    makes the legend; elsewhere it holds those shown.
+    names, a linear one. The parameter ``shown`` holds the labels of the curves to draw. On the page's theme the chart
+    fills its container and holds all curves, the page makes the legend, and a menu chooses how accuracy is counted
+    where passes differ; elsewhere it holds those shown.
 
     A record for each curve and strength has the columns of ``accuracy.csv``; those with a true ``across`` are not
     drawn. `shown` are the labels of the curves drawn at first, by default all. Raises ValueError without records.
@@ -68,6 +68,8 @@ def accuracy_chart(
         layers += _papers(base, labels)
     chart = alt.LayerChart(data=alt.Data(values=list(records)), layer=layers)
     chart = chart.transform_filter("indexof(shown, datum.curve) >= 0").add_params(drawn)
+    if theme is PAGE and (ways := _countings(records)):
+        chart = _with_menu(chart, ways)
     chart = chart.properties(width="container" if theme is PAGE else 620, height=380)
     chart = chart.properties(description="Accuracy in % against strength, one line for each of: " + "; ".join(labels))
     return configured(chart.properties(title=_heading(title, records)) if title else chart, theme)
@@ -84,6 +86,24 @@ def _drawable(records: Records) -> Records:
     lengths = Counter(record["curve"] for record in records)
     longest = max(lengths.values())
     return [record for record in records if not record.get("across") and (lengths[record["curve"]] > 1 or longest == 1)]
+
+
+def _countings(records: Records) -> dict[str, str]:
+    """Return the ways of counting by their columns, in words; none where all passes are the same."""
+    ways = {"averaged": "the averaged prediction", "single_pass": "one pass"}
+    tries = {name: f"{name.split('_')[1]} tries" for name in records[0] if name.endswith("_tries_percent")}
+    known = {name: words for name, words in tries.items() if any(record[name] is not None for record in records)}
+    return ways | {name.removesuffix("_percent"): words for name, words in known.items()} if known else {}
+
+
+def _with_menu(chart: alt.LayerChart, ways: Mapping[str, str]) -> alt.LayerChart:
+    """Let a menu choose what takes the place of the averaged accuracy; a network that is not random keeps it."""
+    menu = alt.binding_select(options=list(ways), labels=list(ways.values()), name="Counted by: ")
+    columns = {}
+    for end in ("percent", "low", "high"):
+        chosen = f"datum[counted + '_{end}']"
+        columns[f"averaged_{end}"] = f"isValid({chosen}) ? {chosen} : datum.averaged_{end}"
+    return chart.transform_calculate(**columns).add_params(alt.param(name="counted", value="averaged", bind=menu))
 
 
 def _has_paper(records: Records) -> bool:
@@ -159,7 +179,7 @@ def _papers(base: alt.Chart, labels: Sequence[str]) -> list[alt.Chart]:
 
 def _tooltips() -> list[alt.Tooltip]:
     numbers = {
-        "averaged_percent": "averaged %", "averaged_low": "95 % from", "averaged_high": "95 % to",
+        "averaged_percent": "accuracy %", "averaged_low": "95 % from", "averaged_high": "95 % to",
         "single_pass_percent": "single pass %", "paper_percent": "paper %",
     }  # fmt: skip
     first = [alt.Tooltip("curve:N"), alt.Tooltip("strength:Q", title="radius"), alt.Tooltip("images:Q")]

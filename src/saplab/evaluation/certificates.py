@@ -1,0 +1,239 @@
+"""Randomised smoothing: a radius within which no perturbation changes what a network predicts under Gaussian noise.
+
+Source: Cohen, Rosenfeld & Kolter 2019, "Certified adversarial robustness via randomized smoothing", section 3.2.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import altair as alt
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from saplab.defenses import GaussianNoise, defend
+from saplab.defenses.defended import defenses_of, plan_of, undefended
+from saplab.defenses.drawing import drawing
+from saplab.defenses.parallel import over_threads
+from saplab.defenses.prediction import BATCH, logits, numbered, require_evaluation_mode
+from saplab.evaluation.progress import shown, silent
+from saplab.metrics import Interval, mean_interval
+from saplab.metrics.accuracy import class_labels
+from saplab.metrics.intervals import lower_bound
+from saplab.report.certificates import certified_chart
+from saplab.rng.streams import pass_streams, stream_key
+
+ABSTAINS: Final = -1
+_POINTS: Final = 101  # radii of a curve
+
+
+@dataclass(frozen=True, eq=False)
+class Certificates:
+    """What the smoothed network g(x) = argmax_c P(f(x + η) = c), η ~ N(0, std²), is certified to predict.
+
+    Each image's certificate is wrong with a probability of at most `alpha`: within its radius, in the Euclidean norm
+    and the unit of the images, g predicts the class. It speaks of g, the class that most passes find, not of averaged
+    probabilities.
+
+    Attributes:
+        predictions: (N,) classes; -1 where it abstains.
+        radii: (N,) certified radii; 0 where it abstains.
+        votes: (N, C) how many of the `n` passes found each class.
+        labels: (N,), or None.
+        std: of the noise, in the unit of the images.
+        n0, n: passes that chose the class, and those that counted it.
+        alpha: chance of a wrong certificate, for one image.
+        seed: of the noise.
+        examples: (N,) number of each image, which with the seed decides its noise.
+    """
+
+    predictions: NDArray[np.int64]
+    radii: NDArray[np.float64]
+    votes: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    std: float
+    n0: int
+    n: int
+    alpha: float
+    seed: int
+    examples: NDArray[np.int64]
+
+    @property
+    def ceiling(self) -> float:
+        """Return the largest radius that `n` passes can certify, where all agree: σ·Φ⁻¹(α^(1/n))."""
+        return self.std * float(ndtri(lower_bound(self.n, self.n, self.alpha)))
+
+    @property
+    def abstained(self) -> Interval:
+        """Estimate the share of images that get no certificate."""
+        return mean_interval(self.predictions == ABSTAINS)
+
+    def accuracy(self, radius: float = 0.0) -> Interval:
+        """Estimate the certified accuracy at a radius: the share of images certified there to be right, of 95 %.
+
+        Raises:
+            ValueError: no labels, or a negative radius.
+        """
+        if self.labels is None:
+            raise ValueError("`labels` must be given for an accuracy, got None")
+        if not radius >= 0:
+            raise ValueError(f"`radius` must be >= 0, got {radius}")
+        return mean_interval((self.predictions == self.labels) & (self.radii >= radius))
+
+    @cached_property
+    def rows(self) -> list[dict[str, float]]:
+        """Return certified accuracy, in %, with its interval, from radius 0 to the largest that can be certified."""
+        radii = np.linspace(0, max(self.ceiling, self.std / _POINTS), _POINTS)
+        return [_row(float(radius), self.accuracy(float(radius))) for radius in radii]
+
+    def predicted(self, alpha: float | None = None) -> NDArray[np.int64]:
+        """Return what g predicts without a radius (PREDICT), (N,); -1 where the first class is not surely ahead.
+
+        The two classes with the most votes are compared by a two-sided binomial test at the level `alpha`.
+        """
+        order = np.argsort(-self.votes, axis=1, kind="stable")[:, :2]
+        tops = np.take_along_axis(self.votes, order, axis=1).tolist()
+        level = self.alpha if alpha is None else alpha
+        sure = [first > 0 and binomtest(first, first + second, 0.5).pvalue <= level for first, second in tops]
+        return np.where(sure, order[:, 0], ABSTAINS)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a record for each image."""
+        labels = [None] * len(self.radii) if self.labels is None else self.labels.tolist()
+        columns = zip(self.examples.tolist(), labels, self.predictions.tolist(), self.radii.tolist(), strict=True)
+        return [{"example": e, "label": y, "predicted": c, "radius": round(r, 6)} for e, y, c, r in columns]
+
+    def plot(self, empirical: Sequence[Mapping[str, float]] = ()) -> alt.LayerChart:
+        """Draw certified accuracy against radius; `empirical` as in `saplab.report.certificates.certified_chart`."""
+        return certified_chart(self.rows, empirical, title=f"Certified accuracy, σ = {self.std:g}")
+
+    def __repr__(self) -> str:
+        made = f"{len(self.radii):,} images, σ = {self.std:g}, {self.n:,} passes, α = {self.alpha:g}"
+        lines = [f"{made}: abstains on {self.abstained.percent()}"]
+        if self.labels is not None:
+            lines += [f"radius {r:6.3f}: certified accuracy {self.accuracy(r).percent()}" for r in self.steps]
+        return "\n".join(lines)
+
+    @property
+    def steps(self) -> list[float]:
+        """Return round radii for a table: from 0, as far as something can be certified."""
+        top = self.ceiling
+        step = next((s for s in (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0) if top <= 8 * s), max(top / 8, 1.0))
+        return [step * k for k in range(int(top / step) + 1)] if top > 0 else [0.0]
+
+
+def certify(
+    model: nn.Module, images: Tensor, labels: Tensor | None = None, *, std: float | None = None, n0: int = 100,
+    n: int = 10_000, alpha: float = 0.001, seed: int = 0, examples: Tensor | None = None, batch_size: int = BATCH,
+    progress: bool = True,
+) -> Certificates:  # fmt: skip
+    """Certify a network under Gaussian noise on its input against Euclidean perturbations (CERTIFY).
+
+    The class that most of `n0` passes find is counted in `n` others; with p the lower Clopper-Pearson bound of its
+    share at the level `alpha`, the radius is σ·Φ⁻¹(p) where p > 1/2, and else there is none. The noise depends on the
+    seed and each example's number alone, not on batches.
+
+    Args:
+        model: images (N, C, H, W) -> logits, in evaluation mode; without a defence, or with `GaussianNoise` alone.
+        images: (N, C, H, W).
+        labels: (N,) integers, for certified accuracy.
+        std: σ of the noise, in the unit of the images; by default that of the network's own `GaussianNoise`.
+        n0, n: passes that choose the class, and that count it.
+        alpha: chance of a wrong certificate, for one image.
+        seed: of the noise.
+        examples: (N,) number of each image, 0..N-1 by default.
+        batch_size: images times passes in one forward pass.
+        progress: whether to show a bar, where there is a terminal or a notebook to show it in.
+
+    Raises:
+        ValueError: no images, another defence, no or another `std`, bad numbers or labels, a network in training mode.
+
+    Example:
+        >>> found = saplab.certify(net, images, labels, std=0.25, n=1000)
+        >>> found.accuracy(0.25).percent(), found.radii, found.predictions
+    """
+    _check(images, n0, n, alpha)
+    noisy, sigma = _noisy(model, std)
+    require_evaluation_mode(noisy)
+    key, numbers = stream_key(seed), numbered(examples, len(images))
+    with (shown if progress else silent)("noisy passes", (n0 + n) * len(images)) as tick:
+        parts = []
+        for some, own in zip(images.split(batch_size), numbers.split(batch_size), strict=True):
+            stacks = (
+                _votes(noisy, some, own, key, passes, batch_size, tick) for passes in (range(n0), range(n0, n0 + n))
+            )
+            parts.append(tuple(stacks))
+    chosen, votes = (np.concatenate(tables) for tables in zip(*parts, strict=True))
+    classes = None if labels is None else class_labels(labels.cpu(), votes.shape)
+    predictions, radii = certificates_of(chosen, votes, sigma, alpha)
+    return Certificates(predictions, radii, votes, classes, sigma, n0, n, alpha, seed, numbers.cpu().numpy())
+
+
+def certificates_of(
+    chosen: NDArray[np.int64], votes: NDArray[np.int64], std: float, alpha: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return classes and radii, (N,) each, from the votes (N, C) of passes that choose and of others that count."""
+    top = chosen.argmax(axis=1)
+    hits = votes[np.arange(len(votes)), top]
+    lower = lower_bound(hits, votes.sum(axis=1), alpha)
+    sure = lower > 0.5
+    return np.where(sure, top, ABSTAINS), np.where(sure, std * ndtri(np.where(sure, lower, 0.5)), 0.0)
+
+
+def _votes(
+    model: nn.Module, images: Tensor, examples: Tensor, key: int, passes: range, batch_size: int, tick: Any
+) -> NDArray[np.int64]:
+    """Count which class each pass finds, (N, C)."""
+
+    def run(some: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad(), drawing(streams):
+            z = logits(model, some)
+            return (torch.nn.functional.one_hot(z.argmax(1), z.shape[1]),)
+
+    votes: Tensor | int = 0
+    for stack in _stacks(passes, max(1, batch_size // len(images))):
+        streams = torch.cat([pass_streams(key, pass_, examples) for pass_ in stack])
+        repeated = images.repeat(len(stack), *[1] * (images.ndim - 1))
+        (found,) = over_threads(model, run, repeated, streams)
+        votes = votes + found.unflatten(0, (len(stack), -1)).sum(0)
+        tick(len(stack) * len(images))
+    return torch.as_tensor(votes).cpu().numpy()
+
+
+def _stacks(passes: range, most: int) -> Iterator[range]:
+    return (passes[start : start + most] for start in range(0, len(passes), most))
+
+
+def _noisy(model: nn.Module, std: float | None) -> tuple[nn.Module, float]:
+    """Return the network under noise, and the noise's σ."""
+    acting = plan_of(model)
+    if not defenses_of(model):
+        if std is None:
+            raise ValueError("`std` must be given for a network without Gaussian noise, got None")
+        return defend(model, GaussianNoise(std)), std
+    defenses = acting.defenses if acting else ()
+    if len(defenses) != 1 or not isinstance(defenses[0], GaussianNoise):
+        raise ValueError("`model` must be undefended, or defended by GaussianNoise alone: no other noise is certified")
+    if std not in (None, defenses[0].std):
+        raise ValueError(f"`std` must be that of the network's own noise, {defenses[0].std:g}, got {std}")
+    return defend(undefended(model), defenses[0]), defenses[0].std
+
+
+def _check(images: Tensor, n0: int, n: int, alpha: float) -> None:
+    if len(images) == 0:
+        raise ValueError("`images` must hold at least one image, got none")
+    for name, value in (("n0", n0), ("n", n)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be >= 1, got {value}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"`alpha` must be in (0, 1), got {alpha}")
+
+
+def _row(radius: float, accuracy: Interval) -> dict[str, float]:
+    shares = {"percent": accuracy.estimate, "low": accuracy.low, "high": accuracy.high}
+    return {"radius": round(radius, 6), **{name: round(100 * share, 4) for name, share in shares.items()}}

@@ -1,0 +1,33 @@
+"""``saplab certify``: the table, the JSON and the files; mistakes in one line."""
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from saplab.cli import app
+
+RUN = ("certify", "--limit", "3", "--n0", "2", "--n", "12", "--alpha", "0.05", "--std", "0.05")
+
+
+def test_table_json_and_files(tmp_path):
+    found = CliRunner().invoke(app, [*RUN, "--out", str(tmp_path), "--json"])
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert (told["std"], told["n0"], told["n"], told["alpha"]) == (0.05, 2, 12, 0.05)
+    assert "3 images, σ = 0.05, 12 passes, α = 0.05: abstains on" in found.stderr
+    rows = list(csv.DictReader((tmp_path / "certificates.csv").open()))
+    assert [row["example"] for row in rows] == [str(image["example"]) for image in told["images"]]
+    assert all(float(row["radius"]) <= told["ceiling"] + 1e-6 for row in rows)
+    right = [row["label"] == row["predicted"] for row in rows]
+    assert told["rows"][0]["percent"] == pytest.approx(100 * sum(right) / 3, abs=1e-3)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "certificates.csv", "certified.csv", "certified.png", "certified.svg",
+    }  # fmt: skip
+
+
+def test_mistakes_are_refused():
+    found = CliRunner().invoke(app, [*RUN, "--std", "0"])
+    assert isinstance(found.exception, ValueError)
+    assert "`std` must be > 0" in str(found.exception)
