@@ -25,7 +25,7 @@ GOLDEN = {
     "iterative": "af9a2051ffb457a8",
     "pgd": "56a55d824b95df9c",
     "pgd, momentum": "de66d4ec0e5bf3c8",
-    "pgd, targets": "13dae30f1edf3bd9",
+    "pgd, targets": "9e26175a32193619",
     "apgd": "e265618275d9c0e1",
     "apgd, targets": "92658f8a9a023a21",
     "square": "16d8974b4579f512",

@@ -184,7 +184,6 @@ def test_bad_settings_are_refused(net: nn.Module, images: Tensor, labels: Tensor
         (lambda: PGD(restarts=0), "`restarts` must be >= 1"),
         (lambda: PGD(relative_step=-1.0), "`relative_step` must be > 0"),
         (lambda: PGD(momentum=-0.1), "`momentum` must be >= 0"),
-        (lambda: PGD(targets=-1), "`targets` must be >= 0"),
         (lambda: PGD(targets=5)(net, images, labels, eps=0.1), "`targets` must be below the number of classes, 5"),
         (lambda: PGD()(net, images * 2, labels, eps=0.1), r"`images` must lie in \[0, 1\]"),
         (lambda: Iterative()(net, images, labels, eps=8.0), "`eps` must be within"),
