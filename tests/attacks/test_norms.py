@@ -27,7 +27,10 @@ def test_l2_projection_by_hand() -> None:
     )
     held = L2.project(torch.tensor([[1.2, 0.4]]), torch.tensor([[0.9, 0.0]]), 0.26, UNIT)
     torch.testing.assert_close(held, torch.tensor([[1.0, 0.24]]))  # 0.1² + 0.24² = 0.26²
-    assert torch.equal(L2.project(centre, centre, 1.0, UNIT), centre)
+    for eps in (0.0, 1.0):  # nothing to shrink, and no room at all
+        assert torch.equal(L2.project(centre, centre, eps, UNIT), centre)
+        assert torch.equal(L2.farthest(centre, centre, eps, UNIT), centre)
+    assert torch.equal(L2.project(point, centre, 0.0, None), centre)
 
 
 def test_linf_projection_by_hand() -> None:
@@ -63,6 +66,9 @@ def test_projection_is_idempotent_inside_and_nearest(name: NormName, eps: float,
         assert inside.min() >= bounds[0]
         assert inside.max() <= bounds[1]
     torch.testing.assert_close(norm.project(inside, centre, eps, bounds), inside, atol=1e-5, rtol=0)
+    if norm is L2:  # the whole radius is used wherever the valid point nearest to y lies outside the ball
+        beyond = norm.size((points if bounds is None else points.clamp(*bounds)) - centre) > eps
+        torch.testing.assert_close(norm.size(inside - centre)[beyond].float(), torch.full((int(beyond.sum()),), eps))
     # nearest, by the variational inequality <y - P(y), z - P(y)> <= 0 for every z of the set
     _, others = _drawn(seed + 1, bounds)
     for z in (norm.project(others, centre, eps, bounds), centre):

@@ -175,7 +175,8 @@ def _reach(change: Tensor, centre: Tensor, eps: float, bounds: Bounds) -> Tensor
     """
     flat: Tensor = change.flatten(1).double().abs()
     largest = torch.finfo(change.dtype).max
-    s: Tensor = eps / flat.norm(dim=1)
+    length = flat.norm(dim=1)
+    s = torch.where(length > 0, eps / length, torch.inf)
     if bounds is not None:
         low, high = bounds
         room = torch.where(change > 0, high - centre, centre - low).flatten(1).double()
@@ -185,7 +186,7 @@ def _reach(change: Tensor, centre: Tensor, eps: float, bounds: Bounds) -> Tensor
             left = (eps**2 - (held * room.square()).sum(1)).clamp(min=0.0)
             free = (~held * flat.square()).sum(1)
             s = torch.where(free > 0, (left / free).sqrt(), torch.inf).maximum(before)
-    return s.nan_to_num(nan=largest).clamp(max=largest).to(change.dtype)
+    return s.clamp(max=largest).to(change.dtype)
 
 
 def _clip(points: Tensor, bounds: Bounds) -> Tensor:
