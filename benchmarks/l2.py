@@ -84,7 +84,7 @@ def print_l2(task: Plain, name: str, attacks: Mapping[str, Callable[[Plain, int]
     found: dict[str, Any] = {}
     for who, attack in attacks.items():
         begin = time.perf_counter()
-        points = attack(task, 0)
+        points = attack(task, 0).detach()
         seconds = time.perf_counter() - begin
         longest = float((points - task.images).flatten(1).norm(dim=1).max())
         with torch.no_grad():
