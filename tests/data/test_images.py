@@ -244,3 +244,12 @@ def test_no_other_program_reads_a_picture(folder: Path) -> None:
     (folder / "cat" / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     with pytest.raises(ValueError, match=r"1\.png is no readable picture: cannot identify image file"):
         load_folder(folder, Cut(8, 8))
+
+
+def test_names_that_are_no_text_can_be_written(folder: Path) -> None:
+    strange = folder / os.fsdecode(b"b\xff")
+    strange.mkdir()
+    Image.fromarray(picture(9, 9, 0)).save(strange / os.fsdecode(b"\xfe.png"))
+    data = load_folder(folder, Cut(8, 8))
+    assert data.classes == ("ant", r"b\xff", "cat")
+    assert load_folder(strange.parent / "cat" / "..", Cut(8, 8)).name == "pictures"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from saplab.system.words import counted
+from saplab.system.words import counted, readable
 
 if TYPE_CHECKING:
     from saplab.cli.console import Console
@@ -21,7 +21,7 @@ _MOST_FAILURES = 10  # lines
 
 def command_line() -> str:
     """Return the command that was given."""
-    return shlex.join(["saplab", *sys.argv[1:]])
+    return readable(shlex.join(["saplab", *sys.argv[1:]]))
 
 
 def open_store(job: "Job", folder: Path, console: "Console") -> "Store":

@@ -14,6 +14,7 @@ from saplab.data.dataset import Dataset
 from saplab.data.left_out import LeftOut
 from saplab.data.pictures import MOST_PIXELS, read_picture, suffixes
 from saplab.system.memory import physical_memory
+from saplab.system.words import readable
 
 _LARGEST: Final = 8192  # pixels a side
 
@@ -83,7 +84,8 @@ def load_folder(path: str | Path, cut: Cut, limit: int | None = None) -> Dataset
     images = np.stack([_read(file, cut, left) for _, file in chosen])
     labels = torch.tensor([label for label, _ in chosen])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
-    return Dataset(path.name, pixels.contiguous(), labels, torch.arange(len(labels)), tuple(classes), left.said(path))
+    name, names = readable(path.resolve().name), tuple(map(readable, classes))
+    return Dataset(name, pixels.contiguous(), labels, torch.arange(len(labels)), names, readable(left.said(path)))
 
 
 def _pictures(folder: Path, left: LeftOut) -> list[Path]:

@@ -8,6 +8,7 @@ import torch
 
 from saplab.data.dataset import Dataset
 from saplab.system.memory import physical_memory
+from saplab.system.words import readable
 
 _CHANNELS = (1, 3)
 
@@ -28,7 +29,7 @@ def load_npz(path: str | Path) -> Dataset:
     classes = _checked_classes(path, arrays.get("classes"))
     labels = _checked_labels(path, arrays["labels"], len(images), classes)
     names = classes or tuple(str(label) for label in range(int(labels.max()) + 1))
-    return Dataset(path.name, images, torch.from_numpy(labels), torch.arange(len(labels)), names)
+    return Dataset(readable(path.name), images, torch.from_numpy(labels), torch.arange(len(labels)), names)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
