@@ -196,7 +196,7 @@ def of_session(folder):
     found = []
     for pid, path in lines.items():
         with suppress(OSError):
-            if folder in (path / "cmdline").read_text():
+            if folder.encode() in (path / "cmdline").read_bytes():
                 found.append(pid)
     return found
 
