@@ -80,7 +80,7 @@ def test_of_different_requests_that_race_for_a_fresh_folder_one_gets_it(tmp_path
         assert sum("holds another request" in word for word in words) == 2
         for run in runs:
             run.stdin.close()
-        assert [run.wait(30) for run in runs] == [0, 0, 0]
+        assert [run.wait(120) for run in runs] == [0, 0, 0]
     finally:
         for run in runs:
             run.kill()
