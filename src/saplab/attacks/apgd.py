@@ -104,15 +104,15 @@ class APGD(GradientSearch):
 
 
 class _Point(NamedTuple):
-    """Points (n, ...), and the gradient and the loss there."""
+    """Points (n, ...), the gradient there, and what orders them by their loss."""
 
     x: Tensor
     gradient: Tensor
-    loss: Tensor
+    rank: Tensor
 
     @classmethod
     def of(cls, x: Tensor, estimate: Estimate) -> "_Point":
-        return cls(x, estimate.gradient, estimate.loss)
+        return cls(x, estimate.gradient, estimate.rank)
 
     def where(self, mask: Tensor, other: "_Point") -> "_Point":
         """Take these points where `mask` (n,) holds, and the others elsewhere."""
@@ -163,8 +163,8 @@ class _Climber:
 
     def note(self, point: _Point) -> None:
         """Go on to the next point."""
-        self.rises = self.rises + (point.loss > self.now.loss)
-        better = point.loss > self.best.loss
+        self.rises = self.rises + (point.rank > self.now.rank)
+        better = point.rank > self.best.rank
         self.before, self.now, self.best = self.now.x, point, point.where(better, self.best)
         self.improved = self.improved | better
 

@@ -1,18 +1,20 @@
 """The gradient of a network whose passes differ: what is averaged, over how many passes, by which backward rule."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from saplab.attacks.estimate import Estimate, Score, Tally, joined
-from saplab.attacks.losses import Loss, LossName, loss_of, read_loss
+from saplab.attacks.estimate import Estimate, LogLoss, Score, Tally, joined
+from saplab.attacks.losses import Loss, LossName, log_cross_entropy, loss_of, read_loss
 from saplab.attacks.passes import Objective, Passes, cut
 from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
 from saplab.defenses.prediction import BATCH, require_evaluation_mode
+from saplab.defenses.relaxed import relaxing
 
 Average = Literal["loss", "logits", "probabilities"]
 _A_THREAD: Final = 128  # images of a forward and backward pass for each thread of a CPU
@@ -148,7 +150,7 @@ class MonteCarlo:
     def _of_losses(self, passes: Passes, budgets: Sequence[int]) -> Iterator[Estimate]:
         """Yield the mean of the losses' gradients at each budget."""
         halves = {budget // 2 for budget in budgets}
-        tally = Tally(passes.batch.labels, passes.batch.random, halves)
+        tally = self._tally(passes.batch, halves)
         for some in passes.with_gradient(budgets[-1], self._loss(passes.batch)):
             for piece in cut(some, tally.samples, halves.union(budgets)):
                 tally.add(*piece)
@@ -160,39 +162,61 @@ class MonteCarlo:
         for samples in budgets:
             score = self._score(passes, samples)
             value, slope = self._loss_and_slope(passes.batch, score)
-            tally = Tally(passes.batch.labels, passes.batch.random, (samples // 2,))
-            for some in passes.with_gradient(samples, self._linear(slope)):
+            tally = self._tally(passes.batch, (samples // 2,))
+            for some in passes.with_gradient(samples, self._linear(slope, score)):
                 for piece in cut(some, tally.samples, {samples // 2}):
                     tally.add(*piece)
-            yield replace(tally.estimate(), loss=value)
+            yield replace(tally.estimate(), loss=value, rank=score.rank)
 
     @torch.enable_grad()
     def _loss_and_slope(self, batch: Problem, score: Score) -> tuple[Tensor, Tensor]:
-        """Return the loss of the mean output, (N,), and its gradient by that output, (N, C)."""
-        mean = (score.logits if self.average == "logits" else score.probs).detach().requires_grad_()
-        value = self._loss(batch)(mean if self.average == "logits" else mean.log(), batch.everyone())
+        """Return the loss of the mean output, (N,), and its gradient by that output, or its logarithm, (N, C)."""
+        mean = self._mean(score, batch).detach().requires_grad_()
+        with relaxing(self.backward == "relaxed"):
+            value = self._loss(batch)(mean, batch.everyone())
         (slope,) = torch.autograd.grad(value.sum(), mean)
         return value.detach(), slope
 
     def _score(self, passes: Passes, samples: int) -> Score:
-        tally = Tally(passes.batch.labels, passes.batch.random)
+        tally = self._tally(passes.batch)
         for some in passes.forward(samples, self._loss(passes.batch)):
             tally.add(*some)
         score = tally.score()
         if self.average == "loss":
             return score
-        mean = score.logits if self.average == "logits" else score.probs.log()
-        return replace(score, loss=self._loss(passes.batch)(mean, passes.batch.everyone()))
+        batch = passes.batch
+        mean, log_loss = self._mean(score, batch), self._log_loss(batch)
+        loss = self._loss(batch)(mean, batch.everyone())
+        return replace(score, loss=loss, rank=loss if log_loss is None else log_loss(mean, batch.labels))
+
+    def _tally(self, batch: Problem, halves: Collection[int] = ()) -> Tally:
+        return Tally(batch.labels, batch.random, halves, self._log_loss(batch))
+
+    def _mean(self, score: Score, batch: Problem) -> Tensor:
+        """Return the mean logits, or the logarithm of the mean probabilities; the same to a loss without randomness."""
+        return score.logits if self.average == "logits" or not batch.random else score.log_probs
+
+    def _log_loss(self, batch: Problem) -> LogLoss | None:
+        return log_cross_entropy if self.loss == "cross-entropy" and batch.targets is None else None
 
     def _loss(self, batch: Problem) -> Objective:
         labels, targets = batch.labels, batch.targets
         return lambda z, rows: loss_of(self.loss, z, labels[rows], None if targets is None else targets[rows])
 
-    def _linear(self, slope: Tensor) -> Objective:
-        """Return the loss of the mean output, linearised: its gradient is the vector-Jacobian product with `slope`."""
+    def _linear(self, slope: Tensor, score: Score) -> Objective:
+        """Return the loss of the mean output, linearised: its gradient is the vector-Jacobian product with `slope`.
+
+        The logarithm of the mean of p_k has the gradient Σ_k p_k ∇log p_k / Σ_k p_k, whose weights do not underflow.
+        """
         if self.average == "logits":
             return lambda z, rows: (z * slope[rows].to(z.dtype)).sum(1)
-        return lambda z, rows: (z.float().softmax(1) * slope[rows].float()).sum(1)
+
+        def of_logs(z: Tensor, rows: Tensor) -> Tensor:
+            logs = F.log_softmax(z.float(), 1).clamp(min=torch.finfo(torch.float32).min)
+            weights = (logs.detach().double() - score.log_probs[rows]).exp().nan_to_num(0.0)
+            return (logs * (slope[rows] * weights).float()).sum(1)
+
+        return of_logs
 
 
 def _lead(batch: Problem) -> Objective:

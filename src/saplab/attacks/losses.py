@@ -18,6 +18,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+def log_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return log(-log softmax(z)_y), (N,): the order of cross-entropies, also of those that round to 0.
+
+    With the log-odds l = log Σ_{i≠y} exp(z_i - z_y) against the label, -log softmax(z)_y = log(1 + exp(l)).
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.masked_fill(F.one_hot(labels, logits.shape[1]).bool(), -torch.inf)
+    odds = others.logsumexp(1) - own
+    return torch.where(odds < -30, odds, F.softplus(odds.clamp(min=-30)).log())
+
+
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Return max_{i≠y} z_i - z_y, (N,): positive exactly where the example is lost (Carlini & Wagner 2017)."""
     own = logits.gather(1, labels[:, None])[:, 0]

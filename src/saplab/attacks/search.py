@@ -80,7 +80,7 @@ class SearchAttack(Attack):
             asking = self._asking(problem.random)
             clean = asking.score(problem, looks)
             active = active[~watch.lost(problem, asking, clean, looks)] if watch else active
-            rivals = _others(clean.probs, problem.labels, self.targets) if self.targets else None
+            rivals = _others(clean.log_probs, problem.labels, self.targets) if self.targets else None
         for k, eps in enumerate(radii):
             if eps > 0:
                 judged = self._tries > 1 or (self.stop_when_lost and eps < radii[-1])
@@ -93,7 +93,7 @@ class SearchAttack(Attack):
         watch: Watch | None,
     ) -> Tensor:  # fmt: skip
         """Write the best point of each active example into `best`, and return the examples that go on."""
-        loss = torch.full((len(best),), -torch.inf, dtype=torch.float64, device=best.device)
+        highest = torch.full((len(best),), -torch.inf, dtype=torch.float64, device=best.device)
         for number in range(self._tries):
             if len(active) == 0:
                 break
@@ -105,8 +105,8 @@ class SearchAttack(Attack):
                 continue
             asking, part, block = self._asking(problem.random), problem.part(active), first + self._blocks
             score = asking.score(part.at(points), block)
-            better = ~(score.loss < loss[active])
-            best[active[better]], loss[active[better]] = points[better], score.loss[better].double()
+            better = ~(score.rank < highest[active])
+            best[active[better]], highest[active[better]] = points[better], score.rank[better].double()
             active = active[~own.lost(part.at(points), asking, score, block)] if own else active
         return active
 
@@ -135,9 +135,10 @@ class GradientSearch(SearchAttack, GradientAttack):
         return f"{self.title}-{self.steps}"
 
 
-def _others(probs: Tensor, labels: Tensor, count: int) -> Tensor:
+def _others(logs: Tensor, labels: Tensor, count: int) -> Tensor:
     """Return the `count` likeliest classes other than the label, likeliest first, or the -`count` least likely."""
-    if abs(count) >= probs.shape[1]:
-        raise ValueError(f"`targets` must be below the number of classes, {probs.shape[1]}, got {count}")
-    others = probs.masked_fill(F.one_hot(labels, probs.shape[1]).bool(), -1.0 if count > 0 else 2.0)
+    if abs(count) >= logs.shape[1]:
+        raise ValueError(f"`targets` must be below the number of classes, {logs.shape[1]}, got {count}")
+    label = F.one_hot(labels, logs.shape[1]).bool()
+    others = logs.masked_fill(label, -torch.inf if count > 0 else torch.inf)
     return others.topk(abs(count), 1, largest=count > 0).indices

@@ -23,8 +23,8 @@ class Square(SearchAttack):
     """Square Attack (Andriushchenko et al. 2020, Algorithms 1 to 3), on probabilities averaged over passes.
 
     It sees no gradient, so a masked one cannot deceive it. One query is the margin loss of the logarithm of the mean
-    softmax over `passes` passes: `queries` times `passes` evaluations of a random network for one image, `queries` of
-    another one.
+    softmax over `passes` passes, or that of the logits of a network that is not random: `queries` times `passes`
+    evaluations of a random network for one image, `queries` of another one. Neither underflows.
 
     On a random network a candidate is held against the present point by the same fresh passes, two queries a turn. A
     score from earlier passes would not do, not even one measured again after the choice: points with a score by luck
