@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, Literal, Self, cast
 
 from torch import Tensor, nn
 
+from saplab.attacks.flatness import Flatness
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.norms import Bounds, NormName
 from saplab.attacks.problem import Problem
@@ -27,12 +28,14 @@ class Craft:
         images: (N, C, H, W) for each radius, in order.
         half_cosine: (N,) cosine between the gradients of two halves of the samples; None where there is no such thing.
         gradient_norm: (N,) norm of the gradient; None likewise.
+        flatness: which gradients were flat, known of a radius when its images have been made.
     """
 
     attack: "Attack"
     images: Iterator[Tensor]
     half_cosine: Tensor | None = None
     gradient_norm: Tensor | None = None
+    flatness: Flatness | None = None
 
 
 class Attack(Named, ABC):
@@ -100,6 +103,8 @@ class Attack(Named, ABC):
         for eps, points in zip(radii, self.ascending(untouched, radii), strict=True):
             if not problem.threat.holds(points, problem.images, eps):
                 raise ValueError(f"{type(self).__name__} left the ball of radius {eps:g} or the valid values")
+            if problem.flatness is not None:
+                problem.flatness.done(eps)
             yield points.clone() if len(radii) > 1 else points
 
     @abstractmethod
@@ -118,7 +123,8 @@ class Attack(Named, ABC):
     def craft(self, members: Sequence["Attack"], problem: Problem, eps: Sequence[float]) -> Iterator[Craft]:
         """Make the images of all `members` of the attack's family, each once; see `points`."""
         for member in members:
-            yield Craft(member, member.points(problem, eps))
+            flatness = Flatness(problem.examples)
+            yield Craft(member, member.points(replace(problem, flatness=flatness), eps), flatness=flatness)
 
     @property
     def samples(self) -> int:

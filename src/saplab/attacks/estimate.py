@@ -124,10 +124,8 @@ class Tally:
         return Score(self._loss / n, rank, self._logits / n, probs, logs, lead, error, n)
 
     def estimate(self) -> Estimate:
-        """Return the score and the gradient of all passes so far."""
+        """Return the score and the gradient of all passes so far, which may not be finite."""
         check_finite()
-        if not torch.isfinite(self._gradient).all():
-            raise ValueError("the gradient of the loss by the image is not finite (NaN or infinity)")
         return Estimate(**vars(self.score()), gradient=self._gradient / self.samples, half_cosine=self._half_cosine())
 
     def _half_cosine(self) -> Tensor:

@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor
 
 from saplab.attacks.base import Attack, Craft, GradientAttack
+from saplab.attacks.flatness import Flatness
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.problem import Problem
 from saplab.system.registry import register
@@ -73,11 +74,16 @@ class FGSM(GradientAttack):
         if not (eps and self._nests):
             yield from super().craft(members, problem, eps)
             return
+        noted = replace(problem, flatness=Flatness(problem.examples))
         by_budget = {member.samples: cast(FGSM, member) for member in members}
         budgets = sorted(by_budget)
-        for budget, found in zip(budgets, self.gradient.nested(problem, budgets), strict=True):
+        for budget, found in zip(budgets, self.gradient.nested(noted, budgets), strict=True):
             norm = found.gradient.flatten(1).norm(dim=1)
-            yield Craft(by_budget[budget], _along(problem, found.gradient, eps), found.half_cosine, norm)
+            flatness = Flatness(problem.examples)
+            flatness.note(problem.examples, found)
+            for radius in eps:
+                flatness.done(radius)
+            yield Craft(by_budget[budget], _along(problem, found.gradient, eps), found.half_cosine, norm, flatness)
 
     def _head(self) -> str:
         return "FGSM" if self.gradient.samples == 1 else "MC-FGSM"

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saplab.attacks.estimate import Estimate, LogLoss, Score, Tally, joined
+from saplab.attacks.flatness import broken
 from saplab.attacks.losses import Loss, LossName, log_cross_entropy, loss_of, read_loss
 from saplab.attacks.passes import Objective, Passes, cut
 from saplab.attacks.problem import Problem
@@ -139,7 +140,8 @@ class MonteCarlo:
     def _nested(self, problem: Problem, budgets: Sequence[int], first_sample: int) -> Iterator[Estimate]:
         of_batch = self._of_losses if self.average == "loss" else self._of_means
         batches = self._batches(problem, first_sample)
-        return (joined(parts) for parts in zip(*(of_batch(passes, budgets) for passes in batches), strict=True))
+        found = zip(*(of_batch(passes, budgets) for passes in batches), strict=True)
+        return (_checked(problem, joined(parts)) for parts in found)
 
     def _batches(self, problem: Problem, first_sample: int) -> list[Passes]:
         require_evaluation_mode(problem.adversary)
@@ -229,3 +231,17 @@ def _lead(batch: Problem) -> Objective:
         return theirs - own
 
     return lead
+
+
+def _checked(problem: Problem, estimate: Estimate) -> Estimate:
+    """Refuse gradients that are not finite, or note flat ones where the problem says where."""
+    bad = broken(estimate.gradient)
+    if problem.flatness is None:
+        if bad.any():
+            raise ValueError("the gradient of the loss by the image is not finite (NaN or infinity)")
+        return estimate
+    problem.flatness.note(problem.examples, estimate)
+    if not bad.any():
+        return estimate
+    rows = bad.view(-1, *[1] * (estimate.gradient.dim() - 1))
+    return replace(estimate, gradient=estimate.gradient.masked_fill(rows, 0.0))

@@ -60,7 +60,7 @@ class Passes:
             with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True):
                 z = self._logits(x)
                 value = objective(z, rows)
-                (gradient,) = torch.autograd.grad(value.sum(), x)
+                gradient = self._gradient(value.sum(), x)
             return z.detach(), value.detach(), gradient
 
         first = torch.zeros(1, dtype=torch.int64, device=batch.images.device)
@@ -68,6 +68,18 @@ class Passes:
         rows = max(len(batch.images), min(self.batch_size, samples * len(batch.images)))
         most = rows_at_once(batch.adversary, batch.images, rows, lambda: run(first, streams))
         return self._run(samples, run, most)
+
+    def _gradient(self, total: Tensor, x: Tensor) -> Tensor:
+        """Return the gradient by the images; where none can reach them it is 0 if that is noted, else an error."""
+        if total.requires_grad:
+            (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+            if gradient is not None:
+                return gradient
+        if self.batch.flatness is None:
+            raise ValueError(
+                "no gradient reaches the image: try backward='relaxed', or an attack that sees scores alone"
+            )
+        return torch.zeros_like(x)
 
     def forward(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
         """Yield logits (k, N, C) and objective (k, N) of k passes at a time: the very passes of the gradient."""

@@ -1,8 +1,11 @@
 """Examples under attack: no answer about one of them depends on the others."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,9 @@ from saplab.data.given import Array, given_images, given_labels
 from saplab.defenses.defended import is_random
 from saplab.defenses.prediction import for_network, numbered
 from saplab.rng.streams import pass_streams, stream_key
+
+if TYPE_CHECKING:
+    from saplab.attacks.flatness import Flatness
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Problem:
         threat: what may be changed.
         targets: (N,) classes to drive towards; None for the untargeted losses.
         batch_size: images times passes in one forward pass; None for as many as run fastest.
+        flatness: where to note flat gradients. Those that are not finite are then noted and taken as 0; else they are
+            an error.
     """
 
     adversary: nn.Module
@@ -37,13 +45,14 @@ class Problem:
     threat: ThreatModel = LINF
     targets: Tensor | None = None
     batch_size: int | None = None
+    flatness: Flatness | None = None
 
     @classmethod
     def of(
         cls, adversary: nn.Module, images: Array, labels: Array, eps: Sequence[float] = (), seed: int = 0, *,
         examples: Tensor | None = None, threat: ThreatModel = LINF, targets: Array | None = None,
         batch_size: int | None = None,
-    ) -> "Problem":  # fmt: skip
+    ) -> Problem:  # fmt: skip
         """Check what is asked and return the problem; examples are numbered 0..N-1 by default.
 
         Raises:
@@ -64,7 +73,7 @@ class Problem:
         """Return whether the adversary's passes differ."""
         return is_random(self.adversary)
 
-    def part(self, which: Tensor) -> "Problem":
+    def part(self, which: Tensor) -> Problem:
         """Return the problem of the examples at the positions `which` (n,) alone."""
         if len(which) == len(self.images):
             return self
@@ -72,11 +81,11 @@ class Problem:
         targets = None if self.targets is None else self.targets[which]
         return replace(self, images=self.images[which], labels=self.labels[which], examples=examples, targets=targets)
 
-    def at(self, points: Tensor) -> "Problem":
+    def at(self, points: Tensor) -> Problem:
         """Return the same problem with `points` in the place of its images."""
         return replace(self, images=points.detach())
 
-    def split(self, size: int) -> Iterator["Problem"]:
+    def split(self, size: int) -> Iterator[Problem]:
         """Yield the problems of `size` examples at a time."""
         for start in range(0, len(self.images), size):
             yield self.part(self.everyone()[start : start + size])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saplab.attacks import Attack, Craft, Problem
+from saplab.attacks.flatness import Flatness
 from saplab.attacks.threat import check_labels
 from saplab.data.dataset import Dataset
 from saplab.defenses import Prediction, defend, predict_with_votes
@@ -68,7 +69,9 @@ class Images:
         with computing_in(first.precision, self.device):
             for some, craft, work in _crafts(cells, self, shard):
                 predictions, pictures = _predictions(some, craft, self, shard, work, tick)
-                results |= {name: _result(found, craft, shard, pictures) for name, found in predictions.items()}
+                results |= {
+                    name: _result(found, craft, shard, pictures, first.eps) for name, found in predictions.items()
+                }
         record = made((time.perf_counter() - begin) / len(group))
         return [replace(results[cell.digest], made=record) for cell in cells]
 
@@ -173,8 +176,10 @@ def _predict(
     return found
 
 
-def _result(predictions: Sequence[Prediction], craft: Craft, shard: Dataset, pictures: Sequence[Tensor]) -> ImageResult:
-    nothing = torch.full((len(shard),), torch.nan)
+def _result(
+    predictions: Sequence[Prediction], craft: Craft, shard: Dataset, pictures: Sequence[Tensor], eps: Sequence[float]
+) -> ImageResult:
+    nothing, flatness = torch.full((len(shard),), torch.nan), craft.flatness or Flatness(shard.indices)
     arrays: dict[str, Any] = {
         name: torch.stack([getattr(p, name) for p in predictions]) for name in vars(predictions[0])
     } | {
@@ -182,6 +187,8 @@ def _result(predictions: Sequence[Prediction], craft: Craft, shard: Dataset, pic
         "examples": shard.indices,
         "half_cosine": nothing if craft.half_cosine is None else craft.half_cosine,
         "gradient_norm": nothing if craft.gradient_norm is None else craft.gradient_norm,
+        "flat_start": flatness.start,
+        "flat_end": flatness.at(eps),
         "pictures": torch.stack(list(pictures)),
     }
     layout = ImageResult.layout

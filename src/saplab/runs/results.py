@@ -60,6 +60,9 @@ class ImageResult(Result):
         examples: (N,), positions of the examples in the data set.
         half_cosine: (N,), cosine between the gradients of the two halves of the attack's samples; NaN without them.
         gradient_norm: (N,), Euclidean norm of the attack's gradient; NaN without one.
+        flat_start: (N,), 1 where the attack's first gradient was flat (see `saplab.attacks.flatness`), 0 where not, NaN
+            where the example was wrong already or no gradient was asked for.
+        flat_end: (L, N), likewise of the last gradient at each radius.
         pictures: (L, P, H, W, K), the images predicted, in K colours, of the first P examples: `PICTURED` in the cell
             that begins the data set, none in others.
         made: versions, threads, platform, seconds, time; decides no number.
@@ -68,7 +71,8 @@ class ImageResult(Result):
     layout = {  # noqa: RUF012 - read only
         "probs": (np.float32, "LNC"), "votes": (np.int32, "LNC"), "half": (np.float32, "LNC"),
         "single": (np.float32, "LNC"), "labels": (np.int64, "N"), "examples": (np.int64, "N"),
-        "half_cosine": (np.float32, "N"), "gradient_norm": (np.float32, "N"), "pictures": (np.uint8, "LPHWK"),
+        "half_cosine": (np.float32, "N"), "gradient_norm": (np.float32, "N"),
+        "flat_start": (np.float32, "N"), "flat_end": (np.float32, "LN"), "pictures": (np.uint8, "LPHWK"),
     }  # fmt: skip
 
     probs: NDArray[np.float32]
@@ -79,6 +83,8 @@ class ImageResult(Result):
     examples: NDArray[np.int64]
     half_cosine: NDArray[np.float32]
     gradient_norm: NDArray[np.float32]
+    flat_start: NDArray[np.float32]
+    flat_end: NDArray[np.float32]
     pictures: NDArray[np.uint8]
     made: Mapping[str, Any]
 
