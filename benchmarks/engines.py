@@ -71,9 +71,11 @@ def result_of(cell: Any) -> ImageResult:
     examples = np.arange(cell.start, cell.stop)
     shape = (len(cell.eps), len(examples), 10)
     floats, notes = np.full(shape, 0.1, np.float32), np.zeros(len(examples), np.float32)
-    votes = np.full(shape, 2, np.int32)
+    votes, ends = np.full(shape, 2, np.int32), np.zeros(shape[:2], np.float32)
     none = np.zeros((len(cell.eps), 0, 32, 32, 3), np.uint8)
-    return ImageResult(floats, votes, floats, floats, examples % 10, examples, *[notes] * 3, np.zeros(shape[:2], np.float32), none, {"seconds": 1.0})
+    return ImageResult(
+        floats, votes, floats, floats, examples % 10, examples, notes, notes, notes, ends, none, {"seconds": 1.0}
+    )
 
 
 @contextmanager

@@ -46,10 +46,11 @@ def make_result(cell, slope=0.2, clean=0.9):
         "seconds": 1.5,
         "time": f"2025-01-01T00:00:{cell.start % 60:02d}+00:00",
     }
-    notes = (np.full(n, 0.5, np.float32), np.full(n, 0.01, np.float32))
+    notes = (np.full(n, 0.5, np.float32), np.full(n, 0.01, np.float32), np.full(n, np.nan, np.float32))
+    ends = np.full((len(cell.eps), n), np.nan, np.float32)
     numbers = np.arange(cell.start, cell.stop)
     pictures = rng.integers(0, 256, (len(cell.eps), min(2, n) if cell.start == 0 else 0, 8, 8, 3), np.uint8)
-    return ImageResult(probs, votes, probs, probs, labels.astype(np.int64), numbers, *notes, pictures, made)
+    return ImageResult(probs, votes, probs, probs, labels.astype(np.int64), numbers, *notes, ends, pictures, made)
 
 
 SLOPES = {"dense": 0.35, "SAP-100": 0.1, "SAP-100, identity backward": 0.3}

@@ -120,7 +120,7 @@ def test_an_undefended_network_is_cleared():
     assert found.sentence.endswith("]; 6 checks passed, none shows a masked gradient.")
     assert outcomes(found) == {
         "transfer": "passed", "one-step": "passed", "black-box": "passed", "noise": "passed", "steps": "not run",
-        "rises": "passed", "unbounded": "passed",
+        "rises": "passed", "unbounded": "passed", "relaxed": "not run", "flat": "not run", "loss": "not run",
     }  # fmt: skip
 
 
@@ -396,6 +396,9 @@ def test_checks_that_were_not_run_say_what_to_run():
         "transfer": Advice("paper"),
         "one-step": Advice("paper"),
         "identity": Advice("pgd:samples=10,backward=identity,steps=30"),
+        "relaxed": Advice("pgd:samples=10,backward=relaxed,steps=30"),
+        "flat": Advice("pgd:samples=10,backward=relaxed,steps=30"),
+        "loss": Advice("pgd:samples=10,loss=dlr,steps=30"),
         "black-box": Advice("adaptive"),
         "noise": Advice("paper"),
         "samples": Advice("pgd:samples=100,steps=30"),
@@ -614,3 +617,51 @@ def test_nothing_is_said_of_tries_that_the_passes_do_not_tell_of():
     assert verdict([Evidence.of(PGD(), [0.1], probs, labels)], labels=labels).persistent == ()
     with pytest.raises(ValueError, match=r"`hits` must be \(1, 2\) numbers in 0..9"):
         Evidence.of(PGD(), [0.1], probs, labels, hits=[[9, 10]], passes=9)
+
+
+def flat(share, images=IMAGES):
+    """Where a share of the images meets a flat gradient."""
+    return (np.arange(images) < share * images).astype(float)
+
+
+def test_a_flat_gradient_alone_cannot_tell():
+    blind = plain("pgd", (0.9, 0.9, 0.9, 0.9), flat=flat(0.8))
+    found = saplab.verdict([blind, *[transfer((0.9, 0.9, 0.9, 0.9))], square((0.9, 0.9, 0.9, 0.9))])
+    assert outcomes(found)["flat"] == "failed"
+    assert found.masked is None
+    assert "the gradient is flat" in found.sentence
+    assert "no gradient for 80.0 %" in check("flat", [blind]).evidence
+    seeing = plain("pgd", (0.9, 0.9, 0.9, 0.9), flat=flat(0.0))
+    assert check("flat", [seeing]).outcome == "passed"
+    assert saplab.verdict([seeing, square((0.9, 0.9, 0.9, 0.9))]).masked is not None
+
+
+def test_images_that_were_wrong_are_not_flat():
+    known = np.where(np.arange(IMAGES) < 0.9 * IMAGES, np.nan, 0.0)
+    assert check("flat", [plain("pgd", (0.1,), flat=known)]).outcome == "passed"
+    known[-IMAGES // 20 :] = 1
+    assert check("flat", [plain("pgd", (0.1,), flat=known)]).outcome == "failed"
+
+
+def test_relaxed_backward_that_beats_the_plain_gradient_shows_a_masked_one():
+    blind = plain("pgd", (0.9, 0.9, 0.9, 0.9), flat=flat(0.8))
+    smooth = evidence("pgd", (0.3, 0.2, 0.1, 0.0), backward="relaxed", samples=1, flat=flat(0.0))
+    found = saplab.verdict([blind, smooth])
+    assert (outcomes(found)["relaxed"], found.masked) == ("failed", True)
+    assert "90.0 % under PGD is a masked gradient" in found.sentence
+    equal = evidence("pgd", (0.9, 0.9, 0.9, 0.9), backward="relaxed", samples=1, flat=flat(0.0))
+    cleared = saplab.verdict([blind, equal, square((0.9, 0.9, 0.9, 0.9))])
+    assert (outcomes(cleared)["relaxed"], outcomes(cleared)["flat"]) == ("passed", "failed")
+    unseeing = evidence("pgd", (0.9, 0.9, 0.9, 0.9), backward="relaxed", samples=1, flat=flat(0.5))
+    assert outcomes(saplab.verdict([blind, unseeing]))["relaxed"] == "not run"
+
+
+def test_another_loss_shows_what_a_flat_cross_entropy_hides():
+    dlr = plain("apgd", (0.3, 0.2, 0.1, 0.0), loss="dlr", steps=20)
+    ce = {share: plain("apgd", (0.9, 0.9, 0.9, 0.9), steps=20, flat=flat(share)) for share in (0.0, 0.9)}
+    found = saplab.verdict([ce[0.9], dlr])
+    assert (outcomes(found)["loss"], found.masked) == ("failed", True)
+    assert "90.0 % under APGD is a masked gradient" in found.sentence
+    assert saplab.verdict([ce[0.0], dlr]).masked is None
+    longer = plain("apgd", (0.3, 0.2, 0.1, 0.0), loss="dlr", steps=40)
+    assert outcomes(saplab.verdict([ce[0.9], longer]))["loss"] == "not run"

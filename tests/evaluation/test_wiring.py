@@ -37,7 +37,7 @@ def predictions(right):
     return probs
 
 
-def result(right, half=None, hits=None, passes=4, cosine=0.5, norm=2.0):
+def result(right, half=None, hits=None, passes=4, cosine=0.5, norm=2.0, start=np.nan, end=np.nan):
     """The result of a cell: averaged predictions, another first half, and how many passes of each image are right."""
     right = np.asarray(right, bool)
     votes = np.zeros((*right.shape, 3), np.int32)
@@ -46,9 +46,10 @@ def result(right, half=None, hits=None, passes=4, cosine=0.5, norm=2.0):
         votes[k, np.arange(4), LABELS] = counted[k]
         votes[k, np.arange(4), (LABELS + 1) % 3] = passes - counted[k]
     probs, first = predictions(right), predictions(right if half is None else half)
-    note = np.full(4, cosine, np.float32), np.full(4, norm, np.float32)
+    note = [np.full(4, value, np.float32) for value in (cosine, norm, start)]
+    ends = np.full((len(right), 4), end, np.float32)
     pictures = np.zeros((len(right), 0, 8, 8, 3), np.uint8)
-    return ImageResult(probs, votes, first, first, LABELS, np.arange(4), *note, pictures, {"seconds": 1.0})
+    return ImageResult(probs, votes, first, first, LABELS, np.arange(4), *note, ends, pictures, {"seconds": 1.0})
 
 
 def stored(*pairs, repeats=()):
@@ -122,6 +123,17 @@ def test_a_cosine_or_norm_that_was_not_measured_is_none_and_that_of_a_zero_half_
     (one,) = finished_curves(store := stored(("a", cell(), found)), store.request.curves)
     assert evidence_of(one).half_cosine.tolist() == pytest.approx([0.5, 0.0, 0.1, 0.2])
     assert evidence_of(one).gradient_norm is None
+
+
+@pytest.mark.parametrize(("start", "end", "flat"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (np.nan, 1, 1), (0, np.nan, 0)])
+def test_a_flat_gradient_at_start_or_end_is_a_flat_gradient(start, end, flat):
+    (one,) = finished_curves(store := stored(("a", cell(), result(RIGHT, start=start, end=end))), store.request.curves)
+    assert evidence_of(one).flat.tolist() == [flat] * 4
+
+
+def test_what_no_gradient_was_asked_for_is_not_flat():
+    (one,) = finished_curves(store := stored(("a", cell(), result(RIGHT))), store.request.curves)
+    assert evidence_of(one).flat is None
 
 
 def test_the_games_payoffs_are_those_of_the_images_that_both_networks_met():
@@ -203,8 +215,9 @@ def test_the_five_exposing_attacks_each_unmask_a_gradient():
             votes = (probs * 5).round().astype(np.int32)
             note = np.full(images, np.nan, np.float32)
             curves.append(Curve(f"{len(curves)}", (one,)))
-            results.append((one, ImageResult(probs, votes, probs, probs, labels, np.arange(images), note, note,
-                                             np.zeros((2, 0, 8, 8, 3), np.uint8), {})))  # fmt: skip
+            pictures = np.zeros((2, 0, 8, 8, 3), np.uint8)
+            notes = (note, note, note, np.stack((note, note)), pictures)
+            results.append((one, ImageResult(probs, votes, probs, probs, labels, np.arange(images), *notes, {})))
         store = Memory(Request("by hand", tuple(curves)))
         for one, found in results:
             store.save(one, found)

@@ -57,6 +57,18 @@ def identity(case: Case) -> Advice:
     return _by(known, known.samples, "identity") if known and known.backward != "identity" else ADAPTIVE
 
 
+def relaxed(case: Case) -> Advice:
+    """Advise the largest white-box attack by relaxed backward."""
+    known = _largest(case.white_box)
+    return _by(known, known.samples, "relaxed") if known and known.backward != "relaxed" else ADAPTIVE
+
+
+def other_loss(case: Case) -> Advice:
+    """Advise the largest attack on cross-entropy by the difference of logits ratio, in its own backward rule."""
+    known = _largest([e for e in case.white_box if e.loss == "cross-entropy"])
+    return _by(known, known.samples, known.backward, "dlr") if known else ADAPTIVE
+
+
 def more_samples(case: Case) -> Advice:
     """Advise the largest white-box attack with ten times the samples."""
     known = _largest(case.white_box)
@@ -94,8 +106,9 @@ def _longest(case: Case) -> Evidence | None:
     return _largest([e for e in case.white_box if hasattr(e.attack, "steps")])
 
 
-def _by(known: Evidence, samples: int, backward: str) -> Advice:
+def _by(known: Evidence, samples: int, backward: str, loss: str = "") -> Advice:
     if not isinstance(known.attack, GradientAttack):
         return ADAPTIVE
     gradient = replace(known.attack.gradient, samples=samples, backward=cast(Any, backward or "mask"))
+    gradient = replace(gradient, loss=cast(Any, loss)) if loss else gradient
     return Advice(replace(cast(Any, known.attack), gradient=gradient).spec)

@@ -18,7 +18,14 @@ from saplab.evaluation.thresholds import Level
 Outcome = Literal["passed", "failed", "unclear", "not run"]
 Readings = Sequence[Comparison] | Sequence[Level]
 
-EXPOSING: Final = ("transfer", "identity", "black-box", "one-step", "noise")  # failed, they show a masked gradient
+EXPOSING: Final = (
+    "transfer",
+    "identity",
+    "relaxed",
+    "black-box",
+    "one-step",
+    "noise",
+)  # failed, they show a masked gradient
 DECISIVE: Final = ("transfer", "identity", "black-box")  # one must have passed before a gradient counts as not masked
 SYMPTOMS: Final = ("rises", "unbounded")  # failed, they say that the attack fails somewhere, but not why
 
@@ -92,6 +99,11 @@ def is_masked(outcomes: Mapping[str, str]) -> bool | None:
     """Decide from the outcomes of the checks whether the gradient is masked; None where they cannot tell."""
     if any(outcomes.get(key) == "failed" for key in EXPOSING):
         return True
+    blind = outcomes.get("flat") == "failed"
+    if blind and outcomes.get("loss") == "failed":
+        return True  # what a flat cross-entropy hides, another loss shows
+    if blind and outcomes.get("relaxed") != "passed":
+        return None  # it sees nothing, and nothing that sees was run
     decisive = [outcomes[key] for key in DECISIVE if outcomes.get(key, "not run") != "not run"]
     symptom = any(outcomes.get(key) == "failed" for key in SYMPTOMS)
     return False if decisive and all(outcome == "passed" for outcome in decisive) and not symptom else None
@@ -103,6 +115,10 @@ QUESTIONS: Final = (
     Question("one-step", "Does a one-step attack beat an iterative one?", comparisons.one_step, lambda _: advice.PAPER),
     Question("identity", "Does identity backward beat the defence's own gradient?",
              comparisons.identity, advice.identity, of_rules=True),
+    Question("relaxed", "Do smooth stand-ins of saturated and stepwise functions beat the plain gradient?",
+             comparisons.relaxed, advice.relaxed),
+    Question("flat", "Is the gradient flat where images are still right?", thresholds.flat, advice.relaxed),
+    Question("loss", "Does another loss beat cross-entropy?", comparisons.loss, advice.other_loss),
     Question("black-box", "Does a black-box attack beat the white-box one?",
              comparisons.black_box, lambda _: advice.ADAPTIVE),
     Question("noise", "Does random noise beat the white-box attack?", comparisons.noise, lambda _: advice.PAPER),

@@ -73,7 +73,21 @@ def one_step(case: Case) -> list[Comparison]:
 def identity(case: Case) -> list[Comparison]:
     """Compare identity backward (BPDA) with the defence's own gradient of no smaller budget."""
     straight = [e for e in case.own if e.backward == "identity"]
-    return _challenges(straight, [e for e in case.own if e.backward not in ("identity", "")], _as_large_budget)
+    plain = [e for e in case.own if e.backward not in ("identity", "relaxed", "")]
+    return _challenges(straight, plain, _as_large_budget)
+
+
+def relaxed(case: Case) -> list[Comparison]:
+    """Compare relaxed backward, where it is not flat itself, with the plain gradient of no smaller budget."""
+    smooth = [e for e in case.own if e.backward == "relaxed" and not (e.blind.size and e.blind.mean() > MARGIN)]
+    return _challenges(smooth, [e for e in case.own if e.backward != "relaxed"], _as_large_budget)
+
+
+def loss(case: Case) -> list[Comparison]:
+    """Compare other losses with cross-entropy, by the same backward rule and no smaller budget."""
+    usual = [e for e in case.own if e.loss == "cross-entropy"]
+    others = [e for e in case.own if e.loss not in ("cross-entropy", "")]
+    return _challenges(others, usual, _same_rule_as_large)
 
 
 def black_box(case: Case) -> list[Comparison]:
@@ -123,6 +137,10 @@ def _challenges(
 
 def _as_large_budget(rival: Point, challenger: Point) -> bool:
     return rival.evidence.samples >= challenger.evidence.samples and rival.steps >= challenger.steps
+
+
+def _same_rule_as_large(rival: Point, challenger: Point) -> bool:
+    return rival.evidence.backward == challenger.evidence.backward and _as_large_budget(rival, challenger)
 
 
 def _same_rule_in_steps(rival: Point, challenger: Point) -> bool:

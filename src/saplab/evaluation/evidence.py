@@ -30,6 +30,8 @@ class Evidence:
             network has no randomness.
         half_cosine: (N,) cosine between the gradients of two independent halves of the samples, 0 where one is 0.
         gradient_norm: (N,) norm of the gradient at the clean image.
+        flat: (N,) 1 where the attack met a flat gradient at its start or at its end, 0 where not, NaN where the image
+            was wrong at both; see `saplab.attacks.flatness`.
         threat: norm and bounds in which `eps` is measured.
         values: how many an example has; 0 for not known.
         hits: (L, N) how many of each image's passes are right; None for one pass or a network without randomness.
@@ -53,6 +55,7 @@ class Evidence:
     values: int = 0
     hits: NDArray[np.integer] | None = None
     passes: int = 1
+    flat: Array | None = None
 
     @classmethod
     def of(
@@ -60,7 +63,7 @@ class Evidence:
         adversary: Adversary = "own", has_rules: bool = False, halves: ArrayLike | None = None,
         half_cosine: Array | None = None, gradient_norm: Array | None = None, random: bool | None = None,
         threat: ThreatModel = LINF, values: int = 0,
-        hits: ArrayLike | None = None, passes: int = 1,
+        hits: ArrayLike | None = None, passes: int = 1, flat: Array | None = None,
     ) -> Self:  # fmt: skip
         """Return the evidence of averaged predictions; arguments that are not described here are the class's.
 
@@ -89,7 +92,7 @@ class Evidence:
         label = label or (attack.describe(has_rules) if attack.title else type(attack).__name__)
         radii = tuple(float(eps[k]) for k in order)
         found = None if hits is None else np.asarray(hits)[order]
-        notes = (half_cosine, gradient_norm, random, threat, values, found, passes)
+        notes = (half_cosine, gradient_norm, random, threat, values, found, passes, flat)
         return cls(label, attack, adversary, radii, right, has_rules, ordered, *notes)
 
     def __post_init__(self) -> None:
@@ -112,6 +115,7 @@ class Evidence:
             raise ValueError(f"`hits` must be {right.shape} numbers in 0..{self.passes}, got {self.hits.shape}")
         self._check("half_cosine", self.half_cosine, -1 - 1e-5, 1 + 1e-5)
         self._check("gradient_norm", self.gradient_norm, 0.0, math.inf)
+        self._check("flat", None if self.flat is None else np.nan_to_num(self.flat), 0.0, 1.0)
 
     def _check(self, name: str, values: Array | None, low: float, high: float) -> None:
         if values is not None and not (values.shape == (self.n,) and values.min() >= low and values.max() <= high):
@@ -145,13 +149,21 @@ class Evidence:
     @property
     def backward(self) -> str:
         """Return the backward rule of the own gradient; "" where it makes no difference or is not known."""
-        ruled = self.own_gradient and self.has_rules
-        return self.attack.gradient.backward if ruled and isinstance(self.attack, GradientAttack) else ""
+        if not (self.own_gradient and isinstance(self.attack, GradientAttack)):
+            return ""
+        rule = self.attack.gradient.backward
+        return rule if self.has_rules or rule == "relaxed" else ""
 
     @property
     def loss(self) -> str:
         """Return the loss that the gradient is of; "" where it is not known."""
         return self.attack.gradient.loss_name if isinstance(self.attack, GradientAttack) else ""
+
+    @property
+    def blind(self) -> NDArray[np.float64]:
+        """Return for the images known of, 0 or 1, whether the attack met a flat gradient there."""
+        known = np.asarray([] if self.flat is None else self.flat, np.float64)
+        return np.asarray(known[~np.isnan(known)])
 
     @property
     def samples(self) -> int:
@@ -214,8 +226,8 @@ class Case:
 
     @property
     def white_box(self) -> list[Evidence]:
-        """Return the attacks along the own gradient; those by identity backward only where there are no others."""
-        return [e for e in self.own if e.backward != "identity"] or self.own
+        """Return the attacks along the own gradient; by identity or relaxed backward where there are no others."""
+        return [e for e in self.own if e.backward not in ("identity", "relaxed")] or self.own
 
     @property
     def plain(self) -> bool:

@@ -105,13 +105,20 @@ def evidence_of(finished: Finished) -> Evidence:
         finished.curve.label, cell.attack, adversary, eps, right, cell.adversary.has_rules, halves,
         half_cosine=_measured(result.half_cosine), gradient_norm=_measured(result.gradient_norm),
         random=cell.adversary.random, threat=cell.threat, values=values,
-        hits=hits, passes=cell.passes,
+        hits=hits, passes=cell.passes, flat=_flat(result),
     )  # fmt: skip
 
 
 def _measured(values: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """Return None for what was not measured, and 0 for the cosine of a half gradient that is all zero."""
     return None if np.isnan(values).all() else np.nan_to_num(values)
+
+
+def _flat(result: ImageResult) -> NDArray[np.float32] | None:
+    """Return where the gradient was flat at the start or at some end, NaN where neither is known; None for nowhere."""
+    notes = np.stack((result.flat_start, *result.flat_end))
+    known = ~np.isnan(notes).all(0)
+    return np.where(known, (notes == 1).any(0), np.nan).astype(np.float32) if known.any() else None
 
 
 def calibration_rows(curve: Curve, result: ImageResult) -> list[CalibrationRow]:

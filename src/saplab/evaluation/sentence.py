@@ -23,7 +23,9 @@ def describe(
         return f"Accuracy without an attack is {bound.percent()}; no {case.threat.symbol} > 0 was run."
     outcomes = {answer.check.key: answer.check.outcome for answer in answers}
     if masked:
-        tail = _masked([c for answer in answers if answer.check.key in EXPOSING for c in answer.failed], eps)
+        exposing = [c for answer in answers if answer.check.key in EXPOSING for c in answer.failed]
+        exposing = exposing or [c for answer in answers if answer.check.key == "loss" for c in answer.failed]
+        tail = _masked(exposing, eps)
     else:
         tail = _undecided(case, outcomes) if masked is None else _clear(outcomes, dense)
     return f"Robust accuracy at {case.threat.text(eps)}{case.threat.setting} is at most {bound.percent()}{tail}."
@@ -48,7 +50,8 @@ def _gap(comparison: Comparison) -> float:
 
 def _clear(outcomes: Mapping[str, str], dense: Interval | None) -> str:
     told = f"; {sum(o == 'passed' for o in outcomes.values())} checks passed, none shows a masked gradient"
-    unfinished = [words for key, words in (("samples", "more Monte Carlo samples"), ("steps", "more steps"))
+    unfinished = [words for key, words in (("samples", "more Monte Carlo samples"), ("steps", "more steps"),
+                                           ("loss", "another loss"))
                   if outcomes.get(key) == "failed"]  # fmt: skip
     if unfinished:
         told += f", but {' and '.join(unfinished)} still help: it is lower yet"
@@ -59,6 +62,8 @@ def _undecided(case: Case, outcomes: Mapping[str, str]) -> str:
     attacks = list(dict.fromkeys(map(name_of, case.evidence)))
     if all(e.noise for e in case.evidence):
         return "; random noise searches for nothing, so an attack is needed to tell more"
+    if outcomes.get("flat") == "failed":
+        return "; the gradient is flat, so the attack cannot see: relaxed backward or a black box is needed to tell"
     if outcomes.get("rises") == "failed":
         rises = f"; accuracy rises with {case.threat.symbol}"
         return f"{rises}, so the attack fails somewhere: stronger attacks are needed to tell"

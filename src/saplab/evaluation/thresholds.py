@@ -78,6 +78,19 @@ def unbounded(case: Case) -> list[Level]:
     return [Level(partial(mean_interval, strongest.scores, 1), words, case.chance, above=True, slack=MARGIN)]
 
 
+def flat(case: Case) -> list[Level]:
+    """Return the share of images still right, at each attack's start or end, at which the own gradient was flat."""
+    return [_flat(e) for e in case.own if e.blind.size]
+
+
+def _flat(evidence: Evidence) -> Level:
+    def words(x: Interval) -> str:
+        most = f"at most {100 * MARGIN:g} % wanted"
+        return f"{evidence.label}: no gradient for {x.percent()} of the images that were still right; {most}"
+
+    return Level(partial(mean_interval, evidence.blind, 1), words, MARGIN, above=True, slack=MARGIN)
+
+
 def _at_least(level: float, number: Callable[[float], Interval], label: str) -> Level:
     def words(x: Interval) -> str:
         return f"{label} {x.estimate:.2f} [{x.low:.2f}, {x.high:.2f}]; at least {level:.2f} wanted"
