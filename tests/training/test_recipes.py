@@ -14,7 +14,7 @@ from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.defenses import SAP, Defense, Draw, Dropout, RandomNoisyWeights
 from saplab.learning.progress import Progress
-from saplab.models.zoo import ARCHITECTURES
+from saplab.models.zoo import ARCHITECTURES, load_model, weights_digest
 from saplab.training.loop import describe, train
 from saplab.training.objectives import Aligned, Halves, Noisy, PreviousEpoch, Projected, Trades, Transferred
 from saplab.training.recipes import RECIPES, Recipe, find_recipe
@@ -22,6 +22,7 @@ from saplab.training.schedules import WarmupLinear
 
 TINY = Recipe("dense", "tiny", epochs=2, batch=16, schedule=WarmupLinear(0.05, 1), precision="bfloat16", images=40)
 CHECK = Projected(lam=8, step=2, steps=2)
+FIXED = ("preact-resnet20-fast", "preact-resnet20-dense")
 VARIANTS = {
     "adversarial": replace(TINY, objective=PreviousEpoch(0.2, 2), held_out=8, check=replace(CHECK, start=False)),
     "fast": replace(TINY, objective=Projected(lam=8, step=10, steps=1), held_out=8, check=CHECK),
@@ -119,6 +120,11 @@ def test_only_runs_through_pruning_changed_with_its_kernel(data: Records) -> Non
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_decides_the_weights_is_described(name: str, data: Records) -> None:
     assert describe(VARIANTS[name], data, None, 0) != describe(TINY, data, None, 0)
+
+
+def test_a_run_is_known_by_the_network_whose_adversarial_images_it_learns_from(data: Records) -> None:
+    others = [describe(replace(TINY, objective=Transferred(name, CHECK)), data, None, 0) for name in FIXED]
+    assert [other["source"] for other in others] == [weights_digest(load_model(name)) for name in FIXED]
 
 
 def test_defences_are_told_apart(data: Records) -> None:
