@@ -26,8 +26,9 @@ class RandomNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise maps (N, C, H, W)."""
-        chosen = self.batch if torch.rand(()) < 0.5 else self.group
-        return chosen(x)  # type: ignore[no-any-return]
+        if torch.rand(()) < 0.5:
+            return self.batch(x)  # type: ignore[no-any-return]
+        return self.group(x.contiguous())  # type: ignore[no-any-return]  # on CPUs, slow backward in channels last
 
 
 def rna_resnet20(classes: int = 10) -> PreactResNet:
