@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from saplab.defenses import RandomNoisyActivations as RandomNoisyActivations
     from saplab.defenses import RandomNoisyWeights as RandomNoisyWeights
     from saplab.defenses import RandomResizePad as RandomResizePad
+    from saplab.defenses import Stochastic as Stochastic
     from saplab.defenses import StochasticRounding as StochasticRounding
     from saplab.defenses import StochasticWeightPruning as StochasticWeightPruning
     from saplab.defenses import bpda as bpda
@@ -68,7 +69,8 @@ _HOMES: dict[str, str] = {
     **dict.fromkeys(
         ("JPEG", "SAP", "BitDepth", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "GaussianNoise",
          "RandomCrop", "RandomNoisyActivations", "RandomNoisyWeights", "RandomResizePad", "RandomlyScaledActivations",
-         "RandomlyScaledWeights", "StochasticRounding", "StochasticWeightPruning", "bpda", "defend", "predict",
+         "RandomlyScaledWeights", "Stochastic",
+         "StochasticRounding", "StochasticWeightPruning", "bpda", "defend", "predict",
          "sites", "undefended"),
         "saplab.defenses",
     ),

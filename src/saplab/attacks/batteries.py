@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from saplab.attacks.apgd import APGD
 from saplab.attacks.base import Attack
@@ -12,7 +12,6 @@ from saplab.attacks.gradient import MonteCarlo
 from saplab.attacks.pgd import PGD, Iterative
 from saplab.attacks.square import Square
 from saplab.attacks.threat import LINF, ThreatModel, eps_of
-from saplab.defenses.base import Defense
 from saplab.system.registry import split_sum
 from saplab.system.settings import settings_of
 
@@ -42,17 +41,29 @@ class Attacker:
         radius = threat.unbounded(values)
         return replace(self, eps=(radius,)) if math.isfinite(radius) else None
 
-    def against(self, defenses: Sequence[Defense]) -> "Attacker":
-        """Return this attacker as it is for a network with these defences: settings without effect at their plainest.
+    def against(self, network: "Asked", reference: "Asked | None") -> "Attacker":
+        """Return this attacker as it is for a network: settings without effect at their plainest.
 
-        Without randomness one sample says all. An attack made on the undefended network goes on where that one is
-        lost, since the defended one may still stand.
+        Without randomness one sample says all. An attack made on the reference, which is the network without its
+        defences or with its own draws frozen, goes on where that one is lost, since the other may still stand.
         """
-        whose: Whose = self.whose if defenses and self.attack.knowledge != "nothing" else "self"
-        own = whose == "self"
-        random = own and any(defense.random for defense in defenses)
-        rules = own and any(defense.has_rules for defense in defenses)
-        return replace(self, attack=self.attack.plain(random, rules, own), whose=whose)
+        own = self.whose == "self" or reference is None or self.attack.knowledge == "nothing"
+        asked = network if own or reference is None else reference
+        blind = self.attack.knowledge == "nothing"
+        attack = self.attack.plain(asked.random and not blind, asked.has_rules and not blind, own)
+        return replace(self, attack=attack, whose="self" if own else "dense")
+
+
+class Asked(Protocol):
+    """A network that attackers ask, as they need to know it; see `saplab.runs.Network`."""
+
+    @property
+    def random(self) -> bool:
+        """Whether its passes differ."""
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether backward rules make a difference."""
 
 
 def parse_attackers(

@@ -14,7 +14,7 @@ from saplab.attacks.losses import Loss, LossName, log_cross_entropy, loss_of, re
 from saplab.attacks.passes import Objective, Passes, cut
 from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
-from saplab.defenses.prediction import BATCH, require_evaluation_mode
+from saplab.defenses.prediction import BATCH
 from saplab.defenses.relaxed import relaxing
 
 Average = Literal["loss", "logits", "probabilities"]
@@ -144,7 +144,6 @@ class MonteCarlo:
         return (_checked(problem, joined(parts)) for parts in found)
 
     def _batches(self, problem: Problem, first_sample: int) -> list[Passes]:
-        require_evaluation_mode(problem.adversary)
         fastest = _A_THREAD * torch.get_num_threads() if problem.images.device.type == "cpu" else BATCH
         size = problem.batch_size or fastest
         return [Passes(batch, first_sample, self.backward, size) for batch in problem.split(size)]

@@ -14,6 +14,7 @@ from saplab.attacks.threat import LINF, ThreatModel
 from saplab.data.given import Array, given_images, given_labels
 from saplab.defenses.defended import is_random
 from saplab.defenses.prediction import for_network, numbered
+from saplab.defenses.stochastic import ready
 from saplab.rng.streams import pass_streams, stream_key
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Problem:
         if towards is not None and bool((towards == wanted).any()):
             raise ValueError(f"`targets` must be {len(points)} classes, none of them its example's label")
         numbers = numbered(examples, len(points))
-        return cls(adversary, points, wanted, numbers, seed, threat, towards, batch_size)
+        return cls(ready(adversary, points), points, wanted, numbers, seed, threat, towards, batch_size)
 
     @cached_property
     def random(self) -> bool:

@@ -28,7 +28,7 @@ def open_store(job: "Job", folder: Path, console: "Console") -> "Store":
     """Rehearse a job, open its run folder and tell what is in it."""
     store = cast("Store", job.open(folder))
     found = store.survey()
-    for line in filter(None, (store.note, *found.foreign)):
+    for line in filter(None, (*job.request.notes, store.note, *found.foreign)):
         console.say(line)
     for problem in found.damaged:
         console.say(f"{problem}; computing it again")
@@ -84,7 +84,7 @@ def _passes_per_second(job: "Job") -> float:
     import torch
 
     from saplab.defenses import predict
-    from saplab.runs.images import network_of
+    from saplab.runs.networks import network_of
 
     networks = {curve.first.defender for curve in job.request.curves}
     model = network_of(max(networks, key=lambda network: len(network.defenses)), job.inputs.models)

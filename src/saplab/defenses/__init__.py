@@ -8,6 +8,7 @@ from saplab.defenses.noise import Dropout, RandomlyScaledActivations, RandomNois
 from saplab.defenses.pixels import BitDepth, GaussianNoise, StochasticRounding
 from saplab.defenses.prediction import Prediction, predict, predict_with_votes
 from saplab.defenses.sap import SAP
+from saplab.defenses.stochastic import Stochastic
 from saplab.defenses.surrogate import bpda
 from saplab.defenses.weights import (
     DeterministicWeightPruning,
@@ -19,7 +20,7 @@ from saplab.defenses.weights import (
 __all__ = [
     "JPEG", "SAP", "BitDepth", "Defended", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "GaussianNoise",
     "Prediction", "RandomCrop", "RandomNoisyActivations", "RandomNoisyWeights", "RandomResizePad",
-    "RandomlyScaledActivations", "RandomlyScaledWeights", "StochasticRounding", "StochasticWeightPruning", "bpda",
-    "defend", "defenses_of", "is_random", "label_of", "parse_defenses", "predict", "predict_with_votes",
+    "RandomlyScaledActivations", "RandomlyScaledWeights", "Stochastic", "StochasticRounding", "StochasticWeightPruning",
+    "bpda", "defend", "defenses_of", "is_random", "label_of", "parse_defenses", "predict", "predict_with_votes",
     "shares_draws", "sites", "undefended",
 ]  # fmt: skip

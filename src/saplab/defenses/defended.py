@@ -1,7 +1,5 @@
 """Put defences on a network: the same network, with the same keys and parameters, whose every call is a fresh pass."""
 
-import copy
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -14,25 +12,19 @@ from torch._compile import _disable_dynamo
 from saplab.defenses.base import Defense
 from saplab.defenses.checkpoints import refuse_checkpoint, signs
 from saplab.defenses.drawing import Drawing, GradientRule, check_rule, current, fresh
-from saplab.defenses.histories import with_history
+from saplab.defenses.dressing import Dress, dressed, dresses, undress, view
 from saplab.defenses.relaxed import relaxing
 from saplab.defenses.site_mode import MOST_DEFENSES, Pass, Plan, SiteMode
 from saplab.defenses.sites import Site, SiteTable, announce_modules, is_announcement
 from saplab.defenses.weights import weight_names
 from saplab.pruning.finite import check_finite
-from saplab.rng.streams import derived_key, stream_key
-
-_counting: Final = threading.Lock()
+from saplab.rng.streams import stream_key
 
 
-class Defended(nn.Module):
+class Defended(Dress):
     """The part that `defend` adds to a network's own class."""
 
     _saplab_plan: Plan
-    _saplab_key: int
-    _saplab_rule: GradientRule
-    _saplab_pass: int
-    _saplab_fixed: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run one stochastic pass: with the draws that an enclosing `drawing` fixes, else with fresh ones.
@@ -44,11 +36,11 @@ class Defended(nn.Module):
         """
         if self._saplab_rule == "relaxed" and current() is None:
             with relaxing(True):
-                return self._run(args, kwargs)
-        return self._run(args, kwargs)
+                return self._saplab_run(args, kwargs)
+        return self._saplab_run(args, kwargs)
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        begin = _begin_uncompiled if torch.compiler.is_compiling() else Defended._begin
+    def _saplab_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        begin = _begin_uncompiled if torch.compiler.is_compiling() else Defended._saplab_begin
         run, args, kwargs = begin(self, args, kwargs)
         if run.weights and torch.compiler.is_compiling():  # weights are known by identity, which inputs must not fix
             args, kwargs = tuple(map(_renewed, args)), {name: _renewed(value) for name, value in kwargs.items()}
@@ -60,52 +52,37 @@ class Defended(nn.Module):
             check_finite(run.drawing.streams.device)
         return output
 
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pass, tuple[Any, ...], dict[str, Any]]:
+    def _saplab_begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Pass, tuple[Any, ...], dict[str, Any]]:
         """Return the pass that begins, and the arguments with its input."""
         plan = self._saplab_plan
         inputs, activations = plan.acting["input"], plan.acting["activation"]
         if (inputs or activations) and _maps_examples():
             raise ValueError("inside torch.vmap, examples cannot have draws of their own; give it the whole batch")
         refuse_checkpoint()
-        drawing = current() or self._fresh()
+        drawing = self._saplab_drawing()
         drawing = (drawing.of_one_pass() if plan.shares_draws else drawing).on(_device_of(self, args, kwargs))
-        weights = plan.changed_weights(self._weights(), drawing)
+        weights = plan.changed_weights(self._saplab_weights(), drawing)
         run = Pass(plan, drawing, weights, signs=signs())
         return (run, *_with_input(plan, drawing, args, kwargs)) if inputs else (run, args, kwargs)
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _saplab_weights(self) -> dict[str, Tensor]:
         """Return the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
         places = ((name, *name.rpartition(".")) for name in self._saplab_plan.parameters)
         return {name: getattr(self.get_submodule(module), leaf) for name, module, _, leaf in places}
 
-    def _fresh(self) -> Drawing:
-        if self._saplab_fixed:
-            raise ValueError("a DataParallel replica cannot tell which of the fixed draws are its examples'; predict"
-                             " and attack with the network inside DataParallel")  # fmt: skip
-        key = self._saplab_key
-        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
-            key = derived_key(key, torch.distributed.get_rank())
-        return fresh(key, self._next_pass(), self._saplab_rule)
+    @property
+    def _saplab_random(self) -> bool:
+        return any(defense.random for defense in self._saplab_plan.defenses)
 
-    def _next_pass(self) -> int:
-        with _counting:
-            pass_ = self._saplab_pass
-            self._saplab_pass = pass_ + 1
-        return pass_
-
-    def _replicate_for_data_parallel(self) -> Any:
-        """Return the replica, which lives for one pass, with draws of its own."""
-        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
-        replica._saplab_key = derived_key(self._saplab_key, -1 - self._next_pass())
-        replica._saplab_fixed = current() is not None
-        return replica
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _blank, (_own_class(self),), self.__dict__
+    @property
+    def _saplab_shares(self) -> bool:
+        return self._saplab_plan.shares_draws
 
 
 # What changes from pass to pass stays out of compiled graphs. The public torch.compiler.disable imports the compiler.
-_begin_uncompiled: Final = _disable_dynamo(Defended._begin)
+_begin_uncompiled: Final = _disable_dynamo(Defended._saplab_begin)
 
 
 def _renewed(value: Any) -> Any:
@@ -156,13 +133,13 @@ def defenses_of(model: nn.Module) -> tuple[Defense, ...]:
 
 
 def is_random(model: nn.Module) -> bool:
-    """Return whether some part of `model` is defended at random, so that passes differ."""
-    return any(defense.random for defense in defenses_of(model))
+    """Return whether some part of `model` draws at random, so that passes differ."""
+    return any(part._saplab_random for part in dresses(model))
 
 
 def shares_draws(model: nn.Module) -> bool:
-    """Return whether one draw of some defence serves a whole pass, so that a batch must be one pass."""
-    return any(defense.shares_draws for defense in defenses_of(model))
+    """Return whether one draw of some part serves a whole pass, so that a batch must be one pass."""
+    return any(part._saplab_shares for part in dresses(model))
 
 
 def plan_of(model: nn.Module) -> Plan | None:
@@ -175,26 +152,6 @@ def plan_of(model: nn.Module) -> Plan | None:
     plan = model._saplab_plan
     usual = _plan(model, plan.defenses, plan.sites, None).parameters
     return replace(plan, parameters=()) if plan.parameters == usual else plan
-
-
-_classes: dict[type[nn.Module], type[Defended]] = {}
-
-
-def _defended_class(base: type[nn.Module]) -> type[Defended]:
-    if base not in _classes:
-        own = {"__module__": base.__module__, "__doc__": base.__doc__}
-        _classes[base] = type(f"Defended{base.__name__}", (Defended, base), own)
-    return _classes[base]
-
-
-def _own_class(model: Defended) -> type[nn.Module]:
-    return type(model).__mro__[2]
-
-
-def _blank(base: type[nn.Module]) -> Defended:
-    """Make the empty shell that unpickling and copying fill."""
-    kind = _defended_class(base)
-    return kind.__new__(kind)
 
 
 def defend(
@@ -234,7 +191,7 @@ def defend(
     _check(model, defenses)
     check_rule(backward)
     plan = _plan(model, defenses, _patterns(sites), _patterns(parameters))
-    return _dressed(model, plan, stream_key(seed), backward)
+    return _defended(model, plan, stream_key(seed), backward)
 
 
 def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -274,17 +231,12 @@ def _defended_parameters(
     return names
 
 
-def _dressed(model: nn.Module, plan: Plan, key: int, rule: GradientRule = "mask") -> "Defended":
+def _defended(model: nn.Module, plan: Plan, key: int, rule: GradientRule = "mask") -> Defended:
     """Return a view of the model that runs by the plan."""
-    defended: Any = _view(model)
+    defended = dressed(model, Defended, key, rule)
     announce_modules(defended)
-    defended.__class__ = _defended_class(type(model))
     defended._saplab_plan = plan
-    defended._saplab_key = key
-    defended._saplab_rule = rule
-    defended._saplab_pass = 0
-    defended._saplab_fixed = False
-    return defended  # type: ignore[no-any-return]
+    return defended
 
 
 def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
@@ -305,12 +257,6 @@ def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
             raise TypeError(f"{type(defense).__name__} has none of the hooks input, activation and weight")
 
 
-def _view(model: nn.Module) -> nn.Module:
-    """Copy the tree of modules, and share every parameter, buffer and tensor with a history."""
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers(), *with_history(model))}
-    return copy.deepcopy(model, shared)
-
-
 def undefended(model: nn.Module) -> nn.Module:
     """Return a network without the defences on it and its parts: the same parameters and buffers, of its own class.
 
@@ -318,11 +264,9 @@ def undefended(model: nn.Module) -> nn.Module:
     """
     if not _parts(model):
         return model
-    plain = _view(model)
+    plain = view(model)
     for part in _parts(plain):
-        part.__class__ = _own_class(part)  # type: ignore[assignment]
-        for name in [name for name in vars(part) if name.startswith("_saplab_")]:
-            delattr(part, name)
+        undress(part, Defended, "_saplab_plan")
         for module in part.modules():
             _silence(module)
     return plain
@@ -345,7 +289,7 @@ def sites(model: nn.Module, images: Tensor) -> SiteTable:
         ValueError: no site was found.
     """
     record: list[Site] = []
-    view = model if isinstance(model, Defended) else _dressed(model, Plan(), 0)
+    view = model if isinstance(model, Defended) else _defended(model, Plan(), 0)
     plan, drawing = view._saplab_plan, fresh(view._saplab_key, 0).of_one_pass().on(images.device)
     run = Pass(plan, drawing, record=record)
     with torch.no_grad(), SiteMode(run):

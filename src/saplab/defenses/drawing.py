@@ -13,7 +13,7 @@ from torch import Tensor
 from saplab.defenses.relaxed import relaxing
 from saplab.pruning.operator import BackwardRule
 from saplab.rng.numbers import normals, uniforms, words
-from saplab.rng.streams import EXAMPLES, SITES, pass_streams
+from saplab.rng.streams import EXAMPLES, SITES, derived_key, pass_streams
 
 GradientRule = BackwardRule | Literal["relaxed"]  # how an adversary takes a network's gradient
 GRADIENT_RULES: Final = (*get_args(BackwardRule), "relaxed")
@@ -40,8 +40,12 @@ class Drawing:
     inputs_only: bool = False
     shared: Tensor | None = None
 
-    def rows(self, count: int, where: str) -> Tensor:
-        """Return the streams of `count` maps at a place: one each, or k each where a network splits examples."""
+    def rows(self, count: int, where: str, tiled: bool = False) -> Tensor:
+        """Return the streams of `count` maps at a place: one each, or k each where a network splits examples.
+
+        An example's k maps are neighbours or, `tiled`, as far from one another as there are examples. Of a fresh pass,
+        whose number of examples is not known, each map counts as one.
+        """
         if self.fresh:
             numbers = torch.arange(count, device=self.streams.device)
             return torch.cat((self.streams[:, :2].expand(count, 2), numbers.unsqueeze(1)), 1)
@@ -50,9 +54,23 @@ class Drawing:
             raise ValueError(f"site {where!r} has {count} maps for a batch of {len(self.streams)} examples")
         if share == 1:
             return self.streams
-        rows = self.streams.repeat_interleave(share, 0)
-        rows[:, 2] = rows[:, 2] * share + torch.arange(share, device=rows.device).repeat(len(self.streams))
+        copies, size = torch.arange(share, device=self.streams.device), len(self.streams)
+        rows = self.streams.repeat(share, 1) if tiled else self.streams.repeat_interleave(share, 0)
+        rows[:, 2] = rows[:, 2] * share + (copies.repeat_interleave(size) if tiled else copies.repeat(size))
         return rows
+
+    def apart(self, number: int) -> "Drawing":
+        """Return draws of the same passes and examples under a key derived from theirs."""
+        streams = self.streams.clone()
+        if len(streams):
+            streams[:, 0] = derived_key(int(streams[0, 0]), number)
+        return replace(self, streams=streams, shared=None)
+
+    def of_batch(self, count: int) -> "Drawing":
+        """Return the same draws with a row for each of `count` examples, also of a fresh pass."""
+        if not self.fresh:
+            return self
+        return replace(self, streams=self.rows(count, "the input"), fresh=False)
 
     def on(self, device: torch.device) -> "Drawing":
         """Return the same draws with their streams on a device, where all sites of a pass find them."""
@@ -204,7 +222,7 @@ def current() -> Drawing | None:
 
 
 @contextmanager
-def drawing(streams: Tensor, rule: GradientRule = "mask", inputs_only: bool = False) -> Iterator[None]:
+def drawing(streams: Tensor, rule: GradientRule = "mask", inputs_only: bool = False) -> Iterator[Drawing]:
     """Fix the draws of every defended network called inside: `streams` (N, 3), one row per example of the batch.
 
     The rule ``relaxed`` acts on everything inside, defended or not; see `saplab.defenses.relaxed`.
@@ -212,9 +230,10 @@ def drawing(streams: Tensor, rule: GradientRule = "mask", inputs_only: bool = Fa
     With `inputs_only`, parameters get no gradients where gradients by the input have a shorter way without them.
     """
     check_rule(rule)
-    token = _current.set(Drawing(streams, rule, inputs_only=inputs_only))
+    fixed = Drawing(streams, rule, inputs_only=inputs_only)
+    token = _current.set(fixed)
     try:
         with relaxing(rule == "relaxed"):
-            yield
+            yield fixed
     finally:
         _current.reset(token)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _hooks
 
-from saplab.defenses.defended import Defended
+from saplab.defenses.dressing import undressed_class
 from saplab.defenses.sites import is_announcement
+from saplab.defenses.stochastic import uses_generators
 from saplab.defenses.surrogate import Surrogate
 from saplab.rng.threads import pool
 
@@ -97,9 +98,9 @@ def _take_one_core(others: int) -> None:
 def may_run_in_threads(model: nn.Module, run: Run, columns: Sequence[Tensor]) -> bool:
     """Return whether several threads at once may call `run`, which calls `model` with rows of `columns`.
 
-    They may on the CPU, in evaluation mode, without compiled parts, foreign hooks, a profiler or a mode of PyTorch
-    around the caller, which other threads would not see. Modules of other packages are tried once on a single row: it
-    must leave every attribute, list, dictionary, buffer and random generator as it was.
+    They may on the CPU, without compiled parts, foreign hooks, a profiler or a mode of PyTorch
+    around the caller, which other threads would not see. Modules of other packages, or in training mode, are tried once
+    on a single row: it must leave every attribute, list, dictionary, buffer and random generator as it was.
     """
     modules = list(model.modules())
     tensors = chain(columns, model.parameters(), model.buffers())
@@ -126,15 +127,17 @@ def _nobody_looks_on() -> bool:
 
 def _is_known(module: nn.Module) -> bool:
     """Return whether the forward pass below the one that `defend` adds is PyTorch's or saplab's own code."""
-    own: type = next(kind for kind in type(module).__mro__ if "forward" in vars(kind) and kind is not Defended)
-    return own.__module__.startswith(_KNOWN) and own is not Surrogate and "forward" not in vars(module)
+    own: type = next(kind for kind in undressed_class(module).__mro__ if "forward" in vars(kind))
+    replaced = "forward" in vars(module) or getattr(module, "_saplab_forward", None) is not None
+    known = own.__module__.startswith(_KNOWN) and own is not Surrogate
+    return known and not replaced and not module.training
 
 
 def _is_plain(module: nn.Module) -> bool:
     hooks: tuple[Any, ...] = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return not (
-        module.training
-        or isinstance(module, torch.jit.ScriptModule)
+        isinstance(module, torch.jit.ScriptModule)
+        or uses_generators(module)
         or type(module).__module__.startswith(_DISTRIBUTED)
         or hasattr(module, "_orig_mod")
         or module._compiled_call_impl is not None

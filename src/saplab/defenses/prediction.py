@@ -1,6 +1,9 @@
 """Predictions of a network whose passes differ: the mean of softmax over passes, and the votes of single passes."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +12,7 @@ from saplab.data.given import Array, given_images
 from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import drawing
 from saplab.defenses.parallel import over_threads
+from saplab.defenses.stochastic import ready
 from saplab.pruning.finite import check_finite
 from saplab.rng.streams import EXAMPLES, pass_streams, stream_key
 
@@ -41,9 +45,10 @@ def predict(
     The draws depend on `seed` and on the number of each example alone, not on batches or order.
 
     Args:
-        model: images (N, C, H, W) -> logits (N, classes); defended or not.
+        model: images (N, C, H, W) -> logits (N, classes); defended or not. One that is random by itself runs as
+            `Stochastic` does.
         images: (N, C, H, W).
-        passes: number of passes; a network that is not defended is run once.
+        passes: number of passes; a network without randomness is run once.
         seed: of the defence's draws.
         examples: (N,) number of each image, 0..N-1 by default.
         batch_size: images of one forward pass.
@@ -53,8 +58,8 @@ def predict(
         (N, classes) float32 probabilities.
 
     Raises:
-        ValueError: no images or values outside the bounds, `passes` < 1, bad `examples`, a network in training mode
-            or of half precision, or one that does not return finite logits.
+        ValueError: no images or values outside the bounds, `passes` < 1, bad `examples`, a network of half precision,
+            that does not return finite logits, or whose outputs depend on the rest of their batch.
     """
     images = for_network(model, given_images(images))
     if bounds is not None and len(images):
@@ -74,11 +79,11 @@ def predict_with_votes(
         raise ValueError("`images` must hold at least one image, got none")
     if passes < 1:
         raise ValueError(f"`passes` must be >= 1, got {passes}")
-    require_evaluation_mode(model)
-    numbers = numbered(examples, len(images))
+    model, numbers = ready(model, images), numbered(examples, len(images))
     key, rounds = stream_key(seed), passes if is_random(model) else 1
     batches = zip(images.split(batch_size), numbers.split(batch_size), strict=True)
-    parts = [_average(model, batch, rounds, key, some) for batch, some in batches]
+    with nullcontext() if is_random(model) else undrawn():
+        parts = [_average(model, batch, rounds, key, some) for batch, some in batches]
     probs, votes, half, single = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Prediction(probs, votes * (passes // rounds), half, single)
 
@@ -126,7 +131,7 @@ def for_network(model: nn.Module, images: Tensor) -> Tensor:
     return images.to(kind)
 
 
-def logits(model: nn.Module, images: Tensor) -> Tensor:
+def logits(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
     """Run `model`, and insist on logits (N, classes)."""
     output = model(images)
     if not isinstance(output, Tensor):
@@ -136,9 +141,11 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
     return output
 
 
-def require_evaluation_mode(model: nn.Module) -> None:
-    """Refuse a network whose batch statistics or dropout would make an example depend on chance or its batch."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    for name, module in model.named_modules():
-        if isinstance(module, kinds) and module.training:
-            raise ValueError(f"the network is in training mode (layer {name!r}); call .eval() first")
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Refuse a network that was found not to be random, and draws all the same."""
+    before = torch.default_generator.get_state()
+    yield
+    if not torch.equal(before, torch.default_generator.get_state()):
+        raise ValueError("the network drew random numbers, though not on the first images, on which it was found not to"
+                         " be random; wrap it: saplab.Stochastic(model, example=images)")  # fmt: skip

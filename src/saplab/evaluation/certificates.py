@@ -20,7 +20,8 @@ from saplab.defenses import GaussianNoise, defend
 from saplab.defenses.defended import defenses_of, plan_of, undefended
 from saplab.defenses.drawing import drawing
 from saplab.defenses.parallel import over_threads
-from saplab.defenses.prediction import BATCH, logits, numbered, require_evaluation_mode
+from saplab.defenses.prediction import BATCH, logits, numbered
+from saplab.defenses.stochastic import ready
 from saplab.evaluation.progress import shown, silent
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.accuracy import class_labels
@@ -151,7 +152,8 @@ def certify(
         progress: whether to show a bar, where there is a terminal or a notebook to show it in.
 
     Raises:
-        ValueError: no images, another defence, no or another `std`, bad numbers or labels, a network in training mode.
+        ValueError: no images, another defence, no or another `std`, bad numbers or labels, a network whose
+            outputs depend on the rest of their batch.
 
     Example:
         >>> found = saplab.certify(net, images, labels, std=0.25, n=1000)
@@ -159,8 +161,7 @@ def certify(
     """
     _check(images, n0, n, alpha)
     noisy, sigma = _noisy(model, std)
-    require_evaluation_mode(noisy)
-    key, numbers = stream_key(seed), numbered(examples, len(images))
+    noisy, key, numbers = ready(noisy, images), stream_key(seed), numbered(examples, len(images))
     with (shown if progress else silent)("noisy passes", (n0 + n) * len(images)) as tick:
         parts = []
         for some, own in zip(images.split(batch_size), numbers.split(batch_size), strict=True):

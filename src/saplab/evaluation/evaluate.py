@@ -12,15 +12,14 @@ from saplab.attacks import LINF, Attack, Attacker, Bounds, MonteCarlo, NormName,
 from saplab.data.dataset import Dataset
 from saplab.data.given import Array, given_images, given_labels
 from saplab.data.load import load_data
-from saplab.defenses.defended import defenses_of, plan_of, undefended
 from saplab.evaluation.plan import plan
 from saplab.evaluation.progress import Show, shown, silent
 from saplab.evaluation.result import Result
-from saplab.models.zoo import SPEC, network_digest
-from saplab.runs import ImageCell, Memory, Network, Request, Results, Store, run
+from saplab.runs import ImageCell, Memory, Request, Results, Store, run
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
+from saplab.runs.networks import ROWS, rehearsed
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
@@ -68,7 +67,8 @@ def evaluate(
 
     Raises:
         ValueError: what cannot be evaluated honestly: images outside the bounds, labels that the network has no class
-            for, a network in training mode or without logits, an unknown attack, a folder of another request.
+            for, a network whose outputs are no logits or depend on the rest of their batch, an unknown attack, a folder
+            of another request.
         EvaluationError: some cells could not be computed.
 
     Example:
@@ -101,8 +101,11 @@ def planned(
         command: the command line that asks for it.
         device: kind of the device that computes it, where that is another one than the network's.
     """
-    defender, plain = network_of(model)
-    place = next((tensor.device for tensor in plain.parameters()), torch.device("cpu"))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
+    threat.check(data.images, data.labels, sorted(eps))
+    place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    defender, plain, notes = rehearsed(model, data.images[:ROWS].to(place))
     radii = tuple(dict.fromkeys((0.0, *map(float, eps))))
     whole = ImageCell(
         defender=defender, adversary=defender, attack=attackers[0].attack, eps=radii, start=0,
@@ -112,7 +115,7 @@ def planned(
     values = data.images[0].numel()
     found = tuple(one for attacker in attackers if (one := attacker.in_room(threat, values)) is not None)
     curves = plan(whole, found, batch_size, baseline=baseline, seeds=seeds)
-    request = Request(title or f"{defender.model}: accuracy under attack", curves, command, data.classes)
+    request = Request(title or f"{defender.model}: accuracy under attack", curves, command, data.classes, notes)
     return Job(request, Images({(defender.model, defender.digest): plain}, data, str(place)))
 
 
@@ -151,24 +154,6 @@ class Job:
         if found.summary.damaged:
             raise EvaluationError(f"{found.summary.damaged[0]}; the same call computes it again")
         return found
-
-
-def network_of(model: nn.Module) -> tuple[Network, nn.Module]:
-    """Return a network as cells name it, and the network without its defences.
-
-    Raises:
-        ValueError: a part of it is defended instead of the whole.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
-    plain, acting = undefended(model), plan_of(model)
-    if len(defenses_of(model)) > (len(acting.defenses) if acting else 0):
-        raise ValueError("`model` holds a defended network inside it; defend the whole network")
-    kind = type(plain)
-    found = Network(getattr(plain, SPEC, f"{kind.__module__}:{kind.__qualname__}"), network_digest(plain))
-    if acting:
-        found = replace(found, defenses=acting.defenses, sites=acting.sites or (), parameters=acting.parameters)
-    return found, plain
 
 
 def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) -> Dataset:

@@ -33,18 +33,20 @@ def plan(
     own = [attacked(whole, attacker) for attacker in attackers]
     if not (network.defenses and baseline):
         return _curves(own, size, seeds)
-    across = [replace(cell, defender=dense, passes=1) for cell in own]
+    plainly = whole.passes if dense.random else 1
+    across = [replace(cell, defender=dense, passes=plainly) for cell in own]
     alone = [cell for cell in across if cell.adversary == dense]
-    plain = (attacked(replace(whole, defender=dense, passes=1), attacker) for attacker in attackers)
+    plain = (attacked(replace(whole, defender=dense, passes=plainly), attacker) for attacker in attackers)
     alone += [cell for cell in plain if not any(_same_attack(cell, other) for other in alone)]
     return _curves([*alone, *own, *(across if len(own) > 1 else [])], size, seeds)
 
 
 def attacked(whole: C, attacker: Attacker) -> C:
     """Return the cell of its defender under an attacker, whose settings are as they are for that defender."""
-    one = attacker.against(whole.defender.defenses)
+    network, reference = whole.defender, whole.defender.reference
+    one = attacker.against(network, reference)
     elsewhere = one.whose == "dense" or one.attack.knowledge == "nothing"
-    source = whole.defender.undefended if elsewhere else whole.defender
+    source = reference if elsewhere and reference is not None else network
     return replace(whole, adversary=source, attack=one.attack, eps=tuple(dict.fromkeys(one.eps or whole.eps)))
 
 
@@ -84,8 +86,14 @@ def claim_of(cell: ImageCell) -> str:
         return "Random signs, as large as the attack's: what any perturbation of this size does."
     if attack.knowledge == "scores":
         return "A black box: the attacker sees averaged probabilities only, no gradient."
+    if cell.transferred and cell.adversary.grain == "frozen":
+        return "The images are made on the network with one draw of its own, always the same, and transferred."
     if not cell.defender.defenses:
-        return "The network as trained" + (", on images made for the defended one." if cell.across else ".")
+        if cell.across:
+            return "The network as trained, on images made for the defended one."
+        return (
+            "The attacker averages over the network's own draws." if cell.defender.random else "The network as trained."
+        )
     if cell.transferred:
         return "The images are made on the undefended network and transferred."
     rule = attack.gradient.backward if isinstance(attack, GradientAttack) else "mask"

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,8 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     **published.ARCHITECTURES,
 }
 PACKAGED: dict[str, Packaged] = read_packaged()
+_LOG: Final = logging.getLogger("saplab")
+
 SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
 TAKEN: Final = "saplab_weights"  # likewise: where in a file its weights were found, where that is not at the top
 _PLAIN: Final = str | int | float | tuple | None  # attributes whose text tells their value
@@ -40,7 +43,8 @@ def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
             - a network of the package (``preact-resnet20-dense``), with its weights or a copy of their file;
             - an architecture (``preact-resnet20``, ``resnet20``) for `weights`, which also set the number of classes;
             - ``package.module:factory``, a function without arguments that returns an `nn.Module`; modules of the
-              working folder are found too;
+              working folder are found too. In evaluation mode it stays as it is, with the layers that its author
+              left in training mode;
             - ``torchvision:NAME`` or ``timm:NAME``, with random weights by default; see `saplab.models.hub`.
         weights: a ``.safetensors`` file, or ``.pt``, ``.pth``, ``.th``, ``.ckpt``, ``.bin`` or ``.tar`` read with
             ``weights_only=True``: a state_dict, in any wrapper and behind any prefix, such as ``state_dict`` and
@@ -70,7 +74,11 @@ def _load(spec: str, weights: str | Path | None) -> nn.Module:
     model = _call_factory(spec)
     if weights is not None:
         setattr(model, TAKEN, fit(model, states, str(weights)))
-    return model.eval()
+    if model.training:
+        _LOG.warning(f"{spec} makes a network in training mode, which is put in evaluation mode; a factory that sets"
+                     " that mode itself may leave single layers random")  # fmt: skip
+        model.eval()
+    return model
 
 
 def weights_digest(module: nn.Module) -> str:

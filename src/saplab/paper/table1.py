@@ -13,7 +13,7 @@ from saplab.attacks import FGSM, radii_of
 from saplab.defenses import label_of, parse_defenses
 from saplab.metrics.scores import mean_score
 from saplab.models.zoo import network_digest
-from saplab.paper.plan import Digests, cell_of_line
+from saplab.paper.plan import Networks, cell_of_line
 from saplab.paper.study import Claim, Figure, Line
 from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped, trained
 from saplab.rl.atari import PAPER_GAMES, rom_name
@@ -71,13 +71,15 @@ class Agents:
     absent: tuple[str, ...] = ()
 
     @cached_property
-    def digests(self) -> Digests:
-        """Return the digests of the networks, by what lines call them."""
-        return {f"{_AGENT}{game}": network_digest(network) for game, network in self.networks.items()}
+    def named(self) -> Networks:
+        """Return the networks as cells name them, by what lines call them."""
+        names = {f"{_AGENT}{game}": network for game, network in self.networks.items()}
+        return {name: Network(name, network_digest(network)) for name, network in names.items()}
 
     def models(self, device: str) -> dict[tuple[str, str], nn.Module]:
         """Return the networks on a device, as cells name them."""
-        return dict(zip(self.digests.items(), (one.to(device) for one in self.networks.values()), strict=True))
+        named = ((network.model, network.digest) for network in self.named.values())
+        return dict(zip(named, (one.to(device) for one in self.networks.values()), strict=True))
 
 
 def load_agents(folder: Path | None = None) -> Agents:
@@ -161,7 +163,7 @@ def _note(game: str, facts: Facts) -> str:
 
 
 def table_curves(
-    figures: Iterable[Figure], digests: Digests, effort: Effort, *, sticky: float = 0.0, seed: int = 0,
+    figures: Iterable[Figure], networks: Networks, effort: Effort, *, sticky: float = 0.0, seed: int = 0,
     precision: str = "float32", device: str = "cpu",
 ) -> tuple[Curve, ...]:  # fmt: skip
     """Plan the curves of the figures of `table_figures`."""
@@ -170,12 +172,12 @@ def table_curves(
         defender=nobody, adversary=nobody, attack=FGSM(), eps=(1.0,), start=0, stop=effort.episodes, seed=seed,
         precision=precision, device=device, game="", sticky=sticky, max_frames=effort.max_frames,
     )  # fmt: skip
-    return tuple(_curve(figure, line, whole, digests, effort) for figure in figures for line in figure.lines)
+    return tuple(_curve(figure, line, whole, networks, effort) for figure in figures for line in figure.lines)
 
 
-def _curve(figure: Figure, line: Line, whole: GameCell, digests: Digests, effort: Effort) -> Curve:
+def _curve(figure: Figure, line: Line, whole: GameCell, networks: Networks, effort: Effort) -> Curve:
     """Plan a line: cells of each radius and seed. Changes are against the undefended agent under such an attack."""
-    cell = cell_of_line(line, whole, digests, effort.samples, effort.passes)
+    cell = cell_of_line(line, whole, networks, effort.samples, effort.passes)
     cell = replace(cell, game=line.model.removeprefix(_AGENT))
     by_radius = [cut(replace(cell, eps=(e,)).plain, effort.together, effort.seeds) for e in radii_of(STRENGTHS)]
     cells, *repeats = (tuple(chain(*parts)) for parts in zip(*by_radius, strict=True))

@@ -29,6 +29,9 @@ class Network:
         digest: SHA-256 over the parameters and buffers.
         defenses: in the order in which they act.
         sites, parameters: patterns of the places that they act on; empty for all.
+        grain: whose the draws of its own code are, as the rehearsal found: ``example``, ``pass``, ``batch``,
+            ``unkeyed``, or ``frozen`` where each is always the same; "" without any.
+        outputs: ``logits`` or ``probabilities``.
     """
 
     model: str
@@ -36,6 +39,8 @@ class Network:
     defenses: tuple[Defense, ...] = ()
     sites: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
+    grain: str = ""
+    outputs: str = "logits"
 
     @cached_property
     def key(self) -> Mapping[str, Any]:
@@ -55,12 +60,19 @@ class Network:
     @property
     def undefended(self) -> "Network":
         """Return the same network without its defences."""
-        return Network(self.model, self.digest)
+        return replace(self, defenses=(), sites=(), parameters=())
+
+    @property
+    def reference(self) -> "Network | None":
+        """Return the network to transfer from: without its defences or, without any, with its own draws frozen."""
+        if self.defenses:
+            return self.undefended
+        return replace(self, grain="frozen") if self.random else None
 
     @property
     def random(self) -> bool:
         """Return whether its passes differ."""
-        return any(defense.random for defense in self.defenses)
+        return self.grain not in ("", "frozen") or any(defense.random for defense in self.defenses)
 
     @property
     def has_rules(self) -> bool:
@@ -69,8 +81,9 @@ class Network:
 
     @property
     def label(self) -> str:
-        """Return what a chart calls it: "SAP-100", or "dense" without a defence."""
-        return label_of(self.defenses)
+        """Return what a chart calls it: "SAP-100", "dense", or "stochastic" where it has draws of its own."""
+        own = {"": "", "frozen": "one frozen draw"}.get(self.grain, "stochastic")
+        return "+".join(filter(None, (own, label_of(self.defenses) if self.defenses or not own else "")))
 
     @property
     def spec(self) -> str:
@@ -208,7 +221,7 @@ class GameCell(Cell):
     """
 
     kind = "games"
-    numerics = 4
+    numerics = 5
     ranges = "episodes"
 
     game: str

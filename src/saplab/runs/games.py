@@ -14,7 +14,7 @@ from saplab.rl.player import Player
 from saplab.rng.streams import stream_key
 from saplab.runs.cell import GameCell, Group
 from saplab.runs.engines.base import Models, Tick
-from saplab.runs.images import network_of
+from saplab.runs.networks import network_of
 from saplab.runs.results import GameResult
 from saplab.system.machine import made
 from saplab.system.precision import computing_in

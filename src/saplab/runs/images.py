@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Final, Self, cast
 
 import numpy as np
@@ -13,12 +14,14 @@ from saplab.attacks import Attack, Craft, Problem
 from saplab.attacks.flatness import Flatness
 from saplab.attacks.threat import check_labels
 from saplab.data.dataset import Dataset
-from saplab.defenses import Prediction, defend, predict_with_votes
+from saplab.defenses import Prediction, predict_with_votes
 from saplab.defenses.prediction import logits
+from saplab.defenses.rehearsal import ran
 from saplab.rng.streams import stream_key
-from saplab.runs.cell import Group, ImageCell, Network
+from saplab.runs.cell import Group, ImageCell
 from saplab.runs.engines.base import Models, Tick
 from saplab.runs.engines.parcel import shared
+from saplab.runs.networks import network_of
 from saplab.runs.results import PICTURED, ImageResult
 from saplab.system.machine import made
 from saplab.system.precision import computing_in
@@ -28,20 +31,12 @@ _CLEAN_BYTES: Final = 1 << 28  # of predictions of untouched images that are kep
 _Cells = Sequence[ImageCell]
 
 
-def network_of(network: Network, models: Models) -> nn.Module:
-    """Return a network, defended as a cell says."""
-    plain = models[network.model, network.digest]
-    if not network.defenses:
-        return plain
-    return defend(plain, *network.defenses, sites=network.sites or None, parameters=network.parameters or None)
-
-
 @dataclass(frozen=True)
 class Images:
     """What cells of images speak of by name: networks and the data set; a `saplab.runs.engines.base.Workload`.
 
     Attributes:
-        models: plain networks by (model, digest), on the device.
+        models: networks without defences by (model, digest), on the device, as `saplab.defenses.stochastic` runs them.
         data: the images.
         device: of PyTorch.
         clean: predictions of untouched images, the same for every attack; the last ones made, up to 256 MiB.
@@ -104,13 +99,8 @@ class Images:
                 pass
         one = self.data.images[:1].to(self.device)
         for network in {network for cell in cells for network in (cell.defender, cell.adversary)}:
-            try:
-                with torch.no_grad():
-                    classes = logits(network_of(network, self.models), one).shape[1]
-            except (RuntimeError, AssertionError) as error:  # what layers raise on an image of another shape
-                reason = str(error).strip().partition("\n")[0]
-                what = f"the network behind {network.label}" if network.defenses else "the network"
-                raise ValueError(f"{what} cannot take an image of shape {tuple(one.shape)}: {reason}") from error
+            with torch.no_grad():
+                classes = logits(partial(ran, network_of(network, self.models)), one).shape[1]
             check_labels(self.data.labels, classes)
 
 

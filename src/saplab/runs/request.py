@@ -45,6 +45,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     classes: list[str]
     homes: dict[str, str]  # "package.module:Class" of the user's own registered classes, by their names
     curves: list[_Curve]
+    notes: list[str] = []
     sha256: str = ""  # of the file as it is without it
 
     def checksum(self) -> str:
@@ -60,12 +61,14 @@ class Request:
         curves: what to compute, in the order of the report; no label twice in a figure.
         command: the command line that makes the same run again; empty for a run from Python.
         classes: names of the classes, in the labels' order; empty where unknown.
+        notes: what the rehearsal found that people should know; it decides nothing.
     """
 
     title: str
     curves: tuple[Curve, ...]
     command: str = ""
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.curves or not all(curve.cells for curve in self.curves):
@@ -122,7 +125,9 @@ class Request:
     def to_json(self) -> str:
         """Return the text of ``request.json``; a curve that has gaps, or that cannot be read back, is an error."""
         curves = [_described(curve) for curve in self.curves]
-        content = _File(FORMAT, self.title, self.command, list(self.classes), _homes(self.curves), curves)
+        content = _File(
+            FORMAT, self.title, self.command, list(self.classes), _homes(self.curves), curves, list(self.notes)
+        )  # fmt: skip
         content.sha256 = content.checksum()
         return msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n"
 
@@ -147,7 +152,9 @@ class Request:
         for name, home in found.homes.items():
             if name not in (*Defense.registry.names, *Attack.registry.names):
                 import_object(home)
-        return cls(found.title, tuple(map(_curve, found.curves)), found.command, tuple(found.classes))
+        return cls(
+            found.title, tuple(map(_curve, found.curves)), found.command, tuple(found.classes), tuple(found.notes)
+        )
 
 
 def _homes(curves: Iterable[Curve]) -> dict[str, str]:

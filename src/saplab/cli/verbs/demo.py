@@ -26,17 +26,18 @@ def demo(
     from saplab.cli.results import compute_and_report
     from saplab.data.load import load_data
     from saplab.defenses import SAP, defend
-    from saplab.evaluation.evaluate import Job, network_of
+    from saplab.evaluation.evaluate import Job
     from saplab.evaluation.paper_numbers import NETWORK
     from saplab.evaluation.plan import curve
     from saplab.models.zoo import load_model
     from saplab.runs import Curve, ImageCell, Network, Request
     from saplab.runs.images import Images
+    from saplab.runs.networks import rehearsed
 
     data = load_data("sample")
     if not 1 <= images <= len(data):
         raise ValueError(f"`images` must be within 1..{len(data)}, got {images}")
-    sap, model = network_of(defend(load_model(NETWORK), SAP(100)))
+    sap, model, _ = rehearsed(defend(load_model(NETWORK), SAP(100)), data.images)
 
     def line(label: str, network: Network, gradient: MonteCarlo, passes: int, claim: str) -> Curve:
         cell = ImageCell(

@@ -89,33 +89,33 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
     from saplab.data.classes import matched
     from saplab.data.load import load_data
     from saplab.evaluation.evaluate import Job
-    from saplab.models.zoo import network_digest
     from saplab.paper.choice import TABLES, load_networks
     from saplab.paper.plan import study_curves
-    from saplab.paper.study import split_model
     from saplab.runs import ImageCell, Network, Request
     from saplab.runs.images import Images
+    from saplab.runs.networks import ROWS, rehearsed
 
     figures, networks, lacking = load_networks(chosen.figures)
     for name, specs in lacking.items():
         ask.console.say(f"{name} is left out: there is no network {', '.join(specs)}")
-    models = {spec: network.to(ask.place.device) for spec, network in networks.items()}
-    digests = {spec: network_digest(model) for spec, model in models.items()}
     every, words = matched(load_data(data), options.classes_of(next(iter(networks.values()), None)))
     if words:
         ask.console.say(words)
     usual = min(chosen.preset.images or len(every), len(every))
     images = options.first_images(every, usual if limit is None else limit)
+    few = images.images[:ROWS].to(ask.place.device)
+    found = {spec: rehearsed(network.to(ask.place.device), few) for spec, network in networks.items()}
+    notes = [f"{spec}: {note}" for spec, (_, _, told) in found.items() for note in told]
     nobody = Network("", "")
     whole = ImageCell(
         defender=nobody, adversary=nobody, attack=RandomNoise(), eps=(0.0,), start=0, stop=len(images), seed=ask.seed,
         precision=ask.precision, device=ask.place.kind, data=images.digest(),
     )  # fmt: skip
-    curves = study_curves(figures, chosen.preset, whole, digests)
+    curves = study_curves(figures, chosen.preset, whole, {spec: network for spec, (network, _, _) in found.items()})
     names = [name for name in ask.names if name not in TABLES]
     listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} to {names[-1]} ({len(names)})"
-    request = Request(f"{listed}: {ask.preset}", curves, command_line(), images.classes)
-    known = {(split_model(spec)[0], digests[spec]): model for spec, model in models.items()}
+    request = Request(f"{listed}: {ask.preset}", curves, command_line(), images.classes, tuple(notes))
+    known = {(network.model, network.digest): model for network, model, _ in found.values()}
     job = Job(request, Images(known, images, ask.place.device), ask.place.engine)
     if ask.dry_run:
         show_plan(job, ask.console)
@@ -142,7 +142,7 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
         return True
     figures = table_figures(agents, chosen.table == "table1-beyond", sticky)
     curves = table_curves(
-        figures, agents.digests, EFFORTS[ask.preset], sticky=sticky, seed=ask.seed, precision=ask.precision,
+        figures, agents.named, EFFORTS[ask.preset], sticky=sticky, seed=ask.seed, precision=ask.precision,
         device=ask.place.kind,
     )  # fmt: skip
     request = Request(f"{chosen.table}: {ask.preset}", curves, command_line())

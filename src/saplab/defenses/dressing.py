@@ -1,0 +1,149 @@
+"""Dress a network: give a view of it a class that adds a part before the network's own, so that its keys, attributes
+and `isinstance` stay as they were.
+
+A view is a copy of the tree of modules that shares every parameter and buffer.
+"""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import nn
+
+from saplab.defenses.drawing import Drawing, GradientRule, current, fresh
+from saplab.defenses.histories import with_history
+from saplab.rng.streams import derived_key
+
+_counting: Final = threading.Lock()
+
+
+class Dress(nn.Module):
+    """A part added before a network's own class, each of whose direct calls is one fresh pass.
+
+    Its names begin with ``_saplab``, so that they never meet those of a network.
+    """
+
+    _saplab_key: int
+    _saplab_pass: int
+    _saplab_fixed: bool
+    _saplab_rule: GradientRule
+    _saplab_forward: Callable[..., Any] | None = None  # one that was set on the network's instance
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network's own forward pass: the last that the parts before it call."""
+        own = self._saplab_forward
+        return super().forward(*args, **kwargs) if own is None else own(*args, **kwargs)
+
+    @property
+    def _saplab_random(self) -> bool:
+        """Return whether passes differ."""
+        raise NotImplementedError(type(self).__name__)
+
+    @property
+    def _saplab_shares(self) -> bool:
+        """Return whether one draw serves a whole pass, so that a batch must be one pass."""
+        raise NotImplementedError(type(self).__name__)
+
+    def _saplab_drawing(self) -> Drawing:
+        """Return the draws that an enclosing `drawing` fixes, else fresh ones."""
+        return current() or self._saplab_fresh()
+
+    def _saplab_fresh(self) -> Drawing:
+        if self._saplab_fixed:
+            raise ValueError("a DataParallel replica cannot tell which of the fixed draws are its examples'; predict"
+                             " and attack with the network inside DataParallel")  # fmt: skip
+        key = self._saplab_key
+        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+            key = derived_key(key, torch.distributed.get_rank())
+        return fresh(key, self._saplab_next_pass(), self._saplab_rule)
+
+    def _saplab_next_pass(self) -> int:
+        with _counting:
+            pass_ = self._saplab_pass
+            self._saplab_pass = pass_ + 1
+        return pass_
+
+    def _replicate_for_data_parallel(self) -> Any:
+        """Return the replica, which lives for one pass, with draws of its own."""
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._saplab_key = derived_key(self._saplab_key, -1 - self._saplab_next_pass())
+        replica._saplab_fixed = current() is not None
+        return replica
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _blank, type(self).__bases__, self.__dict__
+
+
+D = TypeVar("D", bound=Dress)
+
+FIELDS: Final = ("_saplab_key", "_saplab_rule", "_saplab_pass", "_saplab_fixed")  # of every dress
+
+_classes: Final[dict[tuple[type[Dress], type[nn.Module]], type[Dress]]] = {}
+
+
+def dressed(model: nn.Module, part: type[D], key: int, rule: GradientRule = "mask") -> D:
+    """Return a view of the model whose class has `part` before the model's own; the part's own fields are not set."""
+    found: Any = view(model)
+    found.__class__ = _dressed_class(part, type(model))
+    found._saplab_key, found._saplab_rule = key, rule
+    found._saplab_pass, found._saplab_fixed = 0, False
+    if "forward" in vars(found):
+        found._saplab_forward = vars(found).pop("forward")
+    return found  # type: ignore[no-any-return]
+
+
+def _dressed_class(part: type[Dress], base: type[nn.Module]) -> type[Dress]:
+    if (part, base) not in _classes:
+        own = {"__module__": base.__module__, "__doc__": base.__doc__}
+        _classes[part, base] = type(f"{part.__name__}{base.__name__}", (part, base), own)
+    return _classes[part, base]
+
+
+def _blank(part: type[Dress], base: type[nn.Module]) -> Dress:
+    """Make the empty shell that unpickling and copying fill."""
+    kind = _dressed_class(part, base)
+    return kind.__new__(kind)
+
+
+def undressed_class(model: nn.Module, part: type[Dress] | None = None) -> type[nn.Module]:
+    """Return the class below the outermost dress, or below all dresses where no `part` is named."""
+    kind = type(model)
+    while kind in _classes.values() and (part is None or issubclass(kind.__bases__[0], part)):
+        kind = kind.__bases__[1]
+    return kind
+
+
+def undress(model: nn.Module, part: type[Dress], *fields: str) -> None:
+    """Take the outermost dress, which is `part`, off a module, with the fields of its own."""
+    kept = undressed_class(model, part)
+    for name in (*fields, *(() if issubclass(kept, Dress) else FIELDS)):
+        delattr(model, name)
+    if not issubclass(kept, Dress) and (own := vars(model).pop("_saplab_forward", None)) is not None:
+        model.forward = own
+    model.__class__ = kept
+
+
+def stripped(model: nn.Module) -> nn.Module:
+    """Return a view of a network of its own class, without any dress; the network itself where it has none."""
+    if not isinstance(model, Dress):
+        return model
+    bare = view(model)
+    for name in [name for name in vars(bare) if name.startswith("_saplab") and name != "_saplab_forward"]:
+        delattr(bare, name)
+    if (own := vars(bare).pop("_saplab_forward", None)) is not None:
+        bare.forward = own
+    bare.__class__ = undressed_class(model)
+    return bare
+
+
+def dresses(model: nn.Module) -> Iterator[Dress]:
+    """Yield the dressed modules of a network."""
+    return (module for module in model.modules() if isinstance(module, Dress))
+
+
+def view(model: nn.Module) -> nn.Module:
+    """Copy the tree of modules, and share every parameter, buffer and tensor with a history."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers(), *with_history(model))}
+    return copy.deepcopy(model, shared)

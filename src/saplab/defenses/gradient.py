@@ -1,0 +1,74 @@
+"""Whether a gradient of a network's outputs reaches its input, and which module cuts it where none does."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far the gradient of the outputs gets.
+
+    Attributes:
+        state: ``whole``; ``flat`` where it is zero at every image; ``cut`` where there is none.
+        module: path and class of the innermost module in which it ends, where that can be told.
+    """
+
+    state: Literal["whole", "flat", "cut"]
+    module: str = ""
+
+
+def reach(model: nn.Module, images: Tensor) -> Reach:
+    """Follow the gradient of the sum of a network's squared outputs back to the images (N, ...)."""
+    x = images.detach().clone().requires_grad_()
+    with torch.enable_grad(), _watched(model) as seen:
+        outputs = [t for t in tree_leaves(model(x)) if isinstance(t, Tensor) and t.is_floating_point()]
+        total = torch.stack([output.double().square().sum() for output in outputs]).sum()
+    if not total.requires_grad:
+        return Reach("cut", _named(model, next((n for n, ins, outs in seen if _asks(ins) and not _asks(outs)), None)))
+    between = [t for _, ins, outs in seen for t in (*ins, *outs) if t.requires_grad]
+    gradient, *others = torch.autograd.grad(total, [x, *between], allow_unused=True)
+    if gradient is not None and bool((gradient != 0).any()):
+        return Reach("whole")
+    alive = {id(t): g is not None and bool((g != 0).any()) for t, g in zip(between, others, strict=True)}
+
+    def ends(ins: list[Tensor], outs: list[Tensor]) -> bool:
+        return any(alive.get(id(t)) for t in outs) and not any(alive.get(id(t)) for t in ins)
+
+    return Reach(
+        "flat" if gradient is not None else "cut", _named(model, next((n for n, i, o in seen if ends(i, o)), None))
+    )
+
+
+def _asks(tensors: list[Tensor]) -> bool:
+    return any(tensor.requires_grad for tensor in tensors)
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[list[tuple[str, list[Tensor], list[Tensor]]]]:
+    """Note the tensors that enter and leave each module, the innermost modules first."""
+    seen: list[tuple[str, list[Tensor], list[Tensor]]] = []
+
+    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        ins, outs = ([t for t in tree_leaves(part) if isinstance(t, Tensor)] for part in (args, output))
+        seen.append((name, ins, outs))
+
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in model.named_modules()]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _named(model: nn.Module, path: str | None) -> str:
+    if path is None:
+        return ""
+    kind = type(model.get_submodule(path)).__name__
+    return f"{path} ({kind})" if path else kind

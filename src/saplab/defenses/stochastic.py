@@ -1,0 +1,195 @@
+"""Networks that are random by themselves: the draws of their own code as functions of (seed, pass, example)."""
+
+import logging
+from dataclasses import replace
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo
+
+from saplab.defenses.checkpoints import refuse_checkpoint
+from saplab.defenses.drawing import Drawing
+from saplab.defenses.dressing import Dress, dressed, dresses, undress, view
+from saplab.defenses.host import Generators
+from saplab.defenses.keyed import KeyedDraws, Numbers, Randomness
+from saplab.defenses.rehearsal import Observed, observe
+from saplab.rng.streams import pass_streams, stream_key
+
+_APART: Final = 1 << 40  # number of the streams' key, apart from those of ranks and replicas
+_LOG: Final = logging.getLogger("saplab")
+
+
+class Keyed(Dress):
+    """The part that `Stochastic` adds to a network's own class."""
+
+    _saplab_randomness: Randomness | None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one pass: with the draws that an enclosing `drawing` fixes, else with fresh ones."""
+        return self._saplab_keyed_run(super().forward, args, kwargs)
+
+    @_disable_dynamo  # what changes from pass to pass stays out of compiled graphs
+    def _saplab_keyed_run(self, run: Any, args: Any, kwargs: Any) -> Any:
+        refuse_checkpoint()
+        inputs = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), torch.zeros(1))
+        own, batch = _learnt(self, inputs), len(inputs)
+        if not own.drawn:
+            return run(*args, **kwargs)
+        drawing = self._saplab_drawing().apart(_APART).of_batch(batch)
+        drawing = _frozen(drawing) if own.frozen else drawing
+        numbers = Numbers(drawing, batch, own.pattern)
+        if not own.hosts:
+            with KeyedDraws(numbers):
+                return run(*args, **kwargs)
+        stream = drawing.of_one_pass().streams[0]
+        with Generators.of(self).keyed(int(stream[0]), int(stream[1]), numbers), KeyedDraws(numbers):
+            return run(*args, **kwargs)
+
+    @property
+    def _saplab_random(self) -> bool:
+        return self._saplab_randomness is None or self._saplab_randomness.random
+
+    @property
+    def _saplab_shares(self) -> bool:
+        return self._saplab_randomness is None or self._saplab_randomness.shared
+
+
+class Logarithm(Dress):
+    """A part that takes the logarithm of a network's probabilities, so that it gives logits."""
+
+    _saplab_random = False
+    _saplab_shares = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the logarithm of what the network returns."""
+        probs = super().forward(*args, **kwargs)
+        return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
+
+
+def _frozen(drawing: Drawing) -> Drawing:
+    return replace(drawing, streams=pass_streams(stream_key(0), 0, torch.zeros(len(drawing.streams))))
+
+
+def _learnt(model: Keyed, images: Tensor) -> Randomness:
+    """Return the randomness of a keyed network, found out on its first batch where that is not known yet."""
+    if model._saplab_randomness is None:
+        model._saplab_randomness = _checked(observe(unkeyed(model), images)).randomness or Randomness(drawn=False)
+    return model._saplab_randomness
+
+
+def Stochastic(model: nn.Module, seed: int = 0, example: Tensor | None = None) -> nn.Module:
+    """Turn a network's own randomness into keyed draws: functions of (seed, pass, example), or (seed, pass).
+
+    Every random operator of PyTorch, with whatever generator, NumPy's generators and Python's `random` draw by keys, so
+    that the same seed gives the same bits again: in another batch size, order or process where the draws are the
+    examples' own. Layers that are random in their present mode stay so. What a C extension draws is seeded for each
+    pass. `evaluate`, `predict` and attacks wrap a random network by themselves; this is for calling it directly.
+
+    Args:
+        model: images (N, ...) -> logits (N, classes); it stays as it is, and the result shares its parameters.
+        seed: of the draws of direct calls.
+        example: a batch of real images (N, ...) to find out on whose the draws are; by default the first batch that
+            comes.
+
+    Raises:
+        ValueError: an example's output depends on the rest of its batch; a random operator that has no keyed form.
+
+    Example:
+        >>> mine = saplab.Stochastic(MyNet(), seed=0)
+        >>> probs = saplab.predict(mine, images, passes=100, seed=1)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
+    if any(isinstance(part, Keyed) for part in dresses(model)):
+        raise ValueError("`model` is a saplab.Stochastic already")
+    found = dressed(model, Keyed, stream_key(seed))
+    found._saplab_randomness = None
+    if example is not None:
+        _learnt(found, example)
+    return found
+
+
+def uses_generators(module: nn.Module) -> bool:
+    """Return whether a module draws from generators of the whole process, which threads would share."""
+    own = module._saplab_randomness if isinstance(module, Keyed) else None
+    return isinstance(module, Keyed) and (own is None or own.hosts or not own.keyed)
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """Return a view of a keyed network that has the draws of one example in one pass in all of them."""
+    found: Any = view(model)
+    found._saplab_randomness = replace(found._saplab_randomness, frozen=True)
+    return found  # type: ignore[no-any-return]
+
+
+def unkeyed(model: nn.Module) -> nn.Module:
+    """Return a view of a keyed network that draws as its code says."""
+    found = view(model)
+    undress(found, Keyed, "_saplab_randomness")
+    return found
+
+
+def readied(model: nn.Module, observed: Observed) -> nn.Module:
+    """Return a network as saplab runs it: with keyed draws, and logits in the place of probabilities."""
+    if observed.probabilities:
+        model = dressed(model, Logarithm, 0)
+    if observed.randomness is not None:
+        keyed = dressed(model, Keyed, stream_key(0))
+        keyed._saplab_randomness = observed.randomness
+        return keyed
+    return model
+
+
+_known: Final[WeakKeyDictionary[nn.Module, tuple[Any, nn.Module | None, Observed]]] = WeakKeyDictionary()
+
+
+def learn(model: nn.Module, images: Tensor) -> tuple[nn.Module, Observed]:
+    """Return a network as saplab runs it, and what it was found to be on the first of `images` (N, ...).
+
+    What was found is remembered as long as modules, modes, parameters and plain attributes stay the same.
+
+    Raises:
+        ValueError: an example's output depends on the rest of its batch, or a draw cannot be keyed.
+    """
+    if isinstance(model, Keyed):
+        own = _learnt(model, images)
+        return model, Observed(own if own.drawn else None, trains=model.training)
+    marks = _marks(model)
+    if (known := _known.get(model)) is None or known[0] != marks:
+        observed = _checked(observe(model, images))
+        runs = readied(model, observed)
+        known = _known[model] = (marks, None if runs is model else runs, observed)
+    return known[1] or model, known[2]
+
+
+def ready(model: nn.Module, images: Tensor) -> nn.Module:
+    """Return a network as saplab runs it, and say so where that is another than it was given; errors as `learn`."""
+    new = model not in _known
+    runs, observed = learn(model, images)
+    for note in observed.notes if new and not isinstance(model, Keyed) else ():
+        _LOG.warning(note)
+    return runs
+
+
+def trust(model: nn.Module) -> nn.Module:
+    """Return a network that is known to run as it is."""
+    _known[model] = (_marks(model), None, Observed())
+    return model
+
+
+def _marks(model: nn.Module) -> list[Any]:
+    return [(id(module), type(module), module.training, *_plain(module)) for module in model.modules()]
+
+
+def _plain(module: nn.Module) -> Any:
+    values = {name: value for name, value in vars(module).items() if isinstance(value, str | int | float | None)}
+    return values, [id(parameter) for parameter in module._parameters.values()]
+
+
+def _checked(observed: Observed) -> Observed:
+    if not observed.alone:
+        raise ValueError("an example's output depends on the rest of its batch, as with batch-norm in training mode or"
+                         " without running statistics, so that no accuracy is its own; call .eval() first")  # fmt: skip
+    return observed

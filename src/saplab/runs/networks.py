@@ -1,0 +1,73 @@
+"""Networks as cells name them: from a model to its name and facts, and from these to what runs."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from saplab.defenses import defend, undefended
+from saplab.defenses.defended import defenses_of, plan_of
+from saplab.defenses.drawing import drawing
+from saplab.defenses.dressing import stripped, undressed_class
+from saplab.defenses.gradient import reach
+from saplab.defenses.rehearsal import observe
+from saplab.defenses.stochastic import frozen, learn, trust
+from saplab.models.zoo import SPEC, network_digest
+from saplab.rng.streams import pass_streams, stream_key
+from saplab.runs.cell import Network
+
+Models = Mapping[tuple[str, str], nn.Module]  # networks without defences, as they run, by (model, digest)
+
+ROWS: Final = 3  # images on which a rehearsal finds out what a network is
+
+
+def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tuple[str, ...]]:
+    """Return a network as cells name it, the one without its defences as saplab runs it, and what to say of it.
+
+    Args:
+        model: defended or not.
+        images: a few real ones (N, ...), on which it is found out what the network is.
+
+    Raises:
+        ValueError: a part of it is defended instead of the whole, a defence draws from a generator of its own, an
+            example's output depends on the rest of its batch, or images have another shape than the network's.
+    """
+    plain, acting = undefended(model), plan_of(model)
+    if len(defenses_of(model)) > (len(acting.defenses) if acting else 0):
+        raise ValueError("`model` holds a defended network inside it; defend the whole network")
+    runs, observed = learn(plain, images)
+    kind, own = undressed_class(plain), observed.randomness
+    name = getattr(plain, SPEC, f"{kind.__module__}:{kind.__qualname__}")
+    outputs = "probabilities" if observed.probabilities else "logits"
+    found = Network(name, network_digest(stripped(plain)), grain=own.grain if own else "", outputs=outputs)
+    if acting:
+        found = replace(found, defenses=acting.defenses, sites=acting.sites or (), parameters=acting.parameters)
+        whole = observe(network_of(found, {(found.model, found.digest): runs}), images)
+        if whole.randomness is not None:
+            raise ValueError("a defence draws from NumPy's or Python's generator, or one of its own; its numbers must"
+                             " come from `draw`, such as draw.normal(x.shape)")  # fmt: skip
+    return found, runs, (*observed.notes, *_followed(runs, images))
+
+
+def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
+    """Return what should be said where no gradient of an undefended network reaches the images."""
+    few = images[:ROWS]
+    with drawing(pass_streams(stream_key(0), 0, torch.arange(len(few)))):
+        found = reach(model, few)
+    if found.state == "whole":
+        return ()
+    how = "is zero" if found.state == "flat" else "does not get there"
+    where = f": it ends in {found.module}" if found.module else ""
+    return (f"The gradient by the image {how}{where}. Attacks along it see nothing, but by backward=relaxed, or with"
+            " saplab.bpda around that part.",)  # fmt: skip
+
+
+def network_of(network: Network, models: Models) -> nn.Module:
+    """Return a network as a cell says: defended, its own draws keyed or frozen."""
+    plain = models[network.model, network.digest]
+    plain = frozen(plain) if network.grain == "frozen" else plain
+    if network.defenses:
+        plain = defend(plain, *network.defenses, sites=network.sites or None, parameters=network.parameters or None)
+    return trust(plain)
