@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import saplab
 from saplab import APGD, PGD, Iterative, MonteCarlo, Square
+from saplab.defenses.stochastic import trust
 from saplab.models.initialise import initialise
 
 PIXEL = 1 / 255
@@ -65,12 +66,12 @@ def test_adversaries_stay_in_ball_and_cube(attack: Any, eps: float, seed: int, s
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_cost_bounds_the_passes_and_is_reached(attack: Any, net: nn.Module, images: Tensor, labels: Tensor) -> None:
     eps = (0.0, PIXEL, 3 * PIXEL)
-    counted: Any = saplab.defend(Counting(net), saplab.SAP(60))
+    counted: Any = trust(saplab.defend(Counting(net), saplab.SAP(60)))
     for _ in replace(attack, stop_when_lost=False).curve(counted, images, labels, eps):
         pass
     cost = replace(attack, stop_when_lost=False).cost(eps)
     assert (counted.forward_images, counted.backward_images) == (9 * cost.forward, 9 * cost.backward)
-    stopping = Counting(net)
+    stopping: Any = trust(Counting(net))
     for _ in attack.curve(stopping, images, labels, eps):
         pass
     bound = attack.cost(eps)

@@ -14,6 +14,7 @@ from saplab.attacks import Problem, Watch
 from saplab.attacks.losses import LOSSES, TARGETED
 from saplab.defenses import Defense, Draw
 from saplab.defenses.drawing import drawing
+from saplab.defenses.stochastic import trust
 from saplab.models.initialise import initialise
 from saplab.rng.streams import pass_streams, stream_key
 
@@ -285,7 +286,7 @@ class Greedy(nn.Module):
 
 
 def defended(net: nn.Module, most: int) -> Any:
-    return saplab.defend(Greedy(net, most), saplab.SAP(60))
+    return trust(saplab.defend(Greedy(net, most), saplab.SAP(60)))
 
 
 @pytest.mark.parametrize("average", ["loss", "probabilities"])

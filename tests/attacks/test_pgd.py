@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saplab import FGSM, PGD, Iterative, MonteCarlo
 from saplab.attacks import Problem
 from saplab.attacks.pgd import Ascent
+from saplab.defenses.stochastic import trust
 from saplab.models.initialise import initialise
 
 PIXEL = 1 / 255
@@ -202,5 +203,5 @@ def test_a_dead_gradient_moves_nothing(images: Tensor, labels: Tensor) -> None:
             return 0.0 * x.flatten(1)[:, :5] + F.one_hot(labels, 5)
 
     ascent = Ascent(MonteCarlo(), 0.1, 0.1, 2, momentum=1.0)
-    problem = Problem.of(Flat(), images, labels)
+    problem = Problem.of(trust(Flat()), images, labels)
     assert all(torch.equal(points, images) for points in ascent.path(problem, images))

@@ -15,6 +15,7 @@ import saplab
 from saplab.defenses import predict_with_votes
 from saplab.defenses.drawing import drawing
 from saplab.defenses.site_mode import MOST_DEFENSES
+from saplab.defenses.stochastic import ready
 from saplab.models.initialise import initialise
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
@@ -316,6 +317,7 @@ def test_prediction_depends_on_each_example_alone(net: nn.Module, images: Tensor
 
 def test_a_network_without_randomness_runs_once(net: nn.Module, images: Tensor) -> None:
     calls = []
+    ready(net, images)
     net.register_forward_hook(lambda *args: calls.append(1))
     prediction = predict_with_votes(net, images, 100, 0)
     assert len(calls) == 1

@@ -15,6 +15,7 @@ import saplab
 from saplab.attacks import Problem
 from saplab.defenses import Defense, Draw, defenses_of, is_random, parse_defenses, shares_draws, undefended
 from saplab.defenses.drawing import drawing
+from saplab.defenses.stochastic import ready
 from saplab.models.initialise import initialise
 from saplab.rng.streams import pass_streams, stream_key
 
@@ -47,7 +48,7 @@ class Everywhere(Defense):
         return x * draw.bernoulli(0.9, x.shape)
 
     def activation(self, h: Tensor, draw: Draw, where: str) -> Tensor:
-        return h[:, draw.permutation(h.shape[1])[0]] + draw.randint(0, 2, h.shape)
+        return h.gather(1, draw.permutation(h.shape[1])) + draw.randint(0, 2, h.shape)
 
     def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         return w + 0.1 * draw.normal(w.shape)
@@ -336,6 +337,7 @@ def test_passes_that_share_a_draw_are_never_stacked(own: Defense, net: nn.Module
     defended = saplab.defend(net, own)
     assert shares_draws(defended)
     sizes: list[int] = []
+    ready(defended, images)
     net_sizes = defended.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     labels = torch.zeros(6, dtype=torch.int64)
     saplab.MonteCarlo(4).estimate(Problem.of(defended, images, labels))
@@ -344,6 +346,7 @@ def test_passes_that_share_a_draw_are_never_stacked(own: Defense, net: nn.Module
     with drawing(torch.cat([rows(3), rows(3, 1)])), pytest.raises(ValueError, match="mixes passes"):
         defended(images)
     stacked = saplab.defend(net, Rounded())
+    ready(stacked, images)
     assert not shares_draws(stacked)
     stacked.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     saplab.MonteCarlo(4).estimate(Problem.of(stacked, images, labels))

@@ -14,6 +14,7 @@ import saplab
 from saplab.attacks.estimate import Estimate
 from saplab.attacks.problem import Problem
 from saplab.defenses import parallel
+from saplab.defenses.stochastic import trust
 from saplab.models.zoo import load_model
 from saplab.pruning.finite import NotFiniteError
 
@@ -148,13 +149,11 @@ class Numbers(torch.overrides.TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("why", ["stateful", "hook", "training", "mode", "saved tensors", "profiler", "one thread"])
+@pytest.mark.parametrize("why", ["stateful", "hook", "mode", "saved tensors", "profiler", "one thread"])
 def test_what_is_not_safe_stays_on_the_calling_thread(why):
     model = Watched(stateful=why == "stateful")
     if why == "hook":
         model.linear.register_forward_hook(lambda *_: None)
-    if why == "training":
-        model.linear.train()
     if why == "one thread":
         torch.set_num_threads(1)
     around = {
@@ -175,7 +174,7 @@ def test_an_error_in_a_thread_is_told_as_of_the_whole(sap):
     with pytest.raises(NotFiniteError, match=r"NaN or infinity in 2 of 12 maps, first in example 4$"):
         saplab.MonteCarlo(2).estimate(Problem(sap, bad, LABELS, torch.arange(6)))
     with pytest.raises(ZeroDivisionError, match="by the network"):
-        estimate(Watched(error=ZeroDivisionError("by the network")))
+        estimate(trust(Watched(error=ZeroDivisionError("by the network"))))
     assert shared()
     estimate(sap)
 

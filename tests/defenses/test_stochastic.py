@@ -242,8 +242,8 @@ def test_wrong_use_is_refused():
         saplab.Stochastic(saplab.Stochastic(nets.InputNoise()))
     with pytest.raises(ValueError, match=r"cannot take torch\.float32 images of shape \(3, 5, 5\)"):
         saplab.predict(nets.Net().eval(), torch.rand(2, 3, 5, 5))
-    with pytest.raises(ValueError, match=r"weights are torch\.float64; call \.float\(\)"):
-        saplab.predict(nets.Net().double().eval(), IMAGES)
+    with pytest.raises(ValueError, match=r"must be of float32 or float64, got torch\.float16"):
+        saplab.predict(nets.Net().half().eval(), IMAGES)
 
 
 def test_what_cannot_be_seeded_is_run_pass_by_pass_and_never_stacked():

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saplab.defenses.drawing import Drawing
-from saplab.defenses.laws import LAWS, Call
+from saplab.defenses.laws import LAWS, Call, arguments_of
 from saplab.rng.numbers import normals, uniforms, words
 from saplab.rng.streams import SITES
 
@@ -230,8 +230,8 @@ class KeyedDraws(TorchDispatchMode):
 
 def _draws_nothing(func: Any, args: Any, kwargs: Any) -> bool:
     """Return whether an operator that may drop out drops nothing in this call."""
-    named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
-    rates = [value for name, value in named.items() if name in ("dropout_p", "dropout", "p")]
+    given = arguments_of(func, args, kwargs)
+    rates = [given[name] for name in ("dropout_p", "dropout", "p") if name in given]
     return bool(rates) and all(rate in (0, None) for rate in rates)
 
 

@@ -31,6 +31,14 @@ class Source(Protocol):
         """Uniform in (0, 1), float64, from 52 bits."""
 
 
+def arguments_of(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of an overload's call by the names of its schema, defaults included."""
+    names = func._schema.arguments
+    given = {a.name: a.default_value for a in names if a.has_default_value()}
+    given.pop("dtype", None)  # a number where it is the operator's usual type
+    return given | dict(zip((argument.name for argument in names), args, strict=False)) | kwargs
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a random operator.
@@ -48,11 +56,7 @@ class Call:
     @classmethod
     def of(cls, func: Any, args: Any, kwargs: Any, ask: Callable[[Sequence[int], torch.device], Source]) -> "Call":
         """Return the call of an overload with arguments."""
-        schema = func._schema
-        given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-        given.pop("dtype", None)  # a number where it is the operator's usual type
-        given |= dict(zip((argument.name for argument in schema.arguments), args, strict=False))
-        return cls(schema.name, given | kwargs, ask)
+        return cls(func._schema.name, arguments_of(func, args, kwargs), ask)
 
     @property
     def like(self) -> Tensor | None:

@@ -190,11 +190,12 @@ def _close(one: Tensor, other: Tensor, share: float) -> bool:
 
 
 def _are_probabilities(outputs: Sequence[Tensor]) -> bool:
-    """Return whether rows of two numbers or more lie in [0, 1] and add up to 1."""
+    """Return whether rows of two numbers or more lie in [0, 1] and add up to 1; all 0 and 1 are as good as logits."""
     if len(outputs) != 1 or outputs[0].ndim != 2 or outputs[0].shape[1] < 2:
         return False
     rows = outputs[0].double()
-    return bool((rows >= 0).all() and (rows <= 1).all() and ((rows.sum(1) - 1).abs() < _SUM).all())
+    whole = bool(((rows == 0) | (rows == 1)).all())
+    return not whole and bool((rows >= 0).all() and (rows <= 1).all() and ((rows.sum(1) - 1).abs() < _SUM).all())
 
 
 def _calls(whole: Sequence[_Trial], fewer: Sequence[_Trial]) -> tuple[tuple[Kind, ...], ...]:
@@ -223,6 +224,8 @@ def ran(model: nn.Module, images: Tensor) -> Any:
     """Run a network, or raise a ValueError that says why it cannot take the images."""
     try:
         return model(images)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError, IndexError, TypeError) as error:  # whatever layers raise on other images
         reason, kinds = (
             str(error).strip().partition("\n")[0],
