@@ -31,7 +31,7 @@ GLOBAL_RNG = {
 }
 NEEDS_GENERATOR = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "poisson"}
 NEEDS_GENERATOR |= {"rand_like", "randn_like", "randint_like"}
-NUMPY_GENERATORS = {"Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", "Philox"}
+NUMPY_GENERATORS = {"RandomState", "Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", "Philox"}
 IN_PLACE_DRAWS = {"normal_", "uniform_", "bernoulli_", "exponential_", "random_", "cauchy_", "log_normal_"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -82,7 +82,7 @@ def global_draws(source: str, path: Path) -> Iterator[str]:
             name in GLOBAL_RNG.get(owner, ())
             or (owner == "torch" and name in NEEDS_GENERATOR and not seeded)
             or (owner in ("np.random", "numpy.random") and name not in NUMPY_GENERATORS)
-            or (owner.endswith("random") and name == "default_rng" and not node.args and not keywords)
+            or (owner.endswith("random") and name in ("default_rng", "RandomState") and not node.args and not keywords)
             or (name in IN_PLACE_DRAWS and not owner.endswith(".init") and not seeded)
         ):
             yield f"{path.name}:{node.lineno}: {owner}.{name} draws from a global or unseeded generator"

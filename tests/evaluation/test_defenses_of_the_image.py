@@ -110,6 +110,8 @@ def test_the_command_line_and_a_study_name_them(outside, tmp_path, capsys):
 
 
 def test_a_network_that_takes_no_larger_images_is_refused_by_name(outside):
-    with pytest.raises(ValueError, match=r"the network behind resize and pad cannot take an image of shape \(1, 3, 16"):
+    with pytest.raises(
+        ValueError, match=r"the network behind resize and pad cannot take torch.float32 images of shape \(3, 16"
+    ):
         evaluated(outside.fixed(), "resize-pad")
     assert evaluated(outside.fixed(), "resize-pad:low=0.8,canvas=1").rows

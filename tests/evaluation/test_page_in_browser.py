@@ -103,7 +103,7 @@ def test_a_point_tells_its_numbers_under_the_mouse(watched, name):
     page = watched(name)
     page.locator(f"{CHART[name]} .mark-symbol path").first.hover(force=True)
     tip = page.locator("#vg-tooltip-element.visible")
-    sync_api.expect(tip).to_contain_text("averaged %")
+    sync_api.expect(tip).to_contain_text("accuracy %")
     sync_api.expect(tip).to_contain_text("λ")
 
 

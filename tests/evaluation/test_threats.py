@@ -12,7 +12,7 @@ from saplab.attacks import Attacker, ThreatModel, parse_attackers
 from saplab.models.initialise import initialise
 from saplab.paper.plan import study_curves
 from saplab.paper.study import PRESETS, Figure, Line
-from saplab.runs import ImageCell
+from saplab.runs import ImageCell, Network
 from saplab.runs.cell import cell_of
 
 ATTACKS = [
@@ -118,7 +118,7 @@ def test_a_figure_of_a_study_has_its_own_norm(tabular: saplab.Result) -> None:
     whole = tabular.request.cells[0]
     assert isinstance(whole, ImageCell)
     figure = Figure("mine", lines=(line,), strengths=(0.0, 0.5), norm="l2")
-    (curve,) = study_curves([figure], PRESETS["smoke"], whole, {"small": "0"})
+    (curve,) = study_curves([figure], PRESETS["smoke"], whole, {"small": Network("small", "0")})
     assert (curve.eps, curve.first.threat) == ((0.0, 0.5), ThreatModel("l2"))
     with pytest.raises(ValueError, match="`strengths` must be given where `norm` is l2"):
         Figure("mine", lines=(line,), norm="l2")

@@ -50,7 +50,12 @@ WHOLE = ImageCell(
 def planned(request):
     preset = PRESETS[request.param]
     chosen = figures(preset).values()
-    return preset, study_curves(chosen, preset, WHOLE, {spec: f"{spec} digest" for spec in study_models(chosen)})
+    return preset, study_curves(
+        chosen,
+        preset,
+        WHOLE,
+        {spec: Network(spec.partition("@")[0], f"{spec} digest") for spec in study_models(chosen)},
+    )
 
 
 def test_every_figure_of_the_paper_is_there():
@@ -125,7 +130,9 @@ def test_lines_become_objects_with_the_presets_settings(planned):
 def test_what_a_line_cannot_be_is_named():
     two = Figure("f", lines=(Line("both", attack="fgsm+noise"),))
     with pytest.raises(ValueError, match=r"f, both: `attack` must name one attack, got 'fgsm\+noise'"):
-        study_curves([two], PRESETS["smoke"], WHOLE, {"preact-resnet20-dense": "digest"})
+        study_curves(
+            [two], PRESETS["smoke"], WHOLE, {"preact-resnet20-dense": Network("preact-resnet20-dense", "digest")}
+        )
 
 
 def test_figures_come_back_from_their_folder(tmp_path):
@@ -154,7 +161,9 @@ def test_the_study_of_the_documentation_is_one(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     (tmp_path / "s.toml").write_text(text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
     (figure,) = read_study(tmp_path / "s.toml")
-    curves = study_curves([figure], PRESETS["small"], WHOLE, {"preact-resnet20-dense": "digest"})
+    curves = study_curves(
+        [figure], PRESETS["small"], WHOLE, {"preact-resnet20-dense": Network("preact-resnet20-dense", "digest")}
+    )
     assert [curve.label for curve in curves] == ["SAP-50", "SAP-100", "SAP-100, images made without it"]
     assert all(f"| `{name}` | {preset.images or 'all'} |" in text for name, preset in PRESETS.items())
 
@@ -293,7 +302,7 @@ def test_a_network_from_elsewhere_joins_the_architectures():
     assert [line.label for line in both.lines[len(own.lines) :]] == [
         "outside, dense", "outside, SAP-100", "outside, SAP-100, identity"]  # fmt: skip
     last = msgspec.structs.replace(both, lines=both.lines[-1:], claims=())
-    (curve,) = study_curves([last], PRESETS["small"], WHOLE, {"resnet20@some/file.th": "digest"})
+    (curve,) = study_curves([last], PRESETS["small"], WHOLE, {"resnet20@some/file.th": Network("resnet20", "digest")})
     assert curve.first.defender == Network("resnet20", "digest", (SAP(100),))
     assert choose(["architectures"], "small", "resnet20@some/file.th").figures[0].lines == both.lines
     assert split_model("resnet20@a@b.th") == ("resnet20", "a@b.th")

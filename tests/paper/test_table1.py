@@ -36,7 +36,9 @@ def figures_of(*games, **more):
 
 
 def curves_of(figures, effort=EFFORT, **more):
-    found = table_curves(figures, {f"agent:{game}": f"{game} digest" for game in GAMES}, effort, **more)
+    found = table_curves(
+        figures, {f"agent:{game}": Network(f"agent:{game}", f"{game} digest") for game in GAMES}, effort, **more
+    )
     return {(curve.figure, curve.label): curve for curve in found}
 
 

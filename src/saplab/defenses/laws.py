@@ -36,7 +36,8 @@ def arguments_of(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     names = func._schema.arguments
     given = {a.name: a.default_value for a in names if a.has_default_value()}
     given.pop("dtype", None)  # a number where it is the operator's usual type
-    return given | dict(zip((argument.name for argument in names), args, strict=False)) | kwargs
+    given |= dict(zip((argument.name for argument in names), args, strict=False))
+    return {**given, **kwargs}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from saplab.defenses.base import HOOKS, Defense
+from saplab.defenses.base import HOOKS, Defense, label_of
+from saplab.defenses.defended import Defended
 from saplab.defenses.drawing import drawing
 from saplab.defenses.host import Generators
 from saplab.defenses.keyed import NO_PATTERN, Axis, KeyedDraws, Kind, Numbers, Pattern, Randomness, Shape, Source
@@ -233,9 +234,10 @@ def ran(model: nn.Module, images: Tensor) -> Any:
         )
         other = next((kind for kind in kinds if kind != images.dtype), None)
         advice = f" (its weights are {other}; call .float() first)" if other else ""
-        raise ValueError(
-            f"the network cannot take {images.dtype} images of shape {tuple(images.shape[1:])}{advice}: {reason}"
-        ) from error
+        parts = [part for part in model.modules() if isinstance(part, Defended)] if isinstance(model, nn.Module) else []
+        who = "the network" + "".join(f" behind {label_of(part._saplab_plan.defenses)}" for part in parts)
+        what = f"{images.dtype} images of shape {tuple(images.shape[1:])}"
+        raise ValueError(f"{who} cannot take {what}{advice}: {reason}") from error
 
 
 def _hook_that_draws() -> str | None:
