@@ -63,9 +63,10 @@ def accuracy_chart(
     drawn = alt.param(name="shown", value=list(shown or labels))
     colour = alt.Color("curve:N", scale=in_turn(theme.curves, labels), legend=_legend(theme))
     base = alt.Chart().encode(x=_strength_axis(records, axis), color=colour)
-    layers = [_intervals(base, records, len(shown or labels)), *_measured(base, labels, theme)]
+    tips = _tooltips("λ" if axis == STRENGTH else "ε")
+    layers = [_intervals(base, records, len(shown or labels)), *_measured(base, labels, theme, tips)]
     if _has_paper(records):
-        layers += _papers(base, labels)
+        layers += _papers(base, labels, tips)
     chart = alt.LayerChart(data=alt.Data(values=list(records)), layer=layers)
     chart = chart.transform_filter("indexof(shown, datum.curve) >= 0").add_params(drawn)
     if theme is PAGE and (ways := _countings(records)):
@@ -163,26 +164,26 @@ def _intervals(base: alt.Chart, records: Records, overlapping: int) -> alt.Chart
     return marks.encode(y=_percent_axis("averaged_low"), y2="averaged_high:Q")
 
 
-def _measured(base: alt.Chart, labels: Sequence[str], theme: Theme) -> list[alt.Chart]:
+def _measured(base: alt.Chart, labels: Sequence[str], theme: Theme, tips: list[alt.Tooltip]) -> list[alt.Chart]:
     y = _percent_axis("averaged_percent")
     shape = alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=_legend(theme))
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=shape, tooltip=_tooltips())
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=shape, tooltip=tips)
     return [base.mark_line(strokeWidth=2).encode(y=y), points]
 
 
-def _papers(base: alt.Chart, labels: Sequence[str]) -> list[alt.Chart]:
+def _papers(base: alt.Chart, labels: Sequence[str], tips: list[alt.Tooltip]) -> list[alt.Chart]:
     y, shape = _percent_axis("paper_percent"), alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=None)
     known = base.transform_filter("isValid(datum.paper_percent)").encode(y=y)
     points = known.mark_point(filled=False, size=70, strokeWidth=1.6, opacity=1)
-    return [known.mark_line(strokeWidth=1.2, strokeDash=[4, 4]), points.encode(shape=shape, tooltip=_tooltips())]
+    return [known.mark_line(strokeWidth=1.2, strokeDash=[4, 4]), points.encode(shape=shape, tooltip=tips)]
 
 
-def _tooltips() -> list[alt.Tooltip]:
+def _tooltips(radius: str) -> list[alt.Tooltip]:
     numbers = {
         "averaged_percent": "accuracy %", "averaged_low": "95 % from", "averaged_high": "95 % to",
         "single_pass_percent": "single pass %", "paper_percent": "paper %",
     }  # fmt: skip
-    first = [alt.Tooltip("curve:N"), alt.Tooltip("strength:Q", title="radius"), alt.Tooltip("images:Q")]
+    first = [alt.Tooltip("curve:N"), alt.Tooltip("strength:Q", title=radius), alt.Tooltip("images:Q")]
     return first + [alt.Tooltip(f"{name}:Q", title=title, format=".1f") for name, title in numbers.items()]
 
 
