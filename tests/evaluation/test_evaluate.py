@@ -102,8 +102,8 @@ def test_other_weights_are_another_request(tmp_path):
     ("changes", "message"),
     [
         ({"images": IMAGES * 2}, r"`images` must lie in \[0, 1\]"),
-        ({"labels": LABELS[:3]}, "`images` and `labels` must be as many"),
-        ({"labels": LABELS.float()}, "`labels` must be integers"),
+        ({"labels": LABELS[:3]}, "`labels` must be 16 integers"),
+        ({"labels": LABELS.float()}, "`labels` must be 16 integers, got torch.float32"),
         ({"labels": LABELS + 5}, r"`labels` must lie in 0\.\.2"),
         ({"eps": 2.0}, r"`eps` must be within \[0, 1\]"),
         ({"norm": "l1"}, "`norm` must be one of linf"),
@@ -183,7 +183,7 @@ def test_rows_are_json(result):
 
 
 def test_images_that_the_network_cannot_take_are_named():
-    with pytest.raises(ValueError, match=r"the network cannot take an image of shape \(1, 3, 9, 9\)"):
+    with pytest.raises(ValueError, match=r"the network cannot take torch\.float32 images of shape \(3, 9, 9\)"):
         saplab.evaluate(NET, torch.rand(4, 3, 9, 9), LABELS[:4], **QUICK)
 
 

@@ -32,7 +32,7 @@ def contents(root):
 def assert_same(a, b):
     for name in ImageResult.layout:
         assert getattr(a, name).dtype == getattr(b, name).dtype
-        assert np.array_equal(getattr(a, name), getattr(b, name))
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert dict(a.made) == dict(b.made)
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from saplab.defenses.rehearsal import ran
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -28,7 +30,7 @@ def reach(model: nn.Module, images: Tensor) -> Reach:
     """Follow the gradient of the sum of a network's squared outputs back to the images (N, ...)."""
     x = images.detach().clone().requires_grad_()
     with torch.enable_grad(), _watched(model) as seen:
-        outputs = [t for t in tree_leaves(model(x)) if isinstance(t, Tensor) and t.is_floating_point()]
+        outputs = [t for t in tree_leaves(ran(model, x)) if isinstance(t, Tensor) and t.is_floating_point()]
         total = torch.stack([output.double().square().sum() for output in outputs]).sum()
     if not total.requires_grad:
         return Reach("cut", _named(model, next((n for n, ins, outs in seen if _asks(ins) and not _asks(outs)), None)))
