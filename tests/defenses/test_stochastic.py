@@ -163,6 +163,23 @@ def test_threads_give_the_same_draws():
         torch.set_num_threads(threads)
 
 
+def test_draws_by_place_in_the_batch_are_the_same_with_any_number_of_threads():
+    class Backwards(nets.Net):
+        """Draws a row for each image, and gives the last image the first."""
+
+        def before(self, x):
+            return x + torch.randn_like(x).flip(0)
+
+    net = saplab.Stochastic(Backwards().eval(), example=IMAGES)
+    assert net._saplab_randomness.grain == "batch"
+    one, threads = saplab.predict(net, IMAGES, passes=3), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(saplab.predict(net, IMAGES, passes=3), one)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_saplabs_defences_go_on_top_of_a_networks_own_randomness():
     class Relu(nets.InputNoise):
         def after(self, z):

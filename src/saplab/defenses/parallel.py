@@ -19,7 +19,7 @@ from torch.nn.modules import module as _hooks
 
 from saplab.defenses.dressing import undressed_class
 from saplab.defenses.sites import is_announcement
-from saplab.defenses.stochastic import uses_generators
+from saplab.defenses.stochastic import takes_whole_batches
 from saplab.defenses.surrogate import Surrogate
 from saplab.rng.threads import pool
 
@@ -137,7 +137,7 @@ def _is_plain(module: nn.Module) -> bool:
     hooks: tuple[Any, ...] = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return not (
         isinstance(module, torch.jit.ScriptModule)
-        or uses_generators(module)
+        or takes_whole_batches(module)
         or type(module).__module__.startswith(_DISTRIBUTED)
         or hasattr(module, "_orig_mod")
         or module._compiled_call_impl is not None

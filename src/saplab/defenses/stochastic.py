@@ -111,10 +111,15 @@ def Stochastic(model: nn.Module, seed: int = 0, example: Tensor | None = None) -
     return found
 
 
-def uses_generators(module: nn.Module) -> bool:
-    """Return whether a module draws from generators of the whole process, which threads would share."""
-    own = module._saplab_randomness if isinstance(module, Keyed) else None
-    return isinstance(module, Keyed) and (own is None or own.hosts or not own.keyed)
+def takes_whole_batches(module: nn.Module) -> bool:
+    """Return whether a network must not be shared out over threads.
+
+    That is: it draws from generators of the whole process, or its draws depend on an example's place in the batch.
+    """
+    if not isinstance(module, Keyed):
+        return False
+    own = module._saplab_randomness
+    return own is None or own.hosts or not own.keyed or not own.alone
 
 
 def frozen(model: nn.Module) -> nn.Module:
