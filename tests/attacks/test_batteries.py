@@ -23,8 +23,9 @@ from saplab.attacks import (
     parse_strengths,
     radii_of,
 )
-from saplab.attacks.batteries import BATTERIES
+from saplab.attacks.batteries import BATTERIES, VERSIONS
 from saplab.defenses import parse_defenses
+from saplab.runs import Network
 
 GRADIENT = MonteCarlo(20)
 
@@ -46,11 +47,19 @@ def test_a_battery_and_a_part_of_it_are_each_there_once() -> None:
     assert parse_attackers("noise+paper+paper", GRADIENT) == parse_attackers("paper", GRADIENT)
 
 
+def asked(defense: str) -> tuple[Network, Network | None]:
+    """Return a network with defences, and the one to transfer from."""
+    network = Network("net", "0", parse_defenses(defense))
+    return network, network.reference
+
+
 def test_the_adaptive_battery_knows_more_than_the_papers() -> None:
     paper, adaptive = (parse_attackers(name, GRADIENT) for name in ("paper", "adaptive"))
     assert adaptive[: len(paper)] == paper
     assert {type(one.attack) for one in adaptive} == {RandomNoise, FGSM, Iterative, PGD, APGD, Square}
-    assert {one.attack.gradient.backward for one in adaptive if hasattr(one.attack, "gradient")} == {"mask", "identity"}
+    assert {
+        one.attack.gradient.backward for one in adaptive if hasattr(one.attack, "gradient") and not one.saturated
+    } == {"mask", "identity"}
     budgets = [one.attack.samples for one in adaptive if isinstance(one.attack, FGSM) and one.whose == "self"]
     assert budgets == [20, 1, 10, 20]
     assert [one.eps for one in adaptive if one.eps] == [radii_of((64.0,))]
@@ -60,7 +69,7 @@ def test_the_standard_battery_holds_what_a_masked_gradient_fails() -> None:
     standard = parse_attackers("standard", GRADIENT)
     assert {one.attack.knowledge for one in standard} == {"gradient", "scores", "nothing"}
     assert [one.whose for one in standard].count("dense") == 1
-    pgd = [one.attack for one in standard if isinstance(one.attack, PGD) and one.whose == "self"]
+    pgd = [one.attack for one in standard if isinstance(one.attack, PGD) and one.whose == "self" and not one.saturated]
     assert [(a.steps, a.gradient.backward, a.samples) for a in pgd] == [(20, "mask", 5), (20, "identity", 5),
                                                                        (40, "identity", 5)]  # fmt: skip
 
@@ -75,13 +84,12 @@ def test_a_battery_s_attackers_are_read_back_from_their_text(name: str) -> None:
 
 
 def test_a_transfer_goes_on_where_the_undefended_network_is_lost() -> None:
-    sap = parse_defenses("sap:100")
     for kind in (PGD, APGD, Iterative):
-        transfer = Attacker(kind(gradient=GRADIENT), "dense").against(sap)
+        transfer = Attacker(kind(gradient=GRADIENT), "dense").against(*asked("sap:100"))
         assert (transfer.whose, transfer.attack.samples) == ("dense", 1)
         assert not transfer.attack.stop_when_lost  # type: ignore[attr-defined]
-        assert Attacker(kind(gradient=GRADIENT)).against(sap).attack.stop_when_lost  # type: ignore[attr-defined]
-    assert Attacker(Square(), "dense").against(sap).attack == Square(passes=1, stop_when_lost=False)
+        assert Attacker(kind(gradient=GRADIENT)).against(*asked("sap:100")).attack.stop_when_lost  # type: ignore[attr-defined]
+    assert Attacker(Square(), "dense").against(*asked("sap:100")).attack == Square(passes=1, stop_when_lost=False)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +98,15 @@ def test_a_transfer_goes_on_where_the_undefended_network_is_lost() -> None:
      ("rna:0.1+dwp:50", 20, "mask"), ("sap:100", 20, "identity"), ("rnw:0.1+dropout:0.1", 20, "identity")],
 )  # fmt: skip
 def test_settings_without_effect_become_plain(defense: str, samples: int, rule: str) -> None:
-    found: Any = Attacker(FGSM(replace(GRADIENT, backward="identity"))).against(parse_defenses(defense))
+    found: Any = Attacker(FGSM(replace(GRADIENT, backward="identity"))).against(*asked(defense))
     assert (found.attack.gradient.samples, found.attack.gradient.backward) == (samples, rule)
-    assert Attacker(Square(passes=9)).against(parse_defenses(defense)).attack.samples == min(9, samples)
+    assert Attacker(Square(passes=9)).against(*asked(defense)).attack.samples == min(9, samples)
 
 
 def test_noise_and_an_undefended_network_have_one_source() -> None:
-    assert Attacker(RandomNoise(), "dense").against(parse_defenses("sap:100")).whose == "self"
-    assert Attacker(PGD(), "dense").against(()).whose == "self"
-    assert Attacker(PGD(), "dense").against(()).attack.stop_when_lost  # type: ignore[attr-defined]
+    assert Attacker(RandomNoise(), "dense").against(*asked("sap:100")).whose == "self"
+    assert Attacker(PGD(), "dense").against(*asked("")).whose == "self"
+    assert Attacker(PGD(), "dense").against(*asked("")).attack.stop_when_lost  # type: ignore[attr-defined]
 
 
 def test_attackers_may_be_named_in_every_way() -> None:
@@ -118,7 +126,7 @@ def test_attackers_may_be_named_in_every_way() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "must be one of standard, paper, adaptive, apgd"),
+        ("", "must be one of quick, standard, paper, adaptive, apgd"),
         ("fgsm+nope", "got 'nope'"),
         ("noise:samples=3", "noise has no setting 'samples'; it has none"),
         ("pgd:adversary=other", "`adversary` must be self or dense, got 'other'"),
@@ -208,7 +216,7 @@ def test_an_attack_of_one_s_own_is_one_file(mine: Any, sap: Any, images: Any, la
     assert named.attack == mine.Corner(3, replace(GRADIENT, backward="identity"))
     assert named.attack.describe(True) == "corner ×20 identity rounds=3"
     assert named.attack.iterative
-    assert named.against(()).attack == mine.Corner(3)
+    assert named.against(*asked("")).attack == mine.Corner(3)
     assert parse_attackers("corner_attacks:Corner(rounds=3)") == (Attacker(mine.Corner(3)),)
     (nowhere,) = parse_attackers("corner_attacks:Nowhere(shift=(1, 2), text='a+b', adversary='dense')")
     assert nowhere == Attacker(mine.Nowhere((1.0, 2.0), "a+b"), "dense")
@@ -241,3 +249,25 @@ def test_points_outside_the_ball_are_an_error(mine: Any, sap: Any, images: Any, 
 
     with pytest.raises(ValueError, match=r"Cheat left the ball of radius 0\.1"):
         Cheat()(sap, 0.5 * images, labels, eps=0.1)
+
+
+def test_attacks_by_relaxed_gradients_are_for_networks_that_saturate() -> None:
+    for name in ("quick", "standard", "adaptive"):
+        some = parse_attackers(name, GRADIENT)
+        assert {one.saturated for one in some if getattr(one.attack, "gradient", GRADIENT).backward == "relaxed"} == {
+            True
+        }
+        assert not any(one.saturated for one in some if getattr(one.attack, "gradient", GRADIENT).backward != "relaxed")
+
+
+def test_a_battery_by_which_numbers_are_published_is_what_its_version_says() -> None:
+    """A change of the battery needs a new version here and in `VERSIONS`."""
+    told = [
+        f"{one.whose} {one.attack.spec}{' where it saturates' * one.saturated}" for one in parse_attackers("standard")
+    ]
+    assert VERSIONS["standard"] == "saplab-1"
+    assert told == [
+        "self noise", "dense pgd", "self pgd", "self pgd:backward=identity", "self pgd:backward=identity,steps=40",
+        "self apgd:backward=identity,loss=dlr,steps=20", "self pgd:backward=relaxed where it saturates",
+        "self apgd:backward=relaxed,loss=dlr,steps=20 where it saturates", "self square:queries=100,passes=1",
+    ]  # fmt: skip

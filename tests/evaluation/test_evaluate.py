@@ -107,7 +107,7 @@ def test_other_weights_are_another_request(tmp_path):
         ({"labels": LABELS + 5}, r"`labels` must lie in 0\.\.2"),
         ({"eps": 2.0}, r"`eps` must be within \[0, 1\]"),
         ({"norm": "l1"}, "`norm` must be one of linf"),
-        ({"attacks": "cw"}, "`attack` must be one of standard, paper, adaptive"),
+        ({"attacks": "cw"}, "`attack` must be one of quick, standard, paper, adaptive"),
         ({"attacks": []}, "`attacks` must hold at least one attack"),
         ({"passes": 0}, "`passes` must be >= 1"),
         ({"seed": -1}, "`seed` must be an integer >= 0"),
@@ -271,3 +271,16 @@ def test_an_attack_that_writes_into_its_images_changes_no_others_and_leaves_the_
     with pytest.raises(ValueError, match=r"Writes left the ball of radius 0\.5"):
         list(Writes().curve(NET, images, LABELS, (0.5, 0.25)))
     assert torch.equal(images, IMAGES)
+
+
+def test_the_standard_battery_adds_relaxed_attacks_where_a_gradient_saturates_and_names_its_version():
+    quick = {"passes": 2, "samples": 2, "progress": False, "eps": 0.1}
+    plain = saplab.evaluate(NET, IMAGES[:4], LABELS[:4], attacks="standard", **quick)
+    sharp = nn.Sequential(NET, nn.Softmax(1), nn.Threshold(0.5, 0.0)).eval()
+    stepwise = saplab.evaluate(sharp, IMAGES[:4], LABELS[:4], attacks="standard", **quick)
+    relaxed = [
+        [c for c in found.request.curves if "relaxed" in c.first.attack.spec] for found in (plain, stepwise)
+    ]  # fmt: skip
+    assert [len(curves) for curves in relaxed] == [0, 2]
+    assert all(found.request.notes[0].endswith("standard, version saplab-1.") for found in (plain, stepwise))
+    assert "saplab-1" in repr(plain)

@@ -27,12 +27,14 @@ class Attacker:
         whose: the network that it asks: ``self``, the defended one, or ``dense``, the same without its defence.
         eps: radii of its own; None for those of the whole evaluation.
         unbounded: whether `eps` stands for a ball so wide that an attack should reach chance; see `in_room`.
+        saturated: whether it is for networks alone whose gradient by ``relaxed`` is another than the plain one.
     """
 
     attack: Attack
     whose: Whose = "self"
     eps: tuple[float, ...] | None = None
     unbounded: bool = field(default=False, compare=False)
+    saturated: bool = field(default=False, compare=False)
 
     def in_room(self, threat: ThreatModel, values: int) -> "Attacker | None":
         """Return this attacker with the radius that is unbounded for examples of so many values; None where none is."""
@@ -182,13 +184,28 @@ def _paper(gradient: MonteCarlo) -> tuple[Attacker, ...]:
     )
 
 
+def _quick(gradient: MonteCarlo) -> tuple[Attacker, ...]:
+    """Return a first look: the own gradient by its rule and straight through the defence, and the network's beside it.
+
+    Where a gradient saturates, a relaxed one as well.
+    """
+    few, few_identity, relaxed = (_a_step(gradient, rule) for rule in ("mask", "identity", "relaxed"))
+    return (
+        Attacker(PGD(gradient=gradient, steps=20), "dense"),
+        Attacker(PGD(gradient=few, steps=20)),
+        Attacker(PGD(gradient=few_identity, steps=20)),
+        Attacker(PGD(gradient=relaxed, steps=20), saturated=True),
+    )
+
+
 def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
     """Return the least by which a number should be judged: an attack of each kind that a masked gradient fails.
 
     That is the own gradient with the defence's backward rule and straight through it, twice as many steps, another
-    loss, the undefended network's gradient, and a black box.
+    loss, the undefended network's gradient, and a black box; for a network that saturates, the first and the loss by a
+    relaxed gradient as well.
     """
-    few, few_identity = _a_step(gradient, "mask"), _a_step(gradient, "identity")
+    few, few_identity, relaxed = (_a_step(gradient, rule) for rule in ("mask", "identity", "relaxed"))
     return (
         Attacker(RandomNoise()),
         Attacker(PGD(gradient=gradient, steps=20), "dense"),
@@ -196,6 +213,8 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         Attacker(PGD(gradient=few_identity, steps=20)),
         Attacker(PGD(gradient=few_identity, steps=40)),
         Attacker(APGD(gradient=replace(few_identity, loss="dlr"), steps=20)),
+        Attacker(PGD(gradient=relaxed, steps=20), saturated=True),
+        Attacker(APGD(gradient=replace(relaxed, loss="dlr"), steps=20), saturated=True),
         Attacker(Square(queries=100, passes=few.samples)),
     )
 
@@ -206,7 +225,7 @@ def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
     That is smaller Monte Carlo budgets, whose gradients come with those of the largest, FGSM with identity backward,
     APGD on both losses, and one attack in a ball so wide that it should reach chance.
     """
-    _, *pgd, apgd_dlr, square = _standard(gradient)
+    _, *pgd, apgd_dlr, relaxed, relaxed_dlr, square = _standard(gradient)
     few_identity = _a_step(gradient, "identity")
     budgets = [10**k for k in range(len(str(gradient.samples))) if 10**k < gradient.samples]
     return (
@@ -216,16 +235,21 @@ def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         *pgd,
         Attacker(APGD(gradient=replace(few_identity, loss="cross-entropy"), steps=20)),
         apgd_dlr,
+        relaxed,
+        relaxed_dlr,
         square,
         Attacker(PGD(gradient=few_identity, steps=20), eps=radii_of((64.0,)), unbounded=True),
     )
 
 
 BATTERIES: Final[Mapping[str, Callable[[MonteCarlo], tuple[Attacker, ...]]]] = {
+    "quick": _quick,
     "standard": _standard,
     "paper": _paper,
     "adaptive": _adaptive,
 }
+
+VERSIONS: Final = {"standard": "saplab-1"}  # of batteries by which numbers are published: raised with every change
 
 
 def _a_step(gradient: MonteCarlo, rule: Any) -> MonteCarlo:

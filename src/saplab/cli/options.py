@@ -32,8 +32,8 @@ MODEL = (
     "A network of the package, an architecture with --weights, torchvision:NAME, timm:NAME, or package.module:factory."
 )
 _ATTACKS = (
-    "A battery (standard, paper, adaptive), or attacks joined by +: noise, fgsm, iterative, pgd, apgd, square, or"
-    " package.module:Class(…), each with settings of its own where wanted"
+    "A battery (quick, standard, paper, adaptive), or attacks joined by +: noise, fgsm, iterative, pgd, apgd, square,"
+    " or package.module:Class(…), each with settings of its own where wanted"
     " (pgd:steps=40,samples=10,backward=identity,adversary=dense,lambda=64)."
 )
 _ADVERSARY = "Whose gradient: self (the defended network) or dense (the same without its defence)."

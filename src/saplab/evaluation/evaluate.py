@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saplab.attacks import LINF, Attack, Attacker, Bounds, MonteCarlo, NormName, ThreatModel, attackers_of
+from saplab.attacks.batteries import VERSIONS
 from saplab.data.dataset import Dataset
 from saplab.data.given import Array, given_images, given_labels
 from saplab.data.load import load_data
@@ -19,7 +20,7 @@ from saplab.runs import ImageCell, Memory, Request, Results, Store, run
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
-from saplab.runs.networks import ROWS, rehearsed
+from saplab.runs.networks import ROWS, rehearsed, saturates
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
@@ -44,8 +45,8 @@ def evaluate(
         model: images (N, C, H, W) -> logits (N, classes), in evaluation mode; defended by `saplab.defend` or not.
         images, labels: (N, C, H, W) in [0, 1] or within other `bounds`, and (N,) integers; (N, ...) for what is no
             image: a standardised table, embeddings, audio.
-        attacks: a battery's name (``standard``, ``paper``, ``adaptive``), attacks as the command line writes them,
-            `Attack` objects, or a sequence of these.
+        attacks: a battery's name (``quick``, ``standard``, ``paper``, ``adaptive``), attacks as the command line writes
+            them, `Attack` objects, or a sequence of these.
         eps: radii of the attacks, in the unit of the images; clean accuracy is always measured. By default 2/255 and
             8/255, in L2 0.125 and 0.5, times the width of the bounds; without bounds they must be given.
         norm: in which they are measured, ``linf`` or ``l2``.
@@ -82,6 +83,7 @@ def evaluate(
     job = planned(
         model, data, attackers_of(attacks, MonteCarlo(samples), threat), radii, threat=threat, passes=passes, seed=seed,
         seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
+        battery=attacks if isinstance(attacks, str) else "",
     )  # fmt: skip
     kind = torch.device(job.inputs.device).type
     who = make_engine(engine, Options(workers, device=kind)) if isinstance(engine, str) else engine
@@ -92,6 +94,7 @@ def planned(
     model: nn.Module, data: Dataset, attackers: Sequence[Attacker], eps: Sequence[float], *,
     threat: ThreatModel = LINF, passes: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True,
     precision: str = "float32", batch_size: int = 250, title: str = "", command: str = "", device: str = "",
+    battery: str = "",
 ) -> "Job":  # fmt: skip
     """Plan an evaluation; arguments and errors as in `evaluate`, but for these.
 
@@ -100,6 +103,7 @@ def planned(
         threat: norm and bounds.
         command: the command line that asks for it.
         device: kind of the device that computes it, where that is another one than the network's.
+        battery: the name of the attackers, where they are a battery.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
@@ -114,7 +118,11 @@ def planned(
     )  # fmt: skip
     values = data.images[0].numel()
     found = tuple(one for attacker in attackers if (one := attacker.in_room(threat, values)) is not None)
+    if any(attacker.saturated for attacker in found) and not saturates(defender, plain, data.images[:ROWS].to(place)):
+        found = tuple(attacker for attacker in found if not attacker.saturated)
     curves = plan(whole, found, batch_size, baseline=baseline, seeds=seeds)
+    if battery in VERSIONS:
+        notes = (f"The attacks are the battery {battery}, version {VERSIONS[battery]}.", *notes)
     request = Request(title or f"{defender.model}: accuracy under attack", curves, command, data.classes, notes)
     return Job(request, Images({(defender.model, defender.digest): plain}, data, str(place)))
 

@@ -5,13 +5,15 @@ from dataclasses import replace
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saplab.defenses import defend, undefended
 from saplab.defenses.defended import defenses_of, plan_of
-from saplab.defenses.drawing import drawing
+from saplab.defenses.drawing import GradientRule, drawing
 from saplab.defenses.dressing import stripped, undressed_class
 from saplab.defenses.gradient import reach
+from saplab.defenses.prediction import logits
 from saplab.defenses.rehearsal import observe
 from saplab.defenses.stochastic import frozen, learn, trust
 from saplab.models.zoo import SPEC, network_digest
@@ -62,6 +64,29 @@ def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
     where = f": it ends in {found.module}" if found.module else ""
     return (f"The gradient by the image {how}{where}. Attacks along it see nothing, but by backward=relaxed, or with"
             " saplab.bpda around that part.",)  # fmt: skip
+
+
+def saturates(network: Network, plain: nn.Module, images: Tensor) -> bool:
+    """Return whether a network's gradient by the rule ``relaxed`` is another than the plain one, on the first images.
+
+    The same draws are behind both. `plain` is the network without defences, as it runs.
+    """
+    model, few = network_of(network, {(network.model, network.digest): plain}), images[:ROWS]
+    streams = pass_streams(stream_key(0), 0, torch.arange(len(few)))
+    found = [_gradient(model, few, streams, rule) for rule in ("mask", "relaxed")]
+    return not torch.equal(*found)
+
+
+def _gradient(model: nn.Module, images: Tensor, streams: Tensor, rule: GradientRule) -> Tensor:
+    x = images.detach().clone().requires_grad_()
+    with torch.enable_grad(), drawing(streams, rule):
+        z = logits(model, x)
+        label = z.detach().argmax(1)
+        loss = F.cross_entropy(z, label, reduction="sum")
+        if not loss.requires_grad:
+            return torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient
 
 
 def network_of(network: Network, models: Models) -> nn.Module:

@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cache
 from numbers import Integral, Real
 from operator import attrgetter
-from typing import Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -124,9 +124,10 @@ def path_of(function: Any) -> str:
 
 
 def _type_words(hint: Any) -> str:
-    types = set(get_args(hint)) or {hint}
+    parts = [part for arg in get_args(hint) for part in (get_args(arg) if get_origin(arg) is Literal else (arg,))]
+    types = set(parts) or {hint}
     if all(isinstance(choice, str) for choice in types):
-        return f"one of {', '.join(map(str, get_args(hint)))}"
+        return f"one of {', '.join(parts)}"
     words = ((bool, "true or false"), (int, "a whole number"), (float, "a number"))
     return next((text for kind, text in words if kind in types), getattr(hint, "__name__", str(hint)))
 

@@ -73,6 +73,7 @@ def evaluate(
     job = planned(
         defended, dataset, attackers, strengths, threat=threat, passes=passes, seed=seed, seeds=seeds,
         baseline=baseline, precision=precision, batch_size=batch_size, command=command_line(), device=place.kind,
+        battery=attack,
     )  # fmt: skip
     job = replace(job, engine=place.engine)
     if budget or dry_run:

@@ -78,7 +78,8 @@ def play(
     if seeds < 1:
         raise ValueError(f"`seeds` must be >= 1, got {seeds}")
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
-    attackers = parse_attackers(attack, gradient, adversary)  # type: ignore[arg-type]
+    parsed = parse_attackers(attack, gradient, adversary)  # type: ignore[arg-type]
+    attackers = tuple(attacker for attacker in parsed if not attacker.saturated)  # agents are plain ReLU networks
     radii = options.radii(lambdas, eps, _STRENGTHS)
     place = options.ready_place(device, threads, engine, workers, address)
     rom, console = rom_name(game), Console(as_json)
