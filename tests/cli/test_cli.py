@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import pytest
-from synthetic import fill
+from synthetic import fill, make_request
 
 from saplab.attacks import eps_of
 from saplab.cli import app
@@ -353,20 +354,24 @@ def run_here(*words):
 
 
 def test_report_prints_its_paths_and_rows(tmp_path, capsys):
-    store = fill(tmp_path / "run", cells=3)
+    store = fill(tmp_path / "run", replace(make_request(), notes=("It is random by itself.",)), cells=3)
     assert run_here("report", store.root, "--json", "--title", "Mine") == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert Path(result["files"][0]).name == "report.html"
     assert all(Path(path).is_file() for path in result["files"])
     assert len(result["rows"]) == 12
+    assert result["notes"] == ["It is random by itself."]
+    assert "It is random by itself.\n" in captured.err
     assert "unfinished: 3 of 6 cells" in captured.err
     page = (store.root / "report.html").read_text(encoding="utf-8")
     assert "<h1>Mine</h1>" in page
     assert "--attack adaptive" in page
     told = {check["key"]: check["how"] for check in result["checks"]}
     assert told["black-box"] == "--attack adaptive"
-    assert repr(load(store.root)).partition("Can these")[0] in captured.err
+    note, _, shown = repr(load(store.root)).partition("\n\n")
+    assert note == "It is random by itself."
+    assert shown.partition("Can these")[0] in captured.err
 
 
 def test_doctor_finds_this_machine_in_order(capsys):

@@ -35,7 +35,7 @@ def pages(tmp_path_factory):
     (folder / "s.toml").write_text(MINE)
     save_figures(study.root, read_study(folder / "s.toml"))
     curves = (make_curve(HOSTILE, claim=HOSTILE), make_curve("other", seed=1))
-    hostile = fill(folder / "hostile", Request(HOSTILE, curves, HOSTILE))
+    hostile = fill(folder / "hostile", Request(HOSTILE, curves, HOSTILE, notes=(HOSTILE * 3,)))
     found = {
         "evaluation": write_report(evaluation, evaluation.root),
         "study": write_study(study),

@@ -3,15 +3,18 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 
+import markupsafe
 import numpy as np
 import pytest
-from synthetic import HOSTILE, fill, make_curve, make_result
+from synthetic import HOSTILE, fill, make_curve, make_request, make_result
 
 from saplab.attacks import strength_of
 from saplab.evaluation.report import write_report
 from saplab.evaluation.rows import summarise
 from saplab.metrics import accuracy, single_pass_accuracy
+from saplab.paper.report import write_study
 from saplab.report.tables import to_csv, to_parquet
 from saplab.runs import Request
 
@@ -157,7 +160,7 @@ def test_page_of_an_unfinished_run_says_so(tmp_path):
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory):
     curves = (make_curve(HOSTILE, claim=HOSTILE), make_curve("other", seed=1))
-    store = fill(tmp_path_factory.mktemp("runs") / "hostile", Request(HOSTILE, curves, HOSTILE))
+    store = fill(tmp_path_factory.mktemp("runs") / "hostile", Request(HOSTILE, curves, HOSTILE, notes=(HOSTILE,)))
     return write_report(store, store.root).files
 
 
@@ -167,6 +170,20 @@ def test_page_escapes_what_others_wrote(hostile):
     assert "&lt;/script&gt;&lt;img" in text
     assert "{{ 7 * 7 }}" in text
     assert text.count("</script") == 2
+    assert f'<p class="note">{markupsafe.escape(HOSTILE)}</p>' in text
+
+
+def test_page_says_below_the_verdict_what_the_rehearsal_found(tmp_path):
+    """A page of an evaluation; that of a study and its Markdown say the same."""
+    notes = ("The network is random by itself.", "Its outputs are probabilities & no logits.")
+    store = fill(tmp_path, replace(make_request(), notes=notes))
+    report = write_report(store, store.root)
+    assert report.notes == notes
+    header = re.search(r"<header>.*</header>", report.files[0].read_text(encoding="utf-8"), re.DOTALL)[0]
+    assert header.index('class="finding"') < header.index(notes[0]) < header.index("probabilities &amp; no logits")
+    study = write_study(store, figures=())
+    assert study.files[0].read_text(encoding="utf-8").count('<p class="note">The network is random by itself.</p>') == 1
+    assert notes[0] in study.files[1].read_text(encoding="utf-8")
 
 
 TAGS_THAT_LOAD = r"""<(?:script|img|iframe|link|source|object|embed)\b[^>]*\b(?:src|href|data)\s*=\s*(?!["']?data:)"""

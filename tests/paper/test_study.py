@@ -210,6 +210,7 @@ def test_a_study_runs_and_is_reported_again(tmp_path, monkeypatch, capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [claim["outcome"] for claim in result["claims"]] != ["not computed"]
     assert {row["figure"] for row in result["rows"]} == {"mine"}
+    assert result["notes"] == []
     assert (tmp_path / "run" / "figures" / "mine.svg").read_bytes().startswith(b"<svg")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "Of my own" in page

@@ -56,7 +56,7 @@ def record_of(report: "Report") -> dict[str, Any]:
         else {"finding": "", "robust": [], "persistent": [], "checks": []}
     )
     rows = [row.record() for row in report.summary.rows]
-    return {**found, "rows": rows, "files": list(map(str, report.files))}
+    return {**found, "notes": list(report.notes), "rows": rows, "files": list(map(str, report.files))}
 
 
 def _verdict_record(verdict: "Verdict") -> dict[str, Any]:
@@ -81,7 +81,8 @@ def show_study(study: "StudyReport", console: "Console") -> None:
     console.say(f"\nReport: {study.files[0]}")
     if console.json:
         rows, files = [row.record() for row in study.summary.rows], list(map(str, study.files))
-        console.emit_json({"out": str(study.files[0].parent), "claims": study.claims, "rows": rows, "files": files})
+        told = {"claims": study.claims, "notes": list(study.request.notes), "rows": rows, "files": files}
+        console.emit_json({"out": str(study.files[0].parent), **told})
 
 
 def _claims_text(study: "StudyReport") -> str:

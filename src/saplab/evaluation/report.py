@@ -31,6 +31,7 @@ class Report:
     files: tuple[Path, ...]
     summary: Summary = field(repr=False)
     findings: Findings | None = field(repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)  # what the rehearsal found
 
 
 def write_report(
@@ -61,7 +62,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_atomically(folder / name, content)
-    return Report(tuple(folder / name for name in contents), summary, findings)
+    return Report(tuple(folder / name for name in contents), summary, findings, store.request.notes)
 
 
 def chart_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -104,7 +105,7 @@ def render_page(
     rows = [row for row in summary.images if not row.across]
     charts = _charts(summary, findings, PAGE)
     return template("report.html").render(
-        title=title, command=request.command, summary=summary, findings=findings, advice=advice,
+        title=title, command=request.command, notes=request.notes, summary=summary, findings=findings, advice=advice,
         charts={name: chart.to_dict() for name, chart in charts.items()},
         drawings={name: to_bytes(chart, "svg").decode() for name, chart in _charts(summary, findings, PAPER).items()},
         bundle=vega(), themes={"light": PAPER, "dark": DARK}, machine=machine(summary.made),

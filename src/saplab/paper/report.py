@@ -67,7 +67,8 @@ class StudyReport:
 
     def markdown(self) -> str:
         """Return all as Markdown."""
-        parts = [*self._claims(), *self._changes(), *(section.markdown() for section in self.sections)]
+        told = map(escaped, self.request.notes)
+        parts = [*told, *self._claims(), *self._changes(), *(section.markdown() for section in self.sections)]
         return page_text(self.title, parts, self.request.command, machine(self.summary.made))
 
     def _claims(self) -> Iterator[str]:

@@ -29,6 +29,8 @@ def report(
     from saplab.runs import Store
 
     console, store = Console(as_json), Store.read(run_dir)
+    for note in store.request.notes:
+        console.say(note)
     if is_study(run_dir):
         study = write_study(store, title)
         tell_what_is_missing(study.summary, console)
