@@ -88,3 +88,19 @@ def test_an_evaluation_says_that_the_gradient_is_flat(net: nn.Module) -> None:
     assert {c.key: c.outcome for c in found.checks}["flat"] == "failed"
     assert {c.key: c.outcome for c in found.checks}["relaxed"] == "failed"
     assert found.masked
+
+
+def test_a_direct_attack_whose_gradient_is_zero_everywhere_says_so_once(caplog):
+    class Rounds(nn.Module):
+        def forward(self, x):
+            return (9 * x).round().flatten(1)[:, :3]
+
+    net, images = Rounds().eval(), torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    attack, labels = saplab.PGD(steps=2), net(images).argmax(1)
+    with caplog.at_level("WARNING", "saplab"):
+        attack(net, images, labels, eps=0.1)
+        attack(net, images, labels, eps=0.1)
+        saplab.PGD(saplab.MonteCarlo(backward="relaxed"), steps=2)(Rounds().eval(), images, labels, eps=0.1)
+    assert [record.getMessage()[:57] for record in caplog.records] == [
+        "The gradient of the loss is zero at all 4 images, so that "[:57]
+    ]

@@ -1,7 +1,9 @@
 """Defended networks with the rest of PyTorch: compilation, autocast, replicas, ranks, checkpoints, torch.func."""
 
+import copy
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -380,3 +382,27 @@ def test_inductor(images: Tensor, compiler: None) -> None:
     for number in range(3):
         with drawing(rows(number)):
             torch.testing.assert_close(compiled(images), defended(images), atol=1e-5, rtol=1e-4)
+
+
+def test_parts_whose_inside_cannot_be_seen_are_named() -> None:
+    def net(part: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, 8), part, nn.Linear(8, 3)).eval()
+
+    with pytest.raises(ValueError, match=r"the part '2' of the network is compiled"):
+        saplab.defend(net(torch.compile(nn.ReLU(), backend="eager")), saplab.SAP(50))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls its scripting deprecated
+        scripted, function = torch.jit.script(nn.ReLU()), torch.jit.script(F.relu6)
+    with pytest.raises(ValueError, match=r"the part '2' of the network is a TorchScript module"):
+        saplab.defend(net(scripted), saplab.SAP(50))
+    holder = net(nn.ReLU())
+    holder.function = function
+    with pytest.raises(ValueError, match=r"a part of the network cannot be copied: .*ScriptFunction"):
+        saplab.defend(holder, saplab.SAP(50))
+
+
+def test_a_defended_graph_of_torch_fx_can_be_copied() -> None:
+    graph = torch.fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 3)).eval())
+    defended = saplab.defend(graph, saplab.SAP(50))
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(saplab.predict(copy.deepcopy(defended), images, 2), saplab.predict(defended, images, 2))

@@ -1,12 +1,14 @@
 """The gradient of a network whose passes differ: what is averaged, over how many passes, by which backward rule."""
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from saplab.attacks.estimate import Estimate, LogLoss, Score, Tally, joined
 from saplab.attacks.flatness import broken
@@ -16,6 +18,9 @@ from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
 from saplab.defenses.prediction import BATCH
 from saplab.defenses.relaxed import relaxing
+
+_LOG: Final = logging.getLogger("saplab")
+_told: Final[WeakSet[nn.Module]] = WeakSet()  # networks whose flat gradient has been told of
 
 Average = Literal["loss", "logits", "probabilities"]
 _A_THREAD: Final = 128  # images of a forward and backward pass for each thread of a CPU
@@ -238,6 +243,10 @@ def _checked(problem: Problem, estimate: Estimate) -> Estimate:
     if problem.flatness is None:
         if bad.any():
             raise ValueError("the gradient of the loss by the image is not finite (NaN or infinity)")
+        if not estimate.gradient.any() and problem.adversary not in _told:
+            _told.add(problem.adversary)
+            _LOG.warning("The gradient of the loss is zero at all %d images, so that this attack does not move; try"
+                         " backward='relaxed', saplab.bpda or saplab.Square.", len(problem.images))  # fmt: skip
         return estimate
     problem.flatness.note(problem.examples, estimate)
     if not bad.any():

@@ -246,6 +246,12 @@ def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
         raise ValueError("`model` is a TorchScript module, whose inside cannot be seen; defend the Python module")
     if hasattr(model, "_orig_mod"):
         raise ValueError("`model` is compiled; defend it first, then torch.compile the result")
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod"):
+            what = "a TorchScript module" if isinstance(part, torch.jit.ScriptModule) else "compiled"
+            raise ValueError(
+                f"the part {name!r} of the network is {what}, whose inside cannot be seen; give it as it was"
+            )
     if _parts(model):
         raise ValueError("`model` is defended already; give all defences in one call of defend()")
     if not 1 <= len(defenses) <= MOST_DEFENSES:

@@ -75,6 +75,12 @@ class Dress(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _blank, type(self).__bases__, self.__dict__
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Copy as modules are copied, also where the network's class has a way of its own (torch.fx)."""
+        memo[id(self)] = made = _blank(*type(self).__bases__)
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
 
 D = TypeVar("D", bound=Dress)
 
@@ -144,6 +150,13 @@ def dresses(model: nn.Module) -> Iterator[Dress]:
 
 
 def view(model: nn.Module) -> nn.Module:
-    """Copy the tree of modules, and share every parameter, buffer and tensor with a history."""
+    """Copy the tree of modules, and share every parameter, buffer and tensor with a history.
+
+    Raises:
+        ValueError: a part of it cannot be copied, such as a scripted function.
+    """
     shared = {id(t): t for t in (*model.parameters(), *model.buffers(), *with_history(model))}
-    return copy.deepcopy(model, shared)
+    try:
+        return copy.deepcopy(model, shared)
+    except Exception as error:  # whatever the user's objects raise
+        raise ValueError(f"a part of the network cannot be copied: {type(error).__name__}: {error}") from error
