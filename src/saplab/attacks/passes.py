@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ from saplab.attacks.problem import Problem
 from saplab.attacks.threat import check_labels
 from saplab.defenses.defended import shares_draws
 from saplab.defenses.drawing import GradientRule, drawing
+from saplab.defenses.host import undrawn
 from saplab.defenses.parallel import Run, over_threads
 from saplab.defenses.prediction import logits
 from saplab.rng.streams import pass_streams, stream_key
@@ -96,7 +98,8 @@ class Passes:
         in_threads = partial(over_threads, self.batch.adversary, run)
         for count, streams in self._streams(samples):
             parts = zip(self.batch.everyone().repeat(count).split(most), streams.split(most), strict=True)
-            results = joined(as_memory_allows(in_threads, *part) for part in parts)
+            with nullcontext() if self.batch.random else undrawn(self.batch.adversary):
+                results = joined(as_memory_allows(in_threads, *part) for part in parts)
             yield tuple(t.unflatten(0, (count, -1)) for t in results)
 
 

@@ -29,7 +29,7 @@ def refuse_checkpoint(before: Signs | None = None) -> None:
         code = frame.f_code
         if code.co_name == "checkpoint" and code.co_filename == torch.utils.checkpoint.__file__:
             raise ValueError(
-                "activation checkpointing would run a part of a defended network a second time, with other draws;"
-                " switch it off"
+                "activation checkpointing would run a random or defended part of the network a second time, with other"
+                " draws; switch it off"
             )
         frame = frame.f_back

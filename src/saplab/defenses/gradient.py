@@ -30,7 +30,11 @@ def reach(model: nn.Module, images: Tensor) -> Reach:
     """Follow the gradient of the sum of a network's squared outputs back to the images (N, ...)."""
     x = images.detach().clone().requires_grad_()
     with torch.enable_grad(), _watched(model) as seen:
-        outputs = [t for t in tree_leaves(ran(model, x)) if isinstance(t, Tensor) and t.is_floating_point()]
+        output = ran(model, x)
+        outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+        if not outputs:
+            got = output.dtype if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"the network must return a tensor of logits (N, classes), got {got}")
         total = torch.stack([output.double().square().sum() for output in outputs]).sum()
     if not total.requires_grad:
         return Reach("cut", _named(model, next((n for n, ins, outs in seen if _asks(ins) and not _asks(outs)), None)))
@@ -61,7 +65,10 @@ def _watched(model: nn.Module) -> Iterator[list[tuple[str, list[Tensor], list[Te
         ins, outs = ([t for t in tree_leaves(part) if isinstance(t, Tensor)] for part in (args, output))
         seen.append((name, ins, outs))
 
-    hooks = [module.register_forward_hook(partial(note, name)) for name, module in model.named_modules()]
+    seen_into = (
+        (name, module) for name, module in model.named_modules() if not isinstance(module, torch.jit.ScriptModule)
+    )
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in seen_into]
     try:
         yield seen
     finally:

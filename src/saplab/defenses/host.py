@@ -73,6 +73,18 @@ class Generators:
             yield lambda: list(map(_state, seeded)) != before
 
 
+@contextmanager
+def undrawn(model: nn.Module) -> Iterator[None]:
+    """Refuse a network that was found not to be random, and draws all the same."""
+    own = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Generator)]
+    generators = (*_ambient(), *own, *(vars(owner)[name] for owner, name in Generators.of(model).places))
+    before = list(map(_state, generators))
+    yield
+    if list(map(_state, generators)) != before:
+        raise ValueError("the network drew random numbers, though not on the images on which it was found not to"
+                         " be random; wrap it: saplab.Stochastic(model, example=images) that it draws on")  # fmt: skip
+
+
 def _is_of_user(file: Any) -> bool:
     return file is not None and not file.__name__.startswith(("torch", "saplab", "timm", "numpy", "builtins"))
 

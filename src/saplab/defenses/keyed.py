@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from saplab.defenses.checkpoints import refuse_checkpoint, signs
 from saplab.defenses.drawing import Drawing
 from saplab.defenses.laws import LAWS, Call, arguments_of
 from saplab.rng.numbers import normals, uniforms, words
@@ -210,12 +211,13 @@ class KeyedDraws(TorchDispatchMode):
 
     def __init__(self, numbers: Numbers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.numbers = numbers
+        self.numbers, self.signs = numbers, signs()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         law = LAWS.get(func._schema.name)
         if law is not None:
+            refuse_checkpoint(self.signs)
             return Call.of(func, args, kwargs, self.numbers.next).result(law)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)

@@ -1,7 +1,7 @@
 """Predictions of a network whose passes differ: the mean of softmax over passes, and the votes of single passes."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saplab.data.given import Array, given_images
 from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import drawing
+from saplab.defenses.host import undrawn
 from saplab.defenses.parallel import over_threads
 from saplab.defenses.stochastic import ready
 from saplab.pruning.finite import check_finite
@@ -82,7 +83,7 @@ def predict_with_votes(
     model, numbers = ready(model, images), numbered(examples, len(images))
     key, rounds = stream_key(seed), passes if is_random(model) else 1
     batches = zip(images.split(batch_size), numbers.split(batch_size), strict=True)
-    with nullcontext() if is_random(model) else undrawn():
+    with nullcontext() if is_random(model) else undrawn(model):
         parts = [_average(model, batch, rounds, key, some) for batch, some in batches]
     probs, votes, half, single = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Prediction(probs, votes * (passes // rounds), half, single)
@@ -139,13 +140,3 @@ def logits(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
     if output.dim() != 2 or len(output) != len(images):
         raise ValueError(f"the network must return logits ({len(images)}, classes), got shape {tuple(output.shape)}")
     return output
-
-
-@contextmanager
-def undrawn() -> Iterator[None]:
-    """Refuse a network that was found not to be random, and draws all the same."""
-    before = torch.default_generator.get_state()
-    yield
-    if not torch.equal(before, torch.default_generator.get_state()):
-        raise ValueError("the network drew random numbers, though not on the first images, on which it was found not to"
-                         " be random; wrap it: saplab.Stochastic(model, example=images)")  # fmt: skip

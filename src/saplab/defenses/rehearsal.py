@@ -66,6 +66,13 @@ _GRAINS: Final = {
 }  # fmt: skip
 
 
+_BY_GRADIENT: Final = (
+    "the network draws other random numbers where gradients are taken than where they are not, as PyTorch's transformer"
+    " layers in evaluation mode with dropout in training mode, so that attacks and predictions would see different"
+    " networks; call .train() on these layers too, or torch.backends.mha.set_fastpath_enabled(False)"
+)
+
+
 @dataclass(frozen=True)
 class _Trial:
     """One pass of the rehearsal: its outputs, the shapes of its draws, and whether other generators were drawn from."""
@@ -97,7 +104,7 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
 
     Raises:
         ValueError: the network cannot take the images, a defence draws from a generator of its own, or a random
-            operator has no keyed form.
+            operator has no keyed form, or draws are made only where gradients are taken.
     """
     rows = images[:_ROWS].detach()
     rows = torch.cat([rows] * _ROWS)[:_ROWS] if len(rows) < _ROWS else rows
@@ -105,6 +112,8 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
     with torch.no_grad(), _untouched(model):
         first, again = stage.whole(0), stage.whole(0)
         keyed = _same(first.outputs, again.outputs, 0.0)
+        if keyed and stage.draws_by_gradient(first):
+            raise ValueError(_BY_GRADIENT)
         probabilities = _are_probabilities(first.outputs)
         if keyed and not first.drew:
             alone = stage.unmoved_by_others() and _same(_tail(first), stage.fewer(0).outputs)
@@ -146,6 +155,17 @@ class _Stage:
     def fewer(self, pass_: int, pattern: Pattern = NO_PATTERN) -> _Trial:
         """Run a pass over all rows but the first."""
         return self.run(self.rows[1:], torch.arange(1, len(self.rows)), pass_, pattern)
+
+    def draws_by_gradient(self, first: _Trial) -> bool:
+        """Return whether the first pass makes other draws while its gradient is followed."""
+        if not self.rows.is_floating_point():
+            return False
+        rows = self.rows.clone().requires_grad_().clone()  # into which a network may write
+        try:
+            with torch.enable_grad():
+                return self.run(rows, torch.arange(len(rows)), 0, NO_PATTERN).shapes != first.shapes
+        except ValueError:  # it cannot be followed
+            return False
 
     def stands_alone(self, pattern: Pattern) -> bool:
         """Return whether examples have the same outputs in another batch, by the draws that a pattern gives them."""

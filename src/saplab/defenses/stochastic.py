@@ -138,6 +138,10 @@ def unkeyed(model: nn.Module) -> nn.Module:
 
 def readied(model: nn.Module, observed: Observed) -> nn.Module:
     """Return a network as saplab runs it: with keyed draws, and logits in the place of probabilities."""
+    if isinstance(model, torch.jit.ScriptModule) and (observed.probabilities or observed.randomness):
+        kind = "returns probabilities" if observed.probabilities else "is random"
+        raise ValueError(f"the network is a TorchScript module that {kind}, whose inside cannot be seen; give the"
+                         " Python module")  # fmt: skip
     if observed.probabilities:
         model = dressed(model, Logarithm, 0)
     if observed.randomness is not None:
@@ -168,7 +172,7 @@ def learn(model: nn.Module, images: Tensor) -> tuple[nn.Module, Observed]:
         observed = _checked(observe(model, images))
         runs = readied(model, observed)
         known = _known[model] = (marks, None if runs is model else runs, observed)
-    return known[1] or model, known[2]
+    return model if known[1] is None else known[1], known[2]  # a compiled one has no truth value
 
 
 def ready(model: nn.Module, images: Tensor) -> nn.Module:

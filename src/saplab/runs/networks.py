@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from saplab.defenses import defend, undefended
 from saplab.defenses.defended import defenses_of, plan_of
 from saplab.defenses.drawing import GradientRule, drawing
-from saplab.defenses.dressing import stripped, undressed_class
+from saplab.defenses.dressing import dresses, stripped, undressed_class
 from saplab.defenses.gradient import reach
 from saplab.defenses.prediction import logits
 from saplab.defenses.rehearsal import observe
@@ -39,6 +39,9 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
     plain, acting = undefended(model), plan_of(model)
     if len(defenses_of(model)) > (len(acting.defenses) if acting else 0):
         raise ValueError("`model` holds a defended network inside it; defend the whole network")
+    if any(part is not plain for part in dresses(plain)):
+        raise ValueError("`model` holds a saplab.Stochastic inside it; its cells would not know that it is random:"
+                         " leave the parts as they are, or wrap the whole network")  # fmt: skip
     runs, observed = learn(plain, images)
     kind, own = undressed_class(plain), observed.randomness
     name = getattr(plain, SPEC, f"{kind.__module__}:{kind.__qualname__}")

@@ -1,0 +1,146 @@
+"""Networks whose randomness a rehearsal on a few images does not see, or whose inside cannot be seen."""
+
+import warnings
+
+import numpy as np
+import pytest
+import random_networks as nets
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import saplab
+
+IMAGES = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+IMAGES[-1] = 0.9  # the only bright one
+LABELS = torch.zeros(8, dtype=torch.int64)
+QUICK = {"attacks": "fgsm", "eps": 0.1, "passes": 2, "samples": 2, "progress": False}
+
+
+class OnBrightImages(nets.Net):
+    """Draws only where it meets a bright image, from a generator that `noise` names."""
+
+    def before(self, x):
+        return x + self.noise(x.shape) if (x.mean((1, 2, 3)) > 0.8).any() else x
+
+
+class ByTorch(OnBrightImages):
+    def noise(self, shape):
+        return torch.randn(shape)
+
+
+class ByNumPy(OnBrightImages):
+    def noise(self, shape):
+        return torch.from_numpy(np.random.normal(size=tuple(shape))).float()  # noqa: NPY002 - what people do
+
+
+class ByItsOwn(OnBrightImages):
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    def noise(self, shape):
+        return torch.randn(shape, generator=self.generator)
+
+
+@pytest.mark.parametrize("kind", [ByTorch, ByNumPy, ByItsOwn])
+@pytest.mark.parametrize("call", [
+    saplab.predict,
+    lambda net, x: saplab.FGSM()(net, x, LABELS, 0.1),
+    lambda net, x: saplab.MonteCarlo(2).score(saplab.Problem.of(net, x, LABELS)),
+])  # fmt: skip
+def test_draws_that_the_rehearsal_did_not_meet_are_an_error(kind, call):
+    with pytest.raises(ValueError, match="drew random numbers, though not on the images on which it was found"):
+        call(kind().eval(), IMAGES)
+
+
+def transformer():
+    layer = nn.TransformerEncoderLayer(16, 2, 16, dropout=0.5, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    return nn.Sequential(nn.Flatten(2), encoder, nn.Flatten(), nn.Linear(48, 5)).eval()
+
+
+@pytest.fixture
+def fast_path():
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+def test_dropout_that_only_gradients_meet_is_refused_with_advice(fast_path):
+    net = transformer()
+    saplab.predict(net, IMAGES)  # nothing random in it
+    for part in net.modules():
+        part.train(isinstance(part, nn.Dropout))
+    for call in (lambda: saplab.predict(net, IMAGES), lambda: saplab.FGSM()(net, IMAGES, LABELS, 0.1)):
+        with pytest.raises(ValueError, match=r"other random numbers where gradients are taken.*set_fastpath_enabled"):
+            call()
+    torch.backends.mha.set_fastpath_enabled(False)
+    probs = [saplab.predict(net, IMAGES, passes=1, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(probs[0], probs[1])
+    assert not torch.equal(probs[0], probs[2])
+
+
+def test_a_network_that_writes_into_its_input_or_knows_no_gradient_can_still_be_rehearsed():
+    class Centred(nets.InputNoise):
+        def before(self, x):
+            return super().before(x.sub_(0.5))
+
+    class Away(nets.InputNoise):
+        def before(self, x):
+            return torch.from_numpy(super().before(x).numpy())
+
+    for kind in (Centred, Away):
+        probs = saplab.predict(kind().eval(), IMAGES.clone(), passes=2)
+        assert torch.equal(probs, saplab.predict(kind().eval(), IMAGES.clone(), passes=2))
+
+
+def test_a_random_part_inside_an_activation_checkpoint_is_refused_where_it_would_run_twice():
+    class Checkpointed(nets.Net):
+        def before(self, x):
+            return torch.utils.checkpoint.checkpoint(lambda h: F.dropout(h, 0.5), x, use_reentrant=False)
+
+    net = Checkpointed().eval()
+    assert torch.equal(saplab.predict(net, IMAGES, passes=2), saplab.predict(net, IMAGES, passes=2))
+    with pytest.raises(ValueError, match="activation checkpointing would run a random"):
+        saplab.FGSM()(net, IMAGES, LABELS, 0.1)
+
+
+def test_compiled_networks_are_rehearsed_as_others():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(nets.InputNoise().eval(), backend="eager")
+        probs = saplab.predict(compiled, IMAGES, passes=3)
+        assert torch.equal(probs, saplab.predict(nets.InputNoise().eval(), IMAGES, passes=3))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_scripted_networks_are_taken_where_nothing_must_be_put_on_them():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain, random, probs = (
+            torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(48, 5), last))
+            for last in (nn.Identity(), nn.Dropout(0.5), nn.Softmax(1))
+        )
+        assert len(saplab.evaluate(plain, IMAGES, LABELS, **QUICK).rows) == 2
+    for net, why in ((random, "is random"), (probs, "returns probabilities")):
+        with pytest.raises(ValueError, match=f"TorchScript module that {why}.*give the Python module"):
+            saplab.predict(net, IMAGES)
+
+
+@pytest.mark.parametrize(("output", "kind"), [(lambda z: {"labels": z.argmax(1)}, "dict"), (str, "str"),
+                                              (lambda z: z.argmax(1), "int64")])  # fmt: skip
+def test_an_evaluation_of_what_has_no_logits_says_what_it_got(output, kind):
+    class Other(nets.Net):
+        def after(self, z):
+            return output(z)
+
+    with pytest.raises(ValueError, match=rf"must return a tensor of logits \(N, classes\), got .*{kind}"):
+        saplab.evaluate(Other().eval(), IMAGES, LABELS, **QUICK)
+
+
+def test_a_stochastic_part_of_a_network_is_not_evaluated_as_if_it_were_not_random():
+    net = nn.Sequential(nn.Flatten(), saplab.Stochastic(nn.Dropout(0.5)), nn.Linear(48, 5))
+    with pytest.raises(ValueError, match=r"holds a saplab\.Stochastic inside it"):
+        saplab.evaluate(net, IMAGES, LABELS, **QUICK)
+    whole = saplab.Stochastic(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 5)))
+    assert len(saplab.evaluate(whole, IMAGES, LABELS, **QUICK).rows) == 2
