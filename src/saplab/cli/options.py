@@ -161,7 +161,10 @@ def radii(lambdas: str, eps: str, usual: str, threat: "ThreatModel | None" = Non
     if eps and lambdas != usual:
         raise ValueError(f"`lambda` and `eps` are the same in two units: give one of them, got {lambdas} and {eps}")
     if eps:
-        return parse_radii(eps)
+        found = parse_radii(eps)
+        if threat.in_steps and max(found) > 1:
+            raise ValueError(f"`eps` must be within [0, 1], got {eps}")
+        return found
     if threat.in_steps:
         return radii_of(parse_strengths(lambdas))
     if lambdas != usual:
