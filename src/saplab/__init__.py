@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saplab.attacks import APGD as APGD
+    from saplab.attacks import ARC as ARC
     from saplab.attacks import FGSM as FGSM
     from saplab.attacks import PGD as PGD
     from saplab.attacks import Attack as Attack
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from saplab.defenses import Draw as Draw
     from saplab.defenses import Dropout as Dropout
     from saplab.defenses import GaussianNoise as GaussianNoise
+    from saplab.defenses import Mixture as Mixture
     from saplab.defenses import RandomCrop as RandomCrop
     from saplab.defenses import RandomlyScaledActivations as RandomlyScaledActivations
     from saplab.defenses import RandomlyScaledWeights as RandomlyScaledWeights
@@ -62,14 +64,14 @@ __version__ = "0.1.0"
 
 _HOMES: dict[str, str] = {
     **dict.fromkeys(
-        ("APGD", "FGSM", "PGD", "Attack", "Attacker", "Cost", "Estimate", "Iterative", "MonteCarlo", "Problem",
+        ("APGD", "ARC", "FGSM", "PGD", "Attack", "Attacker", "Cost", "Estimate", "Iterative", "MonteCarlo", "Problem",
          "RandomNoise", "Square", "ThreatModel"),
         "saplab.attacks",
     ),
     **dict.fromkeys(
         ("JPEG", "SAP", "BitDepth", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "GaussianNoise",
-         "RandomCrop", "RandomNoisyActivations", "RandomNoisyWeights", "RandomResizePad", "RandomlyScaledActivations",
-         "RandomlyScaledWeights", "Stochastic",
+         "Mixture", "RandomCrop", "RandomNoisyActivations", "RandomNoisyWeights", "RandomResizePad",
+         "RandomlyScaledActivations", "RandomlyScaledWeights", "Stochastic",
          "StochasticRounding", "StochasticWeightPruning", "bpda", "defend", "predict",
          "sites", "undefended"),
         "saplab.defenses",

@@ -10,6 +10,7 @@ import pytest
 
 from saplab.attacks import (
     APGD,
+    ARC,
     FGSM,
     PGD,
     Attack,
@@ -56,7 +57,7 @@ def asked(defense: str) -> tuple[Network, Network | None]:
 def test_the_adaptive_battery_knows_more_than_the_papers() -> None:
     paper, adaptive = (parse_attackers(name, GRADIENT) for name in ("paper", "adaptive"))
     assert adaptive[: len(paper)] == paper
-    assert {type(one.attack) for one in adaptive} == {RandomNoise, FGSM, Iterative, PGD, APGD, Square}
+    assert {type(one.attack) for one in adaptive} == {RandomNoise, FGSM, Iterative, PGD, APGD, ARC, Square}
     assert {
         one.attack.gradient.backward for one in adaptive if hasattr(one.attack, "gradient") and not one.saturated
     } == {"mask", "identity"}
@@ -263,11 +264,13 @@ def test_attacks_by_relaxed_gradients_are_for_networks_that_saturate() -> None:
 def test_a_battery_by_which_numbers_are_published_is_what_its_version_says() -> None:
     """A change of the battery needs a new version here and in `VERSIONS`."""
     told = [
-        f"{one.whose} {one.attack.spec}{' where it saturates' * one.saturated}" for one in parse_attackers("standard")
+        f"{one.whose} {one.attack.spec}{' where it saturates' * one.saturated}{' of a mixture' * one.mixture}"
+        for one in parse_attackers("standard")
     ]
     assert VERSIONS["standard"] == "saplab-1"
     assert told == [
         "self noise", "dense pgd", "self pgd", "self pgd:backward=identity", "self pgd:backward=identity,steps=40",
         "self apgd:backward=identity,loss=dlr,steps=20", "self pgd:backward=relaxed where it saturates",
-        "self apgd:backward=relaxed,loss=dlr,steps=20 where it saturates", "self square:queries=100,passes=1",
+        "self apgd:backward=relaxed,loss=dlr,steps=20 where it saturates", "self arc of a mixture",
+        "self square:queries=100,passes=1",
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 """What an adversary may do: the room it moves in, Monte Carlo gradients, attacks and batteries of them."""
 
 from saplab.attacks.apgd import APGD
+from saplab.attacks.arc import ARC
 from saplab.attacks.base import Attack, Craft, GradientAttack
 from saplab.attacks.batteries import (
     BATTERIES,
@@ -23,7 +24,7 @@ from saplab.attacks.square import Square
 from saplab.attacks.threat import LINF, ThreatModel, eps_of, strength_of
 
 __all__ = [
-    "APGD", "BATTERIES", "FGSM", "LINF", "PGD", "Attack", "Attacker", "Bounds", "Cost", "Craft", "Estimate",
+    "APGD", "ARC", "BATTERIES", "FGSM", "LINF", "PGD", "Attack", "Attacker", "Bounds", "Cost", "Craft", "Estimate",
     "GradientAttack", "Iterative", "MonteCarlo", "NormName", "Problem", "RandomNoise", "Score", "Square",
     "ThreatModel", "Watch", "attackers_of", "eps_of", "parse_attackers", "parse_radii", "parse_strengths",
     "radii_of", "require_steps", "strength_of",

@@ -44,11 +44,13 @@ class Attack(Named, ABC):
     Attributes:
         knowledge: what it sees of the network: its ``gradient``, its ``scores`` or ``nothing``.
         title: what a sentence calls it; by default the name of the class.
+        claim: what its attacker knows or does, in one sentence; by default that is told from the other facts.
     """
 
     registry: ClassVar[Registry["Attack"]] = Registry("attack")
     knowledge: ClassVar[Knowledge] = "gradient"
     title: ClassVar[str]
+    claim: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, cast, get_args
 
 from saplab.attacks.apgd import APGD
+from saplab.attacks.arc import ARC
 from saplab.attacks.base import Attack
 from saplab.attacks.fgsm import FGSM, RandomNoise
 from saplab.attacks.gradient import MonteCarlo
@@ -28,6 +29,7 @@ class Attacker:
         eps: radii of its own; None for those of the whole evaluation.
         unbounded: whether `eps` stands for a ball so wide that an attack should reach chance; see `in_room`.
         saturated: whether it is for networks alone whose gradient by ``relaxed`` is another than the plain one.
+        mixture: whether it is for a `saplab.Mixture` alone that has no defence on it.
     """
 
     attack: Attack
@@ -35,6 +37,7 @@ class Attacker:
     eps: tuple[float, ...] | None = None
     unbounded: bool = field(default=False, compare=False)
     saturated: bool = field(default=False, compare=False)
+    mixture: bool = field(default=False, compare=False)
 
     def in_room(self, threat: ThreatModel, values: int) -> "Attacker | None":
         """Return this attacker with the radius that is unbounded for examples of so many values; None where none is."""
@@ -203,7 +206,7 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
 
     That is the own gradient with the defence's backward rule and straight through it, twice as many steps, another
     loss, the undefended network's gradient, and a black box; for a network that saturates, the first and the loss by a
-    relaxed gradient as well.
+    relaxed gradient as well; for a mixture, the attack on its networks one by one.
     """
     few, few_identity, relaxed = (_a_step(gradient, rule) for rule in ("mask", "identity", "relaxed"))
     return (
@@ -215,6 +218,7 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         Attacker(APGD(gradient=replace(few_identity, loss="dlr"), steps=20)),
         Attacker(PGD(gradient=relaxed, steps=20), saturated=True),
         Attacker(APGD(gradient=replace(relaxed, loss="dlr"), steps=20), saturated=True),
+        Attacker(ARC(), mixture=True),
         Attacker(Square(queries=100, passes=few.samples)),
     )
 
@@ -225,7 +229,7 @@ def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
     That is smaller Monte Carlo budgets, whose gradients come with those of the largest, FGSM with identity backward,
     APGD on both losses, and one attack in a ball so wide that it should reach chance.
     """
-    _, *pgd, apgd_dlr, relaxed, relaxed_dlr, square = _standard(gradient)
+    _, *pgd, apgd_dlr, relaxed, relaxed_dlr, arc, square = _standard(gradient)
     few_identity = _a_step(gradient, "identity")
     budgets = [10**k for k in range(len(str(gradient.samples))) if 10**k < gradient.samples]
     return (
@@ -237,6 +241,7 @@ def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         apgd_dlr,
         relaxed,
         relaxed_dlr,
+        arc,
         square,
         Attacker(PGD(gradient=few_identity, steps=20), eps=radii_of((64.0,)), unbounded=True),
     )

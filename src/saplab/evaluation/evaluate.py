@@ -13,6 +13,7 @@ from saplab.attacks.batteries import VERSIONS
 from saplab.data.dataset import Dataset
 from saplab.data.given import Array, given_images, given_labels
 from saplab.data.load import load_data
+from saplab.defenses import Mixture
 from saplab.evaluation.plan import plan
 from saplab.evaluation.progress import Show, shown, silent
 from saplab.evaluation.result import Result
@@ -118,6 +119,8 @@ def planned(
     )  # fmt: skip
     values = data.images[0].numel()
     found = tuple(one for attacker in attackers if (one := attacker.in_room(threat, values)) is not None)
+    if not isinstance(plain, Mixture) or defender.defenses:
+        found = tuple(attacker for attacker in found if not attacker.mixture)
     if any(attacker.saturated for attacker in found) and not saturates(defender, plain, data.images[:ROWS].to(place)):
         found = tuple(attacker for attacker in found if not attacker.saturated)
     curves = plan(whole, found, batch_size, baseline=baseline, seeds=seeds)

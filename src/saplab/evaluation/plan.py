@@ -82,6 +82,8 @@ def attack_text(cell: ImageCell) -> str:
 def claim_of(cell: ImageCell) -> str:
     """Return in one sentence what a cell's attacker knows or does."""
     attack = cell.attack
+    if attack.claim:
+        return attack.claim
     if attack.knowledge == "nothing":
         return "Random signs, as large as the attack's: what any perturbation of this size does."
     if attack.knowledge == "scores":

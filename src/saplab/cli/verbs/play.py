@@ -79,7 +79,7 @@ def play(
         raise ValueError(f"`seeds` must be >= 1, got {seeds}")
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
     parsed = parse_attackers(attack, gradient, adversary)  # type: ignore[arg-type]
-    attackers = tuple(attacker for attacker in parsed if not attacker.saturated)  # agents are plain ReLU networks
+    attackers = tuple(one for one in parsed if not (one.saturated or one.mixture))  # agents are plain ReLU networks
     radii = options.radii(lambdas, eps, _STRENGTHS)
     place = options.ready_place(device, threads, engine, workers, address)
     rom, console = rom_name(game), Console(as_json)
