@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from saplab.data.given import Array, given_images, given_labels
 from saplab.defenses.defended import is_random
-from saplab.defenses.prediction import BATCH, for_network, logits, undrawn
+from saplab.defenses.host import undrawn
+from saplab.defenses.prediction import BATCH, for_network, logits
 
 Drawn = Literal["pass", "example"]
 
@@ -78,7 +79,7 @@ class Mixture(nn.Module):
             ValueError: a net that draws random numbers after all, or returns no logits.
         """
         points = for_network(self, given_images(images))
-        with undrawn():
+        with undrawn(self):
             return torch.cat([self._answers(some) for some in points.split(BATCH)])
 
     def _answers(self, images: Tensor) -> Tensor:
