@@ -188,5 +188,6 @@ def test_only_mixtures_get_it_from_a_battery(mixture: saplab.Mixture, images: Te
     battery = [Attacker(saplab.RandomNoise()), replace(Attacker(ARC(steps=2)), mixture=True)]
     asked: dict[str, Any] = {"attacks": battery, "eps": EPS, "passes": 2, "samples": 2, "progress": False}
     assert names(saplab.evaluate(mixture, images, wanted, **asked)) == ["RandomNoise", "ARC"]
-    for other in (small_net(0), saplab.defend(mixture, saplab.SAP(50))):
-        assert "ARC" not in names(saplab.evaluate(other, images, wanted, baseline=False, **asked))
+    assert names(saplab.evaluate(small_net(0), images, wanted, **asked)) == ["RandomNoise"]
+    sap = saplab.defend(mixture, saplab.SAP(50))
+    assert names(saplab.evaluate(sap, images, wanted, **asked)) == ["RandomNoise", "RandomNoise"], "with its baseline"

@@ -45,8 +45,8 @@ def attacked(whole: C, attacker: Attacker) -> C:
     """Return the cell of its defender under an attacker, whose settings are as they are for that defender."""
     network, reference = whole.defender, whole.defender.reference
     one = attacker.against(network, reference)
-    elsewhere = one.whose == "dense" or one.attack.knowledge == "nothing"
-    source = reference if elsewhere and reference is not None else network
+    source = reference if one.whose == "dense" and reference is not None else network
+    source = network.undefended if one.attack.knowledge == "nothing" else source
     return replace(whole, adversary=source, attack=one.attack, eps=tuple(dict.fromkeys(one.eps or whole.eps)))
 
 
