@@ -36,7 +36,8 @@ from saplab.attacks import FGSM, MonteCarlo, radii_of
 from saplab.data.load import load_data
 from saplab.defenses import SAP
 from saplab.evaluation.plan import curve
-from saplab.models.zoo import load_model, weights_digest
+from saplab.models.identity import weights_digest
+from saplab.models.zoo import load_model
 from saplab.runs import ImageCell, ImageResult, Network, Request, Store, groups_of, run
 from saplab.runs.cell import Group
 from saplab.runs.engines import Engine, InProcess, RayCluster, Workers

@@ -14,8 +14,8 @@ from torch import nn
 from saplab.attacks import FGSM, MonteCarlo, eps_of
 from saplab.data.dataset import Dataset
 from saplab.defenses import parse_defenses
+from saplab.models.identity import weights_digest
 from saplab.models.initialise import initialise
-from saplab.models.zoo import weights_digest
 from saplab.runs import Curve, ImageCell, Network, Request, Store, cut, run
 from saplab.runs.engines import InProcess, RayCluster, Workers
 from saplab.runs.images import Images

@@ -11,6 +11,7 @@ import saplab
 from saplab import FGSM, MonteCarlo, RandomNoise
 from saplab.attacks import Problem
 from saplab.attacks.norms import NORMS
+from saplab.defenses.stochastic import ready
 from saplab.models.initialise import initialise
 from saplab.rng.streams import pass_streams, stream_key
 
@@ -85,6 +86,8 @@ def test_a_family_s_images_are_those_of_its_members(
 def test_a_family_of_many_takes_the_passes_of_its_largest(sap: nn.Module, images: Tensor, labels: Tensor) -> None:
     seen: list[int] = []
     sap.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    ready(sap, images)
+    seen.clear()
     members = [FGSM(MonteCarlo(n)) for n in (1, 10, 40)]
     crafts = members[0].family.craft(members, Problem.of(sap, images, labels), (0.1,))
     assert [craft.attack for craft in crafts] == members

@@ -11,6 +11,7 @@ import saplab
 from saplab import MonteCarlo, Square
 from saplab.attacks import LINF, Problem, ThreatModel
 from saplab.attacks.squares import WINDOWS, _bump, _bumps, _inside, place, sides
+from saplab.defenses.stochastic import ready
 from saplab.models.initialise import initialise
 
 
@@ -171,6 +172,8 @@ def test_networks_that_are_not_random_are_asked_once_a_query(images: Tensor, mon
     net = initialise(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), 0)
     seen: list[int] = []
     net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    ready(net, images)
+    seen.clear()
     Square(50, stop_when_lost=False)(net, images, net(images).argmax(1), eps=0.01)
     assert sum(seen) == 9 + 9 * 50
 

@@ -316,9 +316,10 @@ def test_prediction_depends_on_each_example_alone(net: nn.Module, images: Tensor
 
 
 def test_a_network_without_randomness_runs_once(net: nn.Module, images: Tensor) -> None:
-    calls = []
-    ready(net, images)
+    calls: list[int] = []
     net.register_forward_hook(lambda *args: calls.append(1))
+    ready(net, images)
+    calls.clear()
     prediction = predict_with_votes(net, images, 100, 0)
     assert len(calls) == 1
     assert prediction.votes.sum(1).tolist() == [100] * 5

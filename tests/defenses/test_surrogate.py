@@ -14,8 +14,8 @@ import saplab
 from saplab.defenses import Defense, Draw
 from saplab.defenses.drawing import drawing
 from saplab.defenses.parallel import may_run_in_threads
+from saplab.models.identity import network_digest
 from saplab.models.initialise import initialise
-from saplab.models.zoo import network_digest
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.system.source import callable_digest
 

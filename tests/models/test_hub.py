@@ -14,7 +14,8 @@ from torchvision_operators import declare_torchvision_operators
 
 from saplab.cli.errors import explain
 from saplab.models.hub import View, build
-from saplab.models.zoo import TAKEN, load_model, weights_digest
+from saplab.models.identity import TAKEN, weights_digest
+from saplab.models.zoo import load_model
 
 declare_torchvision_operators()
 

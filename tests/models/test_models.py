@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from saplab.data.cifar10 import as_images, read_records
+from saplab.models.identity import weights_digest
 from saplab.models.initialise import initialise
 from saplab.models.layers import Normalize
 from saplab.models.preact_resnet import PreactBlock, preact_resnet20
 from saplab.models.resnet import IMAGENET_MEAN, IMAGENET_STD, option_a, resnet20
-from saplab.models.zoo import ARCHITECTURES, load_model, weights_digest
+from saplab.models.zoo import ARCHITECTURES, load_model
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 
 from saplab.data.cifar10 import load_cifar10
 from saplab.models import zoo
+from saplab.models.identity import weights_digest
 from saplab.models.packaged import Measured, read_packaged
 from saplab.models.resnet import resnet20
-from saplab.models.zoo import load_model, weights_digest
+from saplab.models.zoo import load_model
 
 
 @pytest.fixture(scope="module")

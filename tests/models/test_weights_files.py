@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saplab.models.fitting import fit, put_weights
+from saplab.models.identity import TAKEN, network_digest
 from saplab.models.weights_file import State, read_states
-from saplab.models.zoo import TAKEN, Packaged, load_model, network_digest
+from saplab.models.zoo import Packaged, load_model
 
 State_ = dict[str, Tensor]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from saplab.models.identity import weights_digest
 from saplab.models.qnetwork import new_network
-from saplab.models.zoo import weights_digest
 from saplab.rl import agents
 from saplab.rl.agents import Facts, load_agent, pack, shipped, unpack, write_agent
 from saplab.rl.formats import read_agent

@@ -222,7 +222,7 @@ def test_workers_give_the_same_scores_bit_for_bit(tmp_path):
 
 @needs_ale
 def test_an_attack_lowers_the_score_of_a_shipped_agent():
-    from saplab.models.zoo import weights_digest
+    from saplab.models.identity import weights_digest
     from saplab.rl.agents import load_agent
 
     network = load_agent("asterix")

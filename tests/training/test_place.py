@@ -22,7 +22,7 @@ import torch
 from saplab.data.sample import read_sample
 from saplab.defenses import Dropout
 from saplab.learning.progress import Progress
-from saplab.models.zoo import weights_digest
+from saplab.models.identity import weights_digest
 from saplab.training.loop import train
 from saplab.training.objectives import CrossEntropy, Objective, Projected
 from saplab.training.place import joined

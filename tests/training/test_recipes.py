@@ -14,7 +14,8 @@ from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.defenses import SAP, Defense, Draw, Dropout, RandomNoisyWeights
 from saplab.learning.progress import Progress
-from saplab.models.zoo import ARCHITECTURES, load_model, weights_digest
+from saplab.models.identity import weights_digest
+from saplab.models.zoo import ARCHITECTURES, load_model
 from saplab.training.loop import describe, train
 from saplab.training.objectives import Aligned, Halves, Noisy, PreviousEpoch, Projected, Trades, Transferred
 from saplab.training.recipes import RECIPES, Recipe, find_recipe

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from saplab.cli.verbs import train as cli
 from saplab.learning.plot import save_plot
+from saplab.models.identity import weights_digest
 from saplab.models.packaged import Measured
-from saplab.models.zoo import load_model, weights_digest
+from saplab.models.zoo import load_model
 from saplab.training.card import FinishedRun, accuracy_text, wilson, write_card
 from saplab.training.choice import Choice
 from saplab.training.plot import history_chart

@@ -216,7 +216,8 @@ def classes_of(network: "nn.Module | None") -> "Sequence[str]":
     """Return the names of a network's classes, where they are known."""
     from saplab.data.cifar10 import CLASSES
     from saplab.models.hub import Classifier
-    from saplab.models.zoo import PACKAGED, SPEC
+    from saplab.models.identity import SPEC
+    from saplab.models.zoo import PACKAGED
 
     if isinstance(network, Classifier):
         return network.classes
@@ -238,7 +239,8 @@ def cut_of(network: "nn.Module", image_size: int | None) -> "Cut | None":
 def load_network(spec: str, weights: Path | None, console: Console) -> "nn.Module":
     """Load a network, and say where it has learned nothing yet: nothing is ever downloaded."""
     from saplab.models.hub import Classifier
-    from saplab.models.zoo import TAKEN, load_model
+    from saplab.models.identity import TAKEN
+    from saplab.models.zoo import load_model
 
     network = load_model(spec, weights)
     if taken := getattr(network, TAKEN, ""):

@@ -86,6 +86,7 @@ class Randomness:
         alone: whether an example's outputs are the same in every batch.
         frozen: whether every pass and example has the draws of one.
         drawn: whether there are draws at all.
+        written: names of the network's attributes and buffers that passes write.
     """
 
     pattern: Pattern = NO_PATTERN
@@ -94,6 +95,7 @@ class Randomness:
     alone: bool = True
     frozen: bool = False
     drawn: bool = True
+    written: frozenset[str] = frozenset()
 
     @property
     def random(self) -> bool:

@@ -5,7 +5,7 @@ logits or probabilities. Types and modes of layers decide nothing.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -20,6 +20,7 @@ from saplab.defenses.defended import Defended
 from saplab.defenses.drawing import drawing
 from saplab.defenses.host import Generators
 from saplab.defenses.keyed import NO_PATTERN, Axis, KeyedDraws, Kind, Numbers, Pattern, Randomness, Shape, Source
+from saplab.models.identity import held
 from saplab.rng.streams import pass_streams, stream_key
 
 _ROWS: Final = 3
@@ -38,12 +39,15 @@ class Observed:
         alone: whether an example's outputs are the same whatever else is in its batch.
         probabilities: whether its outputs are probabilities, not logits.
         trains: whether it is in training mode as a whole.
+        written: names of attributes and buffers in which it keeps what passes write: they hold other values after
+            passes over other images, and are no part of what the network is.
     """
 
     randomness: Randomness | None = None
     alone: bool = True
     probabilities: bool = False
     trains: bool = False
+    written: frozenset[str] = frozenset()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -111,23 +115,28 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
     stage = _Stage(model, rows)
     with torch.no_grad(), _untouched(model):
         first, again = stage.whole(0), stage.whole(0)
+        before = held(model)
         keyed = _same(first.outputs, again.outputs, 0.0)
         if keyed and stage.draws_by_gradient(first):
             raise ValueError(_BY_GRADIENT)
         probabilities = _are_probabilities(first.outputs)
         if keyed and not first.drew:
             alone = stage.unmoved_by_others() and _same(_tail(first), stage.fewer(0).outputs)
-            return Observed(None, alone, probabilities, model.training)
+            return Observed(None, alone, probabilities, model.training, _changed(before, held(model)))
         passes = _MANY if first.hosts else _PASSES  # a generator of Python's may choose among ways to go
         whole, fewer = ([run(k) for k in range(passes)] for run in (stage.whole, stage.fewer))
         hosts = any(trial.hosts for trial in (*whole, *fewer))
         calls = _calls(whole, fewer)
         patterns = (Pattern(calls), Pattern(calls, tiled=True))
         fits = next((p for p in patterns if keyed and stage.stands_alone(p)), None)
-        randomness = Randomness(fits or patterns[0], hosts, keyed, alone=fits is not None)
-        return Observed(
-            randomness, not keyed or stage.unmoved_by_others(randomness.pattern), probabilities, model.training
-        )
+        alone = not keyed or stage.unmoved_by_others(fits or patterns[0])
+        written = _changed(before, held(model))
+        randomness = Randomness(fits or patterns[0], hosts, keyed, alone=fits is not None, written=written)
+        return Observed(randomness, alone, probabilities, model.training, written)
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(name for name in {*before, *after} if before.get(name) != after.get(name))
 
 
 @dataclass(frozen=True)

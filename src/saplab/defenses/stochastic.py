@@ -1,7 +1,7 @@
 """Networks that are random by themselves: the draws of their own code as functions of (seed, pass, example)."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
 from saplab.defenses.checkpoints import refuse_checkpoint
-from saplab.defenses.drawing import Drawing
+from saplab.defenses.drawing import Drawing, drawing
 from saplab.defenses.dressing import Dress, dressed, dresses, undress, view
 from saplab.defenses.host import Generators
 from saplab.defenses.keyed import KeyedDraws, Numbers, Randomness
 from saplab.defenses.rehearsal import Observed, observe
+from saplab.models.identity import attributes
 from saplab.rng.streams import pass_streams, stream_key
 
 _APART: Final = 1 << 40  # number of the streams' key, apart from those of ranks and replicas
@@ -75,7 +76,8 @@ def _frozen(drawing: Drawing) -> Drawing:
 def _learnt(model: Keyed, images: Tensor) -> Randomness:
     """Return the randomness of a keyed network, found out on its first batch where that is not known yet."""
     if model._saplab_randomness is None:
-        model._saplab_randomness = _checked(observe(unkeyed(model), images)).randomness or Randomness(drawn=False)
+        found = _checked(observe(unkeyed(model), images))
+        model._saplab_randomness = found.randomness or Randomness(drawn=False, written=found.written)
     return model._saplab_randomness
 
 
@@ -107,7 +109,7 @@ def Stochastic(model: nn.Module, seed: int = 0, example: Tensor | None = None) -
     found = dressed(model, Keyed, stream_key(seed))
     found._saplab_randomness = None
     if example is not None:
-        _learnt(found, example)
+        learn(found, example)
     return found
 
 
@@ -151,28 +153,55 @@ def readied(model: nn.Module, observed: Observed) -> nn.Module:
     return model
 
 
-_known: Final[WeakKeyDictionary[nn.Module, tuple[Any, nn.Module | None, Observed]]] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Known:
+    """What is remembered of a network.
+
+    Attributes:
+        marks: by which it is the same.
+        shape: of the images that it was rehearsed on; None where it is trusted with any.
+        runs: what runs in its place; None for itself.
+        observed: what it was found to be.
+        watched: whether its attributes are among its marks, but for those that passes write.
+    """
+
+    marks: Any
+    shape: tuple[int, ...] | None
+    runs: nn.Module | None
+    observed: Observed
+    watched: bool = True
+
+    def fits(self, model: nn.Module, images: Tensor) -> bool:
+        marks = _marks(model, self.observed if self.watched else None)
+        return self.marks == marks and self.shape in (None, tuple(images.shape[1:]))
+
+
+_known: Final[WeakKeyDictionary[nn.Module, _Known]] = WeakKeyDictionary()
 
 
 def learn(model: nn.Module, images: Tensor) -> tuple[nn.Module, Observed]:
     """Return a network as saplab runs it, and what it was found to be on the first of `images` (N, ...).
 
-    What was found is remembered as long as modules, modes, parameters and plain attributes stay the same.
+    What was found is remembered as long as modules, modes, parameters and the attributes that no pass writes stay the
+    same.
 
     Raises:
         ValueError: an example's output depends on the rest of its batch, or a draw cannot be keyed.
     """
     if isinstance(model, Keyed):
+        new, few = model._saplab_randomness is None, images[:1].detach()
         own = _learnt(model, images)
-        return model, Observed(own if own.drawn else None, trains=model.training)
-    marks = (*_marks(model), tuple(images.shape[1:]))
-    if (known := _known.get(model)) is not None and known[0] == marks[:-1]:
-        return model, known[2]  # trusted, whatever its images
-    if (known := _known.get(model)) is None or known[0] != marks:
+        if new:  # what a first pass sets for good is set, as in a network that was rehearsed itself
+            with torch.no_grad(), drawing(pass_streams(stream_key(0), 0, torch.arange(len(few)))):
+                model(few)
+        return model, Observed(own if own.drawn else None, trains=model.training, written=own.written)
+    known = _known.get(model)
+    if known is None or not known.fits(model, images):
         observed = _checked(observe(model, images))
         runs = readied(model, observed)
-        known = _known[model] = (marks, None if runs is model else runs, observed)
-    return model if known[1] is None else known[1], known[2]  # a compiled one has no truth value
+        shape = tuple(images.shape[1:])
+        known = _known[model] = _Known(_marks(model, observed), shape, None if runs is model else runs, observed)
+    return model if known.runs is None else known.runs, known.observed  # a compiled one has no truth value
 
 
 def ready(model: nn.Module, images: Tensor) -> nn.Module:
@@ -186,17 +215,25 @@ def ready(model: nn.Module, images: Tensor) -> nn.Module:
 
 def trust(model: nn.Module) -> nn.Module:
     """Return a network that is known to run as it is."""
-    _known[model] = (_marks(model), None, Observed())  # without a shape of images
+    known = _known.get(model)
+    if known is not None and known.watched:
+        _known[model] = replace(known, shape=None)
+    else:
+        _known[model] = _Known(_marks(model), None, None, Observed(), watched=False)
     return model
 
 
-def _marks(model: nn.Module) -> tuple[Any, ...]:
-    return tuple((id(module), type(module), module.training, *_plain(module)) for module in model.modules())
+def _marks(model: nn.Module, observed: Observed | None = None) -> tuple[Any, ...]:
+    """Return by what a network is the same: its modules and parameters, and attributes where it has been observed."""
+    tree = tuple((id(module), type(module), module.training, *_plain(module)) for module in model.modules())
+    if observed is None:
+        return tree
+    kept = {name: text for name, text in attributes(model).items() if name not in observed.written}
+    return tree, kept
 
 
 def _plain(module: nn.Module) -> Any:
-    values = {name: value for name, value in vars(module).items() if isinstance(value, str | int | float | None)}
-    return values, [id(parameter) for parameter in module._parameters.values()]
+    return [id(parameter) for parameter in module._parameters.values()]
 
 
 def _checked(observed: Observed) -> Observed:

@@ -1,7 +1,6 @@
-"""Networks by name, weights from files, and a digest of weights."""
+"""Networks by name, weights from files."""
 
 import difflib
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,13 +12,12 @@ from torch import nn
 
 from saplab.models import hub, published
 from saplab.models.fitting import fit, put_weights
+from saplab.models.identity import SPEC, TAKEN
 from saplab.models.packaged import Packaged, packaged_bytes, read_packaged, require_checksum
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
 from saplab.models.weights_file import State, checked_bytes, read_states
-from saplab.system.digest import tensors_digest
 from saplab.system.registry import import_object
-from saplab.system.source import source_digest
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "preact-resnet20": preact_resnet20,
@@ -28,10 +26,6 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 PACKAGED: dict[str, Packaged] = read_packaged()
 _LOG: Final = logging.getLogger("saplab")
-
-SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
-TAKEN: Final = "saplab_weights"  # likewise: where in a file its weights were found, where that is not at the top
-_PLAIN: Final = str | int | float | tuple | None  # attributes whose text tells their value
 
 
 def load_model(spec: str, weights: str | Path | None = None) -> nn.Module:
@@ -79,26 +73,6 @@ def _load(spec: str, weights: str | Path | None) -> nn.Module:
                      " that mode itself may leave single layers random")  # fmt: skip
         model.eval()
     return model
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Return the SHA-256, in hexadecimal, of every parameter and buffer: name, type, shape and bits."""
-    return tensors_digest({**dict(module.named_parameters()), **dict(module.named_buffers())})
-
-
-def network_digest(model: nn.Module) -> str:
-    """Return the SHA-256, in hexadecimal, of all that decides a network's numbers.
-
-    That is its weights, the classes and plain attributes of its modules, and the source of those of the user's.
-    """
-    parts = [weights_digest(model)]
-    for name, module in model.named_modules():
-        kind = type(module)
-        source = "" if kind.__module__.startswith("torch.") else source_digest(kind)
-        plain = {key: value for key, value in vars(module).items() if key[:1] != "_" and key not in (SPEC, TAKEN)}
-        own = sorted((key, repr(value)) for key, value in plain.items() if isinstance(value, _PLAIN))
-        parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {source} {module.extra_repr()} {own}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _load_packaged(name: str, weights: str | Path | None) -> nn.Module:

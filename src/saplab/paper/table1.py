@@ -12,7 +12,7 @@ from torch import nn
 from saplab.attacks import FGSM, radii_of
 from saplab.defenses import label_of, parse_defenses
 from saplab.metrics.scores import mean_score
-from saplab.models.zoo import network_digest
+from saplab.models.identity import network_digest
 from saplab.paper.plan import Networks, cell_of_line
 from saplab.paper.study import Claim, Figure, Line
 from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped, trained

@@ -16,7 +16,7 @@ from saplab.defenses.gradient import reach
 from saplab.defenses.prediction import logits
 from saplab.defenses.rehearsal import observe
 from saplab.defenses.stochastic import frozen, learn, trust
-from saplab.models.zoo import SPEC, network_digest
+from saplab.models.identity import SPEC, network_digest
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.runs.cell import Network
 
@@ -46,7 +46,9 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
     kind, own = undressed_class(plain), observed.randomness
     name = getattr(plain, SPEC, f"{kind.__module__}:{kind.__qualname__}")
     outputs = "probabilities" if observed.probabilities else "logits"
-    found = Network(name, network_digest(stripped(plain)), grain=own.grain if own else "", outputs=outputs)
+    found = Network(
+        name, network_digest(stripped(plain), observed.written), grain=own.grain if own else "", outputs=outputs
+    )
     if acting:
         found = replace(found, defenses=acting.defenses, sites=acting.sites or (), parameters=acting.parameters)
         whole = observe(network_of(found, {(found.model, found.digest): runs}), images)

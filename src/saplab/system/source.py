@@ -5,8 +5,10 @@ import inspect
 import sys
 from contextlib import suppress
 from functools import cache, partial
-from types import CodeType
+from types import CellType, CodeType
 from typing import Any, Final
+
+from saplab.system.contents import Contents
 
 _KNOWN: Final = {"saplab", *sys.stdlib_module_names} - {"__main__"}
 _PLAIN: Final = str | int | float | tuple | None  # values whose text tells them
@@ -27,33 +29,40 @@ def _digest(cls: Any) -> str:
 
 
 def callable_digest(called: Any) -> str:
-    """Return a hash of what a function does: its module's source, its code, defaults and plain captured values.
+    """Return a hash of what a function does: its module's source, its code, defaults and captured values.
 
-    Of a partial that is its function and arguments, of an object with `__call__` its class and plain attributes; of
-    what is not written in Python, its name.
+    Of a partial that is its function and arguments, of a method also its object, of an object with `__call__` its class
+    and attributes; of what is not written in Python, its name.
     """
-    return hashlib.sha256(_called(called).encode()).hexdigest()[:16]
+    return contents_text(called)[:16]
 
 
-def _called(called: Any) -> str:
+def contents_text(value: Any) -> str:
+    """Return a text of all that a value holds, which tells it from any other; see `Contents`."""
+    return Contents(_called, source_digest).text(value)
+
+
+def _called(called: Any, contents: Contents) -> str:
     if isinstance(called, partial):
-        return "\n".join([_called(called.func), repr(called.args), repr(sorted(called.keywords.items()))])
-    called = getattr(called, "__func__", called)  # of a bound method
+        return "\n".join(map(contents.text, (called.func, called.args, called.keywords)))
+    bound = getattr(called, "__self__", None)  # of a method: its object; of a function of C's: its module
+    if (function := getattr(called, "__func__", None)) is not None:
+        return "\n".join(map(contents.text, (function, bound)))
     if inspect.isfunction(called):
         own = called.__module__.partition(".")[0] not in _KNOWN
-        captured = [_captured(cell.cell_contents) for cell in called.__closure__ or ()]
-        return "\n".join([called.__qualname__, _text(called) if own else "", _member(called), *captured])
-    if hasattr(called, "__qualname__"):
-        return f"{called.__module__}.{called.__qualname__}"
-    return f"{type(called).__qualname__} {source_digest(type(called))} {sorted(map(_named, vars(called).items()))}"
+        captured = [_captured(cell, contents) for cell in called.__closure__ or ()]
+        values = [contents.text(called.__defaults__), contents.text(called.__kwdefaults__)]
+        return "\n".join([called.__qualname__, _text(called) if own else "", _member(called), *captured, *values])
+    if bound is not None and not inspect.ismodule(bound):
+        return f"{called.__qualname__} {contents.text(bound)}"
+    return f"{getattr(called, '__module__', '')}.{getattr(called, '__qualname__', type(called).__qualname__)}"
 
 
-def _named(pair: tuple[str, Any]) -> str:
-    return f"{pair[0]} {_captured(pair[1])}"
-
-
-def _captured(value: Any) -> str:
-    return repr(value) if isinstance(value, _PLAIN) else _called(value) if callable(value) else type(value).__qualname__
+def _captured(cell: CellType, contents: Contents) -> str:
+    try:
+        return contents.text(cell.cell_contents)
+    except ValueError:  # nothing was put into it
+        return ""
 
 
 def _text(found: Any) -> str:
@@ -78,8 +87,16 @@ def _member(value: Any) -> str:
     if isinstance(value, property):
         return "\n".join(map(_member, (value.fget, value.fset)))
     if inspect.isfunction(value):
-        return "\n".join([_compiled(value.__code__), repr(value.__defaults__), repr(value.__kwdefaults__)])
+        return "\n".join([_compiled(value.__code__), *map(_plain, _defaults(value))])
     return repr(value) if isinstance(value, _PLAIN) else ""
+
+
+def _defaults(function: Any) -> list[Any]:
+    return [*(function.__defaults__ or ()), *sorted((function.__kwdefaults__ or {}).items())]
+
+
+def _plain(value: Any) -> str:
+    return repr(value) if isinstance(value, _PLAIN) else type(value).__qualname__
 
 
 def _compiled(code: CodeType) -> str:

@@ -17,8 +17,9 @@ from saplab.data.dataset import Records, digest
 from saplab.defenses import SAP, StochasticWeightPruning
 from saplab.learning.checkpoint import CHECKPOINT, Diverged, RunFolder
 from saplab.learning.progress import Progress
+from saplab.models.identity import weights_digest
 from saplab.models.initialise import initialise
-from saplab.models.zoo import ARCHITECTURES, load_model, weights_digest
+from saplab.models.zoo import ARCHITECTURES, load_model
 from saplab.training.batches import Batches, network_input
 from saplab.training.objectives import PreviousEpoch, Transferred
 from saplab.training.place import Place, torch_threads

@@ -69,7 +69,7 @@ def play(
     from saplab.evaluation.evaluate import Job
     from saplab.evaluation.rows import summarise
     from saplab.evaluation.text import rows_text
-    from saplab.models.zoo import network_digest
+    from saplab.models.identity import network_digest
     from saplab.rl.agents import load_agent
     from saplab.rl.atari import rom_name
     from saplab.runs import GameCell, Network, Request

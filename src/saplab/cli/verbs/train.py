@@ -159,7 +159,7 @@ def _finished(
 def finish(model: "nn.Module", finished: "FinishedRun", job: Job, as_json: bool) -> None:
     """Write weights, facts, card and plots, and say how accurate the network is."""
     from saplab.learning.plot import save_plot
-    from saplab.models.zoo import weights_digest
+    from saplab.models.identity import weights_digest
     from saplab.training.card import accuracy_text, export, wilson
     from saplab.training.plot import history_chart
 

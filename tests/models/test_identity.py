@@ -1,0 +1,218 @@
+"""What makes a network another one: every setting, wherever it is kept; not what a pass leaves behind."""
+
+import os
+import random
+import subprocess
+import sys
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import saplab
+from saplab.models.identity import network_digest
+from saplab.models.initialise import initialise
+from saplab.runs.networks import rehearsed
+
+IMAGES = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass
+class Inner:
+    std: float = 0.1
+    bands: dict[str, Any] = field(default_factory=dict)
+
+
+class Slotted:
+    __slots__ = ("std",)
+
+    def __init__(self, std: float) -> None:
+        self.std = std
+
+
+Pair = namedtuple("Pair", ["low", "high"])
+
+
+def scaled(factor: Any) -> Any:
+    return lambda x: x * factor
+
+
+def held_by(value: Any) -> str:
+    net = nn.Identity()
+    net.setting = value
+    return network_digest(net)
+
+
+DIFFERENT = {
+    "tensor": (torch.zeros(3), torch.tensor([0.0, 0.0, 1e-3])),
+    "type of a tensor": (torch.zeros(3), torch.zeros(3, dtype=torch.float64)),
+    "array": (np.zeros(3), np.array([0.0, 0.0, 1e-3])),
+    "shape of an array": (np.zeros((2, 3)), np.zeros((3, 2))),
+    "number of NumPy's": (np.float32(0.1), np.float32(0.2)),
+    "array of objects": (np.array([Inner(0.1)], dtype=object), np.array([Inner(0.2)], dtype=object)),
+    "list": ([0.1, [0.2]], [0.1, [0.3]]),
+    "order of a list": ([1, 2], [2, 1]),
+    "tuple": ((1, torch.zeros(1)), (1, torch.ones(1))),
+    "named tuple": (Pair(0, 1), Pair(0, 2)),
+    "dict": ({"std": np.zeros(2)}, {"std": np.ones(2)}),
+    "order of an OrderedDict": (OrderedDict(a=1, b=2), OrderedDict(b=2, a=1)),
+    "set": ({1, 2}, {1, 3}),
+    "dataclass": (Inner(0.1), Inner(0.2)),
+    "inside a dataclass": (Inner(bands={"1": [Inner(0.1)]}), Inner(bands={"1": [Inner(0.2)]})),
+    "object": (SimpleNamespace(std=0.1), SimpleNamespace(std=0.2)),
+    "slots": (Slotted(0.1), Slotted(0.2)),
+    "module in a list": ([nn.Hardtanh(0, 1)], [nn.Hardtanh(0, 2)]),
+    "class": (nn.ReLU, nn.ELU),
+    "function": (torch.sin, torch.cos),
+    "function of NumPy's": (np.sin, np.cos),
+    "lambda": (lambda x: x + 1, lambda x: x + 2),
+    "captured tensor": (scaled(torch.ones(2)), scaled(torch.zeros(2))),
+    "captured list": (scaled([1]), scaled([2])),
+    "default": (lambda x, y=(0.1, [0]): x + y, lambda x, y=(0.1, [1]): x + y),
+    "partial": (partial(torch.add, other=torch.zeros(1)), partial(torch.add, other=torch.ones(1))),
+    "method": (Inner(0.1).__eq__, Inner(0.2).__eq__),
+    "private name": (SimpleNamespace(_std=0.1), SimpleNamespace(_std=0.2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_another_setting_is_another_network(kind: str) -> None:
+    one, other = map(held_by, DIFFERENT[kind])
+    assert one != other
+
+
+def test_private_attributes_and_hooks_count() -> None:
+    def net(std: float = 0.1, hook: Any = None) -> str:
+        found = nn.Identity()
+        found._std = std  # type: ignore[assignment]
+        if hook is not None:
+            found.register_forward_hook(hook)
+        return network_digest(found)
+
+    def double(*call: Any) -> Any:
+        return 2 * call[-1]
+
+    def triple(*call: Any) -> Any:
+        return 3 * call[-1]
+
+    assert len({net(), net(0.2), net(hook=double), net(hook=triple)}) == 4
+    assert net(hook=double) == net(hook=double)  # hooks are numbered on in a process
+
+
+SAME = {
+    "order of a dict": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    "addresses": ([SimpleNamespace(f=scaled([1]))], [SimpleNamespace(f=scaled([1]))]),
+    "states of generators": (
+        [random.Random(1), np.random.default_rng(1), torch.Generator().manual_seed(1)],
+        [random.Random(2), np.random.default_rng(2), torch.Generator().manual_seed(2)],
+    ),
+    "memory": (np.arange(6).reshape(2, 3).T, np.ascontiguousarray(np.arange(6).reshape(2, 3).T)),
+    "history": (torch.ones(2), torch.ones(2, requires_grad=True) * 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_what_decides_nothing_does_not_count(kind: str) -> None:
+    one, other = map(held_by, SAME[kind])
+    assert one == other
+
+
+def test_a_value_may_hold_itself() -> None:
+    def loop(std: float) -> Any:
+        found = SimpleNamespace(std=std)
+        found.again = [found]
+        return found
+
+    assert held_by(loop(1.0)) == held_by(loop(1.0)) != held_by(loop(2.0))
+
+
+def test_another_process_finds_the_same() -> None:
+    code = """if True:
+        from torch import nn
+        from saplab.models.identity import network_digest
+        net = nn.Identity()
+        net.setting = {"names": {"a", "b", "c"}, "f": print, "classes": [nn.ReLU, nn.ELU], "last": None}
+        print(network_digest(net))"""
+    seeds = ("1", "2")  # of the hashes of strings, by which sets are ordered
+    found = {
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
+                       capture_output=True).stdout for seed in seeds
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+class Keeps(nn.Module):
+    """Keeps what passes leave behind, in every way that people keep it."""
+
+    def __init__(self, noise: bool = False) -> None:
+        super().__init__()
+        self.linear = initialise(nn.Linear(4, 3), 0)
+        self.noise, self.std, self.calls, self.built = noise, [0.1], 0, False
+        self.last: Tensor | None = None
+        self.sizes: list[int] = []
+        self.seen = {"rows": 0}
+        self.register_buffer("mean", torch.zeros(3))
+
+    @cached_property
+    def scale(self) -> float:
+        return 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.linear(x.flatten(1)) * self.scale
+        z = z + self.std[0] * torch.randn_like(z) if self.noise else z
+        self.last, self.calls, self.built = z, self.calls + 1, True
+        self.sizes.append(len(x))
+        self.seen["rows"] += len(x)
+        with torch.no_grad():
+            self.mean.copy_(z.mean(0))
+        return z
+
+
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_a_network_that_keeps_what_passes_leave_behind_stays_the_same(noise: bool, stochastic: bool) -> None:
+    net: nn.Module = Keeps(noise).eval()
+    net = saplab.Stochastic(net) if stochastic else net
+    first = rehearsed(net, IMAGES)[0]
+    assert first.random == noise
+    net(IMAGES * 0.5)
+    saplab.FGSM()(net, IMAGES, torch.zeros(4, dtype=torch.long), eps=0.1)
+    assert rehearsed(net, IMAGES)[0] == first
+    called = Keeps(noise).eval()
+    called(IMAGES[:1])
+    assert rehearsed(saplab.Stochastic(called) if stochastic else called, IMAGES)[0] == first
+
+
+def test_a_changed_setting_changes_the_numbers_as_well() -> None:
+    """What runs is a copy, made when the network was found to be random: it must follow what is changed later."""
+    net = Keeps(noise=True).eval()
+    first, _, _ = rehearsed(net, IMAGES)
+    before = saplab.predict(net, IMAGES, passes=2)
+    net.std[0] = 3.0
+    second, _, _ = rehearsed(net, IMAGES)
+    assert second.digest != first.digest
+    assert not torch.equal(saplab.predict(net, IMAGES, passes=2), before)
+    net.std[0] = 0.0
+    net.noise = False
+    assert not rehearsed(net, IMAGES)[0].random
+
+
+def test_evaluations_of_a_changed_network_do_not_share_results() -> None:
+    net = Keeps(noise=True).eval()
+    labels = net.linear(IMAGES.flatten(1)).argmax(1)
+
+    def cells() -> set[str]:
+        asked = {"attacks": "fgsm", "eps": 0.1, "passes": 2, "samples": 1, "progress": False}
+        found = saplab.evaluate(net, IMAGES, labels, **asked)
+        return {cell.digest for cell in found.request.cells}
+
+    first = cells()
+    assert cells() == first
+    net.std = [0.2]
+    assert not first & cells()
