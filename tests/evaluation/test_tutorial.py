@@ -1,0 +1,94 @@
+"""docs/random-networks.md as it stands: its files, its Python, its commands and its study."""
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import saplab
+from saplab.cli import app
+from saplab.cli.errors import guarded
+
+PAGE = Path(__file__).parents[2] / "docs" / "random-networks.md"
+BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+FILES = {name: text for kind, name, text in BLOCKS if kind in ("python", "toml") and name}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of a user's, with the files of the page, where Python works."""
+    made = tmp_path_factory.mktemp("tutorial")
+    for name, text in FILES.items():
+        (made / name).write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        patch.syspath_prepend(made)
+        yield made
+        for name in ("noisy", "rounding"):
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def after(folder: Path) -> dict[str, Any]:
+    """Return the names that the page leaves behind, after all blocks but those of extras have run in their order."""
+    names: dict[str, Any] = {"__name__": "page"}
+    for k, (kind, name, text) in enumerate(BLOCKS):
+        if kind == "python" and not name:
+            exec(compile(text, f"{PAGE.name}, block {k}", "exec"), names)
+        elif kind == "console" and not name:
+            command(text)
+    return names
+
+
+def command(text: str) -> None:
+    for line in text.splitlines():
+        program, *words = shlex.split(line)
+        assert program == "saplab"
+        assert guarded(lambda words=words: app(words, prog_name="saplab", standalone_mode=False)) == 0, line
+
+
+def test_the_page_holds_what_it_promises() -> None:
+    assert set(FILES) == {"noisy.py", "rounding.py", "random.toml"}
+    assert all(len(FILES[name].splitlines()) <= 22 for name in ("noisy.py", "rounding.py"))
+    words = " ".join(text for kind, _, text in BLOCKS if kind == "console")
+    assert all(option in words for option in ("--model noisy:net", "--workers 2", "--batch-size", "--engine ray"))
+
+
+def test_the_page_runs(after: dict[str, Any], folder: Path) -> None:
+    """Its own assertions compare the numbers; these say that there were any."""
+    for name in ("noisy", "other", "workers", "mine", "sum"):
+        found = saplab.load(folder / "runs" / name)
+        assert found.verdict.sentence
+        assert {row["images"] for row in found.rows} == {16}
+        assert (folder / "runs" / name / "report.html").stat().st_size > 10_000
+    noted = [json.loads((folder / "runs" / name / "request.json").read_text())["notes"] for name in ("noisy", "study")]
+    assert noted[0] == list(after["result"].request.notes or noted[0])
+    assert "random by itself" in noted[0][0]
+    assert noted[1] == [f"noisy:net: {noted[0][0]}"]
+    assert "Noise and rounding leave about the same" in (folder / "runs" / "study" / "results.md").read_text()
+
+
+def test_the_defence_of_the_page_is_not_flat(after: dict[str, Any]) -> None:
+    """Without its surrogate the same defence has no gradient at all."""
+    rounding = sys.modules["rounding"].Rounding
+    bare = type("Bare", (rounding,), {"surrogate": saplab.Defense.surrogate})
+    x = after["images"].clone().requires_grad_()
+    saplab.defend(after["dense"], bare(levels=16))(x).logsumexp(1).sum().backward()
+    assert (x.grad == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Ray's own pipes and files
+def test_a_cluster_ends_with_the_same_bits(after: dict[str, Any], folder: Path) -> None:
+    for kind, name, text in BLOCKS:
+        if (kind, name) == ("console", "ray"):
+            command(text)
+    assert saplab.load(folder / "runs" / "ray").rows == saplab.load(folder / "runs" / "noisy").rows
