@@ -191,7 +191,7 @@ def test_a_damaged_cell_is_named_and_computed_again(workplace: Path, reference: 
         (["--sites", "9*"], "selects none"),
         (
             ["--attack", "fast"],
-            "`attack` must be one of standard, paper, adaptive, ",
+            "`attack` must be one of quick, standard, paper, adaptive, ",
         ),
         (["--adversary", "me"], "`adversary` must be self or dense"),
         (["--lambda", "0,-1"], "within [0, 255]"),

@@ -92,7 +92,10 @@ class Attack(Named, ABC):
                 network in training mode, a gradient that is not finite.
         """
         threat = ThreatModel(norm, bounds)
-        problem = Problem.of(adversary, images, labels, eps, seed, examples=examples, threat=threat, targets=targets)
+        problem = Problem.of(
+            adversary, images, labels, eps, seed, examples=examples, threat=threat, targets=targets,
+            asked=self.knowledge != "nothing",
+        )  # fmt: skip
         return self.points(problem, eps)
 
     def points(self, problem: Problem, eps: Sequence[float]) -> Iterator[Tensor]:

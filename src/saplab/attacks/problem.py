@@ -52,9 +52,11 @@ class Problem:
     def of(
         cls, adversary: nn.Module, images: Array, labels: Array, eps: Sequence[float] = (), seed: int = 0, *,
         examples: Tensor | None = None, threat: ThreatModel = LINF, targets: Array | None = None,
-        batch_size: int | None = None,
+        batch_size: int | None = None, asked: bool = True,
     ) -> Problem:  # fmt: skip
         """Check what is asked and return the problem; examples are numbered 0..N-1 by default.
+
+        With `asked`, the attack runs the network, which is found out and readied first; see `saplab.Stochastic`.
 
         Raises:
             ValueError: images, labels or radii that `threat` refuses, or bad `seed`, `examples` or `targets`.
@@ -67,7 +69,9 @@ class Problem:
         if towards is not None and bool((towards == wanted).any()):
             raise ValueError(f"`targets` must be {len(points)} classes, none of them its example's label")
         numbers = numbered(examples, len(points))
-        return cls(ready(adversary, points), points, wanted, numbers, seed, threat, towards, batch_size)
+        return cls(
+            ready(adversary, points) if asked else adversary, points, wanted, numbers, seed, threat, towards, batch_size
+        )
 
     @cached_property
     def random(self) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from saplab.attacks import Attack
 from saplab.defenses.drawing import current
+from saplab.defenses.stochastic import trust
 from saplab.rl.player import mean_values
 from saplab.rng.streams import stream_key
 
@@ -43,7 +44,7 @@ class Adversary:
         if not self.newest:
             return self.attack(self.network, stacks, labels, self.eps, seed=self.seed, examples=numbers)
         older, frames = stacks[:, :-1], stacks[:, -1:]
-        network = NewestFrame(self.network, older, numbers)
+        network = trust(NewestFrame(self.network, older, numbers))  # which takes no other examples
         return torch.cat((older, self.attack(network, frames, labels, self.eps, seed=self.seed, examples=numbers)), 1)
 
     def _greedy_actions(self, stacks: Tensor, numbers: Tensor) -> Tensor:
