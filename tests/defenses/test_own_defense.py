@@ -48,7 +48,7 @@ class Everywhere(Defense):
         return x * draw.bernoulli(0.9, x.shape)
 
     def activation(self, h: Tensor, draw: Draw, where: str) -> Tensor:
-        return h.gather(1, draw.permutation(h.shape[1])) + draw.randint(0, 2, h.shape)
+        return h[torch.arange(len(h))[:, None], draw.permutation(h.shape[1])] + draw.randint(0, 2, h.shape)
 
     def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         return w + 0.1 * draw.normal(w.shape)

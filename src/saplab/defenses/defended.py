@@ -1,6 +1,7 @@
 """Put defences on a network: the same network, with the same keys and parameters, whose every call is a fresh pass."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -34,17 +35,11 @@ class Defended(Dress):
                 where its draws would be wrong, such as inside `torch.vmap` or an activation checkpoint.
             NotFiniteError: pruned activations held NaN or infinity.
         """
-        if self._saplab_rule == "relaxed" and current() is None:
-            with relaxing(True):
-                return self._saplab_run(args, kwargs)
-        return self._saplab_run(args, kwargs)
-
-    def _saplab_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         begin = _begin_uncompiled if torch.compiler.is_compiling() else Defended._saplab_begin
         run, args, kwargs = begin(self, args, kwargs)
         if run.weights and torch.compiler.is_compiling():  # weights are known by identity, which inputs must not fix
             args, kwargs = tuple(map(_renewed, args)), {name: _renewed(value) for name, value in kwargs.items()}
-        with SiteMode(run):
+        with relaxing(True) if self._saplab_relaxes() else nullcontext(), SiteMode(run):
             output = super().forward(*args, **kwargs)
         if run.defended == 0 and run.plan.acting["activation"]:
             raise ValueError(_nothing_found(run))
@@ -65,7 +60,12 @@ class Defended(Dress):
         drawing = (drawing.of_one_pass() if plan.shares_draws else drawing).on(_device_of(self, args, kwargs))
         weights = plan.changed_weights(self._saplab_weights(), drawing)
         run = Pass(plan, drawing, weights, signs=signs())
-        return (run, *_with_input(plan, drawing, args, kwargs)) if inputs else (run, args, kwargs)
+        with relaxing(self._saplab_relaxes()):
+            return (run, *_with_input(plan, drawing, args, kwargs)) if inputs else (run, args, kwargs)
+
+    def _saplab_relaxes(self) -> bool:
+        """Return whether a direct call takes its gradient by the rule ``relaxed``, which a `drawing` does by itself."""
+        return self._saplab_rule == "relaxed" and current() is None
 
     def _saplab_weights(self) -> dict[str, Tensor]:
         """Return the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
