@@ -171,7 +171,9 @@ def test_the_attack_s_own_rule_decides_in_attacks(net: nn.Module, x: Tensor) -> 
 
 
 def test_an_unknown_rule_is_refused(net: nn.Module) -> None:
-    with pytest.raises(ValueError, match="`backward` must be one of mask, probability, identity, got 'straight'"):
+    with pytest.raises(
+        ValueError, match="`backward` must be one of mask, probability, identity, relaxed, got 'straight'"
+    ):
         saplab.defend(net, saplab.SAP(60), backward="straight")  # type: ignore[arg-type]
 
 

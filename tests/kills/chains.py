@@ -107,9 +107,9 @@ def _hash(path: Path, exact: bool) -> str:
 
 def start(words: Sequence[str], out: str, where: Path) -> subprocess.Popen[str]:
     """Start a command in a session of its own; what it says goes to a file beside its folder."""
-    log = (where / f"{out}.log").open("a")
     line = [sys.executable, "-m", "saplab", *words, "--out", out]
-    return subprocess.Popen(line, cwd=where, stdout=log, stderr=log, text=True, start_new_session=True)
+    with (where / f"{out}.log").open("a") as log:  # the process has its own handle
+        return subprocess.Popen(line, cwd=where, stdout=log, stderr=log, text=True, start_new_session=True)
 
 
 def undisturbed(command: Command, where: Path) -> tuple[dict[str, str], float]:

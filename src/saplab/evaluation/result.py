@@ -85,7 +85,7 @@ class Result:
 
     def __repr__(self) -> str:
         judged = [] if self.findings is None else [verdict_text(self.findings.verdict)]
-        return "\n\n".join([*self.request.notes, rows_text(self.summary.rows), *judged])
+        return "\n\n".join(["\n".join([*self.request.notes, rows_text(self.summary.rows)]), *judged])
 
     def _repr_html_(self) -> str:
         return f"{to_bytes(self.plot(), 'svg').decode()}<pre>{escape(repr(self))}</pre>"
