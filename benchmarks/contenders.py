@@ -9,6 +9,7 @@ from suite.gradients import BATCH, EOTPGD
 from torch import Tensor, nn
 
 import saplab
+from saplab.defenses.stochastic import trust
 from saplab.pruning.operator import BackwardRule
 
 OURS, EVERY_STEP, ADAPTIVE_STEP = "saplab PGD", "saplab PGD, never stopping", "saplab APGD"
@@ -50,7 +51,7 @@ class Task:
         """Defend the network, and count the examples that go through it."""
         model: nn.Module = saplab.defend(self.net, saplab.SAP(percent=100), seed=seed, backward=self.backward)
         model.register_forward_pre_hook(self._count)
-        return model
+        return trust(model)  # so that the rehearsal's own passes are not counted
 
     def _count(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.counts["gradient" if torch.is_grad_enabled() else "plain"] += len(args[0])
