@@ -369,7 +369,7 @@ def test_report_prints_its_paths_and_rows(tmp_path, capsys):
     assert "--attack adaptive" in page
     told = {check["key"]: check["how"] for check in result["checks"]}
     assert told["black-box"] == "--attack adaptive"
-    note, _, shown = repr(load(store.root)).partition("\n\n")
+    note, _, shown = repr(load(store.root)).partition("\n")
     assert note == "It is random by itself."
     assert shown.partition("Can these")[0] in captured.err
 
