@@ -12,6 +12,7 @@ from torch._compile import _disable_dynamo
 
 from saplab.defenses.base import Defense
 from saplab.defenses.checkpoints import refuse_checkpoint, signs
+from saplab.defenses.computed import announce_weights, computed_names, meeting, refuse_hidden_weights, weights_by_name
 from saplab.defenses.drawing import Drawing, GradientRule, check_rule, current, fresh
 from saplab.defenses.dressing import Dress, dressed, dresses, undress, view
 from saplab.defenses.relaxed import relaxing
@@ -39,7 +40,8 @@ class Defended(Dress):
         run, args, kwargs = begin(self, args, kwargs)
         if run.weights and torch.compiler.is_compiling():  # weights are known by identity, which inputs must not fix
             args, kwargs = tuple(map(_renewed, args)), {name: _renewed(value) for name, value in kwargs.items()}
-        with relaxing(True) if self._saplab_relaxes() else nullcontext(), SiteMode(run):
+        computing = meeting(run.meet) if run.plan.computed else nullcontext()
+        with relaxing(True) if self._saplab_relaxes() else nullcontext(), computing, SiteMode(run):
             output = super().forward(*args, **kwargs)
         if run.defended == 0 and run.plan.acting["activation"]:
             raise ValueError(_nothing_found(run))
@@ -58,7 +60,8 @@ class Defended(Dress):
         refuse_checkpoint()
         drawing = self._saplab_drawing()
         drawing = (drawing.of_one_pass() if plan.shares_draws else drawing).on(_device_of(self, args, kwargs))
-        weights = plan.changed_weights(self._saplab_weights(), drawing)
+        named = self._saplab_weights()
+        weights = {id(weight): plan.changed_weight(name, weight, drawing) for name, weight in named.items()}
         run = Pass(plan, drawing, weights, signs=signs())
         with relaxing(self._saplab_relaxes()):
             return (run, *_with_input(plan, drawing, args, kwargs)) if inputs else (run, args, kwargs)
@@ -69,7 +72,9 @@ class Defended(Dress):
 
     def _saplab_weights(self) -> dict[str, Tensor]:
         """Return the tensors to change, which a DataParallel replica holds as attributes, not as parameters."""
-        places = ((name, *name.rpartition(".")) for name in self._saplab_plan.parameters)
+        plan = self._saplab_plan
+        names = (name for name in plan.parameters if name not in plan.computed)
+        places = ((name, *name.rpartition(".")) for name in names)
         return {name: getattr(self.get_submodule(module), leaf) for name, module, _, leaf in places}
 
     @property
@@ -81,8 +86,16 @@ class Defended(Dress):
         return self._saplab_plan.shares_draws
 
 
+def _begin_in_graph(
+    model: Defended, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Pass, tuple[Any, ...], dict[str, Any]]:
+    if computed := model._saplab_plan.computed:
+        raise ValueError(f"a defence of weights that their layers compute ({min(computed)}) cannot be compiled")
+    return model._saplab_begin(args, kwargs)
+
+
 # What changes from pass to pass stays out of compiled graphs. The public torch.compiler.disable imports the compiler.
-_begin_uncompiled: Final = _disable_dynamo(Defended._saplab_begin)
+_begin_uncompiled: Final = _disable_dynamo(_begin_in_graph)
 
 
 def _renewed(value: Any) -> Any:
@@ -172,7 +185,8 @@ def defend(
         defenses: any of saplab's or of one's own, applied in the order given.
         sites: name pattern, or several, of the sites to defend (``"stage3.*"``); all by default.
         parameters: name pattern, or several, of the parameters that weight defences change; by default all weight
-            tensors (see `saplab.defenses.weights`).
+            tensors (see `saplab.defenses.weights`). A weight that its layer computes (weight_norm, pruning) goes by the
+            name that the layer calls it.
         seed: of the draws of direct calls.
         backward: how direct calls take SAP's gradient, for training code and for other libraries' attacks: ``mask``,
             ``probability``, ``identity`` or ``relaxed`` (see `MonteCarlo`, whose own choice decides in the attacks of
@@ -180,9 +194,9 @@ def defend(
 
     Raises:
         TypeError: `model` is not an `nn.Module`, or a defence is none.
-        ValueError: a model whose inside cannot be seen (TorchScript, compiled) or that is defended already, no
-            defence, too many of them, a bad `seed`, an unknown `backward`. A forward pass that finds no site raises
-            as well.
+        ValueError: a model whose inside cannot be seen (TorchScript, compiled, a weight computed in an unknown way) or
+            that is defended already, no defence, too many of them, a bad `seed`, an unknown `backward`. A forward pass
+            that finds no site raises as well.
 
     Example:
         >>> sap = saplab.defend(net, saplab.SAP(percent=100), seed=0)
@@ -210,14 +224,19 @@ def _plan(
         raise ValueError("`sites` selects activation maps, but no defence acts on activations; see `parameters`")
     if parameters is not None and not acting:
         raise ValueError("`parameters` selects weights, but no defence acts on weights; see `sites`")
-    return replace(plan, parameters=_defended_parameters(model, acting, parameters)) if acting else plan
+    if not acting:
+        return plan
+    names = _defended_parameters(model, acting, parameters)
+    return replace(plan, parameters=names, computed=computed_names(model).intersection(names))
 
 
 def _defended_parameters(
     model: nn.Module, defenses: Sequence[Defense], patterns: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     """Name the parameters to change; refuse a choice of none, and orders that decide the outcome."""
-    every = [name for name, _ in model.named_parameters()]
+    if patterns is None:
+        refuse_hidden_weights(model)
+    every = list(weights_by_name(model))
     chosen = [n for n in every if any(fnmatchcase(n, p) for p in patterns)] if patterns else weight_names(model)
     acting = {name: [d for d in defenses if d.serves(name)] for name in chosen}
     names = tuple(name for name, some in acting.items() if some)
@@ -235,6 +254,7 @@ def _defended(model: nn.Module, plan: Plan, key: int, rule: GradientRule = "mask
     """Return a view of the model that runs by the plan."""
     defended = dressed(model, Defended, key, rule)
     announce_modules(defended)
+    announce_weights(defended, plan.computed)
     defended._saplab_plan = plan
     return defended
 

@@ -18,8 +18,11 @@ from torch.utils._pytree import tree_leaves
 from saplab.defenses.base import HOOKS, Defense, label_of
 from saplab.defenses.defended import Defended
 from saplab.defenses.drawing import drawing
+from saplab.defenses.dressing import view
 from saplab.defenses.host import Generators
 from saplab.defenses.keyed import NO_PATTERN, Axis, KeyedDraws, Kind, Numbers, Pattern, Randomness, Shape, Source
+from saplab.defenses.sites import announce_modules
+from saplab.defenses.unseen import Unseen, handwritten, unseen_notes
 from saplab.models.identity import held
 from saplab.rng.streams import pass_streams, stream_key
 
@@ -110,9 +113,7 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
         ValueError: the network cannot take the images, a defence draws from a generator of its own, or a random
             operator has no keyed form, or draws are made only where gradients are taken.
     """
-    rows = images[:_ROWS].detach()
-    rows = torch.cat([rows] * _ROWS)[:_ROWS] if len(rows) < _ROWS else rows
-    stage = _Stage(model, rows)
+    stage = _Stage(model, _rows(images))
     with torch.no_grad(), _untouched(model):
         first, again = stage.whole(0), stage.whole(0)
         before = held(model)
@@ -133,6 +134,25 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
         written = _changed(before, held(model))
         randomness = Randomness(fits or patterns[0], hosts, keyed, alone=fits is not None, written=written)
         return Observed(randomness, alone, probabilities, model.training, written)
+
+
+def unseen(model: nn.Module, images: Tensor) -> tuple[str, ...]:
+    """Return what to say, in sentences, of activations of an undefended network on which no defence can act.
+
+    It is found by one more keyed pass over three of `images` (N, ...), with a gradient.
+    """
+    leaf = _rows(images).clone().requires_grad_(images.is_floating_point())
+    named = view(model)
+    announce_modules(named)
+    with torch.enable_grad(), _untouched(model), Unseen() as seen:
+        image = seen.watched(leaf.clone())  # into which a network may write
+        outputs = _Stage(named, image).whole(0).outputs
+    return unseen_notes(seen.found, handwritten(outputs, leaf))
+
+
+def _rows(images: Tensor) -> Tensor:
+    rows = images[:_ROWS].detach()
+    return torch.cat([rows] * _ROWS)[:_ROWS] if len(rows) < _ROWS else rows
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[str]:

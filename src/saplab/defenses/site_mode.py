@@ -3,7 +3,6 @@
 A `TorchFunctionMode` around the forward pass sees modules, functions and methods alike.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -17,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from saplab.defenses.base import HOOKS, Defense
 from saplab.defenses.checkpoints import Signs, refuse_checkpoint
 from saplab.defenses.drawing import Draw, Drawing
-from saplab.defenses.sites import RECTIFIERS, Site, classify, path_of
+from saplab.defenses.sites import RECTIFIERS, Site, classify, in_parametrization, path_of
 from saplab.pruning.normalised import Normalised, normalised
 from saplab.rng.streams import SITES
 
@@ -34,12 +33,14 @@ class Plan:
     Attributes:
         defenses: in the order in which they act at a place.
         sites: patterns of the defended sites; None for all.
-        parameters: names of the defended parameters, in order.
+        parameters: names of the defended weights, in order.
+        computed: those among them that layers compute in each pass.
     """
 
     defenses: tuple[Defense, ...] = ()
     sites: tuple[str, ...] | None = None
     parameters: tuple[str, ...] = ()
+    computed: frozenset[str] = frozenset()
 
     @cached_property
     def acting(self) -> dict[str, Acting]:
@@ -63,17 +64,14 @@ class Plan:
             x = defense.applied("input", x, Draw(drawing, _INPUT_SITE + position, "input", x.shape[0], x.device))
         return x
 
-    def changed_weights(self, named: Mapping[str, Tensor], drawing: Drawing) -> dict[int, Tensor]:
-        """Return this pass's weights, by the identity of the tensors that they stand for."""
-        result = {}
-        for index, (name, weight) in enumerate(named.items()):
-            changed = weight
-            for position, defense in self.acting["weight"]:
-                if defense.serves(name):
-                    draw = Draw(drawing, index * MOST_DEFENSES + position, name, None, weight.device)
-                    changed = defense.applied("weight", changed, draw, name)
-            result[id(weight)] = changed
-        return result
+    def changed_weight(self, name: str, weight: Tensor, drawing: Drawing) -> Tensor:
+        """Return this pass's tensor in place of the weight of that name."""
+        index = self.parameters.index(name)
+        for position, defense in self.acting["weight"]:
+            if defense.serves(name):
+                draw = Draw(drawing, index * MOST_DEFENSES + position, name, None, weight.device)
+                weight = defense.applied("weight", weight, draw, name)
+        return weight
 
 
 @dataclass
@@ -84,6 +82,7 @@ class Pass:
         plan: which defences act where.
         drawing: the draws.
         weights: this pass's weights, by the identity of the tensors that they stand for.
+        met: the computed ones among these tensors, which must live as long as their identity counts.
         record: where to note the sites; None not to.
         calls: the names of the sites met so far.
         paths: how often each name was met before numbering.
@@ -94,7 +93,8 @@ class Pass:
 
     plan: Plan
     drawing: Drawing
-    weights: Mapping[int, Tensor] = field(default_factory=dict)
+    weights: dict[int, Tensor] = field(default_factory=dict)
+    met: list[Tensor] = field(default_factory=list)
     record: list[Site] | None = None
     calls: list[str] = field(default_factory=list)
     paths: dict[str, int] = field(default_factory=dict)
@@ -108,6 +108,11 @@ class Pass:
         name = path if count == 1 else f"{path}#{count}"
         self.calls.append(name)
         return len(self.calls) - 1, name
+
+    def meet(self, name: str, weight: Tensor) -> None:
+        """Note a weight that a layer has just computed: its changed form takes its place from here on."""
+        self.met.append(weight)
+        self.weights[id(weight)] = self.plan.changed_weight(name, weight, self.drawing)
 
     def refuse_checkpoint(self) -> None:
         """Refuse to draw inside an activation checkpoint; see `saplab.defenses.checkpoints`."""
@@ -127,7 +132,7 @@ class SiteMode(TorchFunctionMode):
         if self.run.weights:
             args, kwargs = tuple(map(self._weight, args)), {k: self._weight(value) for k, value in kwargs.items()}
         kind = classify(func, args, kwargs)
-        if kind is None:
+        if kind is None or in_parametrization():
             result = func(*args, **kwargs)
             if func is F.batch_norm and self.run.drawing.inputs_only:
                 self.run.norm = normalised(args, kwargs, result)

@@ -13,6 +13,9 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from saplab.defenses.computed import is_weight_hook
 
 _NAMES: Final = (
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardtanh",
@@ -78,8 +81,13 @@ def announce_modules(model: nn.Module) -> None:
 
 
 def is_announcement(hook: Any) -> bool:
-    """Return whether a forward hook is one of `announce_modules`."""
-    return hook is _leave or (isinstance(hook, partial) and hook.func is _enter)
+    """Return whether a forward hook is one of `announce_modules` or of `announce_weights`."""
+    return hook is _leave or (isinstance(hook, partial) and hook.func is _enter) or is_weight_hook(hook)
+
+
+def in_parametrization() -> bool:
+    """Return whether a weight is being computed, whose functions are no activation functions."""
+    return any(isinstance(module, ParametrizationList) for _, module in module_path.stack)
 
 
 def path_of(function: str) -> str:

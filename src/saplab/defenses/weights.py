@@ -2,7 +2,8 @@
 
 They change the weight tensors of linear, convolution, recurrent and attention layers, the last layer included: what
 the paper calls W^i. Biases, batch-norm and embeddings are left alone, unless `parameters=` of `saplab.defend` names
-others. One draw serves a whole pass, all examples alike (appendix B).
+others. A weight that its layer computes in each pass is changed as the layer uses it (`saplab.defenses.computed`).
+One draw serves a whole pass, all examples alike (appendix B).
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saplab.defenses.base import POSITIVE, Allowed, Draw, Setting, Tuned
+from saplab.defenses.computed import weights_by_name
 from saplab.pruning.operator import draws_of, prune
 from saplab.rng.numbers import normals
 from saplab.system.registry import register
@@ -103,12 +105,12 @@ def _normals_like(w: Tensor, draw: Draw) -> Tensor:
 
 
 def weight_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the parameters that the paper's weight defences change, in the order of the network."""
+    """Return the names of the weights that the paper's weight defences change, in the order of the network."""
     modules = dict(model.named_modules())
     return tuple(
         name
-        for name, parameter in model.named_parameters()
-        if parameter.dim() >= 2
+        for name, weight in weights_by_name(model).items()
+        if weight.dim() >= 2
         and "weight" in name.rpartition(".")[2]
         and not isinstance(modules[name.rpartition(".")[0]], _NOT_WEIGHTS)
     )

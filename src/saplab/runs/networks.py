@@ -14,7 +14,7 @@ from saplab.defenses.drawing import GradientRule, drawing
 from saplab.defenses.dressing import dresses, stripped, undressed_class
 from saplab.defenses.gradient import reach
 from saplab.defenses.prediction import logits
-from saplab.defenses.rehearsal import observe
+from saplab.defenses.rehearsal import observe, unseen
 from saplab.defenses.stochastic import frozen, learn, trust
 from saplab.models.identity import SPEC, network_digest
 from saplab.rng.streams import pass_streams, stream_key
@@ -55,7 +55,8 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
         if whole.randomness is not None:
             raise ValueError("a defence draws from NumPy's or Python's generator, or one of its own; its numbers must"
                              " come from `draw`, such as draw.normal(x.shape)")  # fmt: skip
-    return found, runs, (*observed.notes, *_followed(runs, images))
+    hidden = unseen(plain, images) if acting and acting.acting["activation"] and not acting.sites else ()
+    return found, runs, (*observed.notes, *hidden, *_followed(runs, images))
 
 
 def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
