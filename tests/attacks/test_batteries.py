@@ -19,6 +19,7 @@ from saplab.attacks import (
     MonteCarlo,
     RandomNoise,
     Square,
+    Traits,
     attackers_of,
     parse_attackers,
     parse_strengths,
@@ -29,6 +30,7 @@ from saplab.defenses import parse_defenses
 from saplab.runs import Network
 
 GRADIENT = MonteCarlo(20)
+SMOOTH = Traits(random=True, saturated=False, blind=False, mixture=False, classes=10)
 
 
 def test_attacks_are_read_with_their_settings() -> None:
@@ -58,9 +60,8 @@ def test_the_adaptive_battery_knows_more_than_the_papers() -> None:
     paper, adaptive = (parse_attackers(name, GRADIENT) for name in ("paper", "adaptive"))
     assert adaptive[: len(paper)] == paper
     assert {type(one.attack) for one in adaptive} == {RandomNoise, FGSM, Iterative, PGD, APGD, ARC, Square}
-    assert {
-        one.attack.gradient.backward for one in adaptive if hasattr(one.attack, "gradient") and not one.saturated
-    } == {"mask", "identity"}
+    smooth = [one for one in adaptive if one.fitted(SMOOTH) and hasattr(one.attack, "gradient")]
+    assert {one.attack.gradient.backward for one in smooth} == {"mask", "identity"}
     budgets = [one.attack.samples for one in adaptive if isinstance(one.attack, FGSM) and one.whose == "self"]
     assert budgets == [20, 1, 10, 20]
     assert [one.eps for one in adaptive if one.eps] == [radii_of((64.0,))]
@@ -70,7 +71,8 @@ def test_the_standard_battery_holds_what_a_masked_gradient_fails() -> None:
     standard = parse_attackers("standard", GRADIENT)
     assert {one.attack.knowledge for one in standard} == {"gradient", "scores", "nothing"}
     assert [one.whose for one in standard].count("dense") == 1
-    pgd = [one.attack for one in standard if isinstance(one.attack, PGD) and one.whose == "self" and not one.saturated]
+    fitted = [one for one in standard if one.whose == "self" and one.fitted(SMOOTH)]
+    pgd = [one.attack for one in fitted if isinstance(one.attack, PGD)]
     assert [(a.steps, a.gradient.backward, a.samples) for a in pgd] == [(20, "mask", 5), (20, "identity", 5),
                                                                        (40, "identity", 5)]  # fmt: skip
 
@@ -254,23 +256,67 @@ def test_points_outside_the_ball_are_an_error(mine: Any, sap: Any, images: Any, 
 
 def test_attacks_by_relaxed_gradients_are_for_networks_that_saturate() -> None:
     for name in ("quick", "standard", "adaptive"):
-        some = parse_attackers(name, GRADIENT)
-        assert {one.saturated for one in some if getattr(one.attack, "gradient", GRADIENT).backward == "relaxed"} == {
-            True
-        }
-        assert not any(one.saturated for one in some if getattr(one.attack, "gradient", GRADIENT).backward != "relaxed")
+        for one in parse_attackers(name, GRADIENT):
+            relaxed = getattr(one.attack, "gradient", GRADIENT).backward == "relaxed"
+            assert one.only is not None
+            assert (one.only.saturated is True) == relaxed
+
+
+def fitted(text: str, **traits: Any) -> list[str]:
+    """Return the attackers of a network as text; one that is smooth and always the same, of ten classes."""
+    found = replace(SMOOTH, **{"random": False, **traits})
+    attackers = (one.fitted(found) for one in parse_attackers(text))
+    return [one.attack.spec for one in attackers if one]
+
+
+def test_a_battery_goes_by_what_a_network_is() -> None:
+    plain = fitted("standard")
+    towards = "apgd:backward=identity,loss=dlr,steps=50,targets=9"
+    assert set(plain) - set(fitted("standard", random=True)) == {towards}
+    saturated = {
+        "pgd:backward=relaxed",
+        "apgd:backward=relaxed,loss=dlr,steps=20",
+        towards.replace("identity", "relaxed"),
+    }
+    assert set(fitted("standard", saturated=True)) - set(plain) == saturated
+    assert towards not in fitted("standard", saturated=True)
+    assert set(fitted("standard", blind=True)) - set(plain) == {"square:passes=1"}
+    assert set(fitted("standard", mixture=True)) - set(plain) == {"arc"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "untargeted", "targeted"),
+    [(2, "loss=margin,steps=20", "loss=margin,steps=50,targets=1"),
+     (3, "loss=dlr,steps=20", "loss=margin,steps=50,targets=2"),
+     (4, "loss=dlr,steps=20", "loss=dlr,steps=50,targets=3"),
+     (10, "loss=dlr,steps=20", "loss=dlr,steps=50,targets=9")],
+)  # fmt: skip
+def test_a_battery_asks_no_more_of_few_classes_than_there_is(classes: int, untargeted: str, targeted: str) -> None:
+    found = [spec for spec in fitted("standard", classes=classes) if spec.startswith("apgd")]
+    assert found == [f"apgd:backward=identity,{text}" for text in (untargeted, targeted)]
+
+
+def test_what_somebody_names_is_run_whatever_the_network_is() -> None:
+    assert fitted("pgd:backward=relaxed+apgd:loss=dlr,targets=9", classes=3) == [
+        "pgd:backward=relaxed", "apgd:loss=dlr,targets=9",
+    ]  # fmt: skip
+    for text in ("standard+pgd:backward=relaxed", "pgd:backward=relaxed+standard"):
+        assert fitted(text).count("pgd:backward=relaxed") == 1
+        assert len(parse_attackers(text)) == len(parse_attackers("standard"))
 
 
 def test_a_battery_by_which_numbers_are_published_is_what_its_version_says() -> None:
     """A change of the battery needs a new version here and in `VERSIONS`."""
     told = [
-        f"{one.whose} {one.attack.spec}{' where it saturates' * one.saturated}{' of a mixture' * one.mixture}"
+        " ".join([one.whose, one.attack.spec, *(f"{k}={v}" for k, v in vars(one.only).items() if v is not None)])
         for one in parse_attackers("standard")
     ]
     assert VERSIONS["standard"] == "saplab-1"
     assert told == [
         "self noise", "dense pgd", "self pgd", "self pgd:backward=identity", "self pgd:backward=identity,steps=40",
-        "self apgd:backward=identity,loss=dlr,steps=20", "self pgd:backward=relaxed where it saturates",
-        "self apgd:backward=relaxed,loss=dlr,steps=20 where it saturates", "self arc of a mixture",
-        "self square:queries=100,passes=1",
+        "self apgd:backward=identity,loss=dlr,steps=20",
+        "self apgd:backward=identity,loss=dlr,steps=50,targets=9 random=False saturated=False",
+        "self pgd:backward=relaxed saturated=True", "self apgd:backward=relaxed,loss=dlr,steps=20 saturated=True",
+        "self apgd:backward=relaxed,loss=dlr,steps=50,targets=9 random=False saturated=True", "self arc mixture=True",
+        "self square:queries=100,passes=1", "self square:passes=1 blind=True",
     ]  # fmt: skip

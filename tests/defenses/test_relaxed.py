@@ -226,6 +226,13 @@ class Rounding(nn.Module):
         return self.net((x * 7).round() / 7)
 
 
+class TwoWay(nn.Module):
+    """Two-way softmax so sharp that its outputs are 0 or 1 to the bit: which of (x, 0) is larger."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(torch.stack((x, torch.zeros_like(x))) / 1e-8, 0)[0]
+
+
 @pytest.fixture
 def net() -> nn.Module:
     return initialise(nn.Sequential(nn.Flatten(), nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 5)), 0).eval()
@@ -249,6 +256,21 @@ def test_an_attack_sees_what_a_flat_gradient_hides(kind: type[nn.Module], net: n
     assert right(hidden, relaxed(hidden, images, labels, 0.3), labels) < 0.2
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_attack_sees_through_units_that_are_truly_binary(layers: int, images: Tensor) -> None:
+    hidden = [module for _ in range(layers - 1) for module in (nn.Linear(64, 64), TwoWay())]
+    seen: list[Tensor] = []
+    binary = nn.Sequential(nn.Flatten(), nn.Linear(48, 64), TwoWay(), *hidden, nn.Linear(64, 5))
+    binary = initialise(binary, 0).eval()
+    binary[2].register_forward_hook(lambda module, given, out: seen.append(out.detach()))
+    labels = binary(images).argmax(1)
+    assert set(seen[0].unique().tolist()) == {0.0, 1.0}
+    plain, relaxed = (saplab.PGD(saplab.MonteCarlo(backward=b), steps=20) for b in ("mask", "relaxed"))
+    assert (saplab.MonteCarlo().estimate(saplab.Problem.of(binary, images, labels)).gradient == 0).all()
+    assert right(binary, plain(binary, images, labels, 0.3), labels) > 0.5
+    assert right(binary, relaxed(binary, images, labels, 0.3), labels) < 0.2
+
+
 @dataclass(frozen=True)
 class RoundedMaps(saplab.Defense):
     """A defence of a user's, that knows nothing of rules."""
@@ -257,15 +279,27 @@ class RoundedMaps(saplab.Defense):
         return (h * 4 + draw.uniform(h.shape)).floor() / 4
 
 
-def test_a_users_defence_is_relaxed_and_sap_has_the_masks_gradient(net: nn.Module, images: Tensor) -> None:
-    labels = net(images).argmax(1)
-    own, sap = saplab.defend(net, RoundedMaps()), saplab.defend(net, saplab.SAP(100))
-    rules = {b: saplab.MonteCarlo(4, backward=b) for b in ("mask", "relaxed")}
-    found = {b: rule.estimate(saplab.Problem.of(own, images, labels)).gradient for b, rule in rules.items()}
+def test_a_users_defence_is_relaxed(net: nn.Module, images: Tensor) -> None:
+    labels, own = net(images).argmax(1), saplab.defend(net, RoundedMaps())
+    found = {b: gradient_of(own, images, labels, b) for b in ("mask", "relaxed")}
     assert (found["mask"] == 0).all()
     assert (found["relaxed"].flatten(1).norm(dim=1) > 0).all()
-    same = [rule.estimate(saplab.Problem.of(sap, images, labels)).gradient for rule in rules.values()]
-    assert torch.equal(*same)
+
+
+@pytest.mark.parametrize("defense", [saplab.SAP(100), saplab.Dropout(0.5), saplab.RandomlyScaledActivations(0.5)])
+def test_what_returns_its_input_on_average_is_passed_straight_through(
+    defense: saplab.Defense, net: nn.Module, images: Tensor
+) -> None:
+    """So that what is saturated behind a defence, and the defence, hide nothing together."""
+    labels, defended = net(images).argmax(1), saplab.defend(net, defense)
+    found = {b: gradient_of(defended, images, labels, b) for b in ("mask", "identity", "relaxed")}
+    assert torch.equal(found["relaxed"], found["identity"])
+    assert not torch.equal(found["relaxed"], found["mask"])
+
+
+def gradient_of(net: nn.Module, images: Tensor, labels: Tensor, rule: str) -> Tensor:
+    problem = saplab.Problem.of(net, images, labels)
+    return saplab.MonteCarlo(4, backward=rule).estimate(problem).gradient  # type: ignore[arg-type]
 
 
 def test_stacks_threads_and_single_passes_agree(net: nn.Module, images: Tensor) -> None:

@@ -281,6 +281,27 @@ def test_the_standard_battery_adds_relaxed_attacks_where_a_gradient_saturates_an
     relaxed = [
         [c for c in found.request.curves if "relaxed" in c.first.attack.spec] for found in (plain, stepwise)
     ]  # fmt: skip
-    assert [len(curves) for curves in relaxed] == [0, 2]
+    assert [len(curves) for curves in relaxed] == [0, 3]
     assert all(found.request.notes[0].endswith("standard, version saplab-1.") for found in (plain, stepwise))
     assert "saplab-1" in repr(plain)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_standard_battery_judges_networks_of_few_classes(classes):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), classes)).eval()
+    labels = net(IMAGES).argmax(1)
+    found = saplab.evaluate(net, IMAGES, labels, eps=0.2, progress=False)
+    assert found.verdict.headline.accuracy.estimate == 0
+
+
+def test_where_no_gradient_sees_anything_the_black_box_searches_on():
+    class Lookup(nn.Module):
+        """A network behind a table, which ends every gradient."""
+
+        def forward(self, x):
+            return NET(torch.arange(256.0)[(x.detach() * 255).round().long()] / 255)
+
+    attacks = [c.first.attack for c in saplab.evaluate(Lookup().eval(), IMAGES, LABELS, eps=0.1, passes=1,
+                                                       samples=1, progress=False).request.curves]  # fmt: skip
+    assert [a.queries for a in attacks if isinstance(a, saplab.Square)] == [100, 1000]

@@ -16,6 +16,7 @@ from saplab.metrics import mean_interval, worst_case
 
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)
 IMAGES = 1000
+DLR = MonteCarlo(10, loss="dlr")
 STEPS = {"noise": 1, "fgsm": 1, "pgd": 20, "apgd": 20, "square": 1000}
 
 
@@ -50,8 +51,8 @@ def noise(accuracies=(0.85, 0.85, 0.84, 0.8), **more):
     return evidence("noise", accuracies, adversary="none", backward="", samples=1, **more)
 
 
-def transfer(accuracies, attack="fgsm", **more):
-    return evidence(attack, accuracies, adversary="transfer", backward="", samples=1, **more)
+def transfer(accuracies, kind="fgsm", **more):
+    return evidence(kind, accuracies, adversary="transfer", backward="", samples=1, **more)
 
 
 def square(accuracies, **more):
@@ -274,6 +275,10 @@ def test_more_comparisons_need_clearer_evidence():
         ("samples", [evidence("pgd", (0.6,)), evidence("pgd", (0.1,), samples=100, loss="dlr")]),
         ("samples", [evidence("pgd", (0.6,)), evidence("apgd", (0.1,), samples=100)]),
         ("steps", [evidence("pgd", (0.6,)), evidence("apgd", (0.1,), steps=100)]),
+        ("steps", [evidence("pgd", (0.6,)), evidence("pgd", (0.1,), attack=PGD(MonteCarlo(10), 40, targets=9))]),
+        ("samples", [evidence("pgd", (0.6,)), evidence("pgd", (0.1,), attack=PGD(MonteCarlo(99), 20, targets=9))]),
+        ("loss", [evidence("pgd", (0.6,)), evidence("apgd", (0.1,), attack=APGD(DLR, 20, targets=9))]),
+        ("transfer", [evidence("pgd", (0.6,)), transfer((0.1,), attack=PGD(MonteCarlo(), 20, restarts=2))]),
     ],
 )
 def test_unequal_budgets_are_not_compared(key, defended):

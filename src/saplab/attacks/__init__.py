@@ -6,6 +6,7 @@ from saplab.attacks.base import Attack, Craft, GradientAttack
 from saplab.attacks.batteries import (
     BATTERIES,
     Attacker,
+    Traits,
     attackers_of,
     parse_attackers,
     parse_radii,
@@ -26,6 +27,6 @@ from saplab.attacks.threat import LINF, ThreatModel, eps_of, strength_of
 __all__ = [
     "APGD", "ARC", "BATTERIES", "FGSM", "LINF", "PGD", "Attack", "Attacker", "Bounds", "Cost", "Craft", "Estimate",
     "GradientAttack", "Iterative", "MonteCarlo", "NormName", "Problem", "RandomNoise", "Score", "Square",
-    "ThreatModel", "Watch", "attackers_of", "eps_of", "parse_attackers", "parse_radii", "parse_strengths",
+    "ThreatModel", "Traits", "Watch", "attackers_of", "eps_of", "parse_attackers", "parse_radii", "parse_strengths",
     "radii_of", "require_steps", "strength_of",
 ]  # fmt: skip

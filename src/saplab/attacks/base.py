@@ -141,6 +141,11 @@ class Attack(Named, ABC):
         return 1
 
     @property
+    def tries(self) -> int:
+        """Return how often the attack takes all its steps at a radius: restarts, times targets."""
+        return 1
+
+    @property
     def iterative(self) -> bool:
         """Return whether it takes more than one step."""
         return self.steps_at(1.0) > 1

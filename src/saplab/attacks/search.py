@@ -58,15 +58,16 @@ class SearchAttack(Attack):
         """Return the points that try `number` finds; examples that `watch` finds lost stay where they are."""
 
     @property
-    def _tries(self) -> int:
+    def tries(self) -> int:
+        """Return the restarts, times the targets."""
         return self.restarts * max(abs(self.targets), 1)
 
     def cost(self, eps: Sequence[float]) -> Cost:
         """Bound the passes of a curve for one image."""
         radii = len({e for e in eps if e > 0})
         looks = (self.stop_when_lost or self.targets != 0) * (radii > 0)
-        judged = radii * self._tries if self._tries > 1 else max(radii - 1, 0) * self.stop_when_lost
-        samples, blocks = self._asking(random=True).samples, radii * self._tries * self._blocks
+        judged = radii * self.tries if self.tries > 1 else max(radii - 1, 0) * self.stop_when_lost
+        samples, blocks = self._asking(random=True).samples, radii * self.tries * self._blocks
         own = self._block_cost * blocks + Cost(samples, 0) * (looks + judged)
         return own + cost_of(samples, blocks + looks + judged) if self.stop_when_lost else own
 
@@ -75,7 +76,7 @@ class SearchAttack(Attack):
         if self.targets and problem.targets is not None:
             raise ValueError(f"`targets` must be given to the attack or to its call, got {self.targets} and classes")
         best, active, rivals = problem.images.clone(), problem.everyone(), None
-        watch, looks = Watch.over(problem) if self.stop_when_lost else None, self._tries * (self._blocks + 1)
+        watch, looks = Watch.over(problem) if self.stop_when_lost else None, self.tries * (self._blocks + 1)
         if (watch or self.targets) and radii[-1] > 0:
             asking = self._asking(problem.random)
             clean = asking.score(problem, looks)
@@ -83,7 +84,7 @@ class SearchAttack(Attack):
             rivals = _others(clean.log_probs, problem.labels, self.targets) if self.targets else None
         for k, eps in enumerate(radii):
             if eps > 0:
-                judged = self._tries > 1 or (self.stop_when_lost and eps < radii[-1])
+                judged = self.tries > 1 or (self.stop_when_lost and eps < radii[-1])
                 later = watch and watch.later(k * (looks + 1))
                 active = self._best_of_tries(problem, rivals, eps, best, active, judged, later)
             yield best.clone()
@@ -94,7 +95,7 @@ class SearchAttack(Attack):
     ) -> Tensor:  # fmt: skip
         """Write the best point of each active example into `best`, and return the examples that go on."""
         highest = torch.full((len(best),), -torch.inf, dtype=torch.float64, device=best.device)
-        for number in range(self._tries):
+        for number in range(self.tries):
             if len(active) == 0:
                 break
             goal = problem if rivals is None else replace(problem, targets=rivals[:, number % abs(self.targets)])

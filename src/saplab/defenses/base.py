@@ -106,7 +106,7 @@ class Defense(Named):
         out = out.to(x.dtype)
         if not torch.is_grad_enabled():
             return out
-        if draw.rule == "identity" and self.bends and hook != "weight" and out.shape == x.shape:
+        if draw.drawing.rule == "identity" and self.bends and hook != "weight" and out.shape == x.shape:
             return through(out, x)
         stand_in = self.surrogate(hook, x, draw.anew, *where)
         return out if stand_in is None else through(out, stand_in, f"{type(self).__name__}.surrogate of {hook}")

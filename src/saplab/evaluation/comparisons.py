@@ -62,7 +62,7 @@ class Comparison:
 def transfer(case: Case) -> list[Comparison]:
     """Compare attacks made on another network with white-box ones of as many steps."""
     challengers = [e for e in case.evidence if e.transferred]
-    return _challenges(challengers, case.white_box, lambda rival, other: rival.steps >= other.steps)
+    return _challenges(challengers, case.white_box, _as_many_steps)
 
 
 def one_step(case: Case) -> list[Comparison]:
@@ -103,13 +103,13 @@ def noise(case: Case) -> list[Comparison]:
 
 def samples(case: Case) -> list[Comparison]:
     """Compare each attack's largest number of Monte Carlo samples with its second largest."""
-    return _two_budgets(case.own, lambda e: (type(e.attack), e.backward, e.loss, e.steps), lambda e: e.samples)
+    return _two_budgets(case.own, lambda e: (*_kind(e), e.steps), lambda e: e.samples)
 
 
 def steps(case: Case) -> list[Comparison]:
     """Compare each iterative attack's largest number of steps with its second largest."""
     iterative = [e for e in case.own if e.iterative]
-    return _two_budgets(iterative, lambda e: (type(e.attack), e.backward, e.loss, e.samples), lambda e: e.steps)
+    return _two_budgets(iterative, lambda e: (*_kind(e), e.samples), lambda e: e.steps)
 
 
 def rises(case: Case) -> list[Comparison]:
@@ -135,8 +135,19 @@ def _challenges(
     return found
 
 
+def _kind(evidence: Evidence) -> tuple[object, ...]:
+    """Return what attacks have in common that differ in samples and steps alone."""
+    return type(evidence.attack), evidence.backward, evidence.loss, evidence.tries
+
+
 def _as_large_budget(rival: Point, challenger: Point) -> bool:
-    return rival.evidence.samples >= challenger.evidence.samples and rival.steps >= challenger.steps
+    return rival.evidence.samples >= challenger.evidence.samples and _as_many_steps(rival, challenger)
+
+
+def _as_many_steps(rival: Point, challenger: Point) -> bool:
+    """Compare the steps of one try, and of all of them together."""
+    tries = rival.steps * rival.evidence.tries >= challenger.steps * challenger.evidence.tries
+    return rival.steps >= challenger.steps and tries
 
 
 def _same_rule_as_large(rival: Point, challenger: Point) -> bool:

@@ -13,7 +13,6 @@ from saplab.attacks.batteries import VERSIONS
 from saplab.data.dataset import Dataset
 from saplab.data.given import Array, given_images, given_labels
 from saplab.data.load import load_data
-from saplab.defenses import Mixture
 from saplab.evaluation.plan import plan
 from saplab.evaluation.progress import Show, shown, silent
 from saplab.evaluation.result import Result
@@ -21,7 +20,7 @@ from saplab.runs import ImageCell, Memory, Request, Results, Store, run
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
-from saplab.runs.networks import ROWS, rehearsed, saturates
+from saplab.runs.networks import ROWS, rehearsed, traits_of
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
@@ -119,10 +118,9 @@ def planned(
     )  # fmt: skip
     values = data.images[0].numel()
     found = tuple(one for attacker in attackers if (one := attacker.in_room(threat, values)) is not None)
-    if not isinstance(plain, Mixture) or defender.defenses:
-        found = tuple(attacker for attacker in found if not attacker.mixture)
-    if any(attacker.saturated for attacker in found) and not saturates(defender, plain, data.images[:ROWS].to(place)):
-        found = tuple(attacker for attacker in found if not attacker.saturated)
+    if any(attacker.only for attacker in found):
+        traits = traits_of(defender, plain, data.images[:ROWS].to(place))
+        found = tuple(one for attacker in found if (one := attacker.fitted(traits)) is not None)
     curves = plan(whole, found, batch_size, baseline=baseline, seeds=seeds)
     if battery in VERSIONS:
         notes = (f"The attacks are the battery {battery}, version {VERSIONS[battery]}.", *notes)

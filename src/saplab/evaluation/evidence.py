@@ -176,6 +176,11 @@ class Evidence:
         return self.steps_at(self.eps[-1])
 
     @property
+    def tries(self) -> int:
+        """Return how often the attack takes all its steps: restarts, times targets."""
+        return self.attack.tries
+
+    @property
     def iterative(self) -> bool:
         """Return whether the attack takes more than one step at its largest radius."""
         return self.steps > 1

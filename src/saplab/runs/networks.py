@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saplab.defenses import defend, undefended
+from saplab.attacks import Traits
+from saplab.defenses import Mixture, defend, undefended
 from saplab.defenses.defended import defenses_of, plan_of
 from saplab.defenses.drawing import GradientRule, drawing
 from saplab.defenses.dressing import dresses, stripped, undressed_class
@@ -72,27 +73,36 @@ def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
             " saplab.bpda around that part.",)  # fmt: skip
 
 
-def saturates(network: Network, plain: nn.Module, images: Tensor) -> bool:
-    """Return whether a network's gradient by the rule ``relaxed`` is another than the plain one, on the first images.
+def traits_of(network: Network, plain: nn.Module, images: Tensor) -> Traits:
+    """Return what batteries need to know of a network, found out on the first images.
 
-    The same draws are behind both. `plain` is the network without defences, as it runs.
+    The plain and the relaxed gradient are taken with the same draws; plain is straight through defences that have
+    rules, as ``relaxed`` is.
+
+    Args:
+        plain: the network without defences, as it runs.
     """
     model, few = network_of(network, {(network.model, network.digest): plain}), images[:ROWS]
     streams = pass_streams(stream_key(0), 0, torch.arange(len(few)))
-    found = [_gradient(model, few, streams, rule) for rule in ("mask", "relaxed")]
-    return not torch.equal(*found)
+    usual: GradientRule = "identity" if network.has_rules else "mask"
+    classes, straight = _gradient(model, few, streams, usual)
+    _, smooth = _gradient(model, few, streams, "relaxed")
+    return Traits(
+        random=network.random, saturated=not torch.equal(straight, smooth),
+        blind=not bool(straight.any() or smooth.any()),
+        mixture=isinstance(plain, Mixture) and not network.defenses, classes=classes,
+    )  # fmt: skip
 
 
-def _gradient(model: nn.Module, images: Tensor, streams: Tensor, rule: GradientRule) -> Tensor:
+def _gradient(model: nn.Module, images: Tensor, streams: Tensor, rule: GradientRule) -> tuple[int, Tensor]:
+    """Return the number of classes, and the gradient of the cross-entropy; 0 where none reaches the images."""
     x = images.detach().clone().requires_grad_()
     with torch.enable_grad(), drawing(streams, rule):
         z = logits(model, x)
         label = z.detach().argmax(1)
         loss = F.cross_entropy(z, label, reduction="sum")
-        if not loss.requires_grad:
-            return torch.zeros_like(x)
-        (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
-    return torch.zeros_like(x) if gradient is None else gradient
+        gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
+    return z.shape[1], torch.zeros_like(x) if gradient is None else gradient
 
 
 def network_of(network: Network, models: Models) -> nn.Module:

@@ -62,7 +62,7 @@ def play(
 
     Killed and started again, the same command goes on where it stopped and ends with the same numbers.
     """
-    from saplab.attacks import FGSM, MonteCarlo, parse_attackers
+    from saplab.attacks import FGSM, MonteCarlo, Traits, parse_attackers
     from saplab.cli.computing import command_line, fill, open_store
     from saplab.cli.results import tell_what_is_missing
     from saplab.defenses import parse_defenses
@@ -78,8 +78,10 @@ def play(
     if seeds < 1:
         raise ValueError(f"`seeds` must be >= 1, got {seeds}")
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
+    # Agents are plain ReLU networks; every frame is attacked, so the hundreds of steps that an image may take are none.
+    agents = Traits(random=True, saturated=False, blind=False, mixture=False)
     parsed = parse_attackers(attack, gradient, adversary)  # type: ignore[arg-type]
-    attackers = tuple(one for one in parsed if not (one.saturated or one.mixture))  # agents are plain ReLU networks
+    attackers = tuple(one for attacker in parsed if (one := attacker.fitted(agents)) is not None)
     radii = options.radii(lambdas, eps, _STRENGTHS)
     place = options.ready_place(device, threads, engine, workers, address)
     rom, console = rom_name(game), Console(as_json)
