@@ -174,11 +174,11 @@ def kernels(full: Buffers, low: Buffers) -> dict[str, Work]:
     """Return the CPU's kernels alone, on maps in float32 and in bfloat16; the maps serve as gradients too."""
     rows, a = full.x.shape
     keys = streams(rows).numpy()
-    bad = np.zeros(rows, np.bool_)
+    bad, no_floor = np.zeros(rows, np.bool_), np.float32(-np.inf)
     works: dict[str, Callable[[slice], object]] = {
         BERNOULLI: lambda s: independent_rows(full.x[s], full.out[s], keys[s], float(a)),
-        PRUNE: lambda s: prune_rows(full.x[s], full.out[s], keys[s], 0, float(a), bad[s]),
-        PRUNE_LOW: lambda s: prune_bfloat16_rows(low.x[s], low.out[s], keys[s], 0, float(a), bad[s]),
+        PRUNE: lambda s: prune_rows(full.x[s], full.out[s], keys[s], 0, float(a), bad[s], no_floor),
+        PRUNE_LOW: lambda s: prune_bfloat16_rows(low.x[s], low.out[s], keys[s], 0, float(a), bad[s], no_floor),
         MASK: lambda s: scale_gradient(*full.flat(s)),
         MASK_LOW: lambda s: scale_gradient(*low.flat(s)),
     }

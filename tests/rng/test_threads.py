@@ -17,6 +17,7 @@ from exact_law import rows
 from saplab.pruning.finite import NotFiniteError
 from saplab.pruning.operator import prune
 from saplab.rng import threads
+from saplab.rng.team import has_team
 from saplab.rng.threads import GRAIN, SLICES, over_rows
 
 ROWS = 32
@@ -108,7 +109,6 @@ def test_callers_with_other_thread_counts_do_not_disturb_one_another() -> None:
 def test_a_forked_child_draws_the_same_on_as_many_threads() -> None:
     batches = [activations(seed) for seed in range(4)]
     expected = [forward_digest(h, seed) for seed, h in enumerate(batches)]
-    assert threads._pools
     assert answer_of_a_child("fork", send_forward_digests, batches) == expected
 
 
@@ -144,6 +144,7 @@ def test_a_spawned_child_draws_the_same() -> None:
     assert answer_of_a_child("spawn", send_digests, 2) == [digest(seed) for seed in range(4)]
 
 
+@pytest.mark.usefixtures("on_either")
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
 @pytest.mark.parametrize("size", [1, GRAIN, 10 * GRAIN])
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -165,6 +166,40 @@ def fail_in(part: int, error: BaseException) -> Callable[[int, int], None]:
     return work
 
 
+@pytest.fixture(params=["PyTorch's team", "pool"])
+def on_either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "pool":
+        monkeypatch.setattr(threads, "has_team", lambda: False)
+    elif not has_team():
+        pytest.skip("PyTorch has no OpenMP team here")
+
+
+def send_whether_there_is_a_team(pipe, _) -> None:
+    pipe.send([str(has_team())])
+
+
+@needs_fork
+def test_a_forked_child_leaves_the_team_alone() -> None:
+    assert answer_of_a_child("fork", send_whether_there_is_a_team, None) == ["False"]
+
+
+@pytest.mark.skipif(not has_team(), reason="PyTorch has no OpenMP team here")
+def test_rows_are_shared_out_over_the_threads_that_pytorch_has() -> None:
+    torch.set_num_threads(3)
+    torch.zeros(1 << 20).add_(1)  # starts PyTorch's
+    before = set(os.listdir("/proc/self/task"))
+    seen = []
+
+    def work(start: int, stop: int) -> None:
+        seen.append(str(threading.get_native_id()))
+        time.sleep(0.02)
+
+    over_rows(work, 12, GRAIN)
+    assert len(set(seen)) == 3
+    assert set(seen) <= before
+
+
+@pytest.mark.usefixtures("on_either")
 @pytest.mark.parametrize("part", [0, 1, 2, 3])
 @pytest.mark.parametrize("error", [MemoryError("no room"), KeyboardInterrupt(), SystemExit(3)])
 def test_an_exception_of_any_slice_is_raised_and_the_pool_lives_on(part: int, error: BaseException) -> None:
@@ -177,6 +212,7 @@ def test_an_exception_of_any_slice_is_raised_and_the_pool_lives_on(part: int, er
     assert sorted(done) == [0, 1, 2, 3]
 
 
+@pytest.mark.usefixtures("on_either")
 def test_a_late_thread_leaves_its_slices_to_others() -> None:
     done: dict[int, list[int]] = {}
 
@@ -191,6 +227,7 @@ def test_a_late_thread_leaves_its_slices_to_others() -> None:
     assert sorted(start for starts in done.values() for start in starts) == list(range(0, 16, 2))
 
 
+@pytest.mark.usefixtures("on_either")
 def test_a_failure_leaves_later_slices_undone() -> None:
     done: list[int] = []
 
@@ -205,6 +242,7 @@ def test_a_failure_leaves_later_slices_undone() -> None:
     assert len(done) < 7
 
 
+@pytest.mark.usefixtures("on_either")
 def test_a_failure_waits_for_the_other_slices() -> None:
     # they write into arrays that the caller frees
     running = threading.Event()
@@ -238,7 +276,7 @@ def listening() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("listening")
+@pytest.mark.usefixtures("listening", "on_either")
 def test_ctrl_c_interrupts_and_nothing_stays_locked() -> None:
     expected = digest(0)
     for delay in (0.03, 0.07, 0.11):

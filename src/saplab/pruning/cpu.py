@@ -28,7 +28,7 @@ from numba import njit
 from saplab.pruning.binomial import binomial, uniform64
 from saplab.pruning.poisson import poisson
 from saplab.rng.compiled import scalar_kernel, vector_kernel
-from saplab.rng.simd import BLOCK, bits_of_float, fill_words, float_from_bits, full_width, select
+from saplab.rng.simd import BLOCK, bits_of_float, fill_words, float_from_bits, full_width, read, select
 from saplab.rng.streams import row_counter
 
 _CAP: Final = np.float32(8.0)
@@ -350,10 +350,27 @@ def prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch:
     return True
 
 
+@vector_kernel
+def lift(x: Any, row: Any, floor: Any) -> None:
+    """Write max(x, floor) of a row of float32, or of bfloat16 bits (uint16), as float32; NaN stays."""
+    full_width()
+    for i in range(x.shape[0]):
+        value = read(x[i])
+        row[i] = floor if value < floor else value
+
+
 @scalar_kernel
-def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
-    """Write the rows of `x` (N, a) float32, pruned with `draws` draws, to `out`; mark rows not finite in `bad`."""
+def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
+    """Write max(x, floor) of the rows `x` (N, a) float32, pruned with `draws` draws, to `out`.
+
+    A floor of 0 is ReLU, -inf nothing. Rows that are not finite are marked in `bad`.
+    """
     full_width()
     scratch, proposals = scratch_for(x.shape[1])
+    lifted = np.empty(x.shape[1] if floor == _F0 else 0, np.float32)
     for n in range(x.shape[0]):
-        bad[n] = not prune_any_row(x[n], out[n], draws, streams[n], site, scratch, proposals)
+        row = x[n]
+        if floor == _F0:
+            lift(row, lifted, floor)
+            row = lifted
+        bad[n] = not prune_any_row(row, out[n], draws, streams[n], site, scratch, proposals)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.pruning.cpu import prune_any_row, scratch_for
+from saplab.pruning.cpu import lift, prune_any_row, scratch_for
 from saplab.rng.compiled import scalar_kernel, vector_kernel
 from saplab.rng.simd import convert_row, full_width, read, write
 
@@ -27,20 +27,20 @@ def dense_format(h: Tensor) -> torch.memory_format:
 
 
 @scalar_kernel
-def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any) -> None:
+def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
     """Do what `prune_rows` does to rows (N, a) of bfloat16 as bits (uint16)."""
     full_width()
     scratch, proposals = scratch_for(x.shape[1])
     wide, pruned = np.empty(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
     for n in range(x.shape[0]):
-        convert_row(x[n], wide)
+        lift(x[n], wide, floor)
         bad[n] = not prune_any_row(wide, pruned, draws, streams[n], site, scratch, proposals)
         convert_row(pruned, out[n])
 
 
 @scalar_kernel
 def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any, floor: Any) -> None:
-    """Do what `prune_rows` does to max(x, floor) of maps (N, H·W, C); a floor of 0 is ReLU, -inf nothing."""
+    """Do what `prune_rows` does to maps (N, H·W, C)."""
     full_width()
     size = x.shape[1] * x.shape[2]
     scratch, proposals = scratch_for(size)

@@ -26,6 +26,7 @@ RULES: Final = get_args(BackwardRule)
 MOST_DRAWS: Final = 1 << 53  # that the kernels can count
 
 _ONE_THREAD: Final = 1 << 18  # activations that one thread copies while others would wake up
+_NO_FLOOR: Final = np.float32(-np.inf)
 _KERNELS: Final = {torch.float32: prune_rows, torch.bfloat16: prune_bfloat16_rows}
 
 
@@ -67,15 +68,17 @@ def prune(
 
 @torch.library.custom_op("saplab::prune", mutates_args=(), device_types="cpu")
 def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False) -> Tensor:
-    keys = streams.contiguous()
+    keys, floor = streams.contiguous(), np.float32(0.0) if rectify else _NO_FLOOR
 
-    def prune_rows(rows: Tensor) -> Tensor:
-        return _prune_maps(rows, keys, draws, site, name, _KERNELS[rows.dtype])
+    def prune_rows(rows: Tensor, floor: np.float32 = _NO_FLOOR) -> Tensor:
+        return _prune_maps(rows, keys, draws, site, name, _KERNELS[rows.dtype], floor)
 
     if h.numel() and h.dtype in _KERNELS and dense_format(h) == torch.channels_last:
-        maps, floor = h.detach().permute(0, 2, 3, 1).flatten(1, 2), np.float32(0.0 if rectify else -np.inf)
+        maps = h.detach().permute(0, 2, 3, 1).flatten(1, 2)
         kept = _prune_maps(maps, keys, draws, site, name, prune_channels_last, floor)
         return kept.view(len(h), *h.shape[2:], h.shape[1]).permute(0, 3, 1, 2)
+    if h.numel() and h.dtype in _KERNELS and h.is_contiguous():
+        return prune_rows(h.detach().view(len(h), -1), floor).view(h.shape)
     return _pruned(h.detach().relu() if rectify else h, draws, (torch.bfloat16,), prune_rows)
 
 
@@ -127,15 +130,15 @@ def _for_kernels(x: Tensor, halves: tuple[torch.dtype, ...]) -> Tensor:
 
 
 def _prune_maps(
-    rows: Tensor, streams: Tensor, draws: int, site: int, name: str, kernel: Any, *more: np.float32
+    rows: Tensor, streams: Tensor, draws: int, site: int, name: str, kernel: Any, floor: np.float32
 ) -> Tensor:
-    """Prune contiguous maps (N, a), or (N, H·W, C), by a kernel for their dtype and layout."""
+    """Prune max(maps, floor) of contiguous maps (N, a), or (N, H·W, C), by a kernel for their dtype and layout."""
     kept = torch.empty_like(rows)
     bad = np.zeros(len(rows), np.bool_)
     x, out, keys = as_array(rows), as_array(kept), streams.numpy()
 
     def work(start: int, stop: int) -> None:
-        kernel(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop], *more)
+        kernel(x[start:stop], out[start:stop], keys[start:stop], site, float(draws), bad[start:stop], floor)
 
     over_rows(work, len(x), x[0].size)
     if bad.any():

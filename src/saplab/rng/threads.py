@@ -1,17 +1,20 @@
-"""Threads that live on between calls, and rows of a batch shared out over them.
+"""Rows of a batch shared out over threads that live on between calls.
 
-Kernels release the interpreter's lock, so plain Python threads run them side by side. Numba's own layers do not fit a
-library: the bundled one aborts the process when two Python threads enter it at once, and OpenMP aborts a forked child.
+Kernels release the interpreter's lock, so Python functions on several threads run them side by side: on PyTorch's own team
+of threads where that can be had, else on a pool. Numba's layers do not fit a library: the bundled one aborts the process
+when two Python threads enter it at once, and OpenMP aborts a forked child.
 """
 
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 import torch
+
+from saplab.rng.team import has_team, on_team
 
 GRAIN = 1 << 15  # activations below which a further thread costs more than it gives
 SLICES = 4  # per thread
@@ -42,24 +45,42 @@ if hasattr(os, "register_at_fork"):
 def over_rows(work: Callable[[int, int], None], rows: int, size: int) -> None:
     """Call `work(start, stop)` on slices of `rows` rows of `size` elements, over `torch.get_num_threads()` threads.
 
-    The calling thread works too. Each thread takes the next slice when it is done with one, as another may be late:
-    PyTorch's own threads spin for milliseconds after their last task. An exception of any slice is raised.
+    The calling thread works too. Each thread takes the next slice when it is done with one, as another may be late. An
+    exception of any slice is raised when no other slice is worked on any more.
     """
-    threads = max(1, min(torch.get_num_threads(), rows, rows * size // GRAIN))
-    if threads == 1:
+    useful = max(1, min(torch.get_num_threads(), rows, rows * size // GRAIN))
+    if useful == 1:
         work(0, rows)
         return
-    count = min(rows, threads * SLICES)
+    count = min(rows, useful * SLICES)
     slices = deque(pairwise(rows * k // count for k in range(count + 1)))
-    others = [pool(threads - 1).submit(_work_off, slices, work) for _ in range(threads - 1)]
+
+    def part() -> None:
+        try:
+            _work_off(slices, work)
+        except BaseException:
+            slices.clear()
+            raise
+
+    # a team of another size than PyTorch's would be built anew by each
+    errors = on_team(part, torch.get_num_threads()) if has_team() else _on_pool(part, useful - 1)
+    if errors:
+        raise errors[0]
+
+
+def _on_pool(part: Callable[[], None], others: int) -> list[BaseException]:
+    """Call `part()` on that many threads and the calling one; return what they raised."""
+    futures = [pool(others).submit(part) for _ in range(others)]
     try:
-        _work_off(slices, work)
-    finally:
-        slices.clear()
-        errors = [None if future.cancel() else future.exception() for future in others]
-    for error in errors:
-        if error is not None:
-            raise error
+        part()
+    except BaseException as error:
+        return [error, *_raised(futures)]
+    return _raised(futures)
+
+
+def _raised(futures: list[Future[None]]) -> list[BaseException]:
+    errors = (None if future.cancel() else future.exception() for future in futures)
+    return [error for error in errors if error is not None]
 
 
 def _work_off(slices: deque[tuple[int, int]], work: Callable[[int, int], None]) -> None:
