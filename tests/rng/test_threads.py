@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,7 +188,7 @@ def test_a_forked_child_leaves_the_team_alone() -> None:
 def test_rows_are_shared_out_over_the_threads_that_pytorch_has() -> None:
     torch.set_num_threads(3)
     torch.zeros(1 << 20).add_(1)  # starts PyTorch's
-    before = set(os.listdir("/proc/self/task"))
+    before = {path.name for path in Path("/proc/self/task").iterdir()}
     seen = []
 
     def work(start: int, stop: int) -> None:

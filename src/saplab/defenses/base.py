@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Final, NamedTuple, cast
 
@@ -168,7 +167,7 @@ class Tuned(Defense):
 
     @property
     def _field(self) -> str:
-        return fields(cast(Any, self))[0].name
+        return str(next(iter(cast(Any, self).__dataclass_fields__)))
 
     @property
     def _setting(self) -> Setting:
@@ -183,9 +182,10 @@ class Tuned(Defense):
         return self._number(where) or 0.0
 
     def _number(self, where: str) -> float | None:
-        if not isinstance(self._setting, Mapping):
-            return self._setting
-        return next((value for pattern, value in self._setting.items() if fnmatchcase(where, pattern)), None)
+        setting = self._setting
+        if not isinstance(setting, Mapping):
+            return setting
+        return next((value for pattern, value in setting.items() if fnmatchcase(where, pattern)), None)
 
 
 def parse_defenses(text: str) -> tuple[Defense, ...]:

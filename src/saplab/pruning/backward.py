@@ -9,24 +9,22 @@ from torch import Tensor
 from saplab.pruning.gradient import scale_gradient
 from saplab.pruning.layouts import as_array, dense_format
 from saplab.rng.gpu import gpu_kernels
+from saplab.rng.operators import operator
 from saplab.rng.threads import over_rows
 
 _DTYPES: Final = (torch.float32, torch.bfloat16)  # for which there is a kernel
 
 
-@torch.library.custom_op("saplab::mask_gradient", mutates_args=(), device_types="cpu")
 def _mask_gradient(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
     """Return grad * m, with m = out / h where an activation was kept and 0 elsewhere."""
     return _masked(grad, h, out, _scale if h.dtype in _DTYPES else None)
 
 
-@_mask_gradient.register_kernel("cuda")
 def _mask_gradient_on_gpu(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
     return _masked(grad, h, out, gpu_kernels("saplab.pruning.gpu").scale_gradients)
 
 
-@_mask_gradient.register_fake
-def _(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
+def _unwritten(grad: Tensor, h: Tensor, out: Tensor) -> Tensor:
     return torch.empty_like(grad)
 
 
@@ -35,10 +33,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return torch.ops.saplab.mask_gradient(grad, *ctx.saved_tensors), None, None
+    return mask_gradient(grad, *ctx.saved_tensors), None, None
 
 
-_mask_gradient.register_autograd(_backward, setup_context=_setup)
+mask_gradient: Final = operator("mask_gradient", _mask_gradient, _mask_gradient_on_gpu, _unwritten, _backward, _setup)
 
 
 def _masked(grad: Tensor, h: Tensor, out: Tensor, scale: Callable[..., Tensor] | None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from saplab.pruning.layouts import as_array, dense_format, scatter
 from saplab.rng.compiled import scalar_kernel, vector_kernel
 from saplab.rng.numbers import KIND, normal_block, uniform_block
+from saplab.rng.operators import operator
 from saplab.rng.simd import BLOCK, fill_words, full_width, read, select, write
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
@@ -104,10 +105,9 @@ def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, throu
         amount: rate, or standard deviation.
         through: multiply the gradient by the factor; else it passes unchanged.
     """
-    return torch.ops.saplab.noised(h, streams, site, _CODES[law], amount, through)  # type: ignore[no-any-return]
+    return _OPERATOR(h, streams, site, _CODES[law], amount, through)
 
 
-@torch.library.custom_op("saplab::noised", mutates_args=(), device_types="cpu")
 def _noised(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
     x = h.detach()
     innermost = dense_format(x) == torch.channels_last
@@ -129,8 +129,7 @@ def _noised(h: Tensor, streams: Tensor, site: int, law: int, amount: float, thro
     return out if out.stride() == torch.empty_like(h).stride() else torch.empty_like(h).copy_(out)
 
 
-@_noised.register_fake
-def _(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
+def _unwritten(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
     return torch.empty_like(h)
 
 
@@ -147,4 +146,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad, None, None, None, None, None
 
 
-_noised.register_autograd(_backward, setup_context=_setup)
+_OPERATOR: Final = operator("noised", _noised, None, _unwritten, _backward, _setup)

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.pruning.backward import inclusion, probability_gradient, shares
+from saplab.pruning.backward import inclusion, mask_gradient, probability_gradient, shares
 from saplab.pruning.cpu import prune_rows
 from saplab.pruning.finite import not_finite, note
 from saplab.pruning.layouts import as_array, dense_format, prune_bfloat16_rows, prune_channels_last
 from saplab.rng.gpu import gpu_kernels
+from saplab.rng.operators import operator
 from saplab.rng.threads import over_rows
 
 BackwardRule = Literal["mask", "probability", "identity"]
@@ -63,10 +64,9 @@ def prune(
         raise ValueError(f"`draws` must be within 1..2^53, got {draws}")
     if streams.shape != (h.shape[0], 3):
         raise ValueError(f"`streams` must have shape ({len(h)}, 3), got {tuple(streams.shape)}")
-    return torch.ops.saplab.prune(h, streams, draws, site, rule, name, rectify)  # type: ignore[no-any-return]
+    return _OPERATOR(h, streams, draws, site, rule, name, rectify)
 
 
-@torch.library.custom_op("saplab::prune", mutates_args=(), device_types="cpu")
 def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False) -> Tensor:
     keys, floor = streams.contiguous(), np.float32(0.0) if rectify else _NO_FLOOR
 
@@ -82,7 +82,6 @@ def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: s
     return _pruned(h.detach().relu() if rectify else h, draws, (torch.bfloat16,), prune_rows)
 
 
-@_prune.register_kernel("cuda")
 def _prune_on_gpu(
     h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False
 ) -> Tensor:
@@ -95,8 +94,9 @@ def _prune_on_gpu(
     return _pruned(h.detach().relu() if rectify else h, draws, (torch.bfloat16, torch.float16), prune_rows)
 
 
-@_prune.register_fake
-def _(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False) -> Tensor:
+def _unwritten(
+    h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False
+) -> Tensor:
     return torch.empty_like(h)
 
 
@@ -160,11 +160,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _gradient(ctx: Any, grad: Tensor) -> Tensor:
     if ctx.rule == "mask":  # what was rectified away was not kept
-        return torch.ops.saplab.mask_gradient(grad, *ctx.saved_tensors)  # type: ignore[no-any-return]
+        return mask_gradient(grad, *ctx.saved_tensors)
     if ctx.rule == "probability":
         h, out = ctx.saved_tensors
         grad = probability_gradient(grad, h.relu() if ctx.rectify else h, out, ctx.draws)
     return torch.ops.aten.threshold_backward(grad, ctx.saved_tensors[0], 0) if ctx.rectify else grad
 
 
-_prune.register_autograd(_backward, setup_context=_setup)
+_OPERATOR: Final = operator("prune", _prune, _prune_on_gpu, _unwritten, _backward, _setup)

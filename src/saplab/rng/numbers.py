@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saplab.rng.compiled import scalar_kernel, vector_kernel
 from saplab.rng.gpu import gpu_kernels
+from saplab.rng.operators import operator
 from saplab.rng.simd import BLOCK, bits_of_float, fill_words, float_from_bits, full_width, select
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
@@ -88,7 +89,6 @@ def _fill_rows(out: Any, streams: Any, site: int, kind: int, law: int) -> None:
             out[n, lo:hi] = values[: hi - lo]
 
 
-@torch.library.custom_op("saplab::variates", mutates_args=(), device_types="cpu")
 def _variates(streams: Tensor, size: int, site: int, law: str, kind: int) -> Tensor:
     out = torch.empty((len(streams), size), dtype=dtype_of(law))
     values, rows = out.numpy(), streams.contiguous().numpy()
@@ -96,14 +96,15 @@ def _variates(streams: Tensor, size: int, site: int, law: str, kind: int) -> Ten
     return out
 
 
-@_variates.register_kernel("cuda")
 def _variates_on_gpu(streams: Tensor, size: int, site: int, law: str, kind: int) -> Tensor:
     return gpu_kernels("saplab.rng.numbers_gpu").variates(streams, size, site, law, kind)  # type: ignore[no-any-return]
 
 
-@_variates.register_fake
-def _(streams: Tensor, size: int, site: int, law: str, kind: int) -> Tensor:
+def _unwritten(streams: Tensor, size: int, site: int, law: str, kind: int) -> Tensor:
     return streams.new_empty((streams.shape[0], size), dtype=dtype_of(law))
+
+
+_OPERATOR: Final = operator("variates", _variates, _variates_on_gpu, _unwritten)
 
 
 def dtype_of(law: str) -> torch.dtype:
@@ -134,4 +135,4 @@ def words(streams: Tensor, size: int, site: int = 0, kind: int = KIND) -> Tensor
 
 
 def _draw(law: str, streams: Tensor, size: int, site: int, kind: int) -> Tensor:
-    return torch.ops.saplab.variates(streams, size, site, law, kind)  # type: ignore[no-any-return]
+    return _OPERATOR(streams, size, site, law, kind)

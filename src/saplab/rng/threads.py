@@ -1,8 +1,8 @@
 """Rows of a batch shared out over threads that live on between calls.
 
-Kernels release the interpreter's lock, so Python functions on several threads run them side by side: on PyTorch's own team
-of threads where that can be had, else on a pool. Numba's layers do not fit a library: the bundled one aborts the process
-when two Python threads enter it at once, and OpenMP aborts a forked child.
+Kernels release the interpreter's lock, so Python functions on several threads run them side by side: on PyTorch's own
+team of threads where that can be had, else on a pool. Numba's layers do not fit a library: the bundled one aborts the
+process when two Python threads enter it at once, and OpenMP aborts a forked child.
 """
 
 import os
