@@ -1,8 +1,9 @@
-"""What attacks leave of mixtures of two packaged networks: expected accuracies, which are exact.
+"""What attacks leave of mixtures of two packaged networks, expected accuracies, which are exact; and the best weights.
 
-Prints the table of docs/attacks.md:
+Prints the tables of docs/attacks.md:
 
     python benchmarks/mixtures.py --images 100 --lam 8
+    python benchmarks/mixtures.py --images 50 --lam 8 --game 6
 """
 
 import argparse
@@ -37,16 +38,29 @@ def measure(pair: tuple[str, str], images: int, lam: float, steps: int, samples:
         print(f"  {name}: {left:.1f} (each network: {each}; {seconds:.0f} s)", flush=True)
 
 
+def play(pair: tuple[str, str], images: int, lam: float, steps: int, rounds: int) -> None:
+    """Print the game of `saplab.mix` for a pair."""
+    nets = [saplab.load_model(f"preact-resnet20-{name}") for name in pair]
+    x, y = (tensor[:images] for tensor in saplab.load_cifar10("sample"))
+    begin = time.perf_counter()
+    found = saplab.mix(nets, x, y, lam / 255, reply=saplab.ARC(steps=steps), rounds=rounds)
+    print(f"{' + '.join(pair)}, {time.perf_counter() - begin:.0f} s\n{found}\n", flush=True)
+
+
 def main() -> None:
-    """Measure every pair."""
+    """Measure every pair, or play its game."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--lam", type=float, default=8.0)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--game", type=int, default=0, help="rounds at most; instead of the attacks")
     given = parser.parse_args()
     logging.getLogger("saplab").setLevel(logging.ERROR)
     for pair in PAIRS:
+        if given.game:
+            play(pair, given.images, given.lam, given.steps, given.game)
+            continue
         measure(pair, given.images, given.lam, given.steps, given.samples)
 
 

@@ -1,24 +1,32 @@
-"""Attack one defended network, and undefended ones in L2, with saplab and with other libraries, in one run.
+"""Attack networks with saplab, with other libraries and by hand, in one run; four tables, about an hour on one core.
 
-    python benchmarks/peers.py [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3]
-        [--passes 20] [--threads 2] [--l2 0.5] [--l2-images 200] [--l2-steps 20] [--json PATH]
+    python benchmarks/peers.py [--undefended 100] [--hidden 50] [--strengths 2 8] [--outside FILE] [--winners FILE]
+        [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3] [--passes 20]
+        [--l2 0.5] [--l2-images 200] [--l2-steps 20] [--threads 1] [--json PATH]
 
-All attacks share the network, images, steps, samples per step, step size and backward rule; the adversarial images are
-judged by fresh passes. In L2 undefended networks are met (`l2.py`). `--images 0` or `--l2-images 0` leaves a table
-out. Needs the extra `peers`; a missing library is left out. `bench.py` compares the gradients alone.
+1. The battery `standard` beside AutoAttack's standard version on networks without randomness (`undefended.py`).
+2. `standard` beside attacks by hand on networks that are random or hide their gradient (`hidden.py`).
+3. One attack of saplab's beside others' on SAP-100: all share the network, images, steps, samples per step, step size
+   and backward rule; the adversarial images are judged by fresh passes.
+4. PGD and APGD in L2 on undefended networks (`l2.py`).
+
+A table of 0 images is left out. Needs the extra `peers`; a missing library is left out. `bench.py` compares the
+gradients alone.
 """
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hidden
 import l2
 import numpy as np
 import torch
+import undefended
 from contenders import ATTACKS, EVERY_STEP, MODULES, OURS, RAND, Attack, Task
 from suite.gradients import EOTPGD, installed
 from suite.machine import machine, print_machine, save
@@ -119,9 +127,30 @@ def main() -> None:
     for line in left_out:
         print(f"left out: {line}")
     content: dict[str, Any] = {"machine": info, "arguments": {k: str(v) for k, v in vars(args).items()}}
-    content["attacks"] = {rule: _attacks(args, attacks, rule) for rule in args.backward if args.images}
-    content["l2"] = _l2(args)
-    save(args.json, content)
+    tables: dict[str, Callable[[], Any]] = {
+        "undefended": lambda: _undefended(args), "hidden": lambda: _hidden(args),
+        "attacks": lambda: {rule: _attacks(args, attacks, rule) for rule in args.backward if args.images},
+        "l2": lambda: _l2(args),
+    }  # fmt: skip
+    for name, measure in tables.items():
+        content[name] = measure()
+        save(args.json, content)
+
+
+def _undefended(args: argparse.Namespace) -> list[dict[str, Any]]:
+    _, left_out = installed({undefended.AUTOATTACK: None}, {undefended.AUTOATTACK: "pyautoattack"})
+    if left_out or not args.undefended:
+        return []
+    x, y = (t[: args.undefended] for t in saplab.load_cifar10("sample"))
+    return undefended.print_table(undefended.networks(args.outside), x, y, args.strengths)
+
+
+def _hidden(args: argparse.Namespace) -> list[dict[str, Any]]:
+    if not args.hidden:
+        return []
+    x, y = (t[: args.hidden] for t in saplab.load_cifar10("sample"))
+    met = hidden.contests(x, args.hand_steps, args.hand_samples, args.winners)
+    return hidden.print_table(met, x, y, args.strengths)
 
 
 def _attacks(args: argparse.Namespace, attacks: Mapping[str, Attack], rule: BackwardRule) -> dict[str, dict[str, Any]]:
@@ -150,6 +179,13 @@ def _plain(result: AttackResult) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--undefended", type=int, default=100, help="images of the first table")
+    parser.add_argument("--hidden", type=int, default=50, help="images of the second")
+    parser.add_argument("--strengths", type=float, nargs="+", default=[2.0, 8.0], help="λ of both")
+    parser.add_argument("--outside", type=Path, help="weights of a ResNet-20 for the first")
+    parser.add_argument("--winners", type=Path, help="weights of a winner-take-all ResNet-20 for the second")
+    parser.add_argument("--hand-steps", type=int, default=40, help="by hand, where passes differ")
+    parser.add_argument("--hand-samples", type=int, default=20)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--samples", type=int, default=5)
@@ -157,7 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--backward", nargs="*", choices=RULES, default=["identity"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--passes", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--l2", type=float, default=0.5)
     parser.add_argument("--l2-images", type=int, default=200)
     parser.add_argument("--l2-steps", type=int, default=20)

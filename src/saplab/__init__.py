@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from saplab.evaluation.certificates import certify as certify
     from saplab.evaluation.evaluate import evaluate as evaluate
     from saplab.evaluation.evidence import Evidence as Evidence
+    from saplab.evaluation.mixing import mix as mix
     from saplab.evaluation.result import Result as Result
     from saplab.evaluation.result import load as load
     from saplab.evaluation.verdict import Verdict as Verdict
@@ -82,6 +83,7 @@ _HOMES: dict[str, str] = {
     **dict.fromkeys(("Verdict", "verdict"), "saplab.evaluation.verdict"),
     "Evidence": "saplab.evaluation.evidence",
     "evaluate": "saplab.evaluation.evaluate",
+    "mix": "saplab.evaluation.mixing",
     "load_cifar10": "saplab.data.cifar10",
     "load_model": "saplab.models.zoo",
     "register": "saplab.system.registry",
