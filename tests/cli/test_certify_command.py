@@ -27,6 +27,17 @@ def test_table_json_and_files(tmp_path):
     }  # fmt: skip
 
 
+def test_what_attacks_leave_stands_beside(tmp_path):
+    attack = ("--attack", "pgd:steps=2", "--samples", "2", "--passes", "4", "--eps", "0.2", "--seed", "1")
+    found = CliRunner().invoke(app, [*RUN, *attack, "--out", str(tmp_path), "--json"])
+    assert found.exit_code == 0, found.output
+    left = json.loads(found.stdout)["left"]
+    assert [one["radius"] for one in left] == [0.0, 0.2]
+    assert left[1]["percent"] <= left[0]["percent"]
+    assert "radius  0.200: under attack at most" in found.stderr
+    assert len(list(csv.DictReader((tmp_path / "attacked.csv").read_text().splitlines()))) == 2
+
+
 def test_mistakes_are_refused():
     found = CliRunner().invoke(app, [*RUN, "--std", "0"])
     assert isinstance(found.exception, ValueError)

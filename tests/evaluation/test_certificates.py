@@ -184,6 +184,31 @@ def test_the_chart_holds_both_curves():
         certified_chart([])
 
 
+def test_an_evaluation_of_the_same_noise_stands_beside_the_certificates():
+    plane, x = Half().eval(), points(40)
+    y = saplab.certify(plane, x, std=STD, n=500, progress=False).votes.argmax(1)
+    found = saplab.certify(plane, x, torch.as_tensor(y), std=STD, n=500, progress=False)
+    noisy = saplab.defend(plane, saplab.GaussianNoise(STD))
+    told = {"eps": [0.3, 0.1], "passes": 50, "progress": False}
+    attacks = [saplab.RandomNoise(), saplab.PGD(saplab.MonteCarlo(5), steps=10)]
+    result = saplab.evaluate(noisy, x, y, attacks, norm="l2", **told)
+    left = found.left(result)
+    assert [one["radius"] for one in left] == [0.0, 0.1, 0.3]
+    noisy_rows = [row for row in result.rows if not row["curve"].startswith("dense")]
+    least = [min(row["majority_percent"] for row in noisy_rows if row["eps"] <= radius) for radius in (0, 0.1, 0.3)]
+    assert [one["percent"] for one in left] == pytest.approx(least, abs=0.01)
+    assert left[-1]["percent"] < left[0]["percent"]  # the attack does attack
+    drawn = found.plot(result).to_dict()["data"]["values"]
+    assert [one for one in drawn if one["kind"] != "certified: at least"] == [
+        {**one, "kind": "under attack: at most"} for one in left
+    ]
+    weaker = saplab.defend(plane, saplab.GaussianNoise(0.1))
+    for defended, name in ((noisy, "linf"), (weaker, "l2")):
+        other = saplab.evaluate(defended, x, y, attacks[0], norm=name, **told)
+        with pytest.raises(ValueError, match="in L2 of a network under Gaussian noise of"):
+            found.left(other)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

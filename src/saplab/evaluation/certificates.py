@@ -23,11 +23,14 @@ from saplab.defenses.parallel import over_threads
 from saplab.defenses.prediction import BATCH, logits, numbered
 from saplab.defenses.stochastic import ready
 from saplab.evaluation.progress import shown, silent
+from saplab.evaluation.result import Result
+from saplab.evaluation.rows import Row
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.accuracy import class_labels
 from saplab.metrics.intervals import lower_bound
 from saplab.report.certificates import certified_chart
 from saplab.rng.streams import pass_streams, stream_key
+from saplab.runs import ImageCell
 
 ABSTAINS: Final = -1
 _POINTS: Final = 101  # radii of a curve
@@ -109,9 +112,38 @@ class Certificates:
         columns = zip(self.examples.tolist(), labels, self.predictions.tolist(), self.radii.tolist(), strict=True)
         return [{"example": e, "label": y, "predicted": c, "radius": round(r, 6)} for e, y, c, r in columns]
 
-    def plot(self, empirical: Sequence[Mapping[str, float]] = ()) -> alt.LayerChart:
-        """Draw certified accuracy against radius; `empirical` as in `saplab.report.certificates.certified_chart`."""
-        return certified_chart(self.rows, empirical, title=f"Certified accuracy, σ = {self.std:g}")
+    def left(self, result: Result) -> list[dict[str, float]]:
+        """Return what attacks leave of the vote of passes, in %, with its interval, at each radius.
+
+        That is the share of images that most of an evaluation's passes get right, under the attack that leaves least
+        of it within the radius: the empirical side of the same accuracy that certificates bound from below.
+
+        Raises:
+            ValueError: an evaluation in another norm than L2, or without this Gaussian noise.
+        """
+        noisy = {
+            curve.name for curve in result.request.curves
+            if isinstance(cell := curve.first, ImageCell) and cell.threat.norm == "l2"
+            and cell.defender.defenses == (GaussianNoise(self.std),)
+        }  # fmt: skip
+        rows = [row for row in result.summary.rows if isinstance(row, Row) and row.curve in noisy]
+        if not rows:
+            raise ValueError(f"`result` must be an evaluation in L2 of a network under Gaussian noise of {self.std:g}")
+
+        def least(radius: float) -> Interval:
+            votes = (row.counts.majority for row in rows if row.eps <= radius)
+            return min(votes, key=lambda vote: vote.estimate)
+
+        return [_row(radius, least(radius)) for radius in sorted({row.eps for row in rows})]
+
+    def plot(self, empirical: Result | Sequence[Mapping[str, float]] = ()) -> alt.LayerChart:
+        """Draw certified accuracy against radius and, of an evaluation, what attacks leave of the same votes.
+
+        Args:
+            empirical: a result for `left`, or records as in `saplab.report.certificates.certified_chart`.
+        """
+        known = self.left(empirical) if isinstance(empirical, Result) else empirical
+        return certified_chart(self.rows, known, title=f"Certified accuracy, σ = {self.std:g}")
 
     def __repr__(self) -> str:
         made = f"{len(self.radii):,} images, σ = {self.std:g}, {self.n:,} passes, α = {self.alpha:g}"

@@ -22,6 +22,14 @@ def certify(
         int, options.option(options.NOISE, "Passes that count it; Cohen et al. take 100,000.", "--n")
     ] = 10_000,
     alpha: Annotated[float, options.option(options.NOISE, "Chance that an image's certificate is wrong.")] = 0.001,
+    attack: Annotated[
+        str, options.option(options.ATTACK, "Attacks in L2, as of `saplab evaluate`, to draw what they leave beside.")
+    ] = "",
+    eps: Annotated[
+        str, options.option(options.ATTACK, "Their radii, such as 0.1,0.25; by default those of the table.", "--eps")
+    ] = "",
+    samples: options.Samples = 20,
+    passes: Annotated[int, options.option(options.JUDGING, "Passes that vote on an attacked image.")] = 100,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     device: options.Device = "auto",
@@ -32,10 +40,15 @@ def certify(
 ) -> None:
     """Certify a network by randomised smoothing (Cohen et al. 2019).
 
-    Under Gaussian noise on its input, in the Euclidean norm; certified accuracy against radius.
+    Under Gaussian noise on its input, in the Euclidean norm; certified accuracy against radius, and with --attack what
+    attacks leave of the same vote, between which the truth lies.
     """
+    from saplab.attacks import MonteCarlo, ThreatModel, parse_attackers
     from saplab.data.load import load_data
+    from saplab.defenses import GaussianNoise, defend
     from saplab.evaluation.certificates import certify as certified
+    from saplab.evaluation.evaluate import planned
+    from saplab.evaluation.progress import shown
 
     console = Console(as_json)
     place = options.ready_place(device, threads)
@@ -44,11 +57,25 @@ def certify(
     images, labels = dataset.images.to(place.device), dataset.labels
     found = certified(network, images, labels, std=std, n0=n0, n=n, alpha=alpha, seed=seed, examples=dataset.indices)
     console.say(repr(found))
-    files = _written(found, out) if out else []
+    left = []
+    if attack:
+        threat = ThreatModel("l2")
+        attackers = parse_attackers(attack, MonteCarlo(samples), threat=threat)
+        strengths = options.radii("", eps, "", threat) if eps else [step for step in found.steps if step > 0]
+        noisy = defend(network, GaussianNoise(std))
+        job = planned(noisy, dataset, attackers, strengths, threat=threat, passes=passes, seed=seed, baseline=False)
+        left = found.left(job.result(None, shown))
+        console.say("\n".join(_told(record) for record in left))
+    files = _written(found, left, out) if out else []
     if as_json:
-        console.emit_json({"model": model, **_record(found), "files": list(map(str, files))})
+        console.emit_json({"model": model, **_record(found), "left": left, "files": list(map(str, files))})
     for path in files[-1:]:
         console.say(f"\nChart: {path}")
+
+
+def _told(record: dict[str, float]) -> str:
+    interval = f"[{record['low']:.1f}, {record['high']:.1f}]"
+    return f"radius {record['radius']:6.3f}: under attack at most {record['percent']:.1f} % {interval}"
 
 
 def _record(found: "Certificates") -> dict[str, Any]:
@@ -56,15 +83,16 @@ def _record(found: "Certificates") -> dict[str, Any]:
     return {**settings, "abstained": found.abstained.estimate, "rows": found.rows, "images": found.records()}
 
 
-def _written(found: "Certificates", folder: Path) -> list[Path]:
-    """Write a row for each image, the curve, and its chart."""
+def _written(found: "Certificates", left: list[dict[str, float]], folder: Path) -> list[Path]:
+    """Write a row for each image, both curves, and their chart."""
     from saplab.report.charts import to_bytes
     from saplab.report.tables import to_csv
     from saplab.system.files import write_atomically
 
     contents = {
         "certificates.csv": to_csv(found.records()).encode(), "certified.csv": to_csv(found.rows).encode(),
-        "certified.png": to_bytes(found.plot(), "png"), "certified.svg": to_bytes(found.plot(), "svg"),
+        **({"attacked.csv": to_csv(left).encode()} if left else {}),
+        "certified.png": to_bytes(found.plot(left), "png"), "certified.svg": to_bytes(found.plot(left), "svg"),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
