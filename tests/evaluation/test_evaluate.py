@@ -305,3 +305,29 @@ def test_where_no_gradient_sees_anything_the_black_box_searches_on():
     attacks = [c.first.attack for c in saplab.evaluate(Lookup().eval(), IMAGES, LABELS, eps=0.1, passes=1,
                                                        samples=1, progress=False).request.curves]  # fmt: skip
     assert [a.queries for a in attacks if isinstance(a, saplab.Square)] == [100, 1000]
+
+
+def test_logits_of_any_size_are_judged_alike_and_what_they_hide_is_called_masked():
+    """Multiplied logits change no prediction, but leave cross-entropy no gradient: PGD seems to leave nearly all."""
+
+    class Scaled(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor, self.net = factor, small(3, 10)
+
+        def forward(self, x):
+            return self.factor * self.net(x)
+
+    images = torch.rand(80, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    labels = Scaled(1.0).eval()(images).argmax(1)
+    plain, scaled = (
+        saplab.evaluate(Scaled(factor).eval(), images, labels, "standard", 4 / 255, progress=False)
+        for factor in (10.0, 1e7)
+    )
+    left = {row["curve"]: row["averaged_percent"] for row in scaled.rows if row["strength"] == 4}
+    assert left["dense: PGD-20"] > left["dense: PGD-20 relaxed"] + 20
+    assert scaled.verdict.masked
+    assert not plain.verdict.masked
+    bounds = [found.verdict.headline.accuracy.estimate for found in (plain, scaled)]
+    assert 0.1 < bounds[0] < 0.9
+    assert bounds[1] <= bounds[0] + 0.01
