@@ -52,6 +52,31 @@ def test_an_episode_depends_on_its_seed_and_number_alone():
     assert len({episode.score for episode in together}) > 1
 
 
+def test_games_of_other_numbers_begin_otherwise():
+    log = Log()
+    play(Player(CatchNetwork()), RULES, range(8), 1, watch=log)
+    assert len(torch.unique(log.moments[0].stacks, dim=0)) > 1
+
+
+@dataclass(frozen=True)
+class Numbered(Player):
+    """A player that keeps the numbers of its observations."""
+
+    seen: list = field(default_factory=list)
+
+    def values(self, stacks, numbers):
+        self.seen.append(numbers.tolist())
+        return super().values(stacks, numbers)
+
+
+def test_observations_are_numbered_by_game_and_step():
+    player, log = Numbered(CatchNetwork()), Log()
+    play(player, RULES, [2, 5], 1, watch=log)
+    steps = enumerate(moment.episodes for moment in log.moments)
+    assert player.seen == [[number * STEPS + step for number in going] for step, going in steps]
+    assert len(player.seen[0]) == 2
+
+
 def test_a_defended_and_attacked_episode_does_too():
     sap = defend(CatchNetwork(), SAP(100))
     player = Player(sap, passes=3)

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 
+_LOOK_SECONDS = 0.1
 PROVEN = ("--limit", "8", "--batch-size", "2", "--threads", "1")
 SMALL = ("--samples", "2", "--passes", "2", "--attack", "fgsm", "--lambda", "1,4", "--defense", "sap:100")
 EVALUATE = ("evaluate", *PROVEN, *SMALL)
@@ -112,10 +114,27 @@ def start(words: Sequence[str], out: str, where: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(line, cwd=where, stdout=log, stderr=log, text=True, start_new_session=True)
 
 
+def spent(session: int) -> float:
+    """Return the seconds that all processes of a session have computed so far; by the clock where /proc is missing.
+
+    A loaded machine runs a command ten times as long one time as another, but it computes as much.
+    """
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    total = 0
+    for path in stats:
+        with suppress(OSError):  # it has just ended
+            fields = path.read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15])) if int(fields[3]) == session else 0
+    return total / os.sysconf("SC_CLK_TCK") if stats else time.monotonic()
+
+
 def undisturbed(command: Command, where: Path) -> tuple[dict[str, str], float]:
-    """Run a command to its end, and return its bits and how long it took."""
-    begin = time.monotonic()
-    code = start(command.words, "whole", where).wait()
+    """Run a command to its end, and return its bits and how long it computed."""
+    process = start(command.words, "whole", where)
+    begin = seconds = spent(process.pid)
+    while (code := process.poll()) is None:
+        seconds = spent(process.pid)
+        time.sleep(_LOOK_SECONDS)
     if code != 0:
         raise RuntimeError(
             f"{shlex.join(command.words)} ended with {code}: {(where / 'whole.log').read_text()[-2000:]}"
@@ -123,20 +142,22 @@ def undisturbed(command: Command, where: Path) -> tuple[dict[str, str], float]:
     found = bits(where / "whole", command)
     if not found:
         raise RuntimeError(f"{shlex.join(command.words)} left no results in {where / 'whole'}")
-    return found, time.monotonic() - begin
+    return found, seconds - begin
 
 
 def killed(command: Command, out: str, where: Path, seconds: float, kills: int, rng: random.Random) -> int:
-    """Kill a command up to `kills` times, each at a random moment within `seconds`, then let it end; return the kills.
+    """Kill a command up to `kills` times, then let it end; return the kills.
 
-    It is the driver that is killed, by SIGKILL; a run that ends before its kill is over.
+    Each comes at a random moment within the `seconds` that an undisturbed run computes. It is the driver that is
+    killed, by SIGKILL; a run that ends before its kill is over.
     """
     done = 0
     while done < kills:
         process = start(command.words, out, where)
-        try:
-            code = process.wait(rng.uniform(0.0, seconds))
-        except subprocess.TimeoutExpired:
+        until = spent(process.pid) + rng.uniform(0.0, seconds)
+        while (code := process.poll()) is None and spent(process.pid) < until:
+            time.sleep(_LOOK_SECONDS)
+        if code is None:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             done += 1
