@@ -1,12 +1,16 @@
 """Kill the verbs that go on, restart them until they finish, and compare their results with undisturbed runs."""
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+from kills import chains
 from kills.chains import COMMANDS, bits, killed, prepare, undisturbed
 
 
@@ -18,6 +22,7 @@ def main() -> int:
     parser.add_argument("--chain", type=int, default=4, help="kills of one run at most, before it may finish")
     parser.add_argument("--minutes", type=float, default=240.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fresh", action="store_true", help="a new interpreter for each start, not a copy of this one")
     asked = parser.parse_args()
     names = asked.commands or list(COMMANDS)
     if unknown := set(names) - COMMANDS.keys():
@@ -25,6 +30,9 @@ def main() -> int:
     rng, end = random.Random(asked.seed), time.monotonic() + 60 * asked.minutes
     where = Path(tempfile.mkdtemp(prefix="saplab-kills-"))
     prepare(where)
+    chains.forking = not asked.fresh
+    if chains.forking:
+        chains.warm_up()
     found, tally, wrong, chain = {}, dict.fromkeys(names, (0, 0)), 0, 0
     while sum(kills for _, kills in tally.values()) < asked.kills and time.monotonic() < end:
         name = names[chain % len(names)]
@@ -42,8 +50,8 @@ def main() -> int:
         tally[name] = tally[name][0] + 1, tally[name][1] + kills
         print(f"{name}: {kills} kills, {'the same bits' if same else 'OTHER BITS'}", flush=True)
         chain += 1
-    for name, (chains, kills) in tally.items():
-        print(f"{name}: {chains} runs, {kills} kills")
+    for name, (runs, kills) in tally.items():
+        print(f"{name}: {runs} runs, {kills} kills")
     print(f"{sum(kills for _, kills in tally.values())} kills, {wrong} runs with other bits, in {where}")
     return 1 if wrong else 0
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,17 +39,19 @@ class Command:
     """Words of the command line without ``--out``, and what of its folder must be the same: patterns of files.
 
     An agent's training is not `exact` (docs/atari.md), as games begin anew: it must end whole, with each step recorded.
+    What `spawns` processes of its own starts from a new interpreter each time.
     """
 
     words: tuple[str, ...]
     results: tuple[str, ...] = ("cells/*.safetensors",)
     exact: bool = True
+    spawns: bool = False
 
 
 COMMANDS = {
     "evaluate": Command(EVALUATE),
-    "evaluate-workers": Command((*EVALUATE, "--workers", "2")),
-    "evaluate-ray": Command((*EVALUATE, "--workers", "2", "--engine", "ray")),
+    "evaluate-workers": Command((*EVALUATE, "--workers", "2"), spawns=True),
+    "evaluate-ray": Command((*EVALUATE, "--workers", "2", "--engine", "ray"), spawns=True),
     "reproduce": Command(("reproduce", "study.toml", "--preset", "smoke", "--limit", "8", "--threads", "1")),
     "train": Command(
         ("train", "dense", "--preset", "smoke", "--data", "train.npz", "--test", "test.npz", "--threads", "1"),
@@ -107,11 +110,67 @@ def _hash(path: Path, exact: bool) -> str:
     return total.hexdigest()
 
 
-def start(words: Sequence[str], out: str, where: Path) -> subprocess.Popen[str]:
+forking = False  # whether commands begin as copies of this process, which has imported saplab
+
+
+class Fork:
+    """A copy of this process, in a session of its own, that runs a command; with the methods of `Popen`."""
+
+    def __init__(self, line: Sequence[str], where: Path, log: int) -> None:
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            os.chdir(where)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            sys.argv = list(line)
+            os._exit(_code_of_main())
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if done else None
+        return self._code
+
+    def wait(self) -> int:
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
+
+
+def warm_up() -> None:
+    """Import what commands need, and load the kernels, so that copies of this process begin with their work."""
+    import saplab
+    import saplab.cli.verbs.evaluate
+    import saplab.evaluation.report
+
+    images, labels = (tensor[:2] for tensor in saplab.load_cifar10("sample"))
+    sap = saplab.defend(saplab.load_model("preact-resnet20-dense"), saplab.SAP(100.0))
+    saplab.evaluate(sap, images, labels, attacks="fgsm", eps=1 / 255, passes=2, samples=1, progress=False)
+
+
+def _code_of_main() -> int:
+    from saplab.cli import main
+
+    try:
+        main()
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def start(command: Command, out: str, where: Path) -> "subprocess.Popen[bytes] | Fork":
     """Start a command in a session of its own; what it says goes to a file beside its folder."""
-    line = [sys.executable, "-m", "saplab", *words, "--out", out]
-    with (where / f"{out}.log").open("a") as log:  # the process has its own handle
-        return subprocess.Popen(line, cwd=where, stdout=log, stderr=log, text=True, start_new_session=True)
+    words = [*command.words, "--out", out]
+    with (where / f"{out}.log").open("ab") as log:  # the process has its own handle
+        if forking and not command.spawns:
+            return Fork(["saplab", *words], where, log.fileno())
+        line = [sys.executable, "-m", "saplab", *words]
+        return subprocess.Popen(line, cwd=where, stdout=log, stderr=log, start_new_session=True)
 
 
 def spent(session: int) -> float:
@@ -130,7 +189,7 @@ def spent(session: int) -> float:
 
 def undisturbed(command: Command, where: Path) -> tuple[dict[str, str], float]:
     """Run a command to its end, and return its bits and how long it computed."""
-    process = start(command.words, "whole", where)
+    process = start(command, "whole", where)
     begin = seconds = spent(process.pid)
     while (code := process.poll()) is None:
         seconds = spent(process.pid)
@@ -153,7 +212,7 @@ def killed(command: Command, out: str, where: Path, seconds: float, kills: int, 
     """
     done = 0
     while done < kills:
-        process = start(command.words, out, where)
+        process = start(command, out, where)
         until = spent(process.pid) + rng.uniform(0.0, seconds)
         while (code := process.poll()) is None and spent(process.pid) < until:
             time.sleep(_LOOK_SECONDS)
@@ -165,7 +224,7 @@ def killed(command: Command, out: str, where: Path, seconds: float, kills: int, 
         if code != 0:
             raise RuntimeError(f"it ended with {code}: {(where / f'{out}.log').read_text()[-2000:]}")
         return done
-    code = start(command.words, out, where).wait()
+    code = start(command, out, where).wait()
     if code != 0:
         raise RuntimeError(f"it ended with {code}: {(where / f'{out}.log').read_text()[-2000:]}")
     return done

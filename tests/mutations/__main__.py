@@ -15,7 +15,6 @@ os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONDONTWRIT
 sys.dont_write_bytecode = True  # Python tells files apart by size and second
 
 # what the forked processes share; nothing of saplab's
-import hypothesis  # noqa: F401
 import numba  # noqa: F401
 import pytest
 import torch  # noqa: F401
