@@ -1,7 +1,9 @@
 """Try faults one by one in a copy of the repository, and say which of them the tests notice."""
 
 import argparse
+import compileall
 import os
+import py_compile
 import shutil
 import signal
 import subprocess
@@ -15,9 +17,11 @@ os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONDONTWRIT
 sys.dont_write_bytecode = True  # Python tells files apart by size and second
 
 # what the forked processes share; nothing of saplab's
+import altair  # noqa: F401
+import msgspec  # noqa: F401
 import numba  # noqa: F401
 import pytest
-import torch  # noqa: F401
+import typer  # noqa: F401
 
 from mutations import REPOSITORY, Fault, rooms
 
@@ -60,18 +64,28 @@ def _copy(where: Path) -> Path:
         if (source := REPOSITORY / name).is_file():
             (where / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, where / name)
+    compileall.compile_dir(where / "src", quiet=1, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+    for kernel in (REPOSITORY / "src").rglob("*.nb[ci]"):  # compiled; which source they are of stands in them
+        shutil.copy2(kernel, where / kernel.relative_to(REPOSITORY))
     return where
 
 
 def _outcome(where: Path, fault: Fault, limit: float) -> str:
     path = where / "src" / "saplab" / fault.file
     whole = path.read_text()
+    kernels = {kernel: kernel.read_bytes() for kernel in where.rglob("*.nb[ci]")} if _is_of_kernels(fault) else {}
     path.write_text(fault.applied(whole))
     try:
         code = _tested(where, fault.ids, limit)
     finally:
         path.write_text(whole)
+        for kernel, code in kernels.items():
+            kernel.write_bytes(code)
     return _OUTCOMES.get(code, f"ERROR {code}")
+
+
+def _is_of_kernels(fault: Fault) -> bool:
+    return fault.file.startswith(("rng/", "pruning/"))
 
 
 def _tested(where: Path, ids: Sequence[str], limit: float) -> int:
