@@ -68,8 +68,9 @@ def test_single_pass_accuracy_of_one_pass_is_accuracy():
     assert (a.low, a.high) == pytest.approx((b.low, b.high), abs=1e-12)
 
 
-def test_more_passes_of_decided_images_are_no_more_evidence():
-    decided = [1.0] * 70 + [0.0] * 30
+@pytest.mark.parametrize("right", [0, 70, 100])
+def test_more_passes_of_decided_images_are_no_more_evidence(right):
+    decided = [1.0] * right + [0.0] * (100 - right)
     once, often = (single_pass_accuracy(*votes_of(decided, passes)) for passes in (1, 1000))
     assert (once.low, once.high) == pytest.approx((often.low, often.high), abs=1e-12)
 
@@ -85,6 +86,10 @@ def test_effective_number_by_hand():
     # Shares 0.5 and 1: p = 0.75, variance 1/16, so p (1 - p) N / variance = 3 N.
     found = mean_interval([0.5] * 20 + [1.0] * 20, passes=10)
     expected = binomtest(90, 120).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    # Shares 0.4 and 0.6: p (1 - p) N / variance = 25 N, but there are 10 N passes.
+    found = mean_interval([0.4] * 20 + [0.6] * 20, passes=10)
+    expected = binomtest(200, 400).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 

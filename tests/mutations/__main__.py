@@ -47,7 +47,7 @@ def main() -> int:
     for room, fault in chosen:
         begin, outcome = time.monotonic(), _outcome(where, fault, asked.limit)
         counts[outcome] = counts.get(outcome, 0) + 1
-        print(f"{outcome}: {room}, {fault.name} ({time.monotonic() - begin:.0f} s)", flush=True)
+        print(f"{outcome}: {room}, {fault.name} ({time.monotonic() - begin:.0f} s){_by(where)}", flush=True)
     noticed = sum(count for outcome, count in counts.items() if outcome.startswith("caught"))
     print(f"{len(chosen)} faults, {noticed} noticed ({100 * noticed / max(len(chosen), 1):.1f} %): {counts}")
     shutil.rmtree(where)
@@ -82,6 +82,13 @@ def _outcome(where: Path, fault: Fault, limit: float) -> str:
         for kernel, code in kernels.items():
             kernel.write_bytes(code)
     return _OUTCOMES.get(code, f"ERROR {code}")
+
+
+def _by(where: Path) -> str:
+    """Return which test failed, and how, in a line."""
+    lines = (where / "output.txt").read_text(errors="replace").splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return f"\n    {failed[0]}" if failed else ""
 
 
 def _is_of_kernels(fault: Fault) -> bool:

@@ -6,6 +6,7 @@ import pickle
 import re
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -200,6 +201,22 @@ def of_session(folder):
     return found
 
 
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+try:
+    print(GcsClient(address=sys.argv[1]).internal_kv_keys(b"gcs_pid", None, timeout=60)[0])
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+def asked(address, environment):
+    """Return what a process of its own learns from a Ray at an address."""
+    line = [sys.executable, "-c", STRANGER, address]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300, check=True).stdout.strip()
+
+
 LOOPBACK = {"0100007F", "0" * 24 + "01000000", "0000000000000000FFFF00000100007F"}
 
 
@@ -230,6 +247,10 @@ def test_ray_of_this_machine_is_the_users_alone(tmp_path, monkeypatch):
         path, mode, length = ray.get(look.remote())
         assert str(tmp_path) not in path
         assert (mode, length) == ("token", 64)
+        gcs = ray._private.worker._global_node.gcs_address
+        assert asked(gcs, dict(os.environ)) == "b'gcs_pid'"
+        stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        assert asked(gcs, stranger).startswith("AuthenticationError")
     assert not folder.exists()
     assert (os.environ["RAY_AUTH_TOKEN"], "RAY_AUTH_MODE" in os.environ) == ("the user's own", False)
 

@@ -79,10 +79,20 @@ def test_requests_come_back_from_json():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "null", b"\xff", '{"format": "5"}', '{"format": 99}', '{"numerics": 1}']
+    ("text", "message"),
+    [
+        ("", "not a request: Input data was truncated"),
+        ("[]", "not a request: Expected `object`, got `array`"),
+        ("{}", "not a request: Object missing required field `format`"),
+        ("null", "not a request: Expected `object`, got `null`"),
+        (b"\xff", "not a request: JSON is malformed: invalid character (byte 0)"),
+        ('{"format": "5"}', "not a request: Expected `int`, got `str` - at `$.format`"),
+        ('{"format": 99}', "format 99, this version of saplab reads 5"),
+        ('{"numerics": 1}', "not a request: Object contains unknown field `numerics`"),
+    ],
 )
-def test_other_json_is_refused(text):
-    with pytest.raises(ValueError, match=r".") as caught:
+def test_other_json_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         Request.from_json(text)
     assert not isinstance(caught.value, EarlierVersionError)
 
