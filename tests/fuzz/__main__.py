@@ -27,6 +27,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="saplab-fuzz-") as folder:
         for name, faults in run_many(asked.count, asked.seed, Path(folder), asked.only):
             ran[name] += 1
+            if ran.total() % 100 == 0:
+                print(f"{ran.total()} inputs, {time.monotonic() - begin:.0f} s", flush=True)
             for fault in faults:
                 kinds[fault.kind] += 1
                 print(f"\n{fault.kind}: {fault.name} --seed {fault.seed}\n  {fault.text}\n{fault.told}", flush=True)

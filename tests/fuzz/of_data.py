@@ -182,7 +182,7 @@ def strange_things_in_folders(draw: random.Random, folder: Path) -> Case:
     inside = folder / "pictures" / "cat"
     inside.mkdir(parents=True)
     if draw.random() < 0.7:
-        Image.new("RGB", (9, 9)).save(inside / "1.png")
+        Image.new("RGB", (9, 9)).save(inside / "first.png")
     for k in range(draw.randrange(1, 4)):
         name = os.fsdecode(draw.choice((b"x.png", b"\xff\xfe.png", b".png", b"a b\n.png", b"~.jpg", b"-.gif")))
         target = inside / f"{k}{name}"
