@@ -124,8 +124,12 @@ class Fork:
             os.chdir(where)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - not those of who started this
             sys.argv = list(line)
-            os._exit(_code_of_main())
+            code = _code_of_main()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
     def poll(self) -> int | None:
         if self._code is None:

@@ -18,9 +18,16 @@ sys.dont_write_bytecode = True  # Python tells files apart by size and second
 
 # what the forked processes share; nothing of saplab's
 import altair  # noqa: F401
+import hypothesis  # noqa: F401
+import jinja2  # noqa: F401
 import msgspec  # noqa: F401
 import numba  # noqa: F401
+import pyarrow.parquet  # noqa: F401
 import pytest
+import safetensors.torch  # noqa: F401
+import scipy.optimize
+import scipy.stats  # noqa: F401
+import torch._dynamo  # noqa: F401
 import typer  # noqa: F401
 
 from mutations import REPOSITORY, Fault, rooms
@@ -107,7 +114,8 @@ def _tested(where: Path, ids: Sequence[str], limit: float) -> int:
         source = str(where / "src")
         sys.path.insert(0, source)
         os.environ["PYTHONPATH"] = source
-        arguments = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--no-header", *ids]
+        late = "ignore::pytest.PytestAssertRewriteWarning"  # of plugins that this process has imported
+        arguments = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--no-header", "-W", late, *ids]
         os._exit(pytest.main(arguments))
     return _waited(child, limit)
 
