@@ -297,6 +297,8 @@ def test_the_paper_takes_fewer_steps_at_smaller_strengths():
 def test_a_rival_may_use_what_it_found_in_a_smaller_ball():
     own = evidence("fgsm", (0.3, 0.5))
     assert check("transfer", [own, transfer((0.6, 0.4))]).outcome == "passed"
+    stronger = evidence("fgsm", (0.6, 0.1))
+    assert check("transfer", [stronger, transfer((0.3, 0.1))]).outcome == "failed"
     found = check("noise", [own, noise((0.6, 0.2))])
     assert found.evidence.startswith("λ = 2: fgsm own mask 10x1 at λ = 1 leaves 30.0 %, noise none 1x1 leaves 20.0 %")
 
@@ -610,6 +612,11 @@ def test_what_an_attacker_leaves_who_goes_on_trying():
     assert left.accuracy.estimate == pytest.approx((1 + 66 / 184756) / 2)  # C(12, 10) / C(20, 10)
     (small,) = verdict([strong], labels=labels, eps=2 / 255).persistent
     assert small.accuracy.estimate == 1
+    alike = Evidence.of(PGD(), eps, probs, labels, hits=np.full((2, 2), 18), passes=20)
+    (left,) = verdict([alike], labels=labels).persistent
+    chance = 43758 / 184756  # C(18, 10) / C(20, 10); 20 passes hold two tries of 10
+    assert left.accuracy == mean_interval([left.accuracy.estimate] * 2, 2, confidence=0.975)  # of two radii
+    assert left.accuracy.estimate == pytest.approx(chance)
     text = verdict_text(verdict([strong, weak], labels=labels))
     assert "λ = 8: an attacker who may try 10 times leaves 50.0 % [" in text
     assert "100 times" not in text

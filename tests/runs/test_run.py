@@ -200,6 +200,7 @@ def test_a_damaged_cell_found_by_a_report_is_computed_again(inputs, tmp_path):
         ({"precision": "int8"}, "`precision` must be one of float32, bfloat16, got 'int8'"),
         ({"threat": ThreatModel(bounds=(0.0, 0.5))}, r"`images` must lie in \[0, 0.5\]"),
         ({"adversary": replace(DEFENDED, sites=("nowhere",))}, "sites"),
+        ({"attack": PGD(targets=-4)}, "`targets` must be below the number of classes, 4, got -4"),
     ],
 )
 def test_a_rehearsal_refuses_what_cannot_be_computed(inputs, change, message):

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal, Self, cast
 
+import torch
 from torch import Tensor, nn
 
 from saplab.attacks.flatness import Flatness
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.losses import loss_of
 from saplab.attacks.norms import Bounds, NormName
 from saplab.attacks.problem import Problem
 from saplab.attacks.threat import ThreatModel
@@ -120,6 +122,9 @@ class Attack(Named, ABC):
     def cost(self, eps: Sequence[float]) -> Cost:
         """Return the most passes of the adversary that a curve takes for one image."""
 
+    def check_classes(self, classes: int) -> None:
+        """Refuse, by a ValueError, a network of so many classes that the attack cannot work on."""
+
     @property
     def family(self) -> "Attack":
         """Return what stands for all attacks whose images are made together; see `craft`."""
@@ -192,6 +197,14 @@ class GradientAttack(Attack):
     def samples(self) -> int:
         """Return the samples of one gradient."""
         return self.gradient.samples
+
+    def check_classes(self, classes: int) -> None:
+        """Refuse too few classes for the loss."""
+        super().check_classes(classes)
+        if isinstance(self.gradient.loss, str):
+            one = torch.zeros(1, dtype=torch.int64)
+            targets = one if getattr(self, "targets", 0) else None
+            loss_of(self.gradient.loss, torch.zeros(1, classes), one, targets)
 
     def plain(self, random: bool, rules: bool, own: bool) -> Self:
         """Return the attack with the settings that make no difference at their plainest; see `Attack.plain`."""

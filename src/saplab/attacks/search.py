@@ -39,6 +39,12 @@ class SearchAttack(Attack):
         if self.restarts < 1:
             raise ValueError(f"`restarts` must be >= 1, got {self.restarts}")
 
+    def check_classes(self, classes: int) -> None:
+        """Refuse as many targets as there are classes, or more."""
+        super().check_classes(classes)
+        if abs(self.targets) >= classes:
+            raise ValueError(f"`targets` must be below the number of classes, {classes}, got {self.targets}")
+
     @property
     @abstractmethod
     def _blocks(self) -> int:
@@ -80,6 +86,7 @@ class SearchAttack(Attack):
         if (watch or self.targets) and radii[-1] > 0:
             asking = self._asking(problem.random)
             clean = asking.score(problem, looks)
+            self.check_classes(clean.probs.shape[1])
             active = active[~watch.lost(problem, asking, clean, looks)] if watch else active
             rivals = _others(clean.log_probs, problem.labels, self.targets) if self.targets else None
         for k, eps in enumerate(radii):
@@ -138,8 +145,6 @@ class GradientSearch(SearchAttack, GradientAttack):
 
 def _others(logs: Tensor, labels: Tensor, count: int) -> Tensor:
     """Return the `count` likeliest classes other than the label, likeliest first, or the -`count` least likely."""
-    if abs(count) >= logs.shape[1]:
-        raise ValueError(f"`targets` must be below the number of classes, {logs.shape[1]}, got {count}")
     label = F.one_hot(labels, logs.shape[1]).bool()
     others = logs.masked_fill(label, -torch.inf if count > 0 else torch.inf)
     return others.topk(abs(count), 1, largest=count > 0).indices

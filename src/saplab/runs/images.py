@@ -85,7 +85,7 @@ class Images:
         """Run each network once on one image, to refuse what cannot be computed before long work begins.
 
         That is, by a ValueError: a network without sites or logits, labels it has no class for, images outside the
-        bounds, a bad seed, a radius wider than the bounds.
+        bounds, a bad seed, a radius wider than the bounds, an attack that the number of classes does not suit.
         """
         cells = tuple(cells)
         for threat in {cell.threat for cell in cells}:
@@ -102,6 +102,8 @@ class Images:
             with torch.no_grad():
                 classes = logits(partial(ran, network_of(network, self.models)), one).shape[1]
             check_labels(self.data.labels, classes)
+            for attack in {cell.attack.spec: cell.attack for cell in cells if cell.adversary == network}.values():
+                attack.check_classes(classes)
 
 
 def _crafts(cells: _Cells, inputs: Images, shard: Dataset) -> Iterator[tuple[_Cells, Craft, int]]:
