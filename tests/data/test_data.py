@@ -292,6 +292,7 @@ BAD = [
     ({"images": np.zeros((2, 4, 8, 8)), "labels": [0, 1]}, "must have 1 or 3 channels"),
     ({"images": np.zeros((2, 3, 8, 3)), "labels": [0, 1]}, "must have 1 or 3 channels"),
     ({"images": GOOD[:0], "labels": np.zeros(0, int)}, "must hold at least one image"),
+    ({"images": GOOD, "labels": [0, 2**31 - 2]}, r"`labels` must lie in 0 \.\. 1048575, got 0 \.\. 2147483646"),
     ({"images": GOOD, "labels": [0, -1]}, r"`labels` must lie in .*got -1 \.\. 0"),
     ({"images": GOOD, "labels": [0, 2], "classes": ["a", "b"]}, r"`labels` must lie in 0 \.\. 1, got 0 \.\. 2"),
     ({"images": GOOD, "labels": [0.0, 1.0]}, "`labels` must be whole numbers, got float64"),

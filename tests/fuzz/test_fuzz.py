@@ -68,5 +68,6 @@ def _leave_the_folder() -> None:
 )
 def test_faults_are_noticed(case: Case, kinds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "SECONDS", 2.0)
+    monkeypatch.setattr(harness, "PATIENCE", 1)
     monkeypatch.setitem(GENERATORS, "one", lambda draw, folder: case)
     assert [fault.kind for fault in harness.run_one("one", 0, tmp_path)] == kinds

@@ -11,6 +11,7 @@ from saplab.system.memory import physical_memory
 from saplab.system.words import readable
 
 _CHANNELS = (1, 3)
+_MOST_CLASSES = 1 << 20  # without names; ImageNet's largest set has 21,843
 
 
 def load_npz(path: str | Path) -> Dataset:
@@ -93,7 +94,7 @@ def _checked_labels(path: Path, labels: np.ndarray, count: int, classes: tuple[s
         raise ValueError(f"{path}: `labels` must be whole numbers, got {labels.dtype}")
     if labels.shape != (count,):
         raise ValueError(f"{path}: `labels` must have one entry for each of the {count} images, got {labels.shape}")
-    limit = len(classes) or np.iinfo(np.int32).max
+    limit = len(classes) or _MOST_CLASSES
     if labels.min() < 0 or labels.max() >= limit:
         raise ValueError(f"{path}: `labels` must lie in 0 .. {limit - 1}, got {labels.min()} .. {labels.max()}")
     return labels.astype(np.int64)
