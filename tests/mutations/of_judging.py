@@ -52,14 +52,14 @@ FAULTS = [
     Fault(
         "a transfer may have the larger budget",
         COMPARISONS,
-        "return _challenges(challengers, case.white_box, lambda rival, other: rival.steps >= other.steps)",
+        "return _challenges(challengers, case.white_box, _as_many_steps)",
         "return _challenges(challengers, case.white_box, lambda rival, other: True)",
         "evaluation/test_verdict.py::test_unequal_budgets_are_not_compared",
     ),
     Fault(
         "identity may have the larger budget",
         COMPARISONS,
-        "rival.evidence.samples >= challenger.evidence.samples and rival.steps >= challenger.steps",
+        "rival.evidence.samples >= challenger.evidence.samples and _as_many_steps(rival, challenger)",
         "True",
         "evaluation/test_verdict.py::test_unequal_budgets_are_not_compared",
     ),

@@ -86,8 +86,8 @@ FAULTS = [
     Fault(
         "a failure in another thread is swallowed",
         "rng/threads.py",
-        "        if error is not None:\n",
-        "        if None:\n",
+        "    if errors:\n        raise errors[0]\n",
+        "",
         "rng/test_threads.py::test_an_exception_of_any_slice_is_raised_and_the_pool_lives_on",
     ),
     Fault(
