@@ -177,3 +177,15 @@ def test_cached_weights_and_compiling_are_refused():
     model(X)
     with pytest.raises(ValueError, match=r"weights that their layers compute \(0\.weight\) cannot be compiled"):
         torch.compile(model, backend="eager")(X)
+
+
+@pytest.mark.parametrize("way", [weight_normed, pruned], ids=lambda way: way.__name__)
+def test_an_evaluation_is_that_of_the_network_with_these_weights(way):
+    model, images, labels = net(way), (X + 1) / 2, torch.tensor([0, 1, 2, 0])
+    asked = {"attacks": "pgd:steps=2", "eps": 0.2, "passes": 4, "samples": 2, "progress": False}
+    found, expected = (
+        saplab.evaluate(saplab.defend(m, saplab.RandomNoisyWeights(0.3)), images, labels, **asked)
+        for m in (model, plain(model))
+    )
+    assert found.rows == expected.rows
+    assert any(row["averaged_percent"] < 100 for row in found.rows)
