@@ -1,6 +1,7 @@
 """Networks that are random by themselves: saplab's clean accuracy, attack and cost against the same by hand.
 
-    python benchmarks/random_networks.py [--images 200] [--jobs 1] [--seed 0] [--only accuracy|cost] [NETWORK ...]
+    python benchmarks/random_networks.py [--images 200] [--lam 1] [--jobs 1] [--seed 0] [--only accuracy|cost]
+                                         [NETWORK ...]
 
 Eleven networks in plain PyTorch around preact-resnet20-dense, none of which saplab knows. By hand means a loop over
 passes of the bare network under PyTorch's, NumPy's and Python's own generators. The first table holds accuracies, and
@@ -25,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import saplab
+from saplab.attacks import eps_of
 from saplab.runs.results import join
 
 BASE: Final = "preact-resnet20-dense"
-EPS: Final = 8 / 255
 PASSES, BY_HAND, SAMPLES, STEPS = 20, 100, 5, 20
 TIMED, REPEATS = 128, 7  # images of a pass, and passes of each kind, whose time is taken
 
@@ -287,16 +288,16 @@ def accuracy_by_hand(net: nn.Module, images: Tensor, labels: Tensor, passes: int
     return 100 * float((probs.argmax(1) == labels).float().mean())
 
 
-def pgd_by_hand(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def pgd_by_hand(net: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
     """Return PGD's last points: `STEPS` steps along the mean gradient of `SAMPLES` passes, from a random start."""
-    points = (images + EPS * (2 * torch.rand_like(images) - 1)).clamp(0, 1)
+    points = (images + eps * (2 * torch.rand_like(images) - 1)).clamp(0, 1)
     for _ in range(STEPS):
         gradient = torch.zeros_like(points)
         for _ in range(SAMPLES):
             x = points.clone().requires_grad_()
             gradient += torch.autograd.grad(F.cross_entropy(net(x), labels, reduction="sum"), x)[0]
-        moved = points + 2.5 / STEPS * EPS * gradient.sign()
-        points = torch.minimum(torch.maximum(moved, images - EPS), images + EPS).clamp(0, 1)
+        moved = points + 2.5 / STEPS * eps * gradient.sign()
+        points = torch.minimum(torch.maximum(moved, images - eps), images + eps).clamp(0, 1)
     return points
 
 
@@ -315,26 +316,26 @@ def cost(name: str) -> tuple[str, ...]:
     return name, f"{bare:.0f}", f"{keyed_time:.0f}", f"{keyed_time / bare:.2f}"
 
 
-def same_bits(net: nn.Module, images: Tensor, labels: Tensor, seed: int) -> str:
+def same_bits(net: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: int) -> str:
     """Return whether two evaluations with other batch sizes have the same bits, or by how much they differ."""
     attack = saplab.PGD(saplab.MonteCarlo(2), steps=2)
     found = []
     for size in (len(images), len(images) * 3 // 8):
         store = saplab.evaluate(
-            net, images, labels, attack, EPS, passes=4, seed=seed, batch_size=size, progress=False
+            net, images, labels, attack, eps, passes=4, seed=seed, batch_size=size, progress=False
         ).store
         found.append(join([store.load(cell) for cell in store.request.cells]).probs)
     difference = float(np.abs(found[0] - found[1]).max())
     return "yes" if difference == 0 else f"up to {difference:.1g} apart"
 
 
-def measure(name: str, count: int, seed: int) -> tuple[str, ...]:
+def measure(name: str, count: int, eps: float, seed: int) -> tuple[str, ...]:
     """Return the row of a network."""
     case, net = CASES[name], CASES[name].make()
     images, labels = (t[:count] for t in saplab.load_cifar10("sample"))
     rules = ("mask", "relaxed") if case.by_hand else ("mask",)
     pgd = [saplab.PGD(saplab.MonteCarlo(SAMPLES, backward=rule), steps=STEPS) for rule in rules]  # type: ignore[arg-type]
-    run = partial(saplab.evaluate, net, images, labels, eps=EPS, passes=PASSES, seed=seed, progress=False)
+    run = partial(saplab.evaluate, net, images, labels, eps=eps, passes=PASSES, seed=seed, progress=False)
 
     attacked = run(attacks=pgd)
     clean = next(row for row in attacked.rows if row["eps"] == 0)
@@ -345,7 +346,7 @@ def measure(name: str, count: int, seed: int) -> tuple[str, ...]:
 
     seed_all(seed)
     hand_clean = accuracy_by_hand(net, images, labels, BY_HAND)
-    adversarial = pgd_by_hand(case.by_hand() if case.by_hand else net, images, labels)
+    adversarial = pgd_by_hand(case.by_hand() if case.by_hand else net, images, labels, eps)
     hand_left = accuracy_by_hand(net, adversarial, labels, PASSES)
 
     return (
@@ -354,7 +355,7 @@ def measure(name: str, count: int, seed: int) -> tuple[str, ...]:
         f"{hand_clean:.1f}", ", ".join(f"{percent:.1f}" + (f" ({rule})" if len(rules) > 1 else "")
                                        for percent, rule in zip(left, rules, strict=True)),
         f"{hand_left:.1f}" + (" (BPDA)" if case.by_hand else ""), f"{bound:.1f} / {averaged:.1f}",
-        same_bits(net, images, labels, seed),
+        same_bits(net, images, labels, eps, seed),
     )  # fmt: skip
 
 
@@ -364,6 +365,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=tuple(CASES), metavar="NETWORK")
     for name, default in (("images", 200), ("jobs", 1), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--lam", type=float, default=1.0, help="radius of the attacks in pixel steps of 0..255")
     parser.add_argument("--only", choices=("accuracy", "cost"))
     options = parser.parse_args()
     if unknown := set(options.networks) - set(CASES):
@@ -371,8 +373,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.only != "cost":
         with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=1) as pool:
-            one = partial(measure, count=options.images, seed=options.seed)
-            show(f"{options.images} images", HEAD, pool.imap(one, options.networks, chunksize=1))
+            one = partial(measure, count=options.images, eps=eps_of(options.lam), seed=options.seed)
+            show(f"{options.images} images, λ = {options.lam:g}", HEAD, pool.imap(one, options.networks, chunksize=1))
     if options.only != "accuracy":
         show(f"a pass over {TIMED} images, one thread", COST_HEAD, map(cost, options.networks))
 
