@@ -111,3 +111,145 @@ class Hardware(Net):
 class Distributed(Net):
     def after(self, z):
         return torch.distributions.Normal(z, 0.1).rsample() + torch.distributions.Gumbel(0.0, 1.0).sample(z.shape)
+
+
+class Projected(Net):
+    """Noise from a generator that is seeded anew in every pass: the same pattern on every image."""
+
+    def before(self, x):
+        return x + torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(4))
+
+
+class SeededForAll(Net):
+    """The same by the generator of the whole process."""
+
+    def before(self, x):
+        torch.manual_seed(4)
+        return x + torch.randn(x.shape[1:])
+
+
+class SeededNumPy(Net):
+    def before(self, x):
+        np.random.seed(4)  # noqa: NPY002 - what people do
+        return x + torch.from_numpy(np.random.normal(size=tuple(x.shape[1:]))).float()  # noqa: NPY002
+
+
+class SeededNumPyGenerator(Net):
+    def before(self, x):
+        return x + torch.from_numpy(np.random.default_rng(4).normal(size=tuple(x.shape[1:]))).float()
+
+
+class SeededPython(Net):
+    def before(self, x):
+        random.seed(4)
+        return x * random.random()
+
+
+class SeededByContents(Net):
+    """A generator that is seeded by what the images hold."""
+
+    def before(self, x):
+        seeds = [int(image.sum() * 1000) for image in x]
+        return torch.stack([
+            image + torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+            for image, seed in zip(x, seeds, strict=True)
+        ])  # fmt: skip
+
+
+class SeededForEachPlace(Net):
+    """Other noise for each place in the batch, the same in every pass."""
+
+    def before(self, x):
+        return x + torch.randn(x.shape, generator=torch.Generator().manual_seed(4))
+
+
+class SeededNumPyForEachPlace(Net):
+    def before(self, x):
+        return x + torch.from_numpy(np.random.default_rng(4).normal(size=tuple(x.shape))).float()
+
+
+class ProjectedNoise(Projected):
+    """A pattern that is always the same, and noise that is not."""
+
+    def before(self, x):
+        return super().before(x) + 0.3 * torch.randn_like(x)
+
+
+class InChunks(Net):
+    """Takes its batch in parts, each of which draws."""
+
+    def before(self, x):
+        return torch.cat([part + torch.randn_like(part) for part in x.split(4)])
+
+
+class OnDarkImages(Net):
+    """Draws for some rows of its batch alone."""
+
+    def before(self, x):
+        x, dark = x.clone(), x.mean((1, 2, 3)) < 0.5
+        x[dark] += torch.randn(int(dark.sum()), *x.shape[1:])
+        return x
+
+
+class ByManyImages(Net):
+    """Standardises a batch by its own statistics, where it is large enough."""
+
+    def before(self, x):
+        return (x - x.mean(0)) / x.std(0) if len(x) > 8 else x
+
+
+class Signs(Net):
+    """Chooses by the last bits of its arithmetic, which vary with the batch's size, in the image at one place."""
+
+    def after(self, z):
+        return z + (torch.arange(len(z)) == 0)[:, None] * (len(z) > 8)
+
+
+class ByTheirNumber(Net):
+    def before(self, x):
+        return x / len(x)
+
+
+class Holder:
+    def __init__(self, generator):
+        self.generator = generator
+
+
+class Listed(Net):
+    """Generators that are kept in containers."""
+
+    def __init__(self):
+        super().__init__()
+        self.generators = [np.random.default_rng(7)]
+
+    def before(self, x):
+        return x + float(self.generators[0].normal())
+
+
+class Mapped(Listed):
+    def __init__(self):
+        super().__init__()
+        self.generators = {0: np.random.RandomState(7)}
+
+
+class InTuple(Listed):
+    def __init__(self):
+        super().__init__()
+        self.generators = ([random.Random(7)],)
+
+    def before(self, x):
+        return x * self.generators[0][0].random()
+
+
+class InObject(Listed):
+    def __init__(self):
+        super().__init__()
+        self.generators = [Holder(np.random.default_rng(7))]
+
+    def before(self, x):
+        return x + float(self.generators[0].generator.normal())
+
+
+class ListedForExamples(Listed):
+    def before(self, x):
+        return x + torch.from_numpy(self.generators[0].normal(size=tuple(x.shape))).float()

@@ -22,7 +22,13 @@ OWN = [
     nets.InputNoise, nets.OwnGenerator, nets.Dropped, nets.Transposed, nets.Doubled, nets.Distributed, nets.NumPyNoise,
     nets.NumPyGenerator,
 ]  # fmt: skip
-OF_A_PASS = [nets.PixelNoise, nets.Either]
+OF_A_PASS = [nets.PixelNoise, nets.Either, nets.Listed, nets.Mapped, nets.InTuple, nets.InObject]
+SEEDED = [
+    nets.Projected, nets.SeededForAll, nets.SeededNumPy, nets.SeededNumPyGenerator, nets.SeededPython,
+    nets.SeededByContents,
+]  # fmt: skip
+PLACED = [nets.SeededForEachPlace, nets.SeededNumPyForEachPlace, nets.ByTheirNumber]
+MANY = torch.rand(40, 3, 4, 4, generator=torch.Generator().manual_seed(4))
 
 
 def passed(net, key=5, pass_=0, examples=None, images=IMAGES):
@@ -35,10 +41,12 @@ def passed(net, key=5, pass_=0, examples=None, images=IMAGES):
     (nets.Net, None), (nets.InputNoise, "example"), (nets.OwnGenerator, "example"), (nets.Dropped, "example"),
     (nets.Transposed, "example"), (nets.Doubled, "example"), (nets.Distributed, "example"),
     (nets.PixelNoise, "pass"), (nets.Either, "pass"), (nets.NumPyNoise, "pass"), (nets.NumPyGenerator, "pass"),
-    (nets.Shuffled, "batch"), (nets.Hardware, "unkeyed"),
+    (nets.Shuffled, "batch"), (nets.Hardware, "unkeyed"), (nets.InChunks, "batch"), (nets.OnDarkImages, "batch"),
+    (nets.ProjectedNoise, "example"), (nets.Listed, "pass"), (nets.Mapped, "pass"), (nets.InTuple, "pass"),
+    (nets.InObject, "pass"), (nets.ListedForExamples, "pass"),
 ])  # fmt: skip
 def test_the_rehearsal_finds_whose_the_draws_are(kind, grain):
-    own = observe(kind().eval(), IMAGES).randomness
+    own = observe(kind().eval(), MANY).randomness
     assert (own and own.grain) == grain
 
 
@@ -79,7 +87,101 @@ def test_one_pattern_of_noise_serves_all_images_of_a_pass():
     assert torch.allclose(same, same[:1].expand_as(same), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [*OWN, *OF_A_PASS, nets.Shuffled])
+@pytest.mark.parametrize("kind", [*SEEDED, *PLACED])
+def test_what_a_network_seeds_itself_in_every_pass_is_no_randomness(kind):
+    net, labels = kind().eval(), torch.zeros(40, dtype=torch.int64)
+    with torch.no_grad(), torch.random.fork_rng():
+        alone = torch.cat([net(image[None]) for image in MANY]).softmax(1)
+    assert not is_random(saplab.Stochastic(net, example=MANY))
+    probs = [
+        saplab.predict(net, MANY, passes=3, seed=seed, batch_size=size) for seed, size in ((0, 40), (1, 40), (0, 7))
+    ]
+    for found in probs:
+        torch.testing.assert_close(found, alone)
+    x = saplab.FGSM()(net, MANY, labels, 0.1)
+    assert torch.equal(x, saplab.FGSM()(net, MANY, labels, 0.1, seed=1))
+
+
+@pytest.mark.parametrize("kind", PLACED)
+def test_a_network_that_knows_places_runs_on_one_image_at_a_time_without_defences(kind, caplog):
+    with caplog.at_level(logging.WARNING, "saplab"):
+        saplab.predict(kind().eval(), MANY)
+    assert "on one image at a time" in caplog.text
+
+    class Relu(kind):
+        def after(self, z):
+            return z.relu()
+
+    sap = defend(Relu().eval(), saplab.SAP(50))
+    with pytest.raises(ValueError, match="depends on its place in the batch"):
+        saplab.predict(sap, MANY)
+    with pytest.raises(ValueError, match="depends on its place in the batch"):
+        saplab.evaluate(sap, MANY, torch.zeros(40, dtype=torch.int64), "fgsm", 0.1, progress=False)
+
+
+def test_a_seeded_pattern_stays_beside_noise_that_is_keyed():
+    class Still(nets.ProjectedNoise):
+        def before(self, x):
+            return nets.Projected.before(self, x) + 0.0 * torch.randn_like(x)
+
+    net = saplab.Stochastic(Still().eval(), example=MANY)
+    torch.manual_seed(4)  # the state that the network seeds: an outer generator there is not the network's choice
+    with torch.no_grad():
+        torch.testing.assert_close(passed(net, images=MANY), nets.Projected().eval()(MANY))
+    noisy = saplab.Stochastic(nets.ProjectedNoise().eval(), example=MANY)
+    torch.manual_seed(4)
+    first = passed(noisy)
+    torch.manual_seed(5)
+    assert torch.equal(first, passed(noisy))
+    assert not torch.equal(first, passed(noisy, pass_=1))
+
+
+def test_noise_before_the_network_seeds_is_noise_whatever_the_user_has_seeded():
+    class Late(nets.Net):
+        def before(self, x):
+            noisy = x + torch.randn_like(x)
+            torch.manual_seed(4)
+            return noisy + torch.randn(x.shape[1:])
+
+    net = Late().eval()
+    torch.manual_seed(4)
+    probs = [saplab.predict(net, MANY, passes=1, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(probs[0], probs[1])
+    assert not torch.allclose(probs[0], probs[2])
+
+
+@pytest.mark.parametrize("kind", [nets.InChunks, nets.OnDarkImages])
+def test_draws_by_a_place_are_never_stacked_and_come_again(kind):
+    net = saplab.Stochastic(kind().eval(), example=MANY)
+    assert shares_draws(net)
+    assert torch.equal(saplab.predict(net, MANY, passes=3), saplab.predict(net, MANY, passes=3))
+
+
+def test_draws_of_an_example_that_come_otherwise_later_are_an_error():
+    net = saplab.Stochastic(nets.OnDarkImages().eval(), example=0.1 * MANY)  # all dark: each draws
+    with pytest.raises(ValueError, match="drew random numbers, though not on the images"):
+        saplab.predict(net, MANY, passes=2)
+
+
+def test_statistics_of_a_batch_are_found_where_only_large_ones_have_them():
+    net = nets.ByManyImages().eval()
+    assert saplab.predict(net, MANY[:8]).shape == (8, 5)
+    with pytest.raises(ValueError, match="depends on the rest of its batch"):
+        saplab.predict(net, MANY)
+    with pytest.raises(ValueError, match="depends on the rest of its batch"):
+        saplab.evaluate(net, MANY, torch.zeros(40, dtype=torch.int64), "fgsm", 0.1, progress=False)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_few_images_that_rounding_decides_are_no_dependence_on_the_batch(noisy):
+    class Noisy(nets.Signs, nets.InputNoise if noisy else nets.Net):
+        pass
+
+    own = observe(Noisy().eval(), MANY).randomness
+    assert (own and own.grain) == ("example" if noisy else None)
+
+
+@pytest.mark.parametrize("kind", [*OWN, *OF_A_PASS, *SEEDED, *PLACED, nets.Shuffled])
 def test_generators_of_others_are_left_as_they_were(kind):
     net = saplab.Stochastic(kind().eval())
     states = [torch.get_rng_state(), str(random.getstate()), repr(np.random.mtrand._rand.get_state())]

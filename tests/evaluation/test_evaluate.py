@@ -331,3 +331,26 @@ def test_logits_of_any_size_are_judged_alike_and_what_they_hide_is_called_masked
     bounds = [found.verdict.headline.accuracy.estimate for found in (plain, scaled)]
     assert 0.1 < bounds[0] < 0.9
     assert bounds[1] <= bounds[0] + 0.01
+
+
+def test_a_network_of_float64_is_attacked_and_judged_in_float64():
+    class Noting(nn.Sequential):
+        def forward(self, x):
+            seen.add(x.dtype)
+            return super().forward(x)
+
+    seen: set[torch.dtype] = set()
+    whole = {"attacks": "pgd:steps=3+square:queries=20", "eps": 4 / 255, "passes": 2, "samples": 2, "progress": False}
+    for defenses in ((), (saplab.SAP(100), saplab.GaussianNoise(0.01))):
+        nets = [saplab.defend(net, *defenses) if defenses else net for net in (NET, Noting(*small()).double().eval())]
+        found = [saplab.evaluate(net, IMAGES, LABELS, **whole) for net in nets]
+        one, other = ([row["averaged_percent"] for row in result.rows] for result in found)
+        assert one == pytest.approx(other, abs=7)  # one image of 16 may change sides
+    assert seen == {torch.float64}
+
+
+def test_a_network_of_float64_has_no_other_precision():
+    with pytest.raises(ValueError, match=r"a network of float64 keeps its precision, got `precision` bfloat16"):
+        saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, precision="bfloat16")
+    with pytest.raises(ValueError, match=r"must be of float32 or float64, got torch.float16; call \.float\(\) first"):
+        saplab.evaluate(small().half(), IMAGES, LABELS, **QUICK)

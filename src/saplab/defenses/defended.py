@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 
-from saplab.defenses.base import Defense
+from saplab.defenses.base import Defense, label_of
 from saplab.defenses.checkpoints import refuse_checkpoint, signs
 from saplab.defenses.computed import announce_weights, computed_names, meeting, refuse_hidden_weights, weights_by_name
 from saplab.defenses.drawing import Drawing, GradientRule, check_rule, current, fresh
@@ -84,6 +84,10 @@ class Defended(Dress):
     @property
     def _saplab_shares(self) -> bool:
         return self._saplab_plan.shares_draws
+
+    @property
+    def _saplab_label(self) -> str:
+        return label_of(self._saplab_plan.defenses)
 
 
 def _begin_in_graph(

@@ -38,13 +38,18 @@ class Dress(nn.Module):
 
     @property
     def _saplab_random(self) -> bool:
-        """Return whether passes differ."""
-        raise NotImplementedError(type(self).__name__)
+        """Return whether it makes passes differ."""
+        return False
 
     @property
     def _saplab_shares(self) -> bool:
         """Return whether one draw serves a whole pass, so that a batch must be one pass."""
-        raise NotImplementedError(type(self).__name__)
+        return False
+
+    @property
+    def _saplab_label(self) -> str:
+        """Return what stands before the network, for messages; "" where that is nothing."""
+        return ""
 
     def _saplab_drawing(self) -> Drawing:
         """Return the draws that an enclosing `drawing` fixes, else fresh ones."""

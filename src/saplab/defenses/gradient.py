@@ -1,16 +1,18 @@
 """Whether a gradient of a network's outputs reaches its input, and which module cuts it where none does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from saplab.defenses.rehearsal import ran
+from saplab.defenses.prediction import as_logits
+from saplab.defenses.stage import ran
 
 
 @dataclass(frozen=True)
@@ -19,37 +21,61 @@ class Reach:
 
     Attributes:
         state: ``whole``; ``flat`` where it is zero at every image; ``cut`` where there is none.
+        gradient: (N, ...), 0 where there is none.
+        output: what the network returned.
         module: path and class of the innermost module in which it ends, where that can be told.
     """
 
     state: Literal["whole", "flat", "cut"]
+    gradient: Tensor
+    output: Any
     module: str = ""
 
 
-def reach(model: nn.Module, images: Tensor) -> Reach:
-    """Follow the gradient of the sum of a network's squared outputs back to the images (N, ...)."""
+def squares(output: Any) -> Tensor:
+    """Return the sum of all squared outputs.
+
+    Raises:
+        ValueError: there are none that have a gradient.
+    """
+    outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    if not outputs:
+        got = output.dtype if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the network must return a tensor of logits (N, classes), got {got}")
+    return torch.stack([output.double().square().sum() for output in outputs]).sum()
+
+
+def own_loss(output: Any) -> Tensor:
+    """Return the cross-entropy of logits (N, classes) with the classes that they choose themselves, summed.
+
+    Raises:
+        ValueError: outputs that are no logits.
+    """
+    output = as_logits(output)
+    return F.cross_entropy(output, output.detach().argmax(1), reduction="sum")
+
+
+def reach(model: nn.Module, images: Tensor, loss: Callable[[Any], Tensor] = squares) -> Reach:
+    """Follow the gradient of a loss of a network's outputs back to the images (N, ...)."""
     x = images.detach().clone().requires_grad_()
     with torch.enable_grad(), _watched(model) as seen:
         output = ran(model, x)
-        outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-        if not outputs:
-            got = output.dtype if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"the network must return a tensor of logits (N, classes), got {got}")
-        total = torch.stack([output.double().square().sum() for output in outputs]).sum()
+        total = loss(output)
+    nothing = torch.zeros_like(x)
     if not total.requires_grad:
-        return Reach("cut", _named(model, next((n for n, ins, outs in seen if _asks(ins) and not _asks(outs)), None)))
+        last = next((n for n, ins, outs in seen if _asks(ins) and not _asks(outs)), None)
+        return Reach("cut", nothing, output, _named(model, last))
     between = [t for _, ins, outs in seen for t in (*ins, *outs) if t.requires_grad]
     gradient, *others = torch.autograd.grad(total, [x, *between], allow_unused=True)
     if gradient is not None and bool((gradient != 0).any()):
-        return Reach("whole")
+        return Reach("whole", gradient, output)
     alive = {id(t): g is not None and bool((g != 0).any()) for t, g in zip(between, others, strict=True)}
 
     def ends(ins: list[Tensor], outs: list[Tensor]) -> bool:
         return any(alive.get(id(t)) for t in outs) and not any(alive.get(id(t)) for t in ins)
 
-    return Reach(
-        "flat" if gradient is not None else "cut", _named(model, next((n for n, i, o in seen if ends(i, o)), None))
-    )
+    last = next((n for n, ins, outs in seen if ends(ins, outs)), None)
+    return Reach("cut" if gradient is None else "flat", nothing, output, _named(model, last))
 
 
 def _asks(tensors: list[Tensor]) -> bool:

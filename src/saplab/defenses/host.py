@@ -5,10 +5,8 @@ is called once more for each example, which so gets numbers of its own.
 """
 
 import inspect
-import random
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,114 +15,80 @@ import numpy as np
 import torch
 from torch import nn
 
-from saplab.defenses.keyed import Numbers
+from saplab.defenses.generators import Place, ambient, own_generators, put_back, seed, state_of
+from saplab.defenses.keyed import UNSEEN, Numbers
 from saplab.rng.streams import derived_key
 
 _one_at_a_time: Final = threading.RLock()  # generators of a process are everybody's
 
-_NUMPY: Final = (np.random.Generator, np.random.RandomState)
-_OWN: Final = (*_NUMPY, random.Random)
 _WHOLE: Final = frozenset({"shuffle", "seed", "get_state", "set_state", "bytes", "spawn", "permutation"})
 _DIMENSIONS: Final = frozenset({"rand", "randn"})  # whose arguments are the shape
 
 
+class Moves:
+    """Which of some generators have been drawn from, or seeded, since this was made."""
+
+    def __init__(self, generators: Iterable[Any]) -> None:
+        self._generators = tuple(generators)
+        self._before = tuple(map(state_of, self._generators))
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Return the state of each that has moved, None for the others."""
+        now = map(state_of, self._generators)
+        return tuple(None if a == b else b for a, b in zip(self._before, now, strict=True))
+
+
 @dataclass(frozen=True)
 class Generators:
-    """Which generators a forward pass may draw from, besides PyTorch's own operators.
+    """Which generators a forward pass may draw from.
 
     Attributes:
-        places: objects and attributes that hold generators of the network's own.
+        places: of those of the network's own.
     """
 
-    places: tuple[tuple[Any, str], ...] = ()
+    places: tuple[Place, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module) -> "Generators":
-        """Find the generators that a network's modules, and the files that their classes stand in, hold."""
-        modules = list(model.modules())
-        files = {id(file): file for file in (sys.modules.get(type(m).__module__) for m in modules) if _is_of_user(file)}
-        owners = (*modules, *files.values())
-        return cls(tuple((owner, name) for owner in owners for name, value in vars(owner).items() if _is_own(value)))
+        """Find the generators of a network."""
+        return cls(own_generators(model))
+
+    @property
+    def every(self) -> tuple[Any, ...]:
+        """Return those of the process and the network's own, each once."""
+        return tuple({id(g): g for g in (*ambient(), *(place.generator for place in self.places))}.values())
 
     @contextmanager
-    def keyed(self, key: int, pass_: int, numbers: Numbers) -> Iterator[Callable[[], bool]]:
+    def keyed(self, key: int, pass_: int, numbers: Numbers) -> Iterator[Moves]:
         """Seed all generators by (key, pass) while the context is open, then put them back as they were.
 
-        NumPy's arrays that grow with the batch get each example's own of the `numbers`. What the context gives returns
-        whether some generator was drawn from.
+        NumPy's arrays that grow with the batch get each example's own of the `numbers`. What the context gives tells
+        which generators were moved. PyTorch's operators move its generators only where they draw as they are written.
         """
-        seed = derived_key(key, pass_) & 0xFFFFFFFF
+        own = derived_key(key, pass_) & 0xFFFFFFFF
         with _one_at_a_time, ExitStack() as after:
-            for generator in _ambient():
-                after.callback(_put_back(generator))
-            random.seed(seed)
-            global_numpy = np.random.mtrand._rand  # whose methods the functions of np.random are
-            global_numpy.seed(seed)
-            torch.default_generator.manual_seed(seed)
-            after.enter_context(_each_examples(np.random, global_numpy, numbers))
-            seeded: list[Any] = [random, global_numpy, torch.default_generator]
-            for k, (owner, name) in enumerate(self.places):
-                generator = vars(owner)[name]
-                stand_in = _like(generator, derived_key(key, -1 - k) & 0xFFFFFFFF ^ seed)
-                after.callback(_setting(owner, name, generator))
-                vars(owner)[name] = _Proxy(stand_in, numbers) if isinstance(generator, _NUMPY) else stand_in
-                seeded.append(stand_in)
-            before = list(map(_state, seeded))
-            yield lambda: list(map(_state, seeded)) != before
+            every, first = self.every, len(ambient())
+            for k, generator in enumerate(every):
+                after.callback(put_back(generator))
+                seed(generator, own if k < first else derived_key(key, first - 1 - k) & 0xFFFFFFFF ^ own)
+                if numbers.watch is not None:
+                    numbers.watch.expect(generator)
+            after.enter_context(_each_examples(np.random, np.random.mtrand._rand, numbers))
+            for place in self.places:
+                if place.of_numpy and place.replaceable:
+                    place.holder[place.key] = _Proxy(place.generator, numbers)
+                    after.callback(place.holder.__setitem__, place.key, place.generator)
+            yield Moves(g for g in every if g is torch.default_generator or not isinstance(g, torch.Generator))
 
 
 @contextmanager
 def undrawn(model: nn.Module) -> Iterator[None]:
     """Refuse a network that was found not to be random, and draws all the same."""
-    own = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Generator)]
-    generators = (*_ambient(), *own, *(vars(owner)[name] for owner, name in Generators.of(model).places))
-    before = list(map(_state, generators))
+    moves = Moves(Generators.of(model).every)
     yield
-    if list(map(_state, generators)) != before:
-        raise ValueError("the network drew random numbers, though not on the images on which it was found not to"
-                         " be random; wrap it: saplab.Stochastic(model, example=images) that it draws on")  # fmt: skip
-
-
-def _is_of_user(file: Any) -> bool:
-    return file is not None and not file.__name__.startswith(("torch", "saplab", "timm", "numpy", "builtins"))
-
-
-def _is_own(value: Any) -> bool:
-    return isinstance(value, _OWN)
-
-
-def _state(generator: Any) -> Any:
-    """Return a generator's state as something that compares."""
-    if generator is random or isinstance(generator, random.Random):
-        return generator.getstate()
-    if isinstance(generator, torch.Generator):
-        return generator.get_state().numpy().tobytes()
-    if isinstance(generator, np.random.Generator):
-        return repr(generator.bit_generator.state)
-    kind, words, *rest = generator.get_state()
-    return (kind, words.tobytes(), *rest)
-
-
-def _ambient() -> tuple[Any, ...]:
-    return random, np.random.mtrand._rand, torch.default_generator
-
-
-def _put_back(generator: Any) -> Callable[[], Any]:
-    if generator is random:
-        python = random.getstate()
-        return lambda: random.setstate(python)
-    state = generator.get_state()
-    return lambda: generator.set_state(state)
-
-
-def _setting(owner: Any, name: str, value: Any) -> Callable[[], Any]:
-    return lambda: vars(owner).__setitem__(name, value)
-
-
-def _like(generator: Any, seed: int) -> Any:
-    if isinstance(generator, random.Random):
-        return random.Random(seed)
-    return np.random.RandomState(seed) if isinstance(generator, np.random.RandomState) else np.random.default_rng(seed)
+    if any(end is not None for end in moves.ends):
+        raise ValueError(UNSEEN)
 
 
 class _Proxy:
@@ -136,7 +100,7 @@ class _Proxy:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._generator, name)
         fit = callable(method) and not name.startswith("_") and name not in _WHOLE
-        return _by_example(method, type(self._generator), self._numbers) if fit else method
+        return _by_example(method, self._generator, self._numbers) if fit else method
 
 
 @contextmanager
@@ -158,16 +122,22 @@ def _each_examples(module: Any, generator: Any, numbers: Numbers) -> Iterator[No
             setattr(module, name, usual)
 
 
-def _by_example(method: Any, kind: type, numbers: Numbers) -> Callable[..., Any]:
+def _by_example(method: Any, generator: Any, numbers: Numbers) -> Callable[..., Any]:
     """Wrap a method: where its array grows with the batch, draw each entry of that axis from a generator of its own."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        watch = numbers.watch
+        if watch and watch.seeded(generator):
+            return method(*args, **kwargs)
         values = method(*args, **kwargs)
+        if watch:
+            watch.expect(generator)
         source = numbers.next(np.shape(values), torch.device("cpu")) if np.ndim(values) else None
         with_size = _resized(method, args, kwargs) if source is not None and source.of_examples else None
         if source is None or with_size is None:
             return values
-        parts = [with_size(getattr(_seeded(kind, seed), method.__name__), source.rest) for seed in source.seeds()]
+        kind = type(generator)
+        parts = [with_size(getattr(_seeded(kind, s), method.__name__), source.rest) for s in source.seeds()]
         return np.stack(parts, axis=source.axis or 0)
 
     return call

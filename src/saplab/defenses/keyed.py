@@ -17,11 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from saplab.defenses.checkpoints import refuse_checkpoint, signs
 from saplab.defenses.drawing import Drawing
+from saplab.defenses.generators import Watch
 from saplab.defenses.laws import LAWS, Call, arguments_of
 from saplab.rng.numbers import normals, uniforms, words
 from saplab.rng.streams import SITES
 
 _KIND: Final = 4  # of these numbers; their keys are apart from those of defences
+
+UNSEEN: Final = (
+    "the network drew random numbers, though not on the images on which it was found out whether it is random, and how;"
+    " wrap it: saplab.Stochastic(model, example=images) with images on which it does"
+)
 
 Shape = tuple[int, ...]
 
@@ -82,10 +88,12 @@ class Randomness:
     Attributes:
         pattern: which draws belong to the examples.
         hosts: whether it draws from generators outside PyTorch's operators: NumPy's, Python's, a C extension's.
+        seeds: whether it seeds some generators itself in every pass, whose numbers are then left as it makes them.
         keyed: whether the same key gives the same outputs.
         alone: whether an example's outputs are the same in every batch.
         frozen: whether every pass and example has the draws of one.
-        drawn: whether there are draws at all.
+        drawn: whether there are draws at all, but for those from generators that it seeds itself.
+        single: whether it runs one example at a time, as an output would depend on the example's place in its batch.
         written: names of the network's attributes and buffers that passes write.
     """
 
@@ -95,6 +103,8 @@ class Randomness:
     alone: bool = True
     frozen: bool = False
     drawn: bool = True
+    seeds: bool = False
+    single: bool = False
     written: frozenset[str] = frozenset()
 
     @property
@@ -109,10 +119,18 @@ class Randomness:
 
     @property
     def grain(self) -> str:
-        """Return whose the draws are: ``example``, ``pass``, ``batch``, or ``unkeyed`` where nothing repeats them."""
-        if not self.keyed:
-            return "unkeyed"
+        """Return whose the draws are: ``example``, ``pass``, ``batch``, or ``unkeyed`` where nothing repeats them.
+
+        "" where there are none.
+        """
+        if not self.drawn or not self.keyed:
+            return "unkeyed" if self.drawn else ""
         return "batch" if not self.alone else "pass" if self.shared else "example"
+
+    def numbers(self, drawing: Drawing, batch: int) -> "Numbers":
+        """Return the numbers of a pass over a batch."""
+        watch = Watch() if self.seeds else None
+        return Numbers(drawing, batch, self.pattern, watch=watch, strict=self.grain in ("", "example"))
 
 
 @dataclass
@@ -124,12 +142,20 @@ class Numbers:
         batch: examples of the batch.
         pattern: which draws belong to examples.
         shapes: of the calls so far.
+        watch: tells which generators the network has seeded itself, whose numbers are not these; None for none.
+        strict: whether a draw of no example's is an error.
+        shared: whether there was one.
+        level: whether all rows of a draw, whosoever they are, get the same numbers.
     """
 
     drawing: Drawing
     batch: int
     pattern: Pattern
     shapes: list[Shape] = field(default_factory=list)
+    watch: Watch | None = None
+    strict: bool = False
+    shared: bool = False
+    level: bool = False
 
     def next(self, shape: Sequence[int], device: torch.device) -> "Source":
         """Return the numbers of the next call, for a draw of that shape."""
@@ -138,16 +164,19 @@ class Numbers:
             raise ValueError(f"a network may draw {SITES} times in a pass")
         self.shapes.append(shape)
         kind = self.pattern.kind(index, shape, self.batch)
-        if not isinstance(kind, Axis):
-            streams = self._of_pass()
-            return Source(streams.to(device), shape, None, index)
-        rows = self.drawing.rows(shape[kind.axis], f"draw {index}", tiled=self.pattern.tiled)
-        return Source(rows.to(device), shape, kind.axis, index)
+        if isinstance(kind, Axis):
+            rows = self.drawing.rows(shape[kind.axis], f"draw {index}", tiled=self.pattern.tiled)
+            return Source((self._of_pass(len(rows)) if self.level else rows).to(device), shape, kind.axis, index)
+        if self.strict:
+            raise ValueError(UNSEEN)
+        self.shared = True
+        axis = 0 if self.level and shape else None
+        return Source(self._of_pass(1 if axis is None else shape[0]).to(device), shape, axis, index)
 
-    def _of_pass(self) -> Tensor:
+    def _of_pass(self, rows: int = 1) -> Tensor:
         drawing = self.drawing if self.drawing.shared is not None else self.drawing.of_one_pass()
         assert drawing.shared is not None
-        return drawing.shared
+        return drawing.shared.expand(rows, -1)
 
 
 @dataclass
@@ -220,7 +249,9 @@ class KeyedDraws(TorchDispatchMode):
         law = LAWS.get(func._schema.name)
         if law is not None:
             refuse_checkpoint(self.signs)
-            return Call.of(func, args, kwargs, self.numbers.next).result(law)
+            call = Call.of(func, args, kwargs, self.numbers.next)
+            watch = self.numbers.watch
+            return func(*args, **kwargs) if watch and watch.seeded(call.generator) else call.result(law)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
         with self:  # an operator that is made of others, as inference mode leaves them whole

@@ -86,6 +86,18 @@ class Call:
             torch.device(given) if given is not None else torch.device("cpu") if self.like is None else self.like.device
         )
 
+    @property
+    def generator(self) -> Any:
+        """Return the generator that the operator would draw from: the one that it is given, or its device's."""
+        given = self.given.get("generator")
+        if given is not None:
+            return given
+        device = next((v.device for v in self.given.values() if isinstance(v, Tensor)), self.device)
+        if device.type != "cuda":
+            return torch.default_generator
+        torch.cuda.init()
+        return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+
     def dtype(self, usual: torch.dtype) -> torch.dtype:
         """Return the type that the call asks for: its own, that of its tensor, or `usual`."""
         given = self.given.get("dtype")

@@ -62,7 +62,7 @@ def predict(
         ValueError: no images or values outside the bounds, `passes` < 1, bad `examples`, a network of half precision,
             that does not return finite logits, or whose outputs depend on the rest of their batch.
     """
-    images = for_network(model, given_images(images))
+    images = given_images(images)
     if bounds is not None and len(images):
         least, most = float(images.min()), float(images.max())
         if not bounds[0] <= least <= most <= bounds[1]:
@@ -80,7 +80,8 @@ def predict_with_votes(
         raise ValueError("`images` must hold at least one image, got none")
     if passes < 1:
         raise ValueError(f"`passes` must be >= 1, got {passes}")
-    model, numbers = ready(model, images), numbered(examples, len(images))
+    images = for_network(model, images)
+    model, numbers = ready(model, images[:batch_size]), numbered(examples, len(images))
     key, rounds = stream_key(seed), passes if is_random(model) else 1
     batches = zip(images.split(batch_size), numbers.split(batch_size), strict=True)
     with nullcontext() if is_random(model) else undrawn(model):
@@ -134,9 +135,14 @@ def for_network(model: nn.Module, images: Tensor) -> Tensor:
 
 def logits(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
     """Run `model`, and insist on logits (N, classes)."""
-    output = model(images)
+    return as_logits(model(images), len(images))
+
+
+def as_logits(output: Any, count: int | None = None) -> Tensor:
+    """Return a network's output where it is logits (N, classes) of `count` images; else raise ValueError."""
     if not isinstance(output, Tensor):
         raise ValueError(f"the network must return a tensor of logits (N, classes), got {type(output).__name__}")
-    if output.dim() != 2 or len(output) != len(images):
-        raise ValueError(f"the network must return logits ({len(images)}, classes), got shape {tuple(output.shape)}")
+    if output.dim() != 2 or count not in (None, len(output)):
+        rows = "N" if count is None else count
+        raise ValueError(f"the network must return logits ({rows}, classes), got shape {tuple(output.shape)}")
     return output

@@ -1,35 +1,27 @@
-"""The rehearsal: what a network is, found out by running it on a few real rows.
+"""The rehearsal: what a network is, found out by running it on real rows.
 
 Is it random, and whose are its draws, an example's or a pass's; does the rest of the batch matter; are its outputs
 logits or probabilities. Types and modes of layers decide nothing.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from saplab.defenses.base import HOOKS, Defense, label_of
-from saplab.defenses.defended import Defended
-from saplab.defenses.drawing import drawing
 from saplab.defenses.dressing import view
-from saplab.defenses.host import Generators
-from saplab.defenses.keyed import NO_PATTERN, Axis, KeyedDraws, Kind, Numbers, Pattern, Randomness, Shape, Source
+from saplab.defenses.keyed import Axis, Kind, Pattern, Randomness, Shape
 from saplab.defenses.sites import announce_modules
+from saplab.defenses.stage import PASSES, ROWS, Stage, Trial, same, tail, threads_of
 from saplab.defenses.unseen import Unseen, handwritten, unseen_notes
 from saplab.models.identity import held
-from saplab.rng.streams import pass_streams, stream_key
 
-_ROWS: Final = 3
-_PASSES: Final = 3
+LARGE: Final = 512  # images at most of the batch in which it is looked whether a network is the same there
 _MANY: Final = 10
-_SAME: Final = 1e-3  # of the outputs' size: what rounding may move in another batch size
 _SUM: Final = 1e-3  # how far probabilities may be from adding up to 1
 
 
@@ -56,8 +48,10 @@ class Observed:
     def notes(self) -> tuple[str, ...]:
         """Return what a person should know, in sentences."""
         own = self.randomness
-        told = [_GRAINS[own.grain]] if own else []
-        told += ["It is in training mode as a whole; call .eval() unless that is meant."] if own and self.trains else []
+        told = [_GRAINS[own.grain]] if own and own.drawn else []
+        told += [_TRAINS] if told and self.trains else []
+        told += [_SEEDS] if own and own.seeds else []
+        told += [_SINGLE] if own and own.single else []
         told += ["Its outputs are probabilities; saplab takes their logarithm as logits."] if self.probabilities else []
         return tuple(told)
 
@@ -72,7 +66,14 @@ _GRAINS: Final = {
     " numbers again.",
 }  # fmt: skip
 
-
+_TRAINS: Final = "It is in training mode as a whole; call .eval() unless that is meant."
+_SEEDS: Final = (
+    "The network seeds generators itself in every pass: what they draw is always the same, and is left as it is."
+)
+_SINGLE: Final = (
+    "What the network returns for an image depends on its place in the batch or on the batch's size, though not on the"
+    " other images; saplab runs it on one image at a time."
+)
 _BY_GRADIENT: Final = (
     "the network draws other random numbers where gradients are taken than where they are not, as PyTorch's transformer"
     " layers in evaluation mode with dropout in training mode, so that attacks and predictions would see different"
@@ -80,60 +81,59 @@ _BY_GRADIENT: Final = (
 )
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """One pass of the rehearsal: its outputs, the shapes of its draws, and whether other generators were drawn from."""
-
-    outputs: tuple[Tensor, ...]
-    shapes: tuple[Shape, ...]
-    hosts: bool
-
-    @property
-    def drew(self) -> bool:
-        return bool(self.shapes) or self.hosts
-
-
-@dataclass
-class _Noted(Numbers):
-    """Numbers that refuse a defence which draws from PyTorch or NumPy, not from its `Draw`."""
-
-    def next(self, shape: Sequence[int], device: torch.device) -> Source:
-        if (hook := _hook_that_draws()) is not None:
-            raise ValueError(f"{hook} draws from a generator of its own; its numbers must come from `draw`, such as"
-                             " draw.normal(x.shape)")  # fmt: skip
-        return super().next(shape, device)
-
-
 def observe(model: nn.Module, images: Tensor) -> Observed:
-    """Run a network on three of `images` (N, ...), in two batch sizes and with keyed draws, and see what it does.
+    """Run a network on `images` (N, ...) with keyed draws, mostly on three of them, and see what it does.
 
-    Buffers and generators are left as they were.
+    Three rows tell what its draws are, by two batch sizes; a pass or two over all images, `LARGE` at most, tell whether
+    it is the same in a batch of that size. Buffers and generators are left as they were.
 
     Raises:
-        ValueError: the network cannot take the images, a defence draws from a generator of its own, or a random
-            operator has no keyed form, or draws are made only where gradients are taken.
+        ValueError: the network cannot take the images, a defence draws from a generator of its own, a random operator
+            has no keyed form, draws are made only where gradients are taken, or not on the first three images.
     """
-    stage = _Stage(model, _rows(images))
+    images, rows = images[:LARGE].detach(), _rows(images)
+    stage = Stage(model, rows, images if len(images) > ROWS else rows)
     with torch.no_grad(), _untouched(model):
-        first, again = stage.whole(0), stage.whole(0)
-        before = held(model)
-        keyed = _same(first.outputs, again.outputs, 0.0)
+        first = stage.whole(0)
+        if (first.shapes or first.moved) and stage.seeds_itself():
+            stage = replace(stage, seeds=True)
+            first = stage.whole(0)
+        again, before = stage.whole(0), held(model)
+        keyed = same(first.outputs, again.outputs, 0.0)
         if keyed and stage.draws_by_gradient(first):
             raise ValueError(_BY_GRADIENT)
-        probabilities = _are_probabilities(first.outputs)
-        if keyed and not first.drew:
-            alone = stage.unmoved_by_others() and _same(_tail(first), stage.fewer(0).outputs)
-            return Observed(None, alone, probabilities, model.training, _changed(before, held(model)))
-        passes = _MANY if first.hosts else _PASSES  # a generator of Python's may choose among ways to go
-        whole, fewer = ([run(k) for k in range(passes)] for run in (stage.whole, stage.fewer))
-        hosts = any(trial.hosts for trial in (*whole, *fewer))
-        calls = _calls(whole, fewer)
-        patterns = (Pattern(calls), Pattern(calls, tiled=True))
-        fits = next((p for p in patterns if keyed and stage.stands_alone(p)), None)
-        alone = not keyed or stage.unmoved_by_others(fits or patterns[0])
+        reseeds = bool(first.moved) and stage.seeds_hosts_itself(first)
+        if keyed and not first.shapes and (reseeds or not first.moved):
+            alone, randomness = _without_draws(replace(stage, seeds=stage.seeds or reseeds), first)
+        else:
+            alone, randomness = _with_draws(stage, keyed, first.moved if reseeds else frozenset())
         written = _changed(before, held(model))
-        randomness = Randomness(fits or patterns[0], hosts, keyed, alone=fits is not None, written=written)
-        return Observed(randomness, alone, probabilities, model.training, written)
+    own = randomness and replace(randomness, written=written)
+    return Observed(own, alone, _are_probabilities(first.outputs), model.training, written)
+
+
+def _without_draws(stage: Stage, first: Trial) -> tuple[bool, Randomness | None]:
+    """Return whether examples stand alone, and how a network is to be run that is not random; None for as it is."""
+    plain = Randomness(seeds=stage.seeds, drawn=False)
+    small = stage.unmoved_by_others(stage.rows)
+    if small and same(tail(first), stage.fewer(0).outputs) and stage.is_the_same_in_large(first):
+        return True, plain if stage.seeds else None
+    alone = small and stage.unmoved_by_others(stage.images)
+    return alone, replace(plain, single=True)
+
+
+def _with_draws(stage: Stage, keyed: bool, seeded: frozenset[int]) -> tuple[bool, Randomness]:
+    """Return whether examples stand alone but for their draws, and whose these are; `seeded` decide nothing."""
+    passes = _MANY if stage.whole(0).moved - seeded else PASSES  # Python's generator may choose among ways to go
+    whole, fewer = ([run(k) for k in range(passes)] for run in (stage.whole, stage.fewer))
+    hosts = any(trial.moved - seeded for trial in (*whole, *fewer))
+    calls = _calls(whole, fewer)
+    patterns = (Pattern(calls), Pattern(calls, tiled=True))
+    fits = next((p for p in patterns if keyed and stage.stands_alone(p)), None)
+    fits = fits if fits and stage.stands_in_large(fits, hosts) else None
+    pattern = fits or patterns[0]
+    alone = not keyed or all(stage.unmoved_by_others(some, pattern) for some in stage.both[: 1 if fits else 2])
+    return alone, Randomness(pattern, hosts, keyed, alone=fits is not None, seeds=stage.seeds)
 
 
 def unseen(model: nn.Module, images: Tensor) -> tuple[str, ...]:
@@ -146,97 +146,30 @@ def unseen(model: nn.Module, images: Tensor) -> tuple[str, ...]:
     announce_modules(named)
     with torch.enable_grad(), _untouched(model), Unseen() as seen:
         image = seen.watched(leaf.clone())  # into which a network may write
-        outputs = _Stage(named, image).whole(0).outputs
+        outputs = Stage(named, image, image).whole(0).outputs
     return unseen_notes(seen.found, handwritten(outputs, leaf))
 
 
 def _rows(images: Tensor) -> Tensor:
-    rows = images[:_ROWS].detach()
-    return torch.cat([rows] * _ROWS)[:_ROWS] if len(rows) < _ROWS else rows
+    rows = images[:ROWS].detach()
+    return torch.cat([rows] * ROWS)[:ROWS] if len(rows) < ROWS else rows
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> frozenset[str]:
     return frozenset(name for name in {*before, *after} if before.get(name) != after.get(name))
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A network and three rows, on which it can be run again and again."""
-
-    model: nn.Module
-    rows: Tensor
-    key: int = field(default_factory=lambda: stream_key(0))
-
-    def run(self, rows: Tensor, examples: Tensor, pass_: int, pattern: Pattern) -> _Trial:
-        """Run one pass over some rows with keyed draws."""
-        streams = pass_streams(self.key, pass_, examples)
-        with drawing(streams) as fixed:
-            noted = _Noted(fixed, len(rows), pattern)
-            with Generators.of(self.model).keyed(self.key, pass_, noted) as moved, KeyedDraws(noted):
-                outputs = tree_leaves(ran(self.model, rows))
-                hosts = moved()
-        return _Trial(tuple(t for t in outputs if isinstance(t, Tensor)), tuple(noted.shapes), hosts)
-
-    def whole(self, pass_: int, pattern: Pattern = NO_PATTERN) -> _Trial:
-        """Run a pass over all rows."""
-        return self.run(self.rows, torch.arange(len(self.rows)), pass_, pattern)
-
-    def fewer(self, pass_: int, pattern: Pattern = NO_PATTERN) -> _Trial:
-        """Run a pass over all rows but the first."""
-        return self.run(self.rows[1:], torch.arange(1, len(self.rows)), pass_, pattern)
-
-    def draws_by_gradient(self, first: _Trial) -> bool:
-        """Return whether the first pass makes other draws while its gradient is followed."""
-        if not self.rows.is_floating_point():
-            return False
-        rows = self.rows.clone().requires_grad_().clone()  # into which a network may write
-        try:
-            with torch.enable_grad():
-                return self.run(rows, torch.arange(len(rows)), 0, NO_PATTERN).shapes != first.shapes
-        except ValueError:  # it cannot be followed
-            return False
-
-    def stands_alone(self, pattern: Pattern) -> bool:
-        """Return whether examples have the same outputs in another batch, by the draws that a pattern gives them."""
-        return all(_same(_tail(self.whole(k, pattern)), self.fewer(k, pattern).outputs) for k in range(_PASSES))
-
-    def unmoved_by_others(self, pattern: Pattern = NO_PATTERN) -> bool:
-        """Return whether examples keep their outputs where another one in their batch is changed."""
-        changed = self.rows.clone()
-        changed[0] = self.rows[0].flatten().flip(0).view(self.rows[0].shape) * 0.5
-        examples = torch.arange(len(changed))
-        return _same(_tail(self.whole(0, pattern)), _tail(self.run(changed, examples, 0, pattern)))
-
-
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Run on one thread, and put the buffers of a network back as they were."""
-    trains, threads = any(module.training for module in model.modules()), torch.get_num_threads()
+    trains = any(module.training for module in model.modules())
     before = [(buffer, buffer.clone()) for buffer in model.buffers()] if trains else []
-    torch.set_num_threads(1)  # three rows are little work, for which threads would only wait for one another
     try:
-        yield
+        with threads_of(1):  # three rows are little work, for which threads would only wait for one another
+            yield
     finally:
-        torch.set_num_threads(threads)
         for buffer, value in before:
             buffer.copy_(value)
-
-
-def _tail(trial: _Trial) -> tuple[Tensor, ...]:
-    return tuple(output[1:] if output.ndim else output for output in trial.outputs)
-
-
-def _same(ones: Sequence[Tensor], others: Sequence[Tensor], share: float = _SAME) -> bool:
-    """Return whether outputs agree up to a share of their size."""
-    return len(ones) == len(others) and all(
-        one.shape == other.shape and _close(one.double(), other.double(), share)
-        for one, other in zip(ones, others, strict=True)
-    )
-
-
-def _close(one: Tensor, other: Tensor, share: float) -> bool:
-    size = one[one.isfinite()].abs().max() if one.isfinite().any() else torch.zeros(())
-    return bool(torch.isclose(one, other, rtol=share, atol=float(share * size), equal_nan=True).all())
 
 
 def _are_probabilities(outputs: Sequence[Tensor]) -> bool:
@@ -248,7 +181,7 @@ def _are_probabilities(outputs: Sequence[Tensor]) -> bool:
     return not whole and bool((rows >= 0).all() and (rows <= 1).all() and ((rows.sum(1) - 1).abs() < _SUM).all())
 
 
-def _calls(whole: Sequence[_Trial], fewer: Sequence[_Trial]) -> tuple[tuple[Kind, ...], ...]:
+def _calls(whole: Sequence[Trial], fewer: Sequence[Trial]) -> tuple[tuple[Kind, ...], ...]:
     """Return the kinds of draw at each call: those whose shapes grow in proportion to the batch are the examples'."""
     found: list[dict[Kind, None]] = []
     for many, few in zip(whole, fewer, strict=True):
@@ -260,41 +193,11 @@ def _calls(whole: Sequence[_Trial], fewer: Sequence[_Trial]) -> tuple[tuple[Kind
 
 
 def _kind(many: Shape, few: Shape) -> Kind:
-    """Return the kind of a draw that has one shape for `_ROWS` examples and another for one example fewer."""
+    """Return the kind of a draw that has one shape for `ROWS` examples and another for one example fewer."""
     differ = [k for k, (a, b) in enumerate(zip(many, few, strict=False)) if a != b]
     if len(many) != len(few) or len(differ) != 1:
         return many
     axis, share = differ[0], many[differ[0]] - few[differ[0]]
-    if many[axis] != _ROWS * share:
+    if many[axis] != ROWS * share:
         return many
     return Axis((*many[:axis], share, *many[axis + 1 :]), axis)
-
-
-def ran(model: nn.Module, images: Tensor) -> Any:
-    """Run a network, or raise a ValueError that says why it cannot take the images."""
-    try:
-        return model(images)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, AssertionError, IndexError, TypeError) as error:  # whatever layers raise on other images
-        reason, kinds = (
-            str(error).strip().partition("\n")[0],
-            {p.dtype for p in model.parameters() if p.is_floating_point()},
-        )
-        other = next((kind for kind in kinds if kind != images.dtype), None)
-        advice = f" (its weights are {other}; call .float() first)" if other else ""
-        parts = [part for part in model.modules() if isinstance(part, Defended)] if isinstance(model, nn.Module) else []
-        who = "the network" + "".join(f" behind {label_of(part._saplab_plan.defenses)}" for part in parts)
-        what = f"{images.dtype} images of shape {tuple(images.shape[1:])}"
-        raise ValueError(f"{who} cannot take {what}{advice}: {reason}") from error
-
-
-def _hook_that_draws() -> str | None:
-    """Name the defence's hook that is running now, if there is one."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        owner = frame.f_locals.get("self") if frame.f_code.co_name in HOOKS else None
-        if isinstance(owner, Defense):
-            return f"{type(owner).__name__}.{frame.f_code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return None

@@ -8,17 +8,25 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
+from torch.utils._pytree import tree_map
 
 from saplab.defenses.checkpoints import refuse_checkpoint
 from saplab.defenses.drawing import Drawing, drawing
 from saplab.defenses.dressing import Dress, dressed, dresses, undress, view
 from saplab.defenses.host import Generators
-from saplab.defenses.keyed import KeyedDraws, Numbers, Randomness
-from saplab.defenses.rehearsal import Observed, observe
-from saplab.models.identity import attributes
+from saplab.defenses.keyed import KeyedDraws, Randomness
+from saplab.defenses.rehearsal import LARGE, Observed, observe
+from saplab.defenses.sites import is_announcement
+from saplab.models.identity import values
 from saplab.rng.streams import pass_streams, stream_key
+from saplab.system.source import contents_text
 
 _APART: Final = 1 << 40  # number of the streams' key, apart from those of ranks and replicas
+PLACED: Final = (
+    "what the network returns for an image depends on its place in the batch or on the batch's size, so that it must"
+    " run on one image at a time, where no defence can be put on it"
+)
+_PLAIN: Final = frozenset({bool, int, float, str, type(None)})  # kinds of values that are compared as they are
 _LOG: Final = logging.getLogger("saplab")
 
 
@@ -36,12 +44,15 @@ class Keyed(Dress):
         refuse_checkpoint()
         inputs = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), torch.zeros(1))
         own, batch = _learnt(self, inputs), len(inputs)
-        if not own.drawn:
+        if own.single and batch > 1:
+            parts = [self._saplab_keyed_run(run, *_row(k, batch, args, kwargs)) for k in range(batch)]
+            return torch.cat(parts)
+        if not own.drawn and not own.seeds:
             return run(*args, **kwargs)
         drawing = self._saplab_drawing().apart(_APART).of_batch(batch)
         drawing = _frozen(drawing) if own.frozen else drawing
-        numbers = Numbers(drawing, batch, own.pattern)
-        if not own.hosts:
+        numbers = own.numbers(drawing, batch)
+        if not own.hosts and not own.seeds:
             with KeyedDraws(numbers):
                 return run(*args, **kwargs)
         stream = drawing.of_one_pass().streams[0]
@@ -60,13 +71,16 @@ class Keyed(Dress):
 class Logarithm(Dress):
     """A part that takes the logarithm of a network's probabilities, so that it gives logits."""
 
-    _saplab_random = False
-    _saplab_shares = False
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the logarithm of what the network returns."""
         probs = super().forward(*args, **kwargs)
         return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
+
+
+def _row(k: int, batch: int, args: Any, kwargs: Any) -> Any:
+    """Return arguments with one row of each tensor that has one for each example."""
+    return tree_map(lambda v: v[k : k + 1] if isinstance(v, Tensor) and v.ndim and len(v) == batch else v,
+                    (args, kwargs))  # fmt: skip
 
 
 def _frozen(drawing: Drawing) -> Drawing:
@@ -76,7 +90,7 @@ def _frozen(drawing: Drawing) -> Drawing:
 def _learnt(model: Keyed, images: Tensor) -> Randomness:
     """Return the randomness of a keyed network, found out on its first batch where that is not known yet."""
     if model._saplab_randomness is None:
-        found = _checked(observe(unkeyed(model), images))
+        found = checked(observe(unkeyed(model), images))
         model._saplab_randomness = found.randomness or Randomness(drawn=False, written=found.written)
     return model._saplab_randomness
 
@@ -116,12 +130,13 @@ def Stochastic(model: nn.Module, seed: int = 0, example: Tensor | None = None) -
 def takes_whole_batches(module: nn.Module) -> bool:
     """Return whether a network must not be shared out over threads.
 
-    That is: it draws from generators of the whole process, or its draws depend on an example's place in the batch.
+    That is: it draws from generators of the whole process or seeds them, or its draws depend on an example's place in
+    the batch.
     """
     if not isinstance(module, Keyed):
         return False
     own = module._saplab_randomness
-    return own is None or own.hosts or not own.keyed or not own.alone
+    return own is None or own.hosts or own.seeds or not own.keyed or not own.alone
 
 
 def frozen(model: nn.Module) -> nn.Module:
@@ -140,17 +155,22 @@ def unkeyed(model: nn.Module) -> nn.Module:
 
 def readied(model: nn.Module, observed: Observed) -> nn.Module:
     """Return a network as saplab runs it: with keyed draws, and logits in the place of probabilities."""
-    if isinstance(model, torch.jit.ScriptModule) and (observed.probabilities or observed.randomness):
-        kind = "returns probabilities" if observed.probabilities else "is random"
+    own = observed.randomness
+    if isinstance(model, torch.jit.ScriptModule) and (observed.probabilities or own):
+        kind = (
+            "returns probabilities" if observed.probabilities else "is random" if own and own.drawn else "seeds itself"
+        )
         raise ValueError(f"the network is a TorchScript module that {kind}, whose inside cannot be seen; give the"
                          " Python module")  # fmt: skip
+    if own and own.single and any(dresses(model)):
+        raise ValueError(PLACED)
     if observed.probabilities:
         model = dressed(model, Logarithm, 0)
-    if observed.randomness is not None:
-        keyed = dressed(model, Keyed, stream_key(0))
-        keyed._saplab_randomness = observed.randomness
-        return keyed
-    return model
+    if own is None:
+        return model
+    keyed = dressed(model, Keyed, stream_key(0))
+    keyed._saplab_randomness = own
+    return keyed
 
 
 @dataclass(frozen=True)
@@ -160,6 +180,7 @@ class _Known:
     Attributes:
         marks: by which it is the same.
         shape: of the images that it was rehearsed on; None where it is trusted with any.
+        count: of these images.
         runs: what runs in its place; None for itself.
         observed: what it was found to be.
         watched: whether its attributes are among its marks, but for those that passes write.
@@ -169,21 +190,22 @@ class _Known:
     shape: tuple[int, ...] | None
     runs: nn.Module | None
     observed: Observed
+    count: int = 0
     watched: bool = True
 
     def fits(self, model: nn.Module, images: Tensor) -> bool:
-        marks = _marks(model, self.observed if self.watched else None)
-        return self.marks == marks and self.shape in (None, tuple(images.shape[1:]))
+        tried = self.shape == tuple(images.shape[1:]) and min(len(images), LARGE) <= self.count
+        return (self.shape is None or tried) and self.marks == _marks(model, self.observed if self.watched else None)
 
 
 _known: Final[WeakKeyDictionary[nn.Module, _Known]] = WeakKeyDictionary()
 
 
 def learn(model: nn.Module, images: Tensor) -> tuple[nn.Module, Observed]:
-    """Return a network as saplab runs it, and what it was found to be on the first of `images` (N, ...).
+    """Return a network as saplab runs it, and what it was found to be on `images` (N, ...), a batch as they will come.
 
-    What was found is remembered as long as modules, modes, parameters and the attributes that no pass writes stay the
-    same.
+    What was found is remembered for batches that are no larger, as long as modules, modes, parameters and the
+    attributes that no pass writes stay the same.
 
     Raises:
         ValueError: an example's output depends on the rest of its batch, or a draw cannot be keyed.
@@ -194,13 +216,13 @@ def learn(model: nn.Module, images: Tensor) -> tuple[nn.Module, Observed]:
         if new:  # what a first pass sets for good is set, as in a network that was rehearsed itself
             with torch.no_grad(), drawing(pass_streams(stream_key(0), 0, torch.arange(len(few)))):
                 model(few)
-        return model, Observed(own if own.drawn else None, trains=model.training, written=own.written)
+        return model, Observed(own, trains=model.training, written=own.written)
     known = _known.get(model)
     if known is None or not known.fits(model, images):
-        observed = _checked(observe(model, images))
-        runs = readied(model, observed)
-        shape = tuple(images.shape[1:])
-        known = _known[model] = _Known(_marks(model, observed), shape, None if runs is model else runs, observed)
+        observed = checked(observe(model, images))
+        runs, marks = readied(model, observed), _marks(model, observed)
+        shape, count = tuple(images.shape[1:]), min(len(images), LARGE)
+        known = _known[model] = _Known(marks, shape, None if runs is model else runs, observed, count)
     return model if known.runs is None else known.runs, known.observed  # a compiled one has no truth value
 
 
@@ -225,18 +247,24 @@ def trust(model: nn.Module) -> nn.Module:
 
 def _marks(model: nn.Module, observed: Observed | None = None) -> tuple[Any, ...]:
     """Return by what a network is the same: its modules and parameters, and attributes where it has been observed."""
-    tree = tuple((id(module), type(module), module.training, *_plain(module)) for module in model.modules())
+    tree = tuple((id(m), type(m), m.training, *map(id, m._parameters.values())) for m in model.modules())
     if observed is None:
         return tree
-    kept = {name: text for name, text in attributes(model).items() if name not in observed.written}
-    return tree, kept
+    return tree, [(name, _mark(value)) for name, value in values(model) if name not in observed.written]
 
 
-def _plain(module: nn.Module) -> Any:
-    return [id(parameter) for parameter in module._parameters.values()]
+def _mark(value: Any) -> Any:
+    """Return what tells an attribute's value from others: at once for plain ones, else by all that it holds."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return kind, repr(value) if kind is float else value
+    if kind is tuple and all(type(one) in _PLAIN for one in value):
+        return tuple(map(_mark, value))
+    return () if kind is list and value and all(map(is_announcement, value)) else contents_text(value)
 
 
-def _checked(observed: Observed) -> Observed:
+def checked(observed: Observed) -> Observed:
+    """Return what a network was found to be; ValueError where an example's output depends on the rest of its batch."""
     if not observed.alone:
         raise ValueError("an example's output depends on the rest of its batch, as with batch-norm in training mode or"
                          " without running statistics, so that no accuracy is its own; call .eval() first")  # fmt: skip

@@ -20,7 +20,7 @@ from saplab.runs import ImageCell, Memory, Request, Results, Store, run
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
-from saplab.runs.networks import ROWS, rehearsed, traits_of
+from saplab.runs.networks import rehearsed, traits_of
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
@@ -60,7 +60,7 @@ def evaluate(
         workers: processes; None for this one alone.
         engine: ``local``, ``ray``, a registered name, ``package.module:maker``, or an engine.
         progress: whether to show a bar, where there is a terminal or a notebook to show it in.
-        precision: of the network's arithmetic, ``float32`` or ``bfloat16``.
+        precision: of the network's arithmetic, ``float32`` or ``bfloat16``; a network of float64 keeps its own.
         batch_size: images that are computed, and saved, together.
         examples: (N,) number of each image, which decides its draws; by default its position, and for images of the
             packaged sample their positions in CIFAR-10's test set, as on the command line.
@@ -108,8 +108,11 @@ def planned(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
     threat.check(data.images, data.labels, sorted(eps))
+    if precision != "float32" and any(tensor.dtype == torch.float64 for tensor in model.parameters()):
+        raise ValueError(f"a network of float64 keeps its precision, got `precision` {precision}; call .float() first")
     place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    defender, plain, notes = rehearsed(model, data.images[:ROWS].to(place))
+    first = data.images[:batch_size].to(place)
+    defender, plain, notes = rehearsed(model, first)
     radii = tuple(dict.fromkeys((0.0, *map(float, eps))))
     whole = ImageCell(
         defender=defender, adversary=defender, attack=attackers[0].attack, eps=radii, start=0,
@@ -119,7 +122,7 @@ def planned(
     values = data.images[0].numel()
     found = tuple(one for attacker in attackers if (one := attacker.in_room(threat, values)) is not None)
     if any(attacker.only for attacker in found):
-        traits = traits_of(defender, plain, data.images[:ROWS].to(place))
+        traits = traits_of(defender, plain, first)
         found = tuple(one for attacker in found if (one := attacker.fitted(traits)) is not None)
     curves = plan(whole, found, batch_size, baseline=baseline, seeds=seeds)
     if battery in VERSIONS:

@@ -1,7 +1,7 @@
 """Who a network is: digests of its weights, and of all that decides its numbers."""
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -47,13 +47,18 @@ def network_digest(model: nn.Module, left_out: Collection[str] = ()) -> str:
 
 def attributes(model: nn.Module) -> Mapping[str, str]:
     """Return a text of what each attribute of a network's modules holds, but for parameters, buffers and modules."""
-    return {
-        f"{name}.{key}".lstrip("."): contents_text(list(value.values()) if key in _HOOKS else value)
-        for name, module in model.named_modules()
-        if not type(module).__module__.startswith("torch._dynamo")  # what was compiled is in the module inside
-        for key, value in list(vars(module).items())
-        if _counts(module, key, value)
-    }
+    return {name: contents_text(value) for name, value in values(model)}
+
+
+def values(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes that `attributes` tells of, by name."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch._dynamo"):  # what was compiled is in the module inside
+            continue
+        for key, value in list(vars(module).items()):
+            if key not in _OTHERS and _counts(module, key, value):
+                whole = f"{name}.{key}" if name else key
+                yield whole, list(value.values()) if key in _HOOKS else value
 
 
 def held(model: nn.Module) -> Mapping[str, str]:
@@ -64,5 +69,4 @@ def held(model: nn.Module) -> Mapping[str, str]:
 def _counts(module: nn.Module, key: str, value: Any) -> bool:
     if key in _HOOKS:
         return bool(value)
-    cached = isinstance(getattr(type(module), key, None), cached_property)
-    return not (cached or key in _OTHERS or key.startswith("_saplab"))
+    return not (key.startswith("_saplab") or isinstance(getattr(type(module), key, None), cached_property))

@@ -15,8 +15,8 @@ from saplab.attacks.flatness import Flatness
 from saplab.attacks.threat import check_labels
 from saplab.data.dataset import Dataset
 from saplab.defenses import Prediction, predict_with_votes
-from saplab.defenses.prediction import logits
-from saplab.defenses.rehearsal import ran
+from saplab.defenses.prediction import for_network, logits
+from saplab.defenses.stage import ran
 from saplab.rng.streams import stream_key
 from saplab.runs.cell import Group, ImageCell
 from saplab.runs.engines.base import Models, Tick
@@ -100,7 +100,8 @@ class Images:
         one = self.data.images[:1].to(self.device)
         for network in {network for cell in cells for network in (cell.defender, cell.adversary)}:
             with torch.no_grad():
-                classes = logits(partial(ran, network_of(network, self.models)), one).shape[1]
+                model = network_of(network, self.models)
+                classes = logits(partial(ran, model), for_network(model, one)).shape[1]
             check_labels(self.data.labels, classes)
             for attack in {cell.attack.spec: cell.attack for cell in cells if cell.adversary == network}.values():
                 attack.check_classes(classes)

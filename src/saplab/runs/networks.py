@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saplab.attacks import Traits
@@ -13,17 +12,17 @@ from saplab.defenses import Mixture, defend, undefended
 from saplab.defenses.defended import defenses_of, plan_of
 from saplab.defenses.drawing import GradientRule, drawing
 from saplab.defenses.dressing import dresses, stripped, undressed_class
-from saplab.defenses.gradient import reach
-from saplab.defenses.prediction import logits
+from saplab.defenses.gradient import Reach, own_loss, reach
+from saplab.defenses.prediction import for_network
 from saplab.defenses.rehearsal import observe, unseen
-from saplab.defenses.stochastic import frozen, learn, trust
+from saplab.defenses.stochastic import PLACED, checked, frozen, learn, trust
 from saplab.models.identity import SPEC, network_digest
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.runs.cell import Network
 
 Models = Mapping[tuple[str, str], nn.Module]  # networks without defences, as they run, by (model, digest)
 
-ROWS: Final = 3  # images on which a rehearsal finds out what a network is
+_FEW: Final = 3  # images whose gradient is followed
 
 
 def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tuple[str, ...]]:
@@ -31,13 +30,13 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
 
     Args:
         model: defended or not.
-        images: a few real ones (N, ...), on which it is found out what the network is.
+        images: a batch of real ones (N, ...), as large as those to come, on which it is found out what the network is.
 
     Raises:
         ValueError: a part of it is defended instead of the whole, a defence draws from a generator of its own, an
             example's output depends on the rest of its batch, or images have another shape than the network's.
     """
-    plain, acting = undefended(model), plan_of(model)
+    plain, acting, images = undefended(model), plan_of(model), for_network(model, images)
     if len(defenses_of(model)) > (len(acting.defenses) if acting else 0):
         raise ValueError("`model` holds a defended network inside it; defend the whole network")
     if any(part is not plain for part in dresses(plain)):
@@ -51,9 +50,11 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
         name, network_digest(stripped(plain), observed.written), grain=own.grain if own else "", outputs=outputs
     )
     if acting:
+        if own and own.single:
+            raise ValueError(PLACED)
         found = replace(found, defenses=acting.defenses, sites=acting.sites or (), parameters=acting.parameters)
-        whole = observe(network_of(found, {(found.model, found.digest): runs}), images)
-        if whole.randomness is not None:
+        whole = checked(observe(network_of(found, {(found.model, found.digest): runs}), images))
+        if whole.randomness is not None and whole.randomness.drawn:
             raise ValueError("a defence draws from NumPy's or Python's generator, or one of its own; its numbers must"
                              " come from `draw`, such as draw.normal(x.shape)")  # fmt: skip
     hidden = unseen(plain, images) if acting and acting.acting["activation"] and not acting.sites else ()
@@ -62,7 +63,7 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
 
 def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
     """Return what should be said where no gradient of an undefended network reaches the images."""
-    few = images[:ROWS]
+    few = images[:_FEW]
     with drawing(pass_streams(stream_key(0), 0, torch.arange(len(few)))):
         found = reach(model, few)
     if found.state == "whole":
@@ -82,27 +83,19 @@ def traits_of(network: Network, plain: nn.Module, images: Tensor) -> Traits:
     Args:
         plain: the network without defences, as it runs.
     """
-    model, few = network_of(network, {(network.model, network.digest): plain}), images[:ROWS]
+    model, few = network_of(network, {(network.model, network.digest): plain}), for_network(plain, images[:_FEW])
     streams = pass_streams(stream_key(0), 0, torch.arange(len(few)))
-    usual: GradientRule = "identity" if network.has_rules else "mask"
-    classes, straight = _gradient(model, few, streams, usual)
-    _, smooth = _gradient(model, few, streams, "relaxed")
+
+    def found(rule: GradientRule) -> Reach:
+        with drawing(streams, rule):
+            return reach(model, few, own_loss)
+
+    straight, smooth = found("identity" if network.has_rules else "mask"), found("relaxed")
     return Traits(
-        random=network.random, saturated=not torch.equal(straight, smooth),
-        blind=not bool(straight.any() or smooth.any()),
-        mixture=isinstance(plain, Mixture) and not network.defenses, classes=classes,
+        random=network.random, saturated=not torch.equal(straight.gradient, smooth.gradient),
+        blind=straight.state != "whole" and smooth.state != "whole",
+        mixture=isinstance(plain, Mixture) and not network.defenses, classes=straight.output.shape[1],
     )  # fmt: skip
-
-
-def _gradient(model: nn.Module, images: Tensor, streams: Tensor, rule: GradientRule) -> tuple[int, Tensor]:
-    """Return the number of classes, and the gradient of the cross-entropy; 0 where none reaches the images."""
-    x = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), drawing(streams, rule):
-        z = logits(model, x)
-        label = z.detach().argmax(1)
-        loss = F.cross_entropy(z, label, reduction="sum")
-        gradient = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
-    return z.shape[1], torch.zeros_like(x) if gradient is None else gradient
 
 
 def network_of(network: Network, models: Models) -> nn.Module:

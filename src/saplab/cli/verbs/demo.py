@@ -1,12 +1,14 @@
 """``saplab demo``: the main job on the packaged network and images, in a minute or two."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from saplab.cli import options
 from saplab.cli.console import Console
+
+_BATCH: Final = 100  # images that are computed, and saved, together
 
 
 def demo(
@@ -37,14 +39,14 @@ def demo(
     data = load_data("sample")
     if not 1 <= images <= len(data):
         raise ValueError(f"`images` must be within 1..{len(data)}, got {images}")
-    sap, model, _ = rehearsed(defend(load_model(NETWORK), SAP(100)), data.images)
+    sap, model, _ = rehearsed(defend(load_model(NETWORK), SAP(100)), data.images[:_BATCH])
 
     def line(label: str, network: Network, gradient: MonteCarlo, passes: int, claim: str) -> Curve:
         cell = ImageCell(
             defender=network, adversary=network, attack=FGSM(gradient), eps=radii_of((0, 1, 2, 4, 8, 16)), start=0,
             stop=images, passes=passes, data=data.digest(),
         )  # fmt: skip
-        return curve(label, cell, 100, claim=claim)
+        return curve(label, cell, _BATCH, claim=claim)
 
     curves = (
         line("dense", sap.undefended, MonteCarlo(), 1, "The network as trained, attacked through its own gradient."),

@@ -93,7 +93,7 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
     from saplab.paper.plan import study_curves
     from saplab.runs import ImageCell, Network, Request
     from saplab.runs.images import Images
-    from saplab.runs.networks import ROWS, rehearsed
+    from saplab.runs.networks import rehearsed
 
     figures, networks, lacking = load_networks(chosen.figures)
     for name, specs in lacking.items():
@@ -103,8 +103,8 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
         ask.console.say(words)
     usual = min(chosen.preset.images or len(every), len(every))
     images = options.first_images(every, usual if limit is None else limit)
-    few = images.images[:ROWS].to(ask.place.device)
-    found = {spec: rehearsed(network.to(ask.place.device), few) for spec, network in networks.items()}
+    first = images.images[: chosen.preset.batch].to(ask.place.device)
+    found = {spec: rehearsed(network.to(ask.place.device), first) for spec, network in networks.items()}
     notes = [f"{spec}: {note}" for spec, (_, _, told) in found.items() for note in told]
     nobody = Network("", "")
     whole = ImageCell(

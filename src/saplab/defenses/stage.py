@@ -1,0 +1,272 @@
+"""A network on a stage: passes over a few real rows and over many, with keyed draws, and how they compare."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from saplab.defenses.base import HOOKS, Defense
+from saplab.defenses.drawing import drawing
+from saplab.defenses.dressing import dresses
+from saplab.defenses.generators import Noting, Watch
+from saplab.defenses.host import Generators
+from saplab.defenses.keyed import NO_PATTERN, UNSEEN, KeyedDraws, Numbers, Pattern, Shape, Source
+from saplab.rng.streams import pass_streams, stream_key
+
+ROWS: Final = 3
+PASSES: Final = 3
+_SAME: Final = 1e-3  # of the outputs' size: what rounding may move in another batch size
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pass of the rehearsal.
+
+    Attributes:
+        outputs: of the network.
+        shapes: of its draws.
+        ends: states of the generators besides PyTorch's operators that were moved; None for those that were not.
+        shared: whether some draw was no example's own.
+    """
+
+    outputs: tuple[Tensor, ...]
+    shapes: tuple[Shape, ...]
+    ends: tuple[Any, ...]
+    shared: bool
+
+    @property
+    def moved(self) -> frozenset[int]:
+        """Return the numbers of the other generators that were moved."""
+        return frozenset(k for k, end in enumerate(self.ends) if end is not None)
+
+
+@dataclass
+class _Noted(Numbers):
+    """Numbers that refuse a defence which draws from PyTorch or NumPy, not from its `Draw`."""
+
+    def next(self, shape: Sequence[int], device: torch.device) -> Source:
+        if (hook := _hook_that_draws()) is not None:
+            raise ValueError(f"{hook} draws from a generator of its own; its numbers must come from `draw`, such as"
+                             " draw.normal(x.shape)")  # fmt: skip
+        return super().next(shape, device)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A network, three rows, on which it can be run again and again, and many.
+
+    Attributes:
+        model: the network.
+        rows: (3, ...), the first of the images, or one of them several times.
+        images: (N, ...), a batch of the size that will come.
+        seeds: whether the network seeds generators itself, whose numbers are left as it makes them.
+        threads: of PyTorch's, for passes over all images; three rows take one.
+    """
+
+    model: nn.Module
+    rows: Tensor
+    images: Tensor
+    seeds: bool = False
+    key: int = field(default_factory=lambda: stream_key(0))
+    threads: int = field(default_factory=torch.get_num_threads)
+
+    @property
+    def both(self) -> tuple[Tensor, ...]:
+        """Return the three rows, and all images where there are more."""
+        return (self.rows,) if self.images is self.rows else (self.rows, self.images)
+
+    def run(
+        self, rows: Tensor, examples: Tensor, pass_: int, pattern: Pattern, *, watch: Watch | None = None,
+        host: int | None = None, level: bool = False,
+    ) -> Trial:  # fmt: skip
+        """Run one pass over some rows with keyed draws; generators besides PyTorch's operators are in pass `host`."""
+        streams = pass_streams(self.key, pass_, examples)
+        watch = Watch() if watch is None and self.seeds else watch
+        with drawing(streams) as fixed:
+            noted = _Noted(fixed, len(rows), pattern, watch=watch, level=level)
+            seeded = Generators.of(self.model).keyed(self.key, pass_ if host is None else host, noted)
+            with seeded as moves, KeyedDraws(noted):
+                outputs = tree_leaves(ran(self.model, rows))
+                ends = moves.ends
+        return Trial(tuple(t for t in outputs if isinstance(t, Tensor)), tuple(noted.shapes), ends, noted.shared)
+
+    def whole(self, pass_: int, pattern: Pattern = NO_PATTERN) -> Trial:
+        """Run a pass over the three rows."""
+        return self.run(self.rows, torch.arange(len(self.rows)), pass_, pattern)
+
+    def fewer(self, pass_: int, pattern: Pattern = NO_PATTERN) -> Trial:
+        """Run a pass over the three rows but the first."""
+        return self.run(self.rows[1:], torch.arange(1, len(self.rows)), pass_, pattern)
+
+    def large(self, pattern: Pattern = NO_PATTERN, backwards: bool = False) -> Trial:
+        """Run a pass over all images, in their order or the other way round."""
+        images, examples = self.images, torch.arange(len(self.images))
+        with threads_of(self.threads):
+            if not backwards:
+                return self.run(images, examples, 0, pattern)
+            found = self.run(images.flip(0), examples.flip(0), 0, pattern)
+        return replace(found, outputs=_rows(found, torch.arange(len(images)).flip(0)))
+
+    def seeds_itself(self) -> bool:
+        """Return whether the network draws from a generator in the same state, whatever states there were before."""
+        noting, found = Noting(), []
+        try:
+            for pass_ in range(2):
+                noting.states = set()
+                self.run(self.rows, torch.arange(len(self.rows)), pass_, NO_PATTERN, watch=noting)
+                found.append(noting.states)
+        finally:
+            for put_back in noting.after.values():
+                put_back()
+        return bool(found[0] & found[1])
+
+    def seeds_hosts_itself(self, first: Trial) -> bool:
+        """Return whether generators besides PyTorch's operators end as before where they begin otherwise.
+
+        That is, the network has seeded them itself, and its outputs are the same as well.
+        """
+        other = self.run(self.rows, torch.arange(len(self.rows)), 0, NO_PATTERN, host=1)
+        return other.ends == first.ends and same(other.outputs, first.outputs, 0.0)
+
+    def draws_by_gradient(self, first: Trial) -> bool:
+        """Return whether the first pass makes other draws while its gradient is followed."""
+        if not self.rows.is_floating_point():
+            return False
+        rows = self.rows.clone().requires_grad_().clone()  # into which a network may write
+        try:
+            with torch.enable_grad():
+                return self.run(rows, torch.arange(len(rows)), 0, NO_PATTERN).shapes != first.shapes
+        except ValueError:  # it cannot be followed
+            return False
+
+    def stands_alone(self, pattern: Pattern) -> bool:
+        """Return whether examples have the same outputs in another batch, by the draws that a pattern gives them."""
+        return all(same(tail(self.whole(k, pattern)), self.fewer(k, pattern).outputs) for k in range(PASSES))
+
+    def stands_in_large(self, pattern: Pattern, hosts: bool) -> bool:
+        """Return whether examples have the same outputs among all images too, wherever they stand.
+
+        Where all draws are the examples' in a few rows, they must be so among many.
+        """
+        if self.images is self.rows:
+            return True
+        large = self.large(pattern)
+        if large.shared and not (hosts or pattern.shared):
+            return False
+        alike = mostly_same(head(large), self.whole(0, pattern).outputs)
+        return alike and mostly_same(large.outputs, self.large(pattern, backwards=True).outputs)
+
+    def is_the_same_in_large(self, first: Trial) -> bool:
+        """Return whether examples have the same outputs among all images in a network that is not random.
+
+        Raises:
+            ValueError: it draws there, though not on the three rows.
+        """
+        if self.images is self.rows:
+            return True
+        large = self.large()
+        if large.shapes or (large.moved and not self.seeds):
+            raise ValueError(UNSEEN)
+        return mostly_same(first.outputs, head(large))
+
+    def unmoved_by_others(self, rows: Tensor, pattern: Pattern = NO_PATTERN) -> bool:
+        """Return whether examples keep their outputs where another one in their batch is changed.
+
+        Where that changes which draws there are, all rows are given the same ones.
+        """
+        changed, examples = rows.clone(), torch.arange(len(rows))
+        changed[0] = rows[0].flatten().flip(0).view(rows[0].shape) * 0.5
+        with threads_of(self.threads if rows is self.images else 1):
+            one, other = (self.run(some, examples, 0, pattern) for some in (rows, changed))
+            if one.shapes != other.shapes:
+                one, other = (self.run(some, examples, 0, pattern, level=True) for some in (rows, changed))
+        return same(tail(one), tail(other))
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """Let PyTorch use that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def tail(trial: Trial) -> tuple[Tensor, ...]:
+    """Return the outputs of all rows but the first."""
+    return _rows(trial, slice(1, None))
+
+
+def head(trial: Trial) -> tuple[Tensor, ...]:
+    """Return the outputs of the first three rows."""
+    return _rows(trial, slice(ROWS))
+
+
+def _rows(trial: Trial, which: Any) -> tuple[Tensor, ...]:
+    return tuple(output[which] if output.ndim else output for output in trial.outputs)
+
+
+def same(ones: Sequence[Tensor], others: Sequence[Tensor], share: float = _SAME) -> bool:
+    """Return whether outputs agree up to a share of their size."""
+    return len(ones) == len(others) and all(
+        one.shape == other.shape and bool(_close(one.double(), other.double(), share).all())
+        for one, other in zip(ones, others, strict=True)
+    )
+
+
+def mostly_same(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Return whether the outputs of all rows but one in twenty, or one, agree as by `same`.
+
+    Where a network rounds or chooses, the last bits of its arithmetic, which vary with the batch's size, may decide.
+    """
+    return len(ones) == len(others) and all(
+        one.shape == other.shape and _rows_apart(one, other) <= max(1, len(one) // 20 if one.ndim else 0)
+        for one, other in zip(ones, others, strict=True)
+    )
+
+
+def _rows_apart(one: Tensor, other: Tensor) -> int:
+    apart = torch.atleast_1d(~_close(one.double(), other.double(), _SAME))
+    return int(apart.flatten(1).any(1).sum() if apart.ndim > 1 else apart.sum())
+
+
+def _close(one: Tensor, other: Tensor, share: float) -> Tensor:
+    size = one[one.isfinite()].abs().max() if one.isfinite().any() else torch.zeros(())
+    return torch.isclose(one, other, rtol=share, atol=float(share * size), equal_nan=True)
+
+
+def ran(model: nn.Module, images: Tensor) -> Any:
+    """Run a network, or raise a ValueError that says why it cannot take the images."""
+    try:
+        return model(images)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, IndexError, TypeError) as error:  # whatever layers raise on other images
+        reason, kinds = (
+            str(error).strip().partition("\n")[0],
+            {p.dtype for p in model.parameters() if p.is_floating_point()},
+        )
+        other = next((kind for kind in kinds if kind != images.dtype), None)
+        advice = f" (its weights are {other}; call .float() first)" if other else ""
+        before = [part._saplab_label for part in dresses(model)] if isinstance(model, nn.Module) else []
+        who = "the network" + "".join(f" behind {label}" for label in before if label)
+        what = f"{images.dtype} images of shape {tuple(images.shape[1:])}"
+        raise ValueError(f"{who} cannot take {what}{advice}: {reason}") from error
+
+
+def _hook_that_draws() -> str | None:
+    """Name the defence's hook that is running now, if there is one."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        owner = frame.f_locals.get("self") if frame.f_code.co_name in HOOKS else None
+        if isinstance(owner, Defense):
+            return f"{type(owner).__name__}.{frame.f_code.co_name}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
