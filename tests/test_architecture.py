@@ -16,7 +16,7 @@ FLOORS = (
     ("training", "rl"),
     ("runs",),
     ("evaluation",),
-    ("paper",),
+    ("paper", "benchmark"),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

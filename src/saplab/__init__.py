@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from saplab.defenses import GaussianNoise as GaussianNoise
     from saplab.defenses import Mixture as Mixture
     from saplab.defenses import RandomCrop as RandomCrop
+    from saplab.defenses import RandomisedFeatures as RandomisedFeatures
     from saplab.defenses import RandomlyScaledActivations as RandomlyScaledActivations
     from saplab.defenses import RandomlyScaledWeights as RandomlyScaledWeights
     from saplab.defenses import RandomNoisyActivations as RandomNoisyActivations
     from saplab.defenses import RandomNoisyWeights as RandomNoisyWeights
+    from saplab.defenses import RandomPrecision as RandomPrecision
     from saplab.defenses import RandomResizePad as RandomResizePad
     from saplab.defenses import Stochastic as Stochastic
     from saplab.defenses import StochasticRounding as StochasticRounding
@@ -71,8 +73,8 @@ _HOMES: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("JPEG", "SAP", "BitDepth", "Defense", "DeterministicWeightPruning", "Draw", "Dropout", "GaussianNoise",
-         "Mixture", "RandomCrop", "RandomNoisyActivations", "RandomNoisyWeights", "RandomResizePad",
-         "RandomlyScaledActivations", "RandomlyScaledWeights", "Stochastic",
+         "Mixture", "RandomCrop", "RandomNoisyActivations", "RandomNoisyWeights", "RandomPrecision", "RandomResizePad",
+         "RandomisedFeatures", "RandomlyScaledActivations", "RandomlyScaledWeights", "Stochastic",
          "StochasticRounding", "StochasticWeightPruning", "bpda", "defend", "predict",
          "sites", "undefended"),
         "saplab.defenses",

@@ -105,6 +105,35 @@ def test_identity_backward_passes_where_the_mask_blocks() -> None:
     assert (MonteCarlo(1, "identity").estimate(problem).gradient != 0).all()
 
 
+# --- passes of each step ---------------------------------------------------------------------------------------------
+
+
+def test_each_step_sees_fresh_passes_unless_one_draw_serves_a_whole_attack(problem: Problem) -> None:
+    fresh, one = MonteCarlo(3), MonteCarlo(3, redraw=False)
+    first, later = (one.estimate(problem, block).gradient for block in (0, 7))
+    assert torch.equal(first, later)
+    assert torch.equal(first, fresh.estimate(problem, 0).gradient)
+    assert not torch.equal(first, fresh.estimate(problem, 7).gradient)
+    assert torch.equal(one.score(problem, 7).probs, fresh.score(problem, 0).probs)
+
+
+def test_an_attack_by_one_draw_fools_that_draw_and_no_other() -> None:
+    """A network whose whole answer hangs on a random sign: one draw looks broken, the next one is right again."""
+
+    class Signed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            sign = torch.randint(2, (len(x), 1)) * 2.0 - 1
+            score = 0.5 + sign * x.flatten(1).mean(1, keepdim=True)
+            return torch.cat((score, -score), 1)
+
+    x, labels = torch.full((64, 1, 4, 4), 0.2), torch.zeros(64, dtype=torch.long)
+    model = saplab.Stochastic(Signed(), example=x)
+    attacks = {redraw: PGD(MonteCarlo(1, redraw=redraw), steps=10, random_start=False) for redraw in (True, False)}
+    moved = {redraw: attack(model, x, labels, eps=0.1, seed=0) - x for redraw, attack in attacks.items()}
+    assert moved[False].abs().flatten(1).mean(1) == pytest.approx(torch.full((64,), 0.1), abs=1e-6)
+    assert moved[True].abs().mean() < 0.07  # whose gradients take turns
+
+
 # --- nested budgets --------------------------------------------------------------------------------------------------
 
 

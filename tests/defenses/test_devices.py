@@ -32,6 +32,8 @@ DEFENSES = {
     "rsw": (saplab.RandomlyScaledWeights(0.1),),
     "dwp": (saplab.DeterministicWeightPruning(50),),
     "swp": (saplab.StochasticWeightPruning(100),),
+    "rfd": (saplab.RandomisedFeatures(0.3, "laplace"),),
+    "rpi": (saplab.RandomPrecision(),),
 }
 every_defense = pytest.mark.parametrize("name", DEFENSES)
 with_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -201,3 +201,15 @@ def test_240_calls_give_240_sets_of_numbers() -> None:
     found = torch.cat([draw.uniform((1, 4)) for _ in range(240)])
     assert len({tuple(row) for row in found.tolist()}) == 240
     assert math.isclose(float(found.mean()), 0.5, abs_tol=4 / (12 * 960) ** 0.5)
+
+
+def test_what_is_drawn_everywhere_is_the_same_at_all_places_of_a_pass() -> None:
+    def found(site: int, pass_: int = 0, seed: int = 0) -> Tensor:
+        drawing = Drawing(pass_streams(stream_key(seed), pass_, torch.arange(4))).of_one_pass()
+        draw = Draw(drawing, site, "place", 4, CPU)
+        draw.normal((4, 2))  # what a hook draws before decides nothing
+        return draw.everywhere.normal((5,))
+
+    assert torch.equal(found(0), found(16 * 7))
+    others = [found(0, pass_=1), found(0, seed=1), found(1), draw_at(None).normal((5,))]
+    assert not any(torch.equal(found(0), other) for other in others)

@@ -26,6 +26,8 @@ DEFENSES = {
     "rna": (saplab.RandomNoisyActivations(0.3),),
     "rnw": (saplab.RandomNoisyWeights(0.1),),
     "swp": (saplab.StochasticWeightPruning(100),),
+    "rfd": (saplab.RandomisedFeatures(0.1, "laplace"),),
+    "rpi": (saplab.RandomPrecision(),),
     "sap+rsw": (saplab.SAP(100), saplab.RandomlyScaledWeights(0.1)),
 }
 every_defense = pytest.mark.parametrize("defenses", DEFENSES.values(), ids=DEFENSES.keys())

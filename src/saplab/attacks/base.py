@@ -210,7 +210,8 @@ class GradientAttack(Attack):
         """Return the attack with the settings that make no difference at their plainest; see `Attack.plain`."""
         samples = self.gradient.samples if random else 1
         kept = rules or self.gradient.backward == "relaxed"
-        gradient = replace(self.gradient, samples=samples, backward=self.gradient.backward if kept else "mask")
+        backward, redraw = self.gradient.backward if kept else "mask", self.gradient.redraw or not random
+        gradient = replace(self.gradient, samples=samples, backward=backward, redraw=redraw)
         return replace(cast(Any, super().plain(random, rules, own)), gradient=gradient)  # type: ignore[no-any-return]
 
     def describe(self, rules: bool) -> str:
@@ -224,7 +225,9 @@ class GradientAttack(Attack):
             parts.append(gradient.backward)
         if gradient.average != "loss":
             parts.append(f"of {gradient.average}")
-        return " ".join(parts + self._unusual("samples", "backward", "average", "loss", "steps"))
+        if not gradient.redraw:
+            parts.append("by one draw")
+        return " ".join(parts + self._unusual("samples", "backward", "average", "loss", "redraw", "steps"))
 
     def _head(self) -> str:
         return self.title

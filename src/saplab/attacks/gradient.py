@@ -63,6 +63,8 @@ class MonteCarlo:
         loss: ``cross-entropy``, ``margin``, ``dlr``, or a function of one's own, (logits (N, C), labels (N,)) -> (N,),
             also as ``package.module:function``; of mean probabilities, it is taken of their logarithm. Results name a
             function by its module and source, so it must be defined at the top of a module to be evaluated.
+        redraw: whether each step of an attack sees fresh passes. Without, all its steps see the same ones, as in
+            evaluations that draw once for a whole attack and so find what fools that draw, not the network.
 
     Raises:
         ValueError: an unknown name, or `samples` < 1.
@@ -72,6 +74,7 @@ class MonteCarlo:
     backward: GradientRule = "mask"
     average: Average = "loss"
     loss: LossName | Loss = "cross-entropy"
+    redraw: bool = True
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -109,7 +112,7 @@ class MonteCarlo:
         Example:
             >>> gradient = saplab.MonteCarlo(samples=10).estimate(saplab.Problem.of(sap, images, labels)).gradient
         """
-        return next(self._nested(problem, (self.samples,), block * self.samples))
+        return next(self._nested(problem, (self.samples,), self._first_sample(block)))
 
     def nested(self, problem: Problem, budgets: Sequence[int] = (1, 10, 100, 1000)) -> Iterator[Estimate]:
         """Yield the estimate of each of `budgets`, numbers of samples that take the place of `samples` (Fig. 6).
@@ -127,7 +130,7 @@ class MonteCarlo:
 
     def score(self, problem: Problem, block: int = 0) -> Score:
         """Run `samples` passes forward alone; arguments and errors as in `estimate`."""
-        batches = self._batches(problem, block * self.samples)
+        batches = self._batches(problem, self._first_sample(block))
         return joined([self._score(passes, self.samples) for passes in batches])
 
     def leads(self, problem: Problem, rivals: Tensor, first_pass: int, passes: int) -> Tensor:
@@ -141,6 +144,9 @@ class MonteCarlo:
         parts = self._batches(replace(problem, targets=rivals), first_pass)
         found = (some.forward(passes, _lead(some.batch)) for some in parts)
         return torch.cat([torch.cat([lead for _, lead in stack]) for stack in found], 1)
+
+    def _first_sample(self, block: int) -> int:
+        return block * self.samples if self.redraw else 0
 
     def _nested(self, problem: Problem, budgets: Sequence[int], first_sample: int) -> Iterator[Estimate]:
         of_batch = self._of_losses if self.average == "loss" else self._of_means

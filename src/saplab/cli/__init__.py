@@ -11,6 +11,7 @@ import typer
 from saplab.cli.errors import end_on_interrupt, guarded, leave, show_own_warnings
 from saplab.cli.options import Grouped
 from saplab.cli.verbs import (
+    benchmark,
     certify,
     demo,
     doctor,
@@ -54,7 +55,8 @@ def _start(
 
 
 for _verb in (
-    demo.demo, evaluate.evaluate, certify.certify, reproduce.reproduce, sites.sites, train.train, zoo.zoo,
+    demo.demo, evaluate.evaluate, certify.certify, reproduce.reproduce,
+    benchmark.benchmark, sites.sites, train.train, zoo.zoo,
     train_agent.train_agent, play.play, report.report, runs.runs, doctor.doctor,
 ):  # fmt: skip
     app.command(_verb.__name__.replace("_", "-"), cls=Grouped)(_verb)

@@ -13,10 +13,10 @@ from torch._compile import _disable_dynamo
 from saplab.defenses.base import Defense, label_of
 from saplab.defenses.checkpoints import refuse_checkpoint, signs
 from saplab.defenses.computed import announce_weights, computed_names, meeting, refuse_hidden_weights, weights_by_name
-from saplab.defenses.drawing import Drawing, GradientRule, check_rule, current, fresh
+from saplab.defenses.drawing import MOST_DEFENSES, Drawing, GradientRule, check_rule, current, fresh
 from saplab.defenses.dressing import Dress, dressed, dresses, undress, view
 from saplab.defenses.relaxed import relaxing
-from saplab.defenses.site_mode import MOST_DEFENSES, Pass, Plan, SiteMode
+from saplab.defenses.site_mode import Pass, Plan, SiteMode
 from saplab.defenses.sites import Site, SiteTable, announce_modules, is_announcement
 from saplab.defenses.weights import weight_names
 from saplab.pruning.finite import check_finite

@@ -20,6 +20,8 @@ GRADIENT_RULES: Final = (*get_args(BackwardRule), "relaxed")
 
 _FIRST_KIND: Final = 16  # of the numbers that hooks draw themselves; those below belong to kernels and attacks
 _KINDS: Final = 256 - _FIRST_KIND
+MOST_DEFENSES: Final = 16  # per network: a place's number in the streams is its own · MOST_DEFENSES + position
+_EVERYWHERE: Final = SITES // 2 - 2 * MOST_DEFENSES  # beyond all weights, and below what maps share in a pass
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,15 @@ class Draw:
         """Return the draws that all examples of a pass share, in any shape; such a defence must be `shared`."""
         site = (self.site + SITES // 2) % SITES  # the other half's: weights have these sites for a whole pass
         return Draw(self.drawing, site, self.where, None, self.device, self._used)
+
+    @property
+    def everywhere(self) -> "Draw":
+        """Return the draws that all examples of a pass share, the same ones at all places of a defence's hooks.
+
+        The first call of each hook gives the same numbers, and so on; such a defence must be `shared`.
+        """
+        site = _EVERYWHERE + self.site % MOST_DEFENSES
+        return Draw(self.drawing, site, self.where, None, self.device)
 
     @property
     def anew(self) -> "Draw":

@@ -15,12 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from saplab.defenses.base import HOOKS, Defense
 from saplab.defenses.checkpoints import Signs, refuse_checkpoint
-from saplab.defenses.drawing import Draw, Drawing
+from saplab.defenses.drawing import MOST_DEFENSES, Draw, Drawing
 from saplab.defenses.sites import RECTIFIERS, Site, classify, in_parametrization, path_of
 from saplab.pruning.normalised import Normalised, normalised
 from saplab.rng.streams import SITES
 
-MOST_DEFENSES: Final = 16  # per network: a site's number in the streams is call · MOST_DEFENSES + position
 _INPUT_SITE: Final = SITES - MOST_DEFENSES
 
 Acting = tuple[tuple[int, Defense], ...]  # defences, each with its position among all

@@ -88,6 +88,8 @@ def claim_of(cell: ImageCell) -> str:
         return "Random signs, as large as the attack's: what any perturbation of this size does."
     if attack.knowledge == "scores":
         return "A black box: the attacker sees averaged probabilities only, no gradient."
+    if isinstance(attack, GradientAttack) and not attack.gradient.redraw:
+        return "The attacker draws once for a whole attack, whose images meet other draws."
     if cell.transferred and cell.adversary.grain == "frozen":
         return "The images are made on the network with one draw of its own, always the same, and transferred."
     if not cell.defender.defenses:

@@ -29,3 +29,13 @@ def physical_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not POSIX
         return None
+
+
+def peak_memory() -> int:
+    """Return the most memory, in MiB, that this process or one of its ended children has held; 0 where unknown."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return most // (1 << 20 if platform.system() == "Darwin" else 1 << 10)

@@ -1,0 +1,1 @@
+"""The benchmark of stochastic defences: its protocol, its entries and the cards that they leave."""

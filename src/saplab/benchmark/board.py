@@ -1,0 +1,173 @@
+"""The leaderboard: all cards on one page and in Markdown, and what is claimed against what was found."""
+
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Final
+
+from saplab.benchmark.card import Card, schema
+from saplab.benchmark.entries import ENTRIES, Entry
+from saplab.benchmark.markdown import card_text, leaderboard_text
+from saplab.benchmark.protocol import PROTOCOL
+from saplab.benchmark.run import CARD
+from saplab.benchmark.words import ball, masked_text, time_text
+from saplab.report.charts import DARK, PAGE, PAPER, to_bytes
+from saplab.report.claimed import claimed_chart
+from saplab.report.page import template
+from saplab.system.files import write_atomically
+
+_BEGIN, _END = "<!-- leaderboard -->", "<!-- end of the leaderboard -->"
+_SECTION: Final = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
+
+
+def stored_cards(tier: str) -> dict[str, Card]:
+    """Return the cards of a tier inside the package, by the names of their entries."""
+    folder = resources.files("saplab.benchmark").joinpath("cards", tier)
+    files = (
+        sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
+        if folder.is_dir()
+        else []
+    )
+    return {card.name: card for card in map(_read, files)}
+
+
+def _read(file: Traversable | Path) -> Card:
+    try:
+        return Card.from_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def read_cards(place: Path) -> list[Card]:
+    """Read a card, or all cards in the folders below one.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: a file that is no card, or a folder without any.
+    """
+    if place.is_file():
+        return [_read(place)]
+    if not place.is_dir():
+        raise FileNotFoundError(2, "no card, and no folder of cards", str(place))
+    found = [_read(file) for file in sorted(place.rglob(CARD))]
+    if not found:
+        raise ValueError(f"{place} holds no {CARD}")
+    return found
+
+
+def ranked(cards: Iterable[Card]) -> list[Card]:
+    """Return the cards of this version of the protocol, each entry of a tier once, the strongest first."""
+    battery = f"{PROTOCOL.battery} {PROTOCOL.battery_version}"
+    own = [card for card in cards if (card.protocol, card.battery) == (PROTOCOL.version, battery)]
+    latest = {(card.tier, card.name): card for card in own}
+    return sorted(latest.values(), key=_rank)
+
+
+def _rank(card: Card) -> tuple[float, float, str]:
+    left = card.left(*PROTOCOL.headline)
+    return (-(left.worst.percent if left else -1.0), -card.clean.averaged.percent, card.name)
+
+
+def write_board(cards: Sequence[Card], folder: Path) -> tuple[Path, ...]:
+    """Write ``leaderboard.html``, ``README.md``, the plot, the schema and each card as Markdown into a folder.
+
+    Of a ``README.md`` that is there, only the part between the leaderboard's marks is written anew.
+
+    Raises:
+        ValueError: no cards of this version of the protocol, or a ``README.md`` without the marks.
+    """
+    shown = ranked(cards)
+    if not shown:
+        raise ValueError(f"`cards` must hold at least one card of protocol {PROTOCOL.version}, battery"
+                         f" {PROTOCOL.battery} {PROTOCOL.battery_version}; got none")  # fmt: skip
+    contents = {
+        "leaderboard.html": page(shown).encode(), "README.md": _readme(folder / "README.md", shown).encode(),
+        "card.schema.json": schema(),
+        **{f"cards/{card.tier}/{card.name}.md": card_text(card).encode() for card in shown},
+    }  # fmt: skip
+    if points := claimed_points(shown):
+        contents["claimed.svg"] = to_bytes(claimed_chart(points, PAPER), "svg")
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / name, content)
+    return tuple(folder / name for name in contents)
+
+
+def _readme(path: Path, cards: Sequence[Card]) -> str:
+    plot = "![What is claimed against what was found](claimed.svg)\n\n" if claimed_points(cards) else ""
+    section = f"{_BEGIN}\n\n{_counts(cards)}\n\n{plot}{leaderboard_text(cards)}\n\n{_END}"
+    if not path.exists():
+        return f"# Leaderboard\n\n{section}\n"
+    text = path.read_text(encoding="utf-8")
+    if not _SECTION.search(text):
+        raise ValueError(f"{path} has no part between {_BEGIN} and {_END} to write the leaderboard into")
+    return _SECTION.sub(lambda _: section, text)
+
+
+def _counts(cards: Sequence[Card]) -> str:
+    missing = [entry.name for entry in _missing(cards)]
+    told = f"{len(cards)} entries have a card; % of {_images(cards)} images, the strongest first."
+    return told + (f" Without a card yet: {', '.join(missing)}." if missing else "")
+
+
+def _missing(cards: Sequence[Card]) -> list[Entry]:
+    known = {card.name for card in cards}
+    return [entry for name, entry in ENTRIES.items() if name not in known]
+
+
+def _images(cards: Sequence[Card]) -> str:
+    return " or ".join(f"{count:,}" for count in sorted({card.data.images for card in cards}))
+
+
+def claimed_points(cards: Iterable[Card]) -> list[dict[str, Any]]:
+    """Return claims with a number, beside what was found in the same ball, and what the paper's evaluation says."""
+    points = []
+    for card in cards:
+        claim = card.claim
+        if claim is None or claim.robust is None:
+            continue
+        where = {"entry": card.name, "ball": ball(claim.norm, claim.eps), "claimed": claim.robust}
+        if claim.certified:
+            proven = {at.radius: at.accuracy for at in card.certified.accuracy} if card.certified else {}
+            found, kind = proven.get(claim.eps), "certified here"
+        else:
+            left = card.left(claim.norm, claim.eps)
+            found, kind = left.worst if left else None, "left by the protocol's attacks"
+        if found is not None:
+            points.append({**where, "found": found.percent, "low": found.low, "high": found.high, "kind": kind})
+        theirs = card.published
+        if theirs is not None and (theirs.norm, theirs.eps) == (claim.norm, claim.eps):
+            points.append({**where, "found": theirs.percent, "low": None, "high": None,
+                           "kind": "the paper's own evaluation, here"})  # fmt: skip
+    return points
+
+
+def page(cards: Sequence[Card]) -> str:
+    """Return the leaderboard's HTML: everything inside, nothing loaded from anywhere."""
+    points = claimed_points(cards)
+    return template("leaderboard.html").render(
+        title="Stochastic defences: what is claimed, and what is left",
+        cards=cards, records=[_record(card) for card in cards], protocol=PROTOCOL,
+        themes={"light": PAPER, "dark": DARK},
+        drawing=to_bytes(claimed_chart(points, PAGE), "svg").decode() if points else "", ball=ball,
+        images=_images(cards), missing=_missing(cards),
+    )  # fmt: skip
+
+
+def _record(card: Card) -> dict[str, Any]:
+    """Return what a row of the page's table shows."""
+    norm, eps = PROTOCOL.headline
+    smaller = [card.left(norm, e) for e in PROTOCOL.threats[0].eps[:-1]]
+    proof = card.certified
+    at = next((at.accuracy for at in reversed(proof.accuracy) if at.radius <= _CERTIFIED_AT), None) if proof else None
+    headline = card.threat(norm)
+    calibrated = next((row for row in headline.calibration if row.eps == eps), None) if headline else None
+    return {
+        "card": card, "left": card.left(norm, eps), "smaller": smaller, "l2": card.left(*PROTOCOL.second), "proof": at,
+        "masked": masked_text(card), "calibrated": calibrated, "time": time_text(card.cost.seconds),
+    }  # fmt: skip
+
+
+_CERTIFIED_AT: Final = 0.25  # radius in L2 that the table shows

@@ -1,0 +1,39 @@
+"""What cards and the leaderboard call things."""
+
+from saplab.attacks import NormName, ThreatModel
+from saplab.benchmark.card import Card, Share
+
+MASKED = {True: "masked", False: "no", None: "cannot tell"}  # whether the own gradient is
+
+
+def ball(norm: NormName, eps: float) -> str:
+    """Return a radius in its norm, as people read it: ``λ = 8``, ``ε = 0.5 in L2``."""
+    threat = ThreatModel(norm)
+    return f"{threat.text(eps)}{threat.setting}"
+
+
+def share_text(share: Share | None) -> str:
+    """Return a share with its interval: ``41.5 [34.9, 48.4]``; a dash for none."""
+    return "–" if share is None else f"{share.percent:.1f} [{share.low:.1f}, {share.high:.1f}]"
+
+
+def number_text(percent: float | None) -> str:
+    """Return a number in %; a dash for none."""
+    return "–" if percent is None else f"{percent:.1f}"
+
+
+def masked_text(card: Card) -> str:
+    """Return whether the gradient is masked in any of the norms, and by which checks that shows."""
+    answers = [threat.masked for threat in card.threats]
+    worst = True if True in answers else None if None in answers else False
+    failed = dict.fromkeys(check.key for threat in card.threats if threat.masked for check in threat.checks
+                           if check.outcome == "failed" and check.key in _SHOWING)  # fmt: skip
+    return MASKED[worst] + (f" ({', '.join(failed)})" if failed else "")
+
+
+_SHOWING = ("transfer", "identity", "relaxed", "black-box", "one-step", "noise", "loss")
+
+
+def time_text(seconds: float) -> str:
+    """Return a time in minutes, in seconds where it is short."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

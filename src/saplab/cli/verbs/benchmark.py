@@ -1,0 +1,212 @@
+"""``saplab benchmark``: published stochastic defences by one protocol, one's own beside them, and the leaderboard."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saplab.cli import options
+from saplab.cli.console import Console
+from saplab.cli.options import option
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from saplab.benchmark.card import Card
+    from saplab.benchmark.entries import Entry
+    from saplab.benchmark.run import Run
+
+_ENTRY = "The entry"
+
+
+def benchmark(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Entries, or all; without any they are listed.")
+    ] = None,
+    tier: Annotated[str, option(_ENTRY, "small (two CPU cores) or full (one GPU).")] = "small",
+    model: Annotated[str, option(_ENTRY, f"For an entry of one's own: {options.MODEL}")] = "",
+    weights: options.Weights = None,
+    defense: options.Defence = "",
+    sites: options.Sites = "",
+    name: Annotated[str, option(_ENTRY, "What an entry of one's own is called.")] = "mine",
+    data: Annotated[str, option(options.DATA, "sample, or cifar10:DIR for the whole test set.")] = "sample",
+    check: Annotated[
+        bool, option(options.OUTPUT, "Compute stored cards again, and say whether they agree.", "--check")
+    ] = False,
+    leaderboard: Annotated[
+        Path | None, option(options.OUTPUT, "Write the page and the Markdown of all stored cards into this folder.")
+    ] = None,
+    cards: Annotated[
+        list[Path] | None,
+        option(options.OUTPUT, "For --leaderboard and --check: further cards, as files or folders of runs."),
+    ] = None,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    engine: options.EngineName = "local",
+    workers: options.Workers = None,
+    address: options.Address = None,
+    out: Annotated[Path, option(options.OUTPUT, "Folder for the runs, one for each tier and entry.")] = Path(
+        "runs/benchmark"
+    ),
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure stochastic defences by one protocol.
+
+    Each entry leaves a card (card.json, card.md) and its runs, and goes on where it was stopped. --model and --defense
+    make a card for a defence of one's own.
+
+    --check ends with exit code 1 where a recomputed card does not agree with the stored one.
+    """
+    from saplab.benchmark.board import stored_cards
+    from saplab.benchmark.protocol import PROTOCOL
+
+    console, chosen = Console(as_json), PROTOCOL.tier(tier)
+    entries = _entries(tuple(names or ()), model, weights, defense, sites, name)
+    if entries and leaderboard is not None:
+        raise ValueError("`leaderboard` is written of stored cards: give it without entries")
+    if leaderboard is not None:
+        _write(leaderboard, [*stored_cards(tier).values(), *_more(cards)], console)
+    elif not entries:
+        _list(tier, console)
+    else:
+        place = options.ready_place(device, threads, engine, workers, address)
+        known = {**stored_cards(tier), **{card.name: card for card in _more(cards)}} if check else None
+        agreed = [_one(_run(entry, chosen.name, data, place), out, known, dry_run, console) for entry in entries]
+        if not all(agreed):
+            raise typer.Exit(1)
+
+
+def _entries(
+    names: tuple[str, ...], model: str, weights: Path | None, defense: str, sites: str, name: str
+) -> "tuple[Entry, ...]":
+    """Return the entries of the package that are named, or the one of one's own."""
+    import re
+
+    from saplab.benchmark.entries import ENTRIES, Entry, chosen
+
+    if not (model or defense):
+        return chosen(names)
+    if names:
+        raise ValueError("`model` and `defense` make an entry of one's own: give no names beside them, but --name")
+    if name in ENTRIES or not re.fullmatch(r"\w[\w.+-]{0,79}", name):
+        wanted = "a name for files that no entry of the package has: letters, digits and . + - _"
+        raise ValueError(f"`name` must be {wanted}, got {name!r}")
+    places = (sites,) if sites else ()
+    return (Entry(name, "own", (model or "preact-resnet20-dense",), (), defense, places, weights=weights),)
+
+
+def _run(entry: "Entry", tier: str, data: str, place: options.Place) -> "Run":
+    from saplab.benchmark.protocol import PROTOCOL
+    from saplab.benchmark.run import Run, load_images
+
+    chosen = PROTOCOL.tier(tier)
+    return Run(entry, chosen, load_images(chosen, data), place.device, place.engine, _command(entry, tier, data))
+
+
+def _command(entry: "Entry", tier: str, data: str) -> str:
+    """Return the command that makes an entry's card again, whatever was asked for beside it."""
+    import shlex
+
+    words = ["saplab", "benchmark"]
+    if entry.method == "own":
+        given = {"model": entry.networks[0], "weights": entry.weights, "defense": entry.defense,
+                 "sites": "".join(entry.sites), "name": entry.name}  # fmt: skip
+        words += [part for key, value in given.items() if value for part in (f"--{key}", str(value))]
+    else:
+        words.append(entry.name)
+    return shlex.join([*words, "--tier", tier, *(["--data", data] if data != "sample" else [])])
+
+
+def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: bool, console: Console) -> bool:
+    """Compute one entry, or show what that would cost; return whether it agrees with the card that is `known`."""
+    from saplab.cli.computing import show_plan
+
+    name, tier = run.entry.name, run.tier.name
+    if known is not None and name not in known:
+        raise ValueError(f"`check` needs a stored card, and {name} has none in the tier {tier}")
+    if dry_run:
+        for part, job in run.jobs().items():
+            console.say(f"{name}, {part}:")
+            show_plan(job, console)
+        return True
+    folder = out / tier / name
+    card = run.card(folder, console.progress, lambda part: console.say(f"{name}: {part}"), progress=not console.json)
+    _tell(card, folder, console)
+    return known is None or _agrees(known[name], card, console)
+
+
+def _agrees(stored: "Card", card: "Card", console: Console) -> bool:
+    from saplab.benchmark.check import compare
+
+    found = compare(stored, card)
+    console.say(f"{card.name}: {found.text}")
+    if console.json:
+        console.emit_json({"entry": card.name, "agrees": found.agrees, "same_kind": found.same_kind,
+                           "compared": found.compared, "largest": found.largest,
+                           "differences": list(found.differences)})  # fmt: skip
+    return found.agrees
+
+
+def _tell(card: "Card", folder: Path, console: Console) -> None:
+    """Show a card's sentences, and where it is."""
+    import msgspec
+
+    from saplab.benchmark.words import share_text
+
+    console.say(f"\n{card.name}: clean {share_text(card.clean.averaged)} %")
+    for threat in card.threats:
+        console.say(threat.sentence)
+    if card.published is not None:
+        void = "; that evaluation is void" if card.published.void else ""
+        console.say(f"As the paper evaluates: {card.published.percent:.1f} %{void}.")
+    console.say(f"Card: {folder / 'card.md'}\n")
+    if console.json:
+        console.emit_json({"folder": str(folder), "card": msgspec.to_builtins(card)})
+
+
+def _more(places: list[Path] | None) -> "list[Card]":
+    from saplab.benchmark.board import read_cards
+
+    return [card for place in places or () for card in read_cards(place)]
+
+
+def _write(folder: Path, cards: "list[Card]", console: Console) -> None:
+    from saplab.benchmark.board import write_board
+
+    files = write_board(cards, folder)
+    console.say(f"{files[0]} and {len(files) - 1} more files")
+    if console.json:
+        console.emit_json({"files": list(map(str, files))})
+
+
+def _list(tier: str, console: Console) -> None:
+    """Show every entry, and what its stored card says."""
+    from saplab.benchmark.board import stored_cards
+    from saplab.benchmark.entries import ENTRIES
+    from saplab.evaluation.text import grid
+
+    stored = stored_cards(tier)
+    records = [_record(entry, stored.get(entry.name)) for entry in ENTRIES.values()]
+    if console.json:
+        console.emit_json({"tier": tier, "entries": records})
+    head = ("entry", "defence", "network", "clean", "λ = 8", "L2 0.5", "masked", "status")
+    columns = ("entry", "title", "network", "clean", "linf", "l2", "masked", "status")
+    rows = [[_shown(record[column]) for column in columns] for record in records]
+    console.say(f"Tier {tier}: accuracy in %, what all attacks leave\n{grid(head, rows)}")
+
+
+def _record(entry: "Entry", card: "Card | None") -> dict[str, Any]:
+    from saplab.benchmark.protocol import PROTOCOL
+    from saplab.benchmark.words import masked_text
+
+    status = "card" if card else f"lacks {', '.join(entry.lacking)}" if entry.lacking else "no card yet"
+    known = {"entry": entry.name, "title": entry.facts.title, "network": entry.network, "defense": entry.defense}
+    left = {threat.norm: card.left(threat.norm, threat.eps[-1]) if card else None for threat in PROTOCOL.threats}
+    numbers = {str(norm): found.worst.percent if found else None for norm, found in left.items()}
+    numbers["clean"] = card.clean.averaged.percent if card else None
+    return {**known, **numbers, "masked": masked_text(card) if card else None, "status": status}
+
+
+def _shown(value: Any) -> str:
+    return "–" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)

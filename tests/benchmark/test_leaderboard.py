@@ -1,0 +1,202 @@
+"""The leaderboard: on a page, in a browser, and in Markdown."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cards import make_card
+from synthetic import HOSTILE
+
+from saplab.benchmark.board import claimed_points, ranked, read_cards, write_board
+from saplab.benchmark.card import Card, PublishedFound
+from saplab.benchmark.entries import ENTRIES
+from saplab.benchmark.methods import Claim
+from saplab.report.claimed import claimed_chart
+
+PNI = PublishedFound("pgd:steps=7,samples=1", "PGD-7", "", "linf", 8 / 255, True, 52.5, (52.5,), 41.0)
+VOID = PublishedFound("pgd:redraw=false", "PGD-20 by one draw", "one draw is fixed", "linf", 8 / 255, True, 70.0,
+                      (68.0, 72.0), 40.0)  # fmt: skip
+CARDS = (
+    make_card("weak", (50.0, 20.0, 5.0), clean=91.0, masked=True),
+    make_card("pni", (70.0, 60.0, 42.0), claim=Claim("45.9 %.", "README", robust=45.9), published=PNI),
+    make_card("rpf", (65.0, 55.0, 41.0), published=VOID, masked=None, title="filters"),
+    make_card("gaussian-0.25", certified=47.0,
+              claim=Claim("60 %.", "logs", robust=60.0, norm="l2", eps=0.25, certified=True)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("board")
+    write_board([*CARDS, make_card("hostile", (1.0, 1.0, 0.5), title=HOSTILE)], made)
+    return made
+
+
+def test_the_strongest_comes_first_and_an_entry_once() -> None:
+    later = make_card("weak", (50.0, 20.0, 45.0))
+    assert [card.name for card in ranked(CARDS)] == ["pni", "rpf", "gaussian-0.25", "weak"]
+    assert [card.name for card in ranked([*CARDS, later])] == ["weak", "pni", "rpf", "gaussian-0.25"]
+
+
+def test_cards_of_another_protocol_or_battery_stay_away() -> None:
+    assert ranked([make_card(protocol="0"), make_card(battery="standard saplab-0")]) == []
+    with pytest.raises(ValueError, match="`cards` must hold at least one card of protocol"):
+        write_board([make_card(protocol="0")], Path("nowhere"))
+
+
+def test_claims_stand_beside_what_was_found_in_the_same_ball() -> None:
+    found = {(point["entry"], point["kind"]): (point["claimed"], point["found"]) for point in claimed_points(CARDS)}
+    assert found == {
+        ("pni", "left by the protocol's attacks"): (45.9, 42.0),
+        ("pni", "the paper's own evaluation, here"): (45.9, 52.5),
+        ("gaussian-0.25", "certified here"): (60.0, 47.0),
+    }
+    assert claimed_chart(claimed_points(CARDS)).to_dict()["layer"]
+    with pytest.raises(ValueError, match="`records` must hold at least one point"):
+        claimed_chart([])
+
+
+def test_the_readme_keeps_what_people_wrote(board: Path) -> None:
+    path = board / "README.md"
+    text = path.read_text(encoding="utf-8")
+    table = [line for line in text.splitlines() if line.startswith("| [")]
+    names = ["pni", "rpf", "gaussian-0.25", "weak", "hostile"]
+    assert [re.match(r"\| \[([\w.-]+)]", line)[1] for line in table] == names  # type: ignore[index]
+    assert table[0].split("|")[2:5] == [" 80.0 ", " 70.0 ", " 60.0 "]
+    assert "masked (identity)" in table[3]
+    missing = text.partition("Without a card yet: ")[2].partition(".\n")[0].split(", ")
+    assert set(missing) == set(ENTRIES) - {"pni", "rpf", "gaussian-0.25"}
+    path.write_text(f"# Mine\n\nBefore.\n\n{text.partition('# Leaderboard')[2].strip()}\n\nAfter.\n", encoding="utf-8")
+    write_board(CARDS[:1], board)
+    again = path.read_text(encoding="utf-8")
+    assert again.startswith("# Mine\n\nBefore.\n\n<!-- leaderboard -->")
+    assert again.endswith("<!-- end of the leaderboard -->\n\nAfter.\n")
+    assert "[pni]" not in again
+    path.write_text("# Mine\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="has no part between"):
+        write_board(CARDS, board)
+
+
+def test_cards_are_read_from_files_and_folders(tmp_path: Path) -> None:
+    for card in CARDS[:2]:
+        (tmp_path / card.name).mkdir()
+        (tmp_path / card.name / "card.json").write_bytes(card.to_json())
+    assert read_cards(tmp_path) == [CARDS[1], CARDS[0]]
+    assert read_cards(tmp_path / "pni" / "card.json") == [CARDS[1]]
+    with pytest.raises(ValueError, match=r"holds no card\.json"):
+        (tmp_path / "empty").mkdir()
+        read_cards(tmp_path / "empty")
+    (tmp_path / "pni" / "card.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"pni.card\.json: not a card"):
+        read_cards(tmp_path)
+
+
+# --- in a browser ----------------------------------------------------------------------------------------------------
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Open the page; afterwards it must have asked for nothing and complained of nothing."""
+    write_board([*CARDS, make_card("hostile", (1.0, 1.0, 0.5), title=HOSTILE)], tmp_path)
+    url, contexts, complaints, asked = (tmp_path / "leaderboard.html").as_uri(), [], [], []
+
+    def opened(**settings: Any) -> Any:
+        contexts.append(browser.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [one for one in asked if not one.startswith(("data:", url))] == []
+
+
+def names(page: Any) -> list[str]:
+    rows = page.locator(".board tbody tr:visible th a").all()
+    return [row.text_content() for row in rows]
+
+
+@needs_browser
+def test_the_table_is_sorted_by_its_heads_and_by_the_menu(visit: Any) -> None:
+    page = visit(viewport={"width": 1280, "height": 900})
+    assert names(page) == ["pni", "rpf", "gaussian-0.25", "weak", "hostile"]
+    page.get_by_role("button", name="clean").click()
+    assert names(page)[0] == "weak"
+    assert page.locator("th[aria-sort=descending]").text_content() == "clean"
+    page.get_by_role("button", name="clean").click()
+    assert names(page)[-1] == "weak"
+    page.get_by_label("Sort by").select_option(label="entry, A to Z")
+    assert names(page) == ["gaussian-0.25", "hostile", "pni", "rpf", "weak"]
+
+
+@needs_browser
+def test_the_search_finds_entries_by_all_its_words(visit: Any) -> None:
+    page = visit(viewport={"width": 1280, "height": 900})
+    page.get_by_label("Search").fill("RESNET20 filters")
+    assert names(page) == ["rpf"]
+    assert page.locator("article:visible").count() == 1
+    assert page.get_by_role("status").text_content() == "1 of 5 entries"
+    page.get_by_label("Search").fill("nothing of the kind")
+    assert names(page) == []
+    page.get_by_label("Search").fill("")
+    assert len(names(page)) == 5
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_screens_wide_and_narrow(visit: Any, width: int, scheme: str) -> None:
+    page = visit(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
+    ground = {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 25, 29)"}[scheme]
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
+    ink = page.evaluate("getComputedStyle(document.querySelector('.drawing svg text')).fill")
+    assert ink == {"light": "rgb(31, 35, 40)", "dark": "rgb(230, 233, 236)"}[scheme]
+
+
+@needs_browser
+def test_a_void_evaluation_is_said_beside_the_true_one(visit: Any) -> None:
+    text = visit().locator("#e-small-rpf").text_content()
+    assert "70.0 %" in text
+    assert "40.0 %" in text
+    assert "void: one draw is fixed" in " ".join(text.split())
+
+
+@needs_browser
+def test_the_table_needs_no_javascript(visit: Any) -> None:
+    page = visit(java_script_enabled=False)
+    assert page.locator(".board tbody tr").count() == 5
+    assert page.locator(".drawing svg").is_visible()
+
+
+def test_the_command_writes_ones_own_card_beside_the_others(
+    card: Card, mine: Path, benchmark: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = mine.parents[2] / "board"
+    assert benchmark("--leaderboard", str(made), "--cards", str(mine), "--json") == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert all(Path(file).is_file() for file in files)
+    assert "e-smoke-mine" in (made / "leaderboard.html").read_text(encoding="utf-8")
+    assert "[mine](cards/smoke/mine.md)" in (made / "README.md").read_text(encoding="utf-8")
+    assert (made / "cards" / "smoke" / "mine.md").is_file()
