@@ -45,7 +45,7 @@ def test_the_page_runs(folder: Path) -> None:
                 commands += 1
     assert commands == 4
     (card,) = read_cards(folder / "runs" / "benchmark")
-    assert card.network.defense == "mine:Coarse(levels=16)"
+    assert card.network.defense == "coarse:16"
     assert card.command == (
         "saplab benchmark --model mine:net --defense 'mine:Coarse(levels=16)' --name coarse --tier smoke"
     )

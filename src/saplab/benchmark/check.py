@@ -31,7 +31,7 @@ class Comparison:
 
     @property
     def text(self) -> str:
-        """Say what was found."""
+        """Return what was found, in a sentence."""
         kind = "of the same kind" if self.same_kind else "of another kind"
         limits = (
             "exactly"

@@ -172,7 +172,7 @@ class ImageCell(Cell):
     """A cell of images: each is attacked at each radius and predicted by fresh passes."""
 
     kind = "images"
-    numerics = 8
+    numerics = 9
     ranges = "examples"
 
     attack: Attack
@@ -221,7 +221,7 @@ class GameCell(Cell):
     """
 
     kind = "games"
-    numerics = 6
+    numerics = 7
     ranges = "episodes"
 
     game: str
