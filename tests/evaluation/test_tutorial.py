@@ -2,56 +2,31 @@
 
 import importlib.util
 import json
-import re
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import Page
 
 import saplab
-from saplab.cli import app
-from saplab.cli.errors import guarded
 
-PAGE = Path(__file__).parents[2] / "docs" / "random-networks.md"
-BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-FILES = {name: text for kind, name, text in BLOCKS if kind in ("python", "toml") and name}
+PAGE = Page("random-networks.md")
+BLOCKS, FILES = PAGE.blocks, PAGE.files
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of a user's, with the files of the page, where Python works."""
-    made = tmp_path_factory.mktemp("tutorial")
-    for name, text in FILES.items():
-        (made / name).write_text(text, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(made)
-        patch.syspath_prepend(made)
+    with PAGE.unpacked(tmp_path_factory.mktemp("tutorial")) as made:
         yield made
-        for name in ("noisy", "rounding"):
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
 def after(folder: Path) -> dict[str, Any]:
     """Return the names that the page leaves behind, after all blocks but those of extras have run in their order."""
-    names: dict[str, Any] = {"__name__": "page"}
-    for k, (kind, name, text) in enumerate(BLOCKS):
-        if kind == "python" and not name:
-            exec(compile(text, f"{PAGE.name}, block {k}", "exec"), names)
-        elif kind == "console" and not name:
-            command(text)
-    return names
-
-
-def command(text: str) -> None:
-    for line in text.splitlines():
-        program, *words = shlex.split(line)
-        assert program == "saplab"
-        assert guarded(lambda words=words: app(words, prog_name="saplab", standalone_mode=False)) == 0, line
+    return PAGE.run()
 
 
 def test_the_page_holds_what_it_promises() -> None:
@@ -88,7 +63,5 @@ def test_the_defence_of_the_page_is_not_flat(after: dict[str, Any]) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)")
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Ray's own pipes and files
 def test_a_cluster_ends_with_the_same_bits(after: dict[str, Any], folder: Path) -> None:
-    for kind, name, text in BLOCKS:
-        if (kind, name) == ("console", "ray"):
-            command(text)
+    PAGE.run_extra("ray")
     assert saplab.load(folder / "runs" / "ray").rows == saplab.load(folder / "runs" / "noisy").rows

@@ -41,8 +41,10 @@ def compute_and_report(job: "Job", folder: Path, console: "Console", fail_below:
 
 def show_report(report: "Report", console: "Console") -> None:
     """Show the table and the verdict of a run."""
-    from saplab.evaluation.text import rows_text, verdict_text
+    from saplab.evaluation.text import finding_text, rows_text, verdict_text
 
+    if report.findings:
+        console.say(f"{finding_text(report.findings.verdict)}\n")
     console.say(rows_text(report.summary.rows))
     if report.findings:
         console.say(f"\n{verdict_text(report.findings.verdict, in_options)}")
@@ -53,7 +55,7 @@ def record_of(report: "Report") -> dict[str, Any]:
     found = (
         _verdict_record(report.findings.verdict)
         if report.findings
-        else {"finding": "", "robust": [], "persistent": [], "checks": []}
+        else {"finding": "", "meaning": "", "robust": [], "persistent": [], "checks": []}
     )
     rows = [row.record() for row in report.summary.rows]
     return {**found, "notes": list(report.notes), "rows": rows, "files": list(map(str, report.files))}
@@ -67,7 +69,10 @@ def _verdict_record(verdict: "Verdict") -> dict[str, Any]:
     persistent = [
         {"strength": left.strength if left.threat.in_steps else None, **asdict(left)} for left in verdict.persistent
     ]
-    return {"finding": verdict.sentence, "robust": robust, "persistent": persistent, "checks": checks}
+    return {
+        "finding": verdict.sentence, "meaning": verdict.meaning, "robust": robust, "persistent": persistent,
+        "checks": checks,
+    }  # fmt: skip
 
 
 def show_study(study: "StudyReport", console: "Console") -> None:

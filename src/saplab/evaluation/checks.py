@@ -32,16 +32,17 @@ SYMPTOMS: Final = ("rises", "unbounded")  # failed, they say that the attack fai
 
 @dataclass(frozen=True)
 class Check:
-    """One question about the evidence.
+    """One property that sound evidence has.
 
     Attributes:
+        statement: the property; it holds where the outcome is ``passed``.
         outcome: ``passed``, ``failed``, ``unclear`` (too few images) or ``not run``.
         evidence: numbers with intervals; all intervals of one verdict hold together with 95 % confidence (Bonferroni).
         how: what to run where the answer is missing.
     """
 
     key: str
-    question: str
+    statement: str
     outcome: Outcome
     evidence: str
     how: Advice | None = None
@@ -49,10 +50,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Question:
-    """A check before it is answered."""
+    """A check before it is answered: does its statement hold?"""
 
     key: str
-    text: str
+    statement: str
     read: Callable[[Case], Readings]  # the numbers of which none may be bad
     how: Callable[[Case], Advice]  # what to run where there are none
     of_rules: bool = False  # asked only of networks that have backward rules
@@ -82,17 +83,17 @@ def answers(case: Case) -> tuple[Answer, ...]:
 
 def _answer(question: Question, readings: Readings, case: Case, confidence: float) -> Answer:
     if not readings and (reason := question.why_not(case)):
-        return Answer(Check(question.key, question.text, "not run", f"does not apply: {reason}"))
+        return Answer(Check(question.key, question.statement, "not run", f"it does not apply: {reason}"))
     if not readings:
-        return Answer(Check(question.key, question.text, "not run", "", question.how(case)))
+        return Answer(Check(question.key, question.statement, "not run", "", question.how(case)))
     found = [(reading, reading.excess(confidence)) for reading in readings]
     bad = sorted((pair for pair in found if pair[1].low > 0), key=lambda pair: -pair[1].low)
     worst, excess = bad[0] if bad else max(found, key=lambda pair: pair[1].high)
     text = worst.text(confidence)
     if not bad and excess.high > worst.slack:
-        return Answer(Check(question.key, question.text, "unclear", text, Advice(more_than=excess.n)))
+        return Answer(Check(question.key, question.statement, "unclear", text, Advice(more_than=excess.n)))
     failed = tuple(reading for reading, _ in bad if isinstance(reading, Comparison))
-    return Answer(Check(question.key, question.text, "failed" if bad else "passed", text), failed)
+    return Answer(Check(question.key, question.statement, "failed" if bad else "passed", text), failed)
 
 
 def is_masked(outcomes: Mapping[str, str]) -> bool | None:
@@ -110,27 +111,27 @@ def is_masked(outcomes: Mapping[str, str]) -> bool | None:
 
 
 QUESTIONS: Final = (
-    Question("transfer", "Does a transfer attack beat the white-box one?",
+    Question("transfer", "No attack made on another network beats the white-box one",
              comparisons.transfer, lambda _: advice.PAPER),
-    Question("one-step", "Does a one-step attack beat an iterative one?", comparisons.one_step, lambda _: advice.PAPER),
-    Question("identity", "Does identity backward beat the defence's own gradient?",
+    Question("one-step", "One step does not beat many", comparisons.one_step, lambda _: advice.PAPER),
+    Question("identity", "Identity backward (BPDA) does not beat the defence's own gradient",
              comparisons.identity, advice.identity, of_rules=True),
-    Question("relaxed", "Do smooth stand-ins of saturated and stepwise functions beat the plain gradient?",
+    Question("relaxed", "Relaxed backward, with smooth stand-ins for flat functions, does not beat the plain gradient",
              comparisons.relaxed, advice.relaxed),
-    Question("flat", "Is the gradient flat where images are still right?", thresholds.flat, advice.relaxed),
-    Question("loss", "Does another loss beat cross-entropy?", comparisons.loss, advice.other_loss),
-    Question("black-box", "Does a black-box attack beat the white-box one?",
+    Question("flat", "The gradient is not flat where images are still right", thresholds.flat, advice.relaxed),
+    Question("loss", "No other loss beats cross-entropy", comparisons.loss, advice.other_loss),
+    Question("black-box", "No black box beats the white-box attack",
              comparisons.black_box, lambda _: advice.ADAPTIVE),
-    Question("noise", "Does random noise beat the white-box attack?", comparisons.noise, lambda _: advice.PAPER),
-    Question("samples", "Do more Monte Carlo samples still help?",
+    Question("noise", "Random noise does not beat the white-box attack", comparisons.noise, lambda _: advice.PAPER),
+    Question("samples", "More Monte Carlo samples do not help",
              comparisons.samples, advice.more_samples, of_draws=True),
-    Question("steps", "Do more steps still help?", comparisons.steps, advice.more_steps),
-    Question("rises", "Does accuracy rise with the radius under an iterative attack?",
+    Question("steps", "More steps do not help", comparisons.steps, advice.more_steps),
+    Question("rises", "Accuracy never rises with the radius under an iterative attack",
              comparisons.rises, advice.radii),
-    Question("unbounded", "Does accuracy stay above chance in an unbounded ball?",
+    Question("unbounded", "In an unbounded ball, accuracy falls to chance",
              thresholds.unbounded, advice.unbounded, why_not=advice.why_never_unbounded),
-    Question("cosine", "Do half the samples give another gradient than the other half?",
+    Question("cosine", "Half the samples give the same gradient as the other half",
              thresholds.half_cosines, advice.two_samples, of_draws=True),
-    Question("norm", "Does the gradient vanish beside the undefended network's?",
+    Question("norm", "The gradient does not vanish beside the undefended network's",
              thresholds.gradient_norms, lambda _: advice.BASELINE, of_rules=True),
 )  # fmt: skip

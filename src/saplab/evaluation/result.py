@@ -14,7 +14,7 @@ import altair as alt
 from saplab.evaluation.findings import Findings, find
 from saplab.evaluation.report import Report, axis_of, chart_records, write_report
 from saplab.evaluation.rows import Summary, summarise
-from saplab.evaluation.text import rows_text, verdict_text
+from saplab.evaluation.text import finding_text, rows_text, verdict_text
 from saplab.evaluation.verdict import Verdict
 from saplab.metrics.minimax import Game
 from saplab.report.charts import PAPER, accuracy_chart, to_bytes
@@ -84,8 +84,10 @@ class Result:
         return write_report(self.store, folder)
 
     def __repr__(self) -> str:
-        judged = [] if self.findings is None else [verdict_text(self.findings.verdict)]
-        return "\n\n".join(["\n".join([*self.request.notes, rows_text(self.summary.rows)]), *judged])
+        table = "\n".join([*self.request.notes, rows_text(self.summary.rows)])
+        if self.findings is None:
+            return table
+        return "\n\n".join([finding_text(self.findings.verdict), table, verdict_text(self.findings.verdict)])
 
     def _repr_html_(self) -> str:
         return f"{to_bytes(self.plot(), 'svg').decode()}<pre>{escape(repr(self))}</pre>"

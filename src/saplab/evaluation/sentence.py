@@ -1,4 +1,4 @@
-"""The sentence of a verdict."""
+"""The two sentences of a verdict: what was found, and what it means."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,6 +29,27 @@ def describe(
     else:
         tail = _undecided(case, outcomes) if masked is None else _clear(outcomes, dense)
     return f"Robust accuracy at {case.threat.text(eps)}{case.threat.setting} is at most {bound.percent()}{tail}."
+
+
+def explain(case: Case, masked: bool | None, eps: float) -> str:
+    """Return what the result means, for a reader who has read nothing."""
+    if eps == 0:
+        return "No attack was run, so this says nothing of robustness."
+    network = "network" if case.plain else "defence"
+    if masked:
+        return (
+            f"The {network} hides its gradient (a masked gradient): attacks that do not rely on that gradient get"
+            " through, so the robustness that it seems to have is not real."
+        )
+    if masked is False:
+        return (
+            "Attacks that do not rely on the gradient find no more than those that do, so nothing points to a masked"
+            " gradient. The accuracy is an upper bound: an attack that was not run may still find more."
+        )
+    return (
+        "The accuracy is an upper bound. Whether the robustness is real or a masked gradient cannot be told from what"
+        " was run."
+    )
 
 
 def _masked(failed: Sequence[Comparison], eps: float) -> str:

@@ -2,18 +2,24 @@
 
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Final, TypeVar
 
 from saplab.attacks import ThreatModel
 from saplab.evaluation.advice import Advice
+from saplab.evaluation.checks import Check
 from saplab.evaluation.rows import AnyRow, GameRow, Row
 from saplab.evaluation.verdict import Verdict
 from saplab.report.tables import columns_of, pivot, strength_text, texts
 
 R = TypeVar("R", bound=AnyRow)
 
+_MARKS: Final = {"passed": "✓", "failed": "✗", "unclear": "?"}
+_CHOSEN: Final = (
+    "The worst attack on each image is chosen on one half of the passes and counted on the other; so the bound may lie"
+    " above what a single attack leaves."
+)
 _SEEN: Final = 0.0005  # smallest difference that a table shows
 
 
@@ -123,8 +129,13 @@ def rows_text(rows: Sequence[AnyRow]) -> str:
     return "\n\n".join([*tables, *([games_text(games)] if games else [])])
 
 
+def finding_text(verdict: Verdict) -> str:
+    """Write what was found and what it means."""
+    return textwrap.fill(f"{verdict.sentence} {verdict.meaning}", width())
+
+
 def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_python) -> str:
-    """Write what is left under the worst of all attacks, each check with its evidence, and the sentence."""
+    """Write what is left under the worst of all attacks, and each check with its evidence."""
     bounds = [
         f"{left.threat.text(left.eps)}: under the worst of all attacks {left.accuracy.percent()}"
         f" (strongest: {left.attack})"
@@ -135,9 +146,28 @@ def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_p
         f" {left.accuracy.percent()} ({left.attack})"
         for left in verdict.persistent
     ]
-    checks, indent = ["Can these numbers be believed?"], " " * 9
-    for check in verdict.checks:
-        checks.append(f"{check.outcome:8} {check.question}")
-        told = [check.evidence, f"to run it: {advice(check.how)}" if check.how else ""]
-        checks += (textwrap.fill(t, width(), initial_indent=indent, subsequent_indent=indent) for t in told if t)
-    return "\n".join([*bounds, "", *checks, "", verdict.sentence])
+    if verdict.persistent:
+        bounds.append(textwrap.fill(_CHOSEN, width()))
+    missing = [
+        f"Not run: {keys}. To run: {command}" if command else f"Not run: {keys}, as {reason}"
+        for keys, command, reason in not_run(verdict.checks, advice)
+    ]
+    return "\n".join([*bounds, "", *_checks_text(verdict.checks), *missing])
+
+
+def _checks_text(checks: Sequence[Check]) -> Iterator[str]:
+    answered = [check for check in checks if check.outcome in _MARKS]
+    if answered:
+        yield f"Checks ({', '.join(f'{mark} {outcome}' for outcome, mark in _MARKS.items())}):"
+    for check in answered:
+        yield f"{_MARKS[check.outcome]} {check.statement}"
+        more = f"; more than {check.how.more_than} images are needed" if check.how else ""
+        yield textwrap.fill(check.evidence + more, width(), initial_indent="  ", subsequent_indent="  ")
+
+
+def not_run(checks: Sequence[Check], advice: Callable[[Advice], str]) -> Iterator[tuple[str, str, str]]:
+    """Yield which checks were not run, and the command that answers them; or, where none does, "" and the reason."""
+    missing = [check for check in checks if check.outcome == "not run"]
+    for command in dict.fromkeys(advice(check.how) for check in missing if check.how):
+        yield ", ".join(check.key for check in missing if check.how and advice(check.how) == command), command, ""
+    yield from ((check.key, "", check.evidence) for check in missing if check.evidence)

@@ -1,4 +1,4 @@
-"""What a network's accuracy under attack means: a bound, the checks behind it, and one sentence."""
+"""What a network's accuracy under attack means: a bound, the checks behind it, and two sentences."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from saplab.attacks import LINF, ThreatModel
 from saplab.evaluation.checks import Check, answers, is_masked
 from saplab.evaluation.evidence import Case, Evidence
-from saplab.evaluation.sentence import describe
+from saplab.evaluation.sentence import describe, explain
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.counting import TRIES, left_after
 from saplab.metrics.worst_case import cross_fit, margins
@@ -52,7 +52,9 @@ class Verdict:
     """What the evidence says.
 
     Attributes:
-        checks: every question that fits the network, also those that nothing answers yet.
+        sentence: what was found.
+        meaning: what that means, in words that need no knowledge of the field.
+        checks: every property that fits the network, also those that nothing tells of yet.
         robust: for each radius, ascending, the worst case over all the evidence.
         masked: whether an attack that should be weaker takes away what one by the own gradient leaves; None where the
             evidence cannot tell.
@@ -61,6 +63,7 @@ class Verdict:
     """
 
     sentence: str
+    meaning: str
     checks: tuple[Check, ...]
     robust: tuple[Robust, ...]
     masked: bool | None
@@ -104,7 +107,7 @@ def verdict(
     undefended = {bound.eps: bound.accuracy for bound in _worst_of(dense, labels)}
     sentence = describe(case, found, masked, headline.eps, headline.accuracy, undefended.get(headline.eps))
     checks, persistent = tuple(answer.check for answer in found), tuple(_persistent(defended, headline.eps))
-    return Verdict(sentence, checks, bounds, masked, headline, persistent)
+    return Verdict(sentence, explain(case, masked, headline.eps), checks, bounds, masked, headline, persistent)
 
 
 def _persistent(evidence: Sequence[Evidence], eps: float) -> Iterator[Persistent]:
