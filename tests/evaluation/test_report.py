@@ -79,6 +79,14 @@ def test_parquet_holds_the_same_with_types(rows):
     assert to_parquet(records(rows[:1]))[:4] == b"PAR1"  # a column of nothing but nulls keeps its type
 
 
+def test_records_can_be_grouped_by_what_decided_them(rows):
+    dense, _, identity = records(rows)[::6]
+    assert (dense["model"], dense["defense"], dense["adversary"]) == ("preact-resnet20-dense", "", "self")
+    assert (identity["defense"], identity["attack"], identity["backward"]) == ("sap:100", "fgsm", "identity")
+    assert (identity["samples"], identity["attack_steps"], identity["passes"], identity["seed"]) == (20, 1, 20, 0)
+    assert (identity["loss"], identity["norm"], identity["precision"]) == ("cross-entropy", "linf", "float32")
+
+
 def test_records_are_json(rows):
     assert json.loads(json.dumps(records(rows)))[0]["paper_percent"] is None
 

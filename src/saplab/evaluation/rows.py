@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from saplab.attacks import LINF, ThreatModel, strength_of
+from saplab.attacks import GradientAttack, ThreatModel, strength_of
 from saplab.metrics import Counts, Interval, OverSeeds, correct, count, over_seeds
 from saplab.metrics.counting import TRIES
 from saplab.metrics.scores import Change, Score, mean_score, relative_change
@@ -20,22 +20,30 @@ class Row:
     """One curve of images at one radius.
 
     Attributes:
+        cell: the first of the curve's cells, which have network, attack and settings in common.
         counts: accuracy of the prediction averaged over the passes, of single ones, and counted otherwise.
         seeds: the averaged accuracy over several seeds of the defence, where there are several.
         paper: the paper's accuracy in %, where it exists.
-        across: whether it is the undefended network on images made for the defended one.
         figure: that the curve belongs to; "" where a run has but one.
-        threat: norm and bounds in which `eps` is measured.
     """
 
     curve: str
+    cell: ImageCell
     eps: float
     counts: Counts
     seeds: OverSeeds | None = None
     paper: float | None = None
-    across: bool = False
     figure: str = ""
-    threat: ThreatModel = LINF
+
+    @property
+    def across(self) -> bool:
+        """Return whether it is the undefended network on images made for the defended one."""
+        return self.cell.across
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Return norm and bounds in which `eps` is measured."""
+        return self.cell.threat
 
     @property
     def strength(self) -> float:
@@ -63,6 +71,7 @@ class Row:
             "over_seeds_low": _rounded(seeds.combined.low) if seeds else None,
             "over_seeds_high": _rounded(seeds.combined.high) if seeds else None,
             "paper_percent": self.paper, "figure": self.figure, "norm": self.threat.norm, "eps": self.eps,
+            **_settings(self.cell, self.eps),
         }  # fmt: skip
 
 
@@ -182,7 +191,7 @@ def _image_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]
         over = over_seeds([correct(one.probs[k], one.labels) for one in known]) if several else None
         threat = curve.first.threat
         paper = curve.paper.get(threat.shown(eps))
-        yield Row(curve.label, eps, counts, over, paper, curve.first.across, curve.figure, threat)
+        yield Row(curve.label, cast(ImageCell, curve.first), eps, counts, over, paper, curve.figure)
 
 
 def _joined(store: Results, cells: Sequence[Cell], made: dict[str, Mapping[str, Any]]) -> ImageResult | None:
@@ -241,6 +250,20 @@ def _compared_at(cell: ImageCell) -> float:
     return max(
         (eps for eps in cell.attacked_eps if eps <= cell.threat.usual / 2), default=min(cell.attacked_eps, default=0.0)
     )
+
+
+def _settings(cell: ImageCell, eps: float) -> dict[str, Any]:
+    """Return what a curve can be grouped by, as plain values; None where an attack has no such thing."""
+    attack, asked = cell.attack, cell.adversary
+    gradient = attack.gradient if isinstance(attack, GradientAttack) else None
+    return {
+        "model": cell.defender.model, "defense": cell.defender.spec,
+        "adversary": "self" if not cell.transferred else f"{asked.model} {asked.label}",
+        "attack": attack.registered_name, "settings": attack.spec,
+        "samples": gradient and gradient.samples, "attack_steps": attack.steps_at(eps),
+        "backward": gradient and gradient.backward, "loss": gradient and gradient.loss_name,
+        "passes": cell.passes, "seed": cell.seed, "precision": cell.precision,
+    }  # fmt: skip
 
 
 def _percents(name: str, interval: Interval) -> dict[str, float]:

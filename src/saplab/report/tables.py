@@ -10,7 +10,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 TYPES: Final[Mapping[str, type]] = {  # of columns; others hold floating-point numbers
-    "curve": str, "figure": str, "norm": str, "game": str, "agent": str, "images": int, "games": int, "seeds": int
+    "curve": str, "figure": str, "norm": str, "game": str, "agent": str, "images": int, "games": int, "seeds": int,
+    "model": str, "defense": str, "adversary": str, "attack": str, "settings": str, "samples": int, "attack_steps": int,
+    "backward": str, "loss": str, "passes": int, "seed": int, "precision": str,
 }  # fmt: skip
 
 
