@@ -33,9 +33,13 @@ class Page:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             patch.syspath_prepend(folder)
-            yield folder
             for name in self.files:
-                sys.modules.pop(Path(name).stem, None)
+                patch.delitem(sys.modules, Path(name).stem, raising=False)
+            try:
+                yield folder
+            finally:
+                for name in self.files:
+                    sys.modules.pop(Path(name).stem, None)
 
     def run(self) -> dict[str, Any]:
         """Run all blocks but those of extras; return the names that they leave behind."""

@@ -420,7 +420,8 @@ def test_constraints_are_the_same_for_uv_and_pip():
 def test_every_direct_dependency_is_constrained():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"].values()
-    direct = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"], *chain(*extras)]
+    groups = project["dependency-groups"].values()
+    direct = [*project["project"]["dependencies"], *chain(*groups), *chain(*extras)]
     names = {re.split(r"[<>=\[]", item)[0] for item in direct}
     constrained = {item.split("==")[0] for item in project["tool"]["uv"]["constraint-dependencies"]}
     assert names == constrained

@@ -12,5 +12,6 @@ def test_the_page_runs(tmp_path):
         names = PAGE.run()
         assert (tmp_path / "page" / "report.html").stat().st_size > 10_000
         assert saplab.load("runs/mine").rows == names["result"].rows
+        assert [row["model"] for row in names["found"]] == 3 * ["mine:net"]
         assert {row["images"] for row in names["defended"].rows} == {16}
         assert names["straight"]["curve"] != names["own"]["curve"]
