@@ -141,7 +141,7 @@ def test_a_card_in_markdown_has_its_numbers(card: Card) -> None:
     for threat in card.threats:
         for left in threat.left:
             assert f"{left.worst.percent:.1f} [{left.worst.low:.1f}, {left.worst.high:.1f}]" in text
-        assert all(check.question in text for check in threat.checks)
+        assert all(check.statement in text for check in threat.checks)
     assert card.command in text
     assert "Certified" in text
     assert "As the paper evaluates" not in text

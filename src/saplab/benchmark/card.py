@@ -67,10 +67,10 @@ class AttackRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CheckRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One question of the verdict."""
+    """One property that the verdict checks."""
 
     key: str
-    question: str
+    statement: str
     outcome: str
     evidence: str
 

@@ -58,7 +58,7 @@ def threatened(result: Result) -> Threatened:
         for bound in verdict.robust
         if bound.eps > 0
     )
-    checks = tuple(CheckRow(check.key, check.question, check.outcome, check.evidence) for check in verdict.checks)
+    checks = tuple(CheckRow(check.key, check.statement, check.outcome, check.evidence) for check in verdict.checks)
     attacks = tuple(AttackRow(_attack(row), row.eps, counted(row.counts)) for row in rows if row.eps > 0)
     strongest = verdict.headline.attack
     calibration = tuple(

@@ -96,9 +96,9 @@ def _threat(threat: Threatened) -> Iterator[str]:
     yield f"## {_norm(threat)}: every attack and every check"
     rows = [(escaped(row.attack), ball(threat.norm, row.eps), *_counted(row.counted)) for row in threat.attacks]
     yield table_text(("attack", "", *_WAYS), rows)
-    checks = [(escaped(check.question), check.outcome, escaped(check.evidence)) for check in threat.checks]
+    checks = [(escaped(check.statement), check.outcome, escaped(check.evidence)) for check in threat.checks]
     yield f"Is the gradient masked? **{MASKED[threat.masked]}**."
-    yield table_text(("question", "outcome", "evidence"), checks, mark="---")
+    yield table_text(("statement", "outcome", "evidence"), checks, mark="---")
     calibrated = [
         (ball(threat.norm, row.eps), share_text(row.ece), number_text(row.adaptive_ece), f"{row.brier:.3f}",
          "–" if row.nll is None else f"{row.nll:.3f}", number_text(row.single_pass_ece))
