@@ -87,6 +87,12 @@ def test_farthest_is_the_best_of_a_linear_function(name: NormName, eps: float, s
     for other in (seed + 1, seed + 2):
         z = norm.project(centre + 9 * (_drawn(other, bounds)[1] - centre), centre, eps, bounds)
         assert ((gradient.double() * z.double()).sum(1) <= value + 1e-4).all()
+    if norm is L2:  # all of the radius is used, but where every value has met its bound
+        room = torch.full_like(best, torch.inf)
+        if bounds is not None:
+            room = torch.where(gradient > 0, bounds[1] - best, torch.where(gradient < 0, best - bounds[0], 0.0))
+        held = (room < 1e-6).flatten(1).all(1)
+        assert (held | (norm.size(best - centre) >= eps * (1 - 1e-4) - 1e-6)).all()
     assert torch.equal(norm.farthest(0 * gradient, centre, eps, bounds), centre)
 
 
