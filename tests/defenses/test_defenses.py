@@ -304,6 +304,14 @@ def test_prediction_is_the_mean_softmax_of_its_passes(net: nn.Module, images: Te
     assert torch.equal(prediction.votes, votes.int())
 
 
+@pytest.mark.parametrize(("passes", "half"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)])
+def test_half_is_what_half_as_many_passes_say(net: nn.Module, images: Tensor, passes: int, half: int) -> None:
+    defended = saplab.defend(net, saplab.SAP(50))
+    found = predict_with_votes(defended, images, passes, 4)
+    assert torch.equal(found.half, predict_with_votes(defended, images, half, 4).probs)
+    assert torch.equal(found.single, predict_with_votes(defended, images, 1, 4).probs)
+
+
 def test_prediction_depends_on_each_example_alone(net: nn.Module, images: Tensor) -> None:
     defended = saplab.defend(net, saplab.SAP(50))
     whole = saplab.predict(defended, images, passes=4, seed=1)

@@ -187,7 +187,7 @@ FAULTS = [
         "defenses/prediction.py",
         "if pass_ + 1 == max(1, passes // 2):",
         "if pass_ + 1 == max(1, (passes + 1) // 2):",
-        "runs/test_run.py::test_the_halves_average_to_the_whole",
+        "defenses/test_defenses.py::test_half_is_what_half_as_many_passes_say",
     ),
     Fault(
         "votes of a plain network count once",

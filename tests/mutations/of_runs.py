@@ -116,14 +116,14 @@ FAULTS = [
         RESULTS,
         "rest = (passes * self.probs - first * self.half) / (passes - first)",
         "rest = self.half",
-        "runs/test_run.py::test_the_halves_average_to_the_whole",
+        "runs/test_run.py::test_the_other_half_is_the_mean_of_the_other_passes",
     ),
     Fault(
         "odd passes are halved evenly",
         RESULTS,
         "        first = max(1, passes // 2)\n",
         "        first = max(1, (passes + 1) // 2)\n",
-        "runs/test_run.py::test_the_halves_average_to_the_whole",
+        "runs/test_run.py::test_the_other_half_is_the_mean_of_the_other_passes",
     ),
     Fault(
         "a damaged cell is trusted by its time",

@@ -97,15 +97,25 @@ def test_shards_join_to_the_whole(inputs):
     assert np.array_equal(joined.examples, whole.examples)
 
 
-def test_the_halves_average_to_the_whole(inputs):
+def test_the_other_half_is_the_mean_of_the_other_passes(inputs):
+    """The passes of less budgets are the first of more, so that single passes are differences of sums."""
+    sums = [n * compute((cell(passes=n),), inputs)[0].probs.astype(float) for n in range(1, 6)]
+    for passes in (2, 3, 4, 5):
+        (result,) = compute((cell(passes=passes),), inputs)
+        first = passes // 2
+        np.testing.assert_allclose(result.half, sums[first - 1] / first, atol=1e-6)
+        rest = (sums[passes - 1] - sums[first - 1]) / (passes - first)
+        np.testing.assert_allclose(result.other_half(passes), rest, atol=1e-5)
+    (lone,) = compute((cell(passes=1),), inputs)
+    assert np.array_equal(lone.other_half(1), lone.half)
+
+
+def test_the_single_pass_is_one_of_those_counted(inputs):
     for passes in (1, 2, 5):
         (result,) = compute((cell(passes=passes),), inputs)
-        first = max(1, passes // 2)
-        mean = (first * result.half + (passes - first) * result.other_half(passes)) / passes
-        np.testing.assert_allclose(mean, result.probs, atol=1e-6)
         assert (result.single.argmax(2)[..., None] == np.arange(4)).shape == result.votes.shape
         hits = np.take_along_axis(result.votes, result.single.argmax(2)[..., None], 2)
-        assert (hits >= 1).all()  # the single pass is one of those counted
+        assert (hits >= 1).all()
 
 
 def test_gradient_notes_are_there_for_one_step_attacks_alone(inputs):
