@@ -50,6 +50,15 @@ def test_each_network_answers_as_often_as_its_weight_says(images: Tensor, drawn:
     assert torch.equal(probs[1:], alone), "the same draws in another batch"
 
 
+@pytest.mark.parametrize("drawn", ["pass", "example"])
+def test_each_of_three_networks_answers_as_often_as_its_weight_says(images: Tensor, drawn: str) -> None:
+    weights = (0.5, 0.3, 0.2)
+    mixed = saplab.Mixture([Always([k] * 4) for k in range(3)], weights, drawn).eval()  # type: ignore[arg-type]
+    probs = saplab.predict(mixed, images[:1], passes=1000, seed=1, bounds=None)[0]
+    for share, found in zip(weights, probs.tolist(), strict=True):
+        assert found == pytest.approx(share, abs=4 * (share * (1 - share) / 1000) ** 0.5 + 1e-3)
+
+
 def answers(mixed: nn.Module, images: Tensor) -> Tensor:
     """Return which images the second network answered, in each of 40 passes."""
     keyed = saplab.Stochastic(mixed, seed=3, example=images)

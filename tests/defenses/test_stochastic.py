@@ -315,6 +315,17 @@ def test_a_network_whose_examples_depend_on_their_batch_is_refused(norm):
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())  # nothing was counted
 
 
+def test_a_network_that_others_images_change_is_refused_though_fewer_do_not():
+    class Least(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :5] - x.amin()
+
+    images = 0.5 + IMAGES / 2
+    images[0] = 0.95  # not the least, unless it is darkened
+    with pytest.raises(ValueError, match="depends on the rest of its batch"):
+        saplab.predict(Least().eval(), images)
+
+
 def test_probabilities_are_taken_as_what_they_are():
     logits = nets.Net().eval()
     probabilities = nn.Sequential(logits, nn.Softmax(1)).eval()

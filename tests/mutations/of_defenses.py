@@ -224,7 +224,7 @@ FAULTS = [
         "defenses/rehearsal.py",
         "return _same(_tail(self.whole(0, pattern)), _tail(self.run(changed, examples, 0, pattern)))",
         "return True",
-        "defenses/test_stochastic.py::test_a_network_whose_examples_depend_on_their_batch_is_refused",
+        "defenses/test_stochastic.py::test_a_network_that_others_images_change_is_refused_though_fewer_do_not",
     ),
     Fault(
         "probabilities are taken as logits",
@@ -252,7 +252,7 @@ FAULTS = [
         "defenses/mixture.py",
         "self.weights.cumsum(0)[:-1]",
         "self.weights[:-1]",
-        "defenses/test_mixture.py::test_each_network_answers_as_often_as_its_weight_says",
+        "defenses/test_mixture.py::test_each_of_three_networks_answers_as_often_as_its_weight_says",
     ),
     Fault(
         "an expected answer counts each network alike",
