@@ -72,11 +72,11 @@ FAULTS = [
         " training/test_recipes.py::test_what_decides_the_weights_is_described",
     ),
     Fault(
-        "TRADES' adversary has gradients through its target",
+        "the target of TRADES' divergence has no gradient",
         OBJECTIVES,
         "divergence = _divergence(logits.softmax(1), step.trained(changed",
         "divergence = _divergence(logits.softmax(1).detach(), step.trained(changed",
-        "training/test_objectives.py::test_trades_by_its_formula",
+        "training/test_objectives.py::test_the_gradient_of_trades_goes_through_both_distributions",
     ),
     Fault(
         "TRADES weighs nothing",
@@ -118,7 +118,7 @@ FAULTS = [
         "training/steps.py",
         "pass_streams(self.networks.key, self.number * PASSES + pass_,",
         "pass_streams(self.networks.key, self.number * PASSES,",
-        "training/test_objectives.py::test_passes_of_a_step_have_their_own_numbers",
+        "training/test_objectives.py::test_draws_are_fresh_each_step_and_pass_and_repeat",
     ),
     Fault(
         "the previous network is the present one",
@@ -185,10 +185,10 @@ FAULTS = [
         "rl/test_rl.py::test_samples_are_what_a_naive_buffer_gives",
     ),
     Fault(
-        "rewards after a lost life count",
+        "rewards of the next game count",
         "rl/replay.py",
-        "            going &= ~ended\n",
-        "",
+        "returns += np.where(going, discounts * self._rewards[games, slots], 0)",
+        "returns += discounts * self._rewards[games, slots]",
         "rl/test_rl.py::test_samples_are_what_a_naive_buffer_gives",
     ),
     Fault(

@@ -34,9 +34,9 @@ from saplab.training.testing import count_correct, count_robust
 W = torch.tensor([[0.5, -1.0], [-2.0, 0.25]])
 
 
-def linear(images: Tensor) -> Tensor:
+def linear(images: Tensor, weight: Tensor = W) -> Tensor:
     """Logits (0, w·x): the loss of class 0 climbs along w, that of class 1 against it."""
-    score = (images * W).sum((1, 2, 3))
+    score = (images * weight).sum((1, 2, 3))
     return torch.stack((torch.zeros_like(score), score), 1)
 
 
@@ -47,11 +47,12 @@ class LinearStep:
     start: Tensor
     seen: list[Tensor] = field(default_factory=list)
     passes: list[int] = field(default_factory=list)
+    weight: Tensor = W
 
     def trained(self, images: Tensor, pass_: int = MAIN) -> Tensor:
         self.seen.append(images.detach())
         self.passes.append(pass_)
-        return linear(images)
+        return linear(images, self.weight)
 
     def attacked(self, images: Tensor, pass_: int) -> Tensor:
         self.passes.append(pass_)
@@ -120,6 +121,17 @@ def test_trades_by_its_formula(step: LinearStep) -> None:
     entropy = -np.log(p[np.arange(5), step.labels.numpy()]).mean()
     assert float(loss) == pytest.approx(entropy + 6 * (p * np.log(p / q)).sum(1).mean(), rel=1e-5)
     assert torch.equal(logits, linear(step.images))
+
+
+def test_the_gradient_of_trades_goes_through_both_distributions(step: LinearStep) -> None:
+    step.weight = W.clone().requires_grad_()
+    loss, _ = Trades(lam=25.5, step=6, steps=9, beta=6).loss(step)
+    (found,) = torch.autograd.grad(loss, step.weight)
+    weight = W.double().requires_grad_()
+    p, q = (linear(images.double(), weight).log_softmax(1) for images in step.seen)
+    formula = F.nll_loss(p, step.labels) + 6 * (p.exp() * (p - q)).sum(1).mean()
+    (expected,) = torch.autograd.grad(formula, weight)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_noisy_images_are_neither_clipped_nor_scaled(step: LinearStep) -> None:
