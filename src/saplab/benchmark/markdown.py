@@ -42,8 +42,8 @@ def _table(card: Card) -> str:
     rows += [(ball(threat.norm, left.eps), *_left(left), escaped(left.attack)) for threat in card.threats
              for left in threat.left]  # fmt: skip
     note = (
-        "Averaged: the prediction averaged over the passes, under the worst attack on each image, cross-fitted; the other"
-        " columns are the least that one attack leaves. 10 tries: right in each of ten passes."
+        "Averaged: the prediction averaged over the passes, under the worst attack on each image, cross-fitted; the"
+        " other columns are the least that one attack leaves. 10 tries: right in each of ten passes."
     )
     return paragraphs(table_text(("", *_WAYS, "strongest attack"), rows), note)
 
@@ -87,8 +87,8 @@ def _certified(card: Card) -> Iterator[str]:
     rows = [(f"{at.radius:g}", share_text(at.accuracy)) for at in proof.accuracy]
     yield table_text(("radius in L2", "certified accuracy, %"), rows)
     yield (
-        f"Randomised smoothing with σ = {proof.std:g}: {proof.n0} passes choose, {proof.n:,} count, α = {proof.alpha:g};"
-        f" it abstains on {share_text(proof.abstained)} % of the images."
+        f"Randomised smoothing with σ = {proof.std:g}: {proof.n0} passes choose, {proof.n:,} count, α ="
+        f" {proof.alpha:g}; it abstains on {share_text(proof.abstained)} % of the images."
     )
 
 
