@@ -1,0 +1,101 @@
+"""Faults of the benchmark."""
+
+from mutations import Fault
+
+BOARD, CHECK, FOUND, PROOF, RUN = (f"benchmark/{name}.py" for name in ("board", "check", "found", "proof", "run"))
+COMMAND, CARDS, LEADERBOARD = (f"benchmark/test_{name}.py" for name in ("benchmark_command", "cards", "leaderboard"))
+
+FAULTS = [
+    Fault(
+        "clean images count as attacked",
+        FOUND,
+        "if 0 < row.eps <= bound.eps]",
+        "if row.eps <= 0]",
+        f"{COMMAND}::test_every_number_is_one_of_saplabs_own_evaluation",
+    ),
+    Fault(
+        "the strongest single attack in place of the worst on each image",
+        FOUND,
+        "bound.eps, bound.accuracy, bound.attack)",
+        "bound.eps, rows[0].averaged, bound.attack)",
+        f"{COMMAND}::test_every_number_is_one_of_saplabs_own_evaluation",
+    ),
+    Fault(
+        "a card counts the undefended network's passes",
+        RUN,
+        "baseline=False",
+        "baseline=True",
+        f"{COMMAND}::test_every_number_is_one_of_saplabs_own_evaluation",
+    ),
+    Fault(
+        "another seed than the protocol's",
+        RUN,
+        "passes=tier.passes, seed=seed,",
+        "passes=tier.passes, seed=seed + 1,",
+        f"{COMMAND}::test_every_number_is_one_of_saplabs_own_evaluation",
+    ),
+    Fault(
+        "certificates of whatever lies there",
+        PROOF,
+        "return found if found.key ==",
+        "return found if True or found.key ==",
+        f"{COMMAND}::test_a_certificate_of_another_network_or_a_torn_one_is_made_anew",
+    ),
+    Fault(
+        "machines of one kind may differ",
+        CHECK,
+        "allowed = 0.0 if same else",
+        "allowed = 4.0 if same else",
+        f"{CARDS}::test_machines_of_one_kind_must_agree_exactly",
+    ),
+    Fault(
+        "a verdict that turns is no difference",
+        CHECK,
+        "    differences += _verdicts(stored, found, same)\n",
+        "",
+        f"{CARDS}::test_machines_of_one_kind_must_agree_exactly"
+        f" {CARDS}::test_other_machines_may_differ_by_the_tolerances",
+    ),
+    Fault(
+        "cards of other batteries are ranked",
+        BOARD,
+        "if (card.protocol, card.battery) == (PROTOCOL.version, battery)]",
+        "]",
+        f"{LEADERBOARD}::test_cards_of_another_protocol_or_battery_stay_away",
+    ),
+    Fault(
+        "a claim stands beside another ball",
+        BOARD,
+        "left = card.left(claim.norm, claim.eps)",
+        "left = card.left(*PROTOCOL.second)",
+        f"{LEADERBOARD}::test_claims_stand_beside_what_was_found_in_the_same_ball",
+    ),
+    Fault(
+        "an attack that draws once draws anew",
+        "attacks/gradient.py",
+        "block * self.samples if self.redraw else 0",
+        "block * self.samples",
+        "attacks/test_gradient.py::test_each_step_sees_fresh_passes_unless_one_draw_serves_a_whole_attack",
+    ),
+    Fault(
+        "each place of a pass has a width of its own",
+        "defenses/precision.py",
+        "bits = draw.everywhere.randint",
+        "bits = draw.per_pass.randint",
+        "defenses/test_features_and_precision.py::test_a_pass_has_one_width_and_all_are_as_likely",
+    ),
+    Fault(
+        "weights are rounded by one range for all filters",
+        "defenses/precision.py",
+        "rows: Any = x.detach().flatten(1).float()",
+        "rows: Any = x.detach().flatten().expand(len(x), -1).float()",
+        "defenses/test_features_and_precision.py::test_weights_are_rounded_filter_by_filter",
+    ),
+    Fault(
+        "Laplace noise has one tail",
+        "defenses/features.py",
+        "return -centred.sign() *",
+        "return -",
+        "defenses/test_features_and_precision.py::test_noise_on_features_has_its_law",
+    ),
+]
