@@ -62,6 +62,6 @@ def make_card(
         "data": Data("sample", 200, "b" * 64), "seed": 0, "passes": 20, "samples": 20, "clean": counted(clean),
         "threats": found, "certified": proof, "claim": claim, "published": published, "found_elsewhere": "",
         "departures": ("It is made up.",), "command": f"saplab benchmark {name} --tier small",
-        "cost": Cost(1000, 90.0, 700), "machine": MACHINE, "time": "2026-01-01T00:00:00+00:00",
+        "cost": Cost(1000, 100.0, 90.0, 700), "machine": MACHINE, "time": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     return Card(**{**values, **changes})  # type: ignore[arg-type]

@@ -358,7 +358,7 @@ def test_a_really_full_disk_breaks_nothing(tiny_disk):
 
 
 def test_made_can_be_stored(store, cell):
-    store.save(cell, replace(make_result(cell), made=made(seconds=1.5)))
+    store.save(cell, replace(make_result(cell), made=made(seconds=1.5, busy=1.25)))
     found = store.load(cell).made
     assert found["seconds"] == 1.5
     assert found["versions"]["torch"] == versions(("torch",))["torch"] != "missing"

@@ -166,7 +166,7 @@ def _record(card: Card) -> dict[str, Any]:
     calibrated = next((row for row in headline.calibration if row.eps == eps), None) if headline else None
     return {
         "card": card, "left": card.left(norm, eps), "smaller": smaller, "l2": card.left(*PROTOCOL.second), "proof": at,
-        "masked": masked_text(card), "calibrated": calibrated, "time": time_text(card.cost.seconds),
+        "masked": masked_text(card), "calibrated": calibrated, "time": time_text(card.cost.processor_seconds),
     }  # fmt: skip
 
 

@@ -164,11 +164,13 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         passes: of one image through the network, at most; a backward pass counts as two.
         seconds: of computing, by the clock.
+        processor_seconds: of processors together, in the evaluations, which other work on the machine stretches less.
         memory: the most that the process held, in MiB.
     """
 
     passes: int
     seconds: float
+    processor_seconds: float
     memory: int
 
 

@@ -144,8 +144,9 @@ def cost_of(results: Iterable[Result], seconds: float, memory: int) -> Cost:
     """Return what results took, and `seconds` of what they do not hold."""
     every = list(results)
     passes = sum(work_of(result.request.cells) for result in every)
-    spent = seconds + sum(float(made.get("seconds", 0)) for result in every for made in result.summary.made)
-    return Cost(passes, round(spent, 1), memory)
+    made = [one for result in every for one in result.summary.made]
+    spent, busy = (sum(float(one.get(name, 0)) for one in made) for name in ("seconds", "processor seconds"))
+    return Cost(passes, round(seconds + spent, 1), round(busy, 1), memory)
 
 
 def machine_of(results: Iterable[Result]) -> Machine:

@@ -27,8 +27,8 @@ def card_text(card: Card) -> str:
 
 
 def _about(card: Card) -> Iterator[str]:
-    trained = "trained for it" if card.trained else "defended after training"
-    yield f"Random: {escaped(card.what)}. Source: {escaped(card.source)}. Network: `{card.network.model}`, {trained}."
+    trained = ", trained for it" if card.trained else ", defended after training" if card.network.defense else ""
+    yield f"Random: {escaped(card.what)}. Source: {escaped(card.source)}. Network: `{card.network.model}`{trained}."
     if card.claim is not None:
         of = f" ({escaped(card.claim.network)})" if card.claim.network else ""
         yield f"**Claimed**{of}: {escaped(card.claim.text)} Read in: {escaped(card.claim.source)}."
@@ -126,7 +126,8 @@ def _made(card: Card) -> Iterator[str]:
             f" seed {card.seed}",
             f"- `{network.model}`{defense}{where}: {network.parameter_count:,} parameters,"
             f" SHA-256 {network.digest[:12]}…",
-            f"- at most {cost.passes:,} network passes; {time_text(cost.seconds)} of computing; {cost.memory:,} MiB",
+            f"- at most {cost.passes:,} network passes; {time_text(cost.seconds)} by the clock,"
+            f" {time_text(cost.processor_seconds)} of processors; {cost.memory:,} MiB",
             f"- {machine.processor}, {machine.device}, {_threads(machine.threads)}, {machine.platform}",
             f"- {', '.join(f'{name} {version}' for name, version in machine.versions.items())}; {card.time}",
         )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import altair as alt
 import vl_convert
@@ -40,14 +40,18 @@ def vega() -> str:
     return str(vl_convert.javascript_bundle(vl_version=version))  # type: ignore[call-arg] # its stub is wrong
 
 
+_COUNTED: Final = ("seconds", "processor seconds", "time")
+
+
 def machine(made: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Summarise how cells were made: every value that occurs, the sum of the seconds, the span of the times."""
-    seconds = sum(entry.get("seconds", 0) for entry in made)
+    seconds, busy = (sum(entry.get(name, 0) for entry in made) for name in ("seconds", "processor seconds"))
     times = sorted(str(entry["time"]) for entry in made if "time" in entry)
-    names = dict.fromkeys(name for entry in made for name in entry if name not in ("seconds", "time"))
+    names = dict.fromkeys(name for entry in made for name in entry if name not in _COUNTED)
     facts = {name: "; ".join(dict.fromkeys(_text(entry[name]) for entry in made if name in entry)) for name in names}
     span = " to ".join(dict.fromkeys((times[0], times[-1]))) if times else "unknown"
-    return {**facts, "computing time": f"{seconds:,.0f} s in {counted(len(made), 'cell')}", "finished": span}
+    spent = f"{seconds:,.0f} s in {counted(len(made), 'cell')}" + (f", {busy:,.0f} s of processors" if busy else "")
+    return {**facts, "computing time": spent, "finished": span}
 
 
 def _text(value: Any) -> str:

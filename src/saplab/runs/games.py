@@ -36,7 +36,7 @@ class Games:
 
     def play(self, cell: GameCell, tick: Tick = lambda n: None, watch: Watch = lambda moment: None) -> GameResult:
         """Play the games of one cell; `watch` is told of every step."""
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         player = Player(network_of(cell.defender, self.models), cell.passes, cell.seed)
         rules = Rules(cell.game, cell.sticky, cell.epsilon, cell.max_frames)
         going = cell.stop - cell.start
@@ -51,7 +51,8 @@ class Games:
             episodes = play(player, rules, range(cell.start, cell.stop), cell.seed, self._adversary(cell), on_step)
         tick(going)
         scores = np.array([episode.score for episode in episodes], np.float64)
-        return GameResult(scores, np.array([e.steps for e in episodes], np.int64), made(time.perf_counter() - begin))
+        record = made(time.perf_counter() - begin, time.process_time() - busy)
+        return GameResult(scores, np.array([e.steps for e in episodes], np.int64), record)
 
     def _adversary(self, cell: GameCell) -> Adversary | None:
         """Return who changes what the agent sees; it judges the greedy action by the attack's number of passes."""

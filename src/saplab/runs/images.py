@@ -54,7 +54,7 @@ class Images:
         Defender and adversary draw from separate streams of the cell's seed; an example's draws depend on its number in
         the data set, so that cells of other sizes see the same.
         """
-        begin, cells = time.perf_counter(), cast(_Cells, group)
+        begin, busy, cells = time.perf_counter(), time.process_time(), cast(_Cells, group)
         first = cells[0]
         first.check_device(self.device)
         examples = slice(first.start, first.stop)
@@ -67,7 +67,8 @@ class Images:
                 results |= {
                     name: _result(found, craft, shard, pictures, first.eps) for name, found in predictions.items()
                 }
-        record = made((time.perf_counter() - begin) / len(group))
+        spent = (time.perf_counter() - begin, time.process_time() - busy)
+        record = made(*(seconds / len(group) for seconds in spent))
         return [replace(results[cell.digest], made=record) for cell in cells]
 
     def beside(self) -> Mapping[str, Any]:

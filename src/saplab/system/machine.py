@@ -13,8 +13,8 @@ PACKAGES = ("saplab", "torch", "numpy", "numba", "scipy", "safetensors")
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def made(seconds: float) -> Mapping[str, Any]:
-    """Describe how something was computed that took that many seconds by the clock."""
+def made(seconds: float, busy: float) -> Mapping[str, Any]:
+    """Describe how something was computed that took so many seconds, by the clock and of processors together."""
     import torch
 
     return {
@@ -23,6 +23,7 @@ def made(seconds: float) -> Mapping[str, Any]:
         "platform": platform.platform(),
         "processor": processor(),
         "seconds": round(seconds, 3),
+        "processor seconds": round(busy, 3),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
