@@ -38,7 +38,7 @@ def certify(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Certify a network by randomised smoothing (Cohen et al. 2019).
+    """Prove radii by randomised smoothing (Cohen et al. 2019).
 
     Under Gaussian noise on its input, in the Euclidean norm; certified accuracy against radius, and with --attack what
     attacks leave of the same vote, between which the truth lies.

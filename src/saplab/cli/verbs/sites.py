@@ -25,9 +25,10 @@ def sites(
     image_size: options.ImageSize = None,
     as_json: options.Json = False,
 ) -> None:
-    """List a network's sites: name, activation function, shape, activations and draws of a pass.
+    """List where a defence would act in a network.
 
-    Without a defence, every site there is.
+    For each site: name, activation function, shape, activations and draws of a pass; without a defence, every site there
+    is.
     """
     from saplab.defenses import parse_defenses
 

@@ -35,9 +35,9 @@ def zoo(
     device: Annotated[str, typer.Option(help="For --train: auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """List the networks of the package with their accuracies, measure them again, or train them all.
+    """List the networks of the package, or train them.
 
-    Accuracies are of the networks as they stand, without a defence; PGD-20 is white-box, with one random start.
+    --check measures them again, --train trains them all. Accuracies are of the networks as they stand, without a defence; PGD-20 is white-box, with one random start.
     """
     if check and train:
         raise ValueError("`check` and `train` exclude each other")
