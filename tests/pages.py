@@ -14,11 +14,11 @@ from saplab.cli import app
 from saplab.cli.errors import guarded
 
 DOCS = Path(__file__).parents[1] / "docs"
-BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 class Page:
-    """A page's blocks (kind, name, text): files have a name, what runs has none, and a command's is its extra."""
+    """A page's blocks (kind, title, text): files have a name, what runs has no title, and a command's names its extra."""
 
     def __init__(self, name: str) -> None:
         self.name = name

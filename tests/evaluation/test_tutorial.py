@@ -63,5 +63,5 @@ def test_the_defence_of_the_page_is_not_flat(after: dict[str, Any]) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)")
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Ray's own pipes and files
 def test_a_cluster_ends_with_the_same_bits(after: dict[str, Any], folder: Path) -> None:
-    PAGE.run_extra("ray")
+    PAGE.run_extra("with the extra cluster")
     assert saplab.load(folder / "runs" / "ray").rows == saplab.load(folder / "runs" / "noisy").rows
