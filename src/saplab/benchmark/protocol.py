@@ -92,7 +92,7 @@ class Protocol:
 
 
 _TIERS: Final = (
-    Tier("small", images=200, passes=20, samples=20, n0=100, n=1000, batch=50, budget="two CPU cores"),
+    Tier("small", images=100, passes=20, samples=20, n0=100, n=1000, batch=50, budget="two CPU cores"),
     Tier("full", images=1000, passes=100, samples=40, n0=100, n=10_000, batch=500, budget="one GPU"),
     Tier("smoke", images=6, passes=10, samples=4, n0=10, n=40, batch=3, budget="seconds, for tests", listed=False),
 )
