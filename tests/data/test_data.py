@@ -156,6 +156,18 @@ def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) 
     assert not (tmp_path / "touched").exists()
 
 
+class _OfNumpy:
+    def __reduce__(self):
+        return np.zeros, (3,)
+
+
+def test_a_pickle_may_name_nothing_else_of_numpys(tmp_path: Path) -> None:
+    path = write_pickles(tmp_path) / "test_batch"
+    path.write_bytes(pickle.dumps({b"data": _OfNumpy(), b"labels": [1]}))
+    with pytest.raises(ValueError, match=r"test_batch is refused: it asks for numpy\.zeros"):
+        read_records("test", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

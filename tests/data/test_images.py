@@ -53,6 +53,15 @@ def test_classes_are_sorted_and_come_in_turn(folder: Path) -> None:
     assert first.classes == data.classes
 
 
+def test_classes_of_several_pictures_come_in_turn(tmp_path: Path) -> None:
+    for name, count in (("ant", 2), ("bee", 3)):
+        (tmp_path / name).mkdir()
+        for k in range(count):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{k}.png")
+    assert load_folder(tmp_path, Cut(8, 8)).labels.tolist() == [0, 1, 0, 1, 1]
+    assert load_folder(tmp_path, Cut(8, 8), limit=3).labels.tolist() == [0, 1, 0]
+
+
 def test_a_picture_of_the_right_size_stays_as_it_is(folder: Path) -> None:
     data = load_folder(folder, Cut(16, 16))
     square = data.images[3].permute(1, 2, 0).mul(255).round().byte().numpy()
@@ -147,6 +156,13 @@ RAMP = np.linspace(0, 1, 16)[None, :] * np.ones((16, 1))
 def test_sixteen_bits_become_the_nearest_of_eight(tmp_path: Path, name: str) -> None:
     loaded = one(tmp_path, Image.fromarray((RAMP * 65535).astype(np.uint16)), name)
     assert torch.allclose(loaded, torch.from_numpy(RAMP).float().expand(3, 16, 16), atol=0.5 / 255)
+
+
+@pytest.mark.parametrize("more", [0, 128, 129, 256])
+def test_sixteen_bits_are_rounded(tmp_path: Path, more: int) -> None:
+    eight = np.arange(256).reshape(16, 16) % 255
+    loaded = one(tmp_path, Image.fromarray((257 * eight + more).astype(np.uint16)), "1.png")
+    assert torch.equal((loaded[0] * 255).round().int(), torch.from_numpy(eight + (more > 128)).int())
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.25
 PROVEN = ("--limit", "8", "--batch-size", "2", "--threads", "1")
 SMALL = ("--samples", "2", "--passes", "2", "--attack", "fgsm", "--lambda", "1,4", "--defense", "sap:100")
 EVALUATE = ("evaluate", *PROVEN, *SMALL)

@@ -160,6 +160,13 @@ def test_what_cannot_be_meant_is_refused_in_one_line(name: str, tensor: Tensor, 
     assert equal(model.state_dict(), before)
 
 
+@pytest.mark.parametrize("name", ["conv.weight", "mask"])
+def test_weights_that_are_missing_are_named(name: str, tmp_path: Path) -> None:
+    torch.save({key: tensor for key, tensor in S.items() if key != name}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=f"^FILE lacks {name}$"):
+        fit(Net(), read_states(tmp_path / "net.pt"), "FILE")
+
+
 def test_half_precision_is_taken_as_it_is() -> None:
     model = Net()
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in S.items()}

@@ -39,12 +39,12 @@ def main() -> int:
     """Run the tests named by each fault, first without any, then with one fault at a time."""
     options = argparse.ArgumentParser(prog="python -m mutations", description=main.__doc__)
     options.add_argument("--room", help=f"one of {', '.join(rooms())}")
-    options.add_argument("--only", default="", help="faults whose name contains this")
+    options.add_argument("--only", action="append", help="faults whose name contains this; may be given several times")
     options.add_argument("--limit", type=float, default=600.0, help="seconds for the tests of one fault")
     options.add_argument("--unchecked", action="store_true", help="do not run the tests without a fault first")
     asked = options.parse_args()
     chosen = [(room, fault) for room, faults in rooms().items() if asked.room in (None, room) for fault in faults]
-    chosen = [(room, fault) for room, fault in chosen if asked.only in fault.name]
+    chosen = [(room, fault) for room, fault in chosen if any(text in fault.name for text in asked.only or ("",))]
     where = _copy(Path(tempfile.mkdtemp(prefix="saplab-mutations-")))
     ids = list(dict.fromkeys(test for _, fault in chosen for test in fault.ids))
     if not asked.unchecked and (code := _tested(where, ids, 3600.0)) != 0:

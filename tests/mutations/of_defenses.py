@@ -221,8 +221,8 @@ FAULTS = [
     Fault("a call's numbers repeat", KEYED, "        self.shapes.append(shape)\n", "", "defenses/test_stochastic.py"),
     Fault(
         "networks that mix their batch are taken",
-        "defenses/rehearsal.py",
-        "return _same(_tail(self.whole(0, pattern)), _tail(self.run(changed, examples, 0, pattern)))",
+        "defenses/stage.py",
+        "return same(tail(one), tail(other))",
         "return True",
         "defenses/test_stochastic.py::test_a_network_that_others_images_change_is_refused_though_fewer_do_not",
     ),
@@ -235,7 +235,7 @@ FAULTS = [
     ),
     Fault(
         "a defence may draw from PyTorch",
-        "defenses/rehearsal.py",
+        "defenses/stage.py",
         "if (hook := _hook_that_draws()) is not None:",
         "if (hook := None) is not None:",
         "defenses/test_stochastic.py::test_a_defence_that_draws_from_pytorch_is_refused_with_advice",
@@ -243,8 +243,8 @@ FAULTS = [
     Fault(
         "NumPy's generator stays moved",
         "defenses/host.py",
-        "after.callback(_put_back(generator))",
-        "_put_back(generator)",
+        "after.callback(put_back(generator))",
+        "put_back(generator)",
         "defenses/test_stochastic.py::test_generators_of_others_are_left_as_they_were",
     ),
     Fault(

@@ -61,6 +61,16 @@ class Clip(saplab.defenses.Defense):
         return h.clamp(max=self.limit)
 
 
+def test_a_frozen_draw_is_not_random():
+    """What is transferred from it needs one pass, and no question of draws is asked of it."""
+    own = replace(DENSE, grain="example")
+    assert own.random
+    assert own.reference == replace(DENSE, grain="frozen")
+    assert not own.reference.random
+    assert replace(SAP, grain="frozen").random  # by its defence
+    assert not DENSE.random
+
+
 # Everything that decides numbers is in the key
 
 

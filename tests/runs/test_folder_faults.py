@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_of_different_requests_that_race_for_a_fresh_folder_one_gets_it(tmp_path
             run.kill()
             run.wait()
             run.stdout.close()
+
+
+def test_a_folder_that_another_took_just_after_is_refused(tmp_path, monkeypatch):
+    """Both were alone in it, one after the other: who wrote last has it."""
+
+    class Late:
+        @contextmanager
+        def alone(self):
+            yield True
+            (tmp_path / "run" / "request.json").write_text(make_request(shards=3).to_json())
+
+    monkeypatch.setattr("saplab.runs.store.claim", lambda root: Late())
+    with pytest.raises(ValueError, match="holds another request"):
+        Store.open(tmp_path / "run", make_request())
+    assert Store.open(tmp_path / "run", make_request(shards=3)).request == make_request(shards=3)
 
 
 def test_a_folder_without_cells_is_another_requests_until_its_process_has_ended(tmp_path):

@@ -89,6 +89,15 @@ def test_untouched_images_are_predicted_once_for_all_attacks(inputs):
     assert not np.array_equal(first.probs[2], second.probs[2])
 
 
+def test_untouched_images_are_predicted_anew_in_another_precision(inputs):
+    fresh = replace(inputs, clean={})
+    asked = [cell(), cell(precision="bfloat16")]
+    first, second = (compute((one,), fresh)[0].probs[0] for one in asked)
+    (alone,) = compute((asked[1],), replace(inputs, clean={}))
+    assert np.array_equal(second, alone.probs[0])
+    assert not np.array_equal(first, second)
+
+
 def test_shards_join_to_the_whole(inputs):
     whole = compute((cell(),), inputs)[0]
     parts = [compute((cell(start=a, stop=b),), inputs)[0] for a, b in ((0, 5), (5, 12))]
