@@ -1,7 +1,7 @@
 """Networks that are random by themselves: saplab's clean accuracy, attack and cost against the same by hand.
 
-    python benchmarks/random_networks.py [--images 200] [--lam 1] [--jobs 1] [--seed 0] [--only accuracy|cost]
-                                         [NETWORK ...]
+    python benchmarks/random_networks.py [--images 200] [--lam 1] [--passes 20] [--jobs 1] [--seed 0]
+                                         [--only accuracy|cost] [NETWORK ...]
 
 Eleven networks in plain PyTorch around preact-resnet20-dense, none of which saplab knows. By hand means a loop over
 passes of the bare network under PyTorch's, NumPy's and Python's own generators. The first table holds accuracies, and
@@ -30,7 +30,7 @@ from saplab.attacks import eps_of
 from saplab.runs.results import join
 
 BASE: Final = "preact-resnet20-dense"
-PASSES, BY_HAND, SAMPLES, STEPS = 20, 100, 5, 20
+BY_HAND, SAMPLES, STEPS = 100, 5, 20
 TIMED, REPEATS = 128, 7  # images of a pass, and passes of each kind, whose time is taken
 
 HEAD: Final = (
@@ -329,13 +329,13 @@ def same_bits(net: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: 
     return "yes" if difference == 0 else f"up to {difference:.1g} apart"
 
 
-def measure(name: str, count: int, eps: float, seed: int) -> tuple[str, ...]:
+def measure(name: str, count: int, eps: float, passes: int, seed: int) -> tuple[str, ...]:
     """Return the row of a network."""
     case, net = CASES[name], CASES[name].make()
     images, labels = (t[:count] for t in saplab.load_cifar10("sample"))
     rules = ("mask", "relaxed") if case.by_hand else ("mask",)
     pgd = [saplab.PGD(saplab.MonteCarlo(SAMPLES, backward=rule), steps=STEPS) for rule in rules]  # type: ignore[arg-type]
-    run = partial(saplab.evaluate, net, images, labels, eps=eps, passes=PASSES, seed=seed, progress=False)
+    run = partial(saplab.evaluate, net, images, labels, eps=eps, passes=passes, seed=seed, progress=False)
 
     attacked = run(attacks=pgd)
     clean = next(row for row in attacked.rows if row["eps"] == 0)
@@ -347,7 +347,7 @@ def measure(name: str, count: int, eps: float, seed: int) -> tuple[str, ...]:
     seed_all(seed)
     hand_clean = accuracy_by_hand(net, images, labels, BY_HAND)
     adversarial = pgd_by_hand(case.by_hand() if case.by_hand else net, images, labels, eps)
-    hand_left = accuracy_by_hand(net, adversarial, labels, PASSES)
+    hand_left = accuracy_by_hand(net, adversarial, labels, passes)
 
     return (
         name, attacked.request.cells[0].defender.grain,
@@ -363,7 +363,7 @@ def main() -> None:
     """Measure the networks and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=tuple(CASES), metavar="NETWORK")
-    for name, default in (("images", 200), ("jobs", 1), ("seed", 0)):
+    for name, default in (("images", 200), ("passes", 20), ("jobs", 1), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--lam", type=float, default=1.0, help="radius of the attacks in pixel steps of 0..255")
     parser.add_argument("--only", choices=("accuracy", "cost"))
@@ -373,7 +373,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.only != "cost":
         with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=1) as pool:
-            one = partial(measure, count=options.images, eps=eps_of(options.lam), seed=options.seed)
+            one = partial(measure, count=options.images, eps=eps_of(options.lam), passes=options.passes,
+                          seed=options.seed)  # fmt: skip
             show(f"{options.images} images, λ = {options.lam:g}", HEAD, pool.imap(one, options.networks, chunksize=1))
     if options.only != "accuracy":
         show(f"a pass over {TIMED} images, one thread", COST_HEAD, map(cost, options.networks))

@@ -20,7 +20,7 @@ from saplab.rng.streams import pass_streams, stream_key
 IMAGES = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(3))
 OWN = [
     nets.InputNoise, nets.OwnGenerator, nets.Dropped, nets.Transposed, nets.Doubled, nets.Distributed, nets.NumPyNoise,
-    nets.NumPyGenerator,
+    nets.NumPyGenerator, nets.ProjectedNoise,
 ]  # fmt: skip
 OF_A_PASS = [nets.PixelNoise, nets.Either, nets.Listed, nets.Mapped, nets.InTuple, nets.InObject]
 SEEDED = [

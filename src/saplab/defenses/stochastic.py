@@ -55,7 +55,7 @@ class Keyed(Dress):
         if not own.hosts and not own.seeds:
             with KeyedDraws(numbers):
                 return run(*args, **kwargs)
-        stream = drawing.of_one_pass().streams[0]
+        stream = (drawing.of_one_pass() if own.hosts else drawing).streams[0]
         with Generators.of(self).keyed(int(stream[0]), int(stream[1]), numbers), KeyedDraws(numbers):
             return run(*args, **kwargs)
 
