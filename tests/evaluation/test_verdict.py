@@ -378,6 +378,12 @@ def test_few_gradients_bound_no_median():
     assert check("norm", [own], [dense]).outcome == "unclear"
 
 
+def test_where_the_undefended_network_was_run_it_is_not_asked_for_again():
+    """Its attacks of many steps have no norm to compare: one step has."""
+    found = check("norm", [evidence("pgd", (0.6,))], [plain("pgd", (0.1,))])
+    assert (found.outcome, found.how) == ("not run", Advice("paper"))
+
+
 @pytest.mark.parametrize(
     ("images", "confidence", "ends"),
     [

@@ -93,6 +93,11 @@ def unbounded(case: Case) -> Advice:
     return Advice("adaptive" if known is None else known.attack.spec, (case.unbounded,), threat=case.threat)
 
 
+def norms(case: Case) -> Advice:
+    """Advise the undefended network; where it was run, one step, whose gradient is the first one on both networks."""
+    return PAPER if case.dense else BASELINE
+
+
 def why_never_unbounded(case: Case) -> str:
     """Return why no radius is known to be unbounded; "" where one is."""
     return "" if math.isfinite(case.unbounded) else "no radius is known from which an attack must reach chance"

@@ -133,5 +133,5 @@ QUESTIONS: Final = (
     Question("cosine", "Half the samples give the same gradient as the other half",
              thresholds.half_cosines, advice.two_samples, of_draws=True),
     Question("norm", "The gradient does not vanish beside the undefended network's",
-             thresholds.gradient_norms, lambda _: advice.BASELINE, of_rules=True),
+             thresholds.gradient_norms, advice.norms, of_rules=True),
 )  # fmt: skip
