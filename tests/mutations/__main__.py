@@ -86,8 +86,8 @@ def _outcome(where: Path, fault: Fault, limit: float) -> str:
         code = _tested(where, fault.ids, limit)
     finally:
         path.write_text(whole)
-        for kernel, code in kernels.items():
-            kernel.write_bytes(code)
+        for kernel, machine_code in kernels.items():
+            kernel.write_bytes(machine_code)
     return _OUTCOMES.get(code, f"ERROR {code}")
 
 
