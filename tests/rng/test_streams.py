@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from saplab.pruning.operator import prune
-from saplab.rng.streams import EXAMPLES, SITES, pass_streams, philox, random_words, stream_key
+from saplab.rng.streams import EXAMPLES, SITES, derived_key, pass_streams, philox, random_words, stream_key
 
 WORD = st.integers(0, 2**32 - 1)
 COORDINATES = st.tuples(
@@ -97,6 +97,8 @@ def test_keys_of_seeds_and_purposes_differ() -> None:
 def test_keys_stay_the_same_in_every_version() -> None:
     # what sha256sum says of "saplab/defense/0" and "saplab/attack/0": first 8 bytes, little-endian, signed
     assert [stream_key(0), stream_key(0, "attack")] == [4807440154463309752, -3666568685443662601]
+    # and of "saplab/part/7/0" and "saplab/part/7/1"
+    assert [derived_key(7, 0), derived_key(7, 1)] == [7730733687525276842, -4716927013279377915]
 
 
 @pytest.mark.parametrize("seed", [-1, 1.0, "1", True, None])
