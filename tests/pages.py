@@ -18,7 +18,7 @@ BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE |
 
 
 class Page:
-    """A page's blocks (kind, title, text): files have a name, what runs has no title, and a command's names its extra."""
+    """A page's blocks (kind, title, text): a file's title is its name, a command's its extra; what runs has none."""
 
     def __init__(self, name: str) -> None:
         self.name = name

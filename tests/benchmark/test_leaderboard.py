@@ -87,8 +87,8 @@ def test_cards_are_read_from_files_and_folders(tmp_path: Path) -> None:
         (tmp_path / card.name / "card.json").write_bytes(card.to_json())
     assert read_cards(tmp_path) == [CARDS[1], CARDS[0]]
     assert read_cards(tmp_path / "pni" / "card.json") == [CARDS[1]]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no card\.json"):
-        (tmp_path / "empty").mkdir()
         read_cards(tmp_path / "empty")
     (tmp_path / "pni" / "card.json").write_text("{}")
     with pytest.raises(ValueError, match=r"pni.card\.json: not a card"):

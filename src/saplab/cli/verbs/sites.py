@@ -27,8 +27,7 @@ def sites(
 ) -> None:
     """List where a defence would act in a network.
 
-    For each site: name, activation function, shape, activations and draws of a pass; without a defence, every site there
-    is.
+    For each site: name, activation function, shape, activations and draws of a pass. Without a defence, every site.
     """
     from saplab.defenses import parse_defenses
 
