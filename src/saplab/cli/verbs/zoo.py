@@ -37,8 +37,8 @@ def zoo(
 ) -> None:
     """List the networks of the package, or train them.
 
-    --check measures them again, --train trains them all. Accuracies are of the networks as they stand, without a defence;
-    PGD-20 is white-box, with one random start.
+    --check measures them again, --train trains them all. Accuracies are of the networks without a defence; PGD-20
+    is white-box, with one random start.
     """
     if check and train:
         raise ValueError("`check` and `train` exclude each other")
