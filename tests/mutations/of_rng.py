@@ -95,7 +95,7 @@ FAULTS = [
         "rng/threads.py",
         "    _pools.clear()\n",
         "    pass\n",
-        "rng/test_threads.py::test_a_forked_child_draws_the_same_on_as_many_threads",
+        "rng/test_threads.py::test_a_forked_child_has_pools_of_its_own",
     ),
     Fault(
         "small words get no more bits",

@@ -19,7 +19,7 @@ from saplab.pruning.finite import NotFiniteError
 from saplab.pruning.operator import prune
 from saplab.rng import threads
 from saplab.rng.team import has_team
-from saplab.rng.threads import GRAIN, SLICES, over_rows
+from saplab.rng.threads import GRAIN, SLICES, over_rows, pool
 
 ROWS = 32
 
@@ -111,6 +111,16 @@ def test_a_forked_child_draws_the_same_on_as_many_threads() -> None:
     batches = [activations(seed) for seed in range(4)]
     expected = [forward_digest(h, seed) for seed, h in enumerate(batches)]
     assert answer_of_a_child("fork", send_forward_digests, batches) == expected
+
+
+def send_of_a_pool(pipe, number: int) -> None:
+    pipe.send([pool(1).submit(str, number).result(30)])
+
+
+@needs_fork
+def test_a_forked_child_has_pools_of_its_own() -> None:
+    assert pool(1).submit(str, 1).result() == "1"  # a thread that no child inherits
+    assert answer_of_a_child("fork", send_of_a_pool, 7) == ["7"]
 
 
 @needs_fork
