@@ -126,7 +126,7 @@ FAULTS = [
         CPU,
         "if not _surely_below(levels[i], rate, more):",
         "if False:",
-        "pruning/test_cpu.py::test_added_draws_tell_rates_apart_inside_one_cell_of_a_level",
+        "pruning/test_cpu.py::test_an_added_draw_falls_by_the_bits_beyond_its_levels_word",
     ),
     Fault(
         "unfair words are taken",

@@ -22,7 +22,7 @@ from numba import njit
 from scipy import stats
 
 from saplab.pruning import cpu
-from saplab.pruning.binomial import _stirling, binomial
+from saplab.pruning.binomial import _stirling, binomial, uniform64
 from saplab.pruning.operator import prune
 from saplab.pruning.poisson import poisson
 from saplab.rng.numbers import words
@@ -156,6 +156,30 @@ def test_added_draws_tell_rates_apart_inside_one_cell_of_a_level(share: float) -
         rate = begin + share * cell
         assert cpu._surely_below(np.float32(begin), rate, share - 1e-7)
         assert not cpu._surely_below(np.float32(begin), rate, share + 1e-7)
+
+
+@njit
+def add_a_draw(rates, example):
+    out, zero, one = np.zeros_like(rates), np.uint64(0), np.float32(1)
+    proposals = cpu.scratch_for(len(rates))[1]
+    cpu._add_draws(rates, out, one, np.float32(1e-9), 1, proposals, np.uint64(example), zero, zero, zero, zero)
+    return out
+
+
+@njit
+def further_bits(counter, example):
+    zero = np.uint64(0)
+    return uniform64(counter, np.uint64(example), zero, zero, zero, zero)[0]
+
+
+@pytest.mark.parametrize(("example", "level"), [(26587493, 221), (37227904, 8), (111610260, 219)])
+@pytest.mark.parametrize("step", [-0.01, 0.01])
+def test_an_added_draw_falls_by_the_bits_beyond_its_levels_word(example: int, level: int, step: float) -> None:
+    """The first proposal is the first element, at this level; every other one of the second element is accepted."""
+    cell = float(cpu._CAP) * 2.0**-32
+    rate = np.float32((level + further_bits(cpu._LAST, example) + step) * cell)
+    out = add_a_draw(np.array([rate, cpu._CAP]), example)
+    assert (out != 0).tolist() == [step > 0, step < 0]
 
 
 @pytest.mark.parametrize("a", [1, 3, 128, 1000])
