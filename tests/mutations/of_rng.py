@@ -203,14 +203,14 @@ FAULTS = [
         "a constant of BTRS",
         BINOMIAL,
         "v_r = 0.92 - 4.2 / b",
-        "v_r = 0.98 - 4.2 / b",
+        "v_r = 1.12 - 4.2 / b",
         "pruning/test_cpu.py::test_binomial_law_where_rejection_is_coarsest",
     ),
     Fault(
         "another constant of BTRS",
         BINOMIAL,
         "alpha = (2.83 + 5.1 / b) * spq",
-        "alpha = (2.73 + 5.1 / b) * spq",
+        "alpha = (2.43 + 5.1 / b) * spq",
         "pruning/test_cpu.py::test_binomial_law_where_rejection_is_coarsest",
     ),
     Fault(
@@ -224,7 +224,7 @@ FAULTS = [
         "a constant of PTRS",
         "pruning/poisson.py",
         "v_r = 0.9277 - 3.6224 / (b - 2.0)",
-        "v_r = 0.9777 - 3.6224 / (b - 2.0)",
+        "v_r = 1.1277 - 3.6224 / (b - 2.0)",
         "pruning/test_cpu.py::test_poisson_law",
     ),
     Fault(
