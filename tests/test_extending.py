@@ -177,7 +177,7 @@ def test_the_command_line_names_a_class_by_its_module(outside, tmp_path, capsys)
 def test_a_failing_part_of_the_users_is_named(outside, images):
     class Broken(nn.Module):
         def forward(self, x):
-            if len(x) > 3:  # more than a rehearsal shows it
+            if len(x) > 3:  # more than a rehearsal needs
                 raise OSError("the disk of the network is gone")
             return torch.zeros(len(x), 3)
 

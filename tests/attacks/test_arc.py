@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import saplab
 from saplab import ARC, PGD, Attacker, MonteCarlo
+from saplab.attacks.batteries import Traits
 from saplab.models.initialise import initialise
 
 EPS = 0.1
@@ -185,7 +186,7 @@ def names(result: Any) -> list[str]:
 
 
 def test_only_mixtures_get_it_from_a_battery(mixture: saplab.Mixture, images: Tensor, wanted: Tensor) -> None:
-    battery = [Attacker(saplab.RandomNoise()), replace(Attacker(ARC(steps=2)), mixture=True)]
+    battery = [Attacker(saplab.RandomNoise()), Attacker(ARC(steps=2), only=Traits(mixture=True))]
     asked: dict[str, Any] = {"attacks": battery, "eps": EPS, "passes": 2, "samples": 2, "progress": False}
     assert names(saplab.evaluate(mixture, images, wanted, **asked)) == ["RandomNoise", "ARC"]
     assert names(saplab.evaluate(small_net(0), images, wanted, **asked)) == ["RandomNoise"]

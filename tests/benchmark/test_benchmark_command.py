@@ -52,7 +52,8 @@ def test_every_number_is_one_of_saplabs_own_evaluation(card: Card, folder: Path)
         asked: dict[str, Any] = {"attacks": "standard", "eps": threat.eps, "norm": threat.norm, "baseline": False}
         fresh = saplab.evaluate(model, images, labels, passes=10, samples=4, seed=0, batch_size=2, **asked)
         stored = saplab.load(folder / "runs" / "smoke" / "mine" / threat.norm)
-        assert stored.rows == fresh.rows
+        numbers = [[{**row, "model": "", "adversary": ""} for row in result.rows] for result in (stored, fresh)]
+        assert numbers[0] == numbers[1]
         attacked = [row for row in fresh.rows if row["eps"] > 0]
         assert [row.counted.averaged.percent for row in found.attacks] == [row["averaged_percent"] for row in attacked]
         assert [row.counted.majority for row in found.attacks] == [row["majority_percent"] for row in attacked]

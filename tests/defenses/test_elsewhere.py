@@ -232,5 +232,5 @@ def test_a_program_can_be_saved(tmp_path: Path, net: nn.Module, x: Tensor) -> No
 
 
 def test_strict_export_is_refused(net: nn.Module, x: Tensor) -> None:
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="_saplab_begin"):
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="_begin_in_graph"):
         torch.export.export(saplab.defend(net, saplab.SAP(60)), (x,), strict=True)

@@ -1,5 +1,6 @@
 """saplab.evaluate and saplab.load: what they take, refuse and return."""
 
+import html
 import json
 import os
 import sys
@@ -48,10 +49,11 @@ def test_the_result_has_rows_and_a_verdict(result):
 
 def test_it_prints_its_table_and_verdict(result):
     shown = repr(result)
-    assert shown.startswith("accuracy, %")
-    assert result.verdict.sentence in shown
+    finding, table = shown.split("\n\n", 1)
+    assert " ".join(finding.split()) == f"{result.verdict.sentence} {result.verdict.meaning}"
+    assert table.startswith("accuracy, %")
     assert "<svg" in result._repr_html_()
-    assert result.verdict.sentence.replace("'", "&#x27;") in result._repr_html_()
+    assert html.escape(shown) in result._repr_html_()
 
 
 def test_it_becomes_a_chart(result):

@@ -166,7 +166,8 @@ def test_every_column_of_a_stochastic_row():
         "curve", "strength", "images", "averaged_percent", "averaged_low", "averaged_high", "single_pass_percent",
         "single_pass_low", "single_pass_high", "majority_percent", "after_10_tries_percent", "after_10_tries_low",
         "after_10_tries_high", "after_100_tries_percent", "after_100_tries_low", "after_100_tries_high", "seeds",
-        "over_seeds_low", "over_seeds_high", "paper_percent", "figure", "norm", "eps",
+        "over_seeds_low", "over_seeds_high", "paper_percent", "figure", "norm", "eps", "model", "defense", "adversary",
+        "attack", "settings", "samples", "attack_steps", "backward", "loss", "passes", "seed", "precision",
     ]  # fmt: skip
     assert (record["curve"], record["strength"], record["images"], record["figure"]) == ("SAP", 2.0, 4, "")
     assert record["averaged_percent"] == 50.0

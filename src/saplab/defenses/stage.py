@@ -103,14 +103,23 @@ class Stage:
         """Run a pass over the three rows but the first."""
         return self.run(self.rows[1:], torch.arange(1, len(self.rows)), pass_, pattern)
 
-    def large(self, pattern: Pattern = NO_PATTERN, backwards: bool = False) -> Trial:
-        """Run a pass over all images, in their order or the other way round."""
-        images, examples = self.images, torch.arange(len(self.images))
-        with threads_of(self.threads):
-            if not backwards:
-                return self.run(images, examples, 0, pattern)
-            found = self.run(images.flip(0), examples.flip(0), 0, pattern)
-        return replace(found, outputs=_rows(found, torch.arange(len(images)).flip(0)))
+    def large(self, pattern: Pattern = NO_PATTERN, backwards: bool = False) -> Trial | None:
+        """Run a pass over all images, in their order or the other way round.
+
+        None where the network fails on some of them, which the evaluation will name.
+        """
+        order = torch.arange(len(self.images))
+        order = order.flip(0) if backwards else order
+        try:
+            with threads_of(self.threads):
+                found = self.run(self.images[order] if backwards else self.images, order, 0, pattern)
+        except ValueError as error:
+            if error.__cause__ is None:  # what is wrong is said of its draws
+                raise
+            return None
+        except Exception:
+            return None
+        return replace(found, outputs=_rows(found, order)) if backwards else found
 
     def seeds_itself(self) -> bool:
         """Return whether the network draws from a generator in the same state, whatever states there were before."""
@@ -156,10 +165,13 @@ class Stage:
         if self.images is self.rows:
             return True
         large = self.large(pattern)
+        if large is None:
+            return True
         if large.shared and not (hosts or pattern.shared):
             return False
         alike = mostly_same(head(large), self.whole(0, pattern).outputs)
-        return alike and mostly_same(large.outputs, self.large(pattern, backwards=True).outputs)
+        turned = self.large(pattern, backwards=True)
+        return alike and (turned is None or mostly_same(large.outputs, turned.outputs))
 
     def is_the_same_in_large(self, first: Trial) -> bool:
         """Return whether examples have the same outputs among all images in a network that is not random.
@@ -170,6 +182,8 @@ class Stage:
         if self.images is self.rows:
             return True
         large = self.large()
+        if large is None:
+            return True
         if large.shapes or (large.moved and not self.seeds):
             raise ValueError(UNSEEN)
         return mostly_same(first.outputs, head(large))

@@ -110,6 +110,8 @@ def planned(
     threat.check(data.images, data.labels, sorted(eps))
     if precision != "float32" and any(tensor.dtype == torch.float64 for tensor in model.parameters()):
         raise ValueError(f"a network of float64 keeps its precision, got `precision` {precision}; call .float() first")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be >= 1, got {batch_size}")
     place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     first = data.images[:batch_size].to(place)
     defender, plain, notes = rehearsed(model, first)
