@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Final
 
+from saplab.rng.threads import torch_threads
 from suite.gradients import measure_gradients
 from suite.machine import load_average, machine
 from suite.memory import measure_memory
@@ -14,7 +15,6 @@ from suite.results import Part, Results
 from suite.roofline import measure_roofline
 from suite.sampling import measure_sampler
 from suite.scaling import measure_scaling
-from suite.timing import threads
 
 SECTIONS: Final[Mapping[str, Callable[[Plan], Part]]] = {
     "sampler": measure_sampler,
@@ -37,7 +37,7 @@ def run(plan: Plan, sections: Collection[str], done: Callable[[Results], object]
     names = [name for name in SECTIONS if name in sections]
     start = time.monotonic()
     results = Results(machine(plan.threads, plan.device), {"sections": names, **asdict(plan)})
-    with threads(plan.threads):
+    with torch_threads(plan.threads):
         for name in names:
             part = SECTIONS[name](plan)
             seconds = round(time.monotonic() - start, 1)

@@ -9,12 +9,13 @@ import numpy as np
 from scipy import stats
 
 import saplab
+from saplab.rng.threads import torch_threads
 from suite.gradients import gradient_by_saplab
 from suite.networks import DENSE, network, sample_images
 from suite.plan import RELU, Plan
 from suite.results import Fit, Part, Record
 from suite.sampling import maps, pruning
-from suite.timing import Times, Work, threads, time_in_turn
+from suite.timing import Times, Work, time_in_turn
 
 EXPECTED: Final = {
     "images": 1.0,
@@ -103,5 +104,5 @@ def _doubled(count: int) -> list[int]:
 
 
 def _on_threads(count: int, work: Work) -> None:
-    with threads(count):
+    with torch_threads(count):
         work()

@@ -2,8 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -122,14 +121,3 @@ def wait_for(device: str) -> None:
     """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Inside, let PyTorch and saplab's kernels use `count` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

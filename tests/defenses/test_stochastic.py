@@ -3,6 +3,7 @@ import io
 import logging
 import pickle
 import random
+import types
 import warnings
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 import saplab
 from saplab.defenses import defend, is_random, shares_draws
 from saplab.defenses.drawing import drawing
+from saplab.defenses.generators import _is_of_user
 from saplab.defenses.rehearsal import observe
 from saplab.rng.streams import pass_streams, stream_key
 
@@ -403,3 +405,8 @@ def test_compiled_networks_draw_the_same_keys():
         streams = pass_streams(stream_key(0), 0, torch.arange(8))
         with torch.no_grad(), drawing(streams):
             assert torch.equal(compiled(IMAGES), net(IMAGES))
+
+
+@pytest.mark.parametrize(("name", "of_user"), [("torchnets", True), ("numpy_noise", True), ("torch.nn", False)])
+def test_a_users_file_may_be_named_like_a_library(name: str, of_user: bool) -> None:
+    assert _is_of_user(types.ModuleType(name)) is of_user

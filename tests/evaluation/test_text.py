@@ -27,7 +27,8 @@ def masked():
 def test_two_sentences_say_what_was_found_and_what_it_means():
     found = masked()
     assert found.masked
-    assert "hides its gradient (a masked gradient)" in found.meaning
+    assert "is a masked gradient" in found.sentence
+    assert "the defence hides its gradient" in found.meaning
     assert "is not real" in found.meaning
     assert " ".join(finding_text(found).split()) == f"{found.sentence} {found.meaning}"
 

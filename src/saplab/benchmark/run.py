@@ -105,16 +105,18 @@ class Run:
             stage(name)
             results[name] = job.result(folder / name, show)
         proof = None
-        if (std := noise_of(self.model())) is not None:
+        model = self.model()
+        if (std := noise_of(model)) is not None:
             stage("certificate")
             cell = next(iter(results.values())).request.cells[0]
-            proof = proven(self.model(), std, cell, self.images, self.tier, folder / "certificate.json", progress)
-        card = self._card(results, proof)
+            proof = proven(model, std, cell, self.images, self.tier, folder / "certificate.json", progress)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        card = self._card(results, proof, parameters)
         write_atomically(folder / CARD, card.to_json())
         write_atomically(folder / "card.md", card_text(card).encode())
         return card
 
-    def _card(self, results: Mapping[str, Result], proof: Proof | None) -> Card:
+    def _card(self, results: Mapping[str, Result], proof: Proof | None, parameters: int) -> Card:
         entry, tier, facts = self.entry, self.tier, self.entry.facts
         own = [results[threat.norm] for threat in PROTOCOL.threats]
         threats = tuple(map(threatened, own))
@@ -123,7 +125,6 @@ class Run:
         if facts.published is not None:
             theirs = published_found(facts.published, published, left_in(threats, facts.published))
         every = list(results.values())
-        parameters = sum(parameter.numel() for parameter in self.model().parameters())
         data = Data(self.images.name, len(self.images), self.images.digest())
         return Card(
             FORMAT, PROTOCOL.version, f"{PROTOCOL.battery} {PROTOCOL.battery_version}", tier.name, entry.name,

@@ -2,6 +2,7 @@
 
 from saplab.attacks import NormName, ThreatModel
 from saplab.benchmark.card import Card, Share
+from saplab.evaluation.checks import EXPOSING
 
 MASKED = {True: "masked", False: "no", None: "cannot tell"}  # whether the own gradient is
 
@@ -27,11 +28,8 @@ def masked_text(card: Card) -> str:
     answers = [threat.masked for threat in card.threats]
     worst = True if True in answers else None if None in answers else False
     failed = dict.fromkeys(check.key for threat in card.threats if threat.masked for check in threat.checks
-                           if check.outcome == "failed" and check.key in _SHOWING)  # fmt: skip
+                           if check.outcome == "failed" and check.key in (*EXPOSING, "loss"))  # fmt: skip
     return MASKED[worst] + (f" ({', '.join(failed)})" if failed else "")
-
-
-_SHOWING = ("transfer", "identity", "relaxed", "black-box", "one-step", "noise", "loss")
 
 
 def time_text(seconds: float) -> str:

@@ -14,7 +14,7 @@ _NUMPY: Final = (np.random.Generator, np.random.RandomState)
 _KINDS: Final = (*_NUMPY, random.Random, torch.Generator)
 _DEEPEST: Final = 3  # containers and objects around a generator
 _LONGEST: Final = 1000  # entries of a container that is looked into
-_LIBRARIES: Final = ("torch", "saplab", "timm", "numpy")  # whose objects hold no generators of a network's own
+_LIBRARIES: Final = frozenset({"torch", "torchvision", "saplab", "timm", "numpy"})  # their objects hold no own ones
 _OTHERS: Final = frozenset(vars(nn.Module())) - {"training"}  # a module's own fields
 
 
@@ -68,7 +68,7 @@ def _entries(value: Any) -> Any:
 
 def _is_of_user(file: Any) -> bool:
     name = getattr(file, "__name__", "builtins").partition(".")[0]
-    return name == "__main__" or not (name.startswith(_LIBRARIES) or name in sys.stdlib_module_names)
+    return name == "__main__" or not (name in _LIBRARIES or name in sys.stdlib_module_names)
 
 
 def ambient() -> tuple[Any, ...]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from saplab.defenses.dressing import view
 from saplab.defenses.keyed import Axis, Kind, Pattern, Randomness, Shape
 from saplab.defenses.sites import announce_modules
-from saplab.defenses.stage import PASSES, ROWS, Stage, Trial, same, tail, threads_of
+from saplab.defenses.stage import PASSES, ROWS, Stage, Trial, same, tail
 from saplab.defenses.unseen import Unseen, handwritten, unseen_notes
 from saplab.models.identity import held
+from saplab.rng.threads import torch_threads
 
 LARGE: Final = 512  # images at most of the batch in which it is looked whether a network is the same there
 _MANY: Final = 10
@@ -165,7 +166,7 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     trains = any(module.training for module in model.modules())
     before = [(buffer, buffer.clone()) for buffer in model.buffers()] if trains else []
     try:
-        with threads_of(1):  # three rows are little work, for which threads would only wait for one another
+        with torch_threads(1):  # three rows are little work, for which threads would only wait for one another
             yield
     finally:
         for buffer, value in before:

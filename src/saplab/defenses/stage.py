@@ -1,8 +1,7 @@
 """A network on a stage: passes over a few real rows and over many, with keyed draws, and how they compare."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from saplab.defenses.generators import Noting, Watch
 from saplab.defenses.host import Generators
 from saplab.defenses.keyed import NO_PATTERN, UNSEEN, KeyedDraws, Numbers, Pattern, Shape, Source
 from saplab.rng.streams import pass_streams, stream_key
+from saplab.rng.threads import torch_threads
 
 ROWS: Final = 3
 PASSES: Final = 3
@@ -111,10 +111,10 @@ class Stage:
         order = torch.arange(len(self.images))
         order = order.flip(0) if backwards else order
         try:
-            with threads_of(self.threads):
+            with torch_threads(self.threads):
                 found = self.run(self.images[order] if backwards else self.images, order, 0, pattern)
         except ValueError as error:
-            if error.__cause__ is None:  # what is wrong is said of its draws
+            if not isinstance(error, UnfitImagesError):  # what is wrong is said of its draws
                 raise
             return None
         except Exception:
@@ -195,22 +195,11 @@ class Stage:
         """
         changed, examples = rows.clone(), torch.arange(len(rows))
         changed[0] = rows[0].flatten().flip(0).view(rows[0].shape) * 0.5
-        with threads_of(self.threads if rows is self.images else 1):
+        with torch_threads(self.threads if rows is self.images else 1):
             one, other = (self.run(some, examples, 0, pattern) for some in (rows, changed))
             if one.shapes != other.shapes:
                 one, other = (self.run(some, examples, 0, pattern, level=True) for some in (rows, changed))
         return same(tail(one), tail(other))
-
-
-@contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """Let PyTorch use that many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def tail(trial: Trial) -> tuple[Tensor, ...]:
@@ -256,8 +245,12 @@ def _close(one: Tensor, other: Tensor, share: float) -> Tensor:
     return torch.isclose(one, other, rtol=share, atol=float(share * size), equal_nan=True)
 
 
+class UnfitImagesError(ValueError):
+    """A network fails on images."""
+
+
 def ran(model: nn.Module, images: Tensor) -> Any:
-    """Run a network, or raise a ValueError that says why it cannot take the images."""
+    """Run a network; UnfitImagesError says why it cannot take the images."""
     try:
         return model(images)
     except torch.OutOfMemoryError:
@@ -272,7 +265,7 @@ def ran(model: nn.Module, images: Tensor) -> Any:
         before = [part._saplab_label for part in dresses(model)] if isinstance(model, nn.Module) else []
         who = "the network" + "".join(f" behind {label}" for label in before if label)
         what = f"{images.dtype} images of shape {tuple(images.shape[1:])}"
-        raise ValueError(f"{who} cannot take {what}{advice}: {reason}") from error
+        raise UnfitImagesError(f"{who} cannot take {what}{advice}: {reason}") from error
 
 
 def _hook_that_draws() -> str | None:

@@ -38,8 +38,8 @@ def explain(case: Case, masked: bool | None, eps: float) -> str:
     network = "network" if case.plain else "defence"
     if masked:
         return (
-            f"The {network} hides its gradient (a masked gradient): attacks that do not rely on that gradient get"
-            " through, so the robustness that it seems to have is not real."
+            f"That is, the {network} hides its gradient: attacks that do not rely on it get through, so the robustness"
+            " that it seems to have is not real."
         )
     if masked is False:
         return (

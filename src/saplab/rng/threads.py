@@ -8,8 +8,9 @@ process when two Python threads enter it at once, and OpenMP aborts a forked chi
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -40,6 +41,20 @@ def _forget_pools() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pools)
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Set PyTorch's number of threads, at least 1, inside the context; None leaves it as it is."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"`threads` must be >= 1, got {threads}")
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def over_rows(work: Callable[[int, int], None], rows: int, size: int) -> None:

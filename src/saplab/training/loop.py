@@ -20,9 +20,10 @@ from saplab.learning.progress import Progress
 from saplab.models.identity import weights_digest
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES, load_model
+from saplab.rng.threads import torch_threads
 from saplab.training.batches import Batches, network_input
 from saplab.training.objectives import PreviousEpoch, Transferred
-from saplab.training.place import Place, torch_threads
+from saplab.training.place import Place
 from saplab.training.recipes import Recipe
 from saplab.training.records import EpochRecord
 from saplab.training.steps import Networks, Step

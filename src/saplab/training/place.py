@@ -66,20 +66,6 @@ class Place:
 
 
 @contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    """Set PyTorch's number of threads, at least 1, inside the context; None leaves it as it is."""
-    before = torch.get_num_threads()
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"`threads` must be >= 1, got {threads}")
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def joined(device: str = "auto", compiled: bool = False) -> Iterator[Place]:
     """Yield this process's place, after joining the other processes if ``torchrun`` started several.
 

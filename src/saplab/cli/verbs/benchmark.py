@@ -1,5 +1,7 @@
 """``saplab benchmark``: published stochastic defences by one protocol, one's own beside them, and the leaderboard."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,8 +83,6 @@ def _entries(
     names: tuple[str, ...], model: str, weights: Path | None, defense: str, sites: str, name: str
 ) -> "tuple[Entry, ...]":
     """Return the entries of the package that are named, or the one of one's own."""
-    import re
-
     from saplab.benchmark.entries import ENTRIES, Entry, chosen
 
     if not (model or defense):
@@ -106,8 +106,6 @@ def _run(entry: "Entry", tier: str, data: str, place: options.Place) -> "Run":
 
 def _command(entry: "Entry", tier: str, data: str) -> str:
     """Return the command that makes an entry's card again, whatever was asked for beside it."""
-    import shlex
-
     words = ["saplab", "benchmark"]
     if entry.method == "own":
         given = {"model": entry.networks[0], "weights": entry.weights, "defense": entry.defense,
@@ -184,13 +182,16 @@ def _list(tier: str, console: Console) -> None:
     """Show every entry, and what its stored card says."""
     from saplab.benchmark.board import stored_cards
     from saplab.benchmark.entries import ENTRIES
+    from saplab.benchmark.protocol import PROTOCOL
+    from saplab.benchmark.words import ball
     from saplab.evaluation.text import grid
 
     stored = stored_cards(tier)
     records = [_record(entry, stored.get(entry.name)) for entry in ENTRIES.values()]
     if console.json:
         console.emit_json({"tier": tier, "entries": records})
-    head = ("entry", "defence", "network", "clean", "λ = 8", "L2 0.5", "masked", "status")
+    balls = (ball(threat.norm, threat.eps[-1]) for threat in PROTOCOL.threats)
+    head = ("entry", "defence", "network", "clean", *balls, "masked", "status")
     columns = ("entry", "title", "network", "clean", "linf", "l2", "masked", "status")
     rows = [[_shown(record[column]) for column in columns] for record in records]
     console.say(f"Tier {tier}: accuracy in %, what all attacks leave\n{grid(head, rows)}")

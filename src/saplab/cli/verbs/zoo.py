@@ -87,7 +87,7 @@ def _accuracy(entry: "Packaged", strength: float) -> str:
 
 def _check(facts: "Mapping[str, Packaged]", data: str, threads: int | None, as_json: bool) -> None:
     """Measure again what is stored; exit with 1 if a number differs by more than rounding explains."""
-    from saplab.training.place import torch_threads
+    from saplab.rng.threads import torch_threads
     from saplab.training.zoo import agrees
 
     test = _test_images(data) if data else None
