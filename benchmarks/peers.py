@@ -1,7 +1,7 @@
 """Attack networks with saplab, with other libraries and by hand, in one run; four tables, about an hour on one core.
 
-    python benchmarks/peers.py [--undefended 100] [--hidden 50] [--strengths 2 8] [--outside FILE] [--winners FILE]
-        [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3] [--passes 20]
+    python benchmarks/peers.py [--undefended 100] [--hidden 50] [--networks NAME ...] [--strengths 2 8] [--outside FILE]
+        [--winners FILE] [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3] [--passes 20]
         [--l2 0.5] [--l2-images 200] [--l2-steps 20] [--threads 1] [--json PATH]
 
 1. The battery `standard` beside AutoAttack's standard version on networks without randomness (`undefended.py`).
@@ -150,6 +150,9 @@ def _hidden(args: argparse.Namespace) -> list[dict[str, Any]]:
         return []
     x, y = (t[: args.hidden] for t in saplab.load_cifar10("sample"))
     met = hidden.contests(x, args.hand_steps, args.hand_samples, args.winners)
+    if unknown := set(args.networks) - set(met):
+        raise SystemExit(f"`--networks` must be among {', '.join(met)}, got {', '.join(sorted(unknown))}")
+    met = {name: met[name] for name in args.networks} or met
     return hidden.print_table(met, x, y, args.strengths)
 
 
@@ -181,6 +184,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--undefended", type=int, default=100, help="images of the first table")
     parser.add_argument("--hidden", type=int, default=50, help="images of the second")
+    parser.add_argument("--networks", nargs="*", default=[], help="those of the second by name; all where none")
     parser.add_argument("--strengths", type=float, nargs="+", default=[2.0, 8.0], help="λ of both")
     parser.add_argument("--outside", type=Path, help="weights of a ResNet-20 for the first")
     parser.add_argument("--winners", type=Path, help="weights of a winner-take-all ResNet-20 for the second")

@@ -24,11 +24,11 @@ COLUMNS = ("network", "λ", "clean", "standard", "AutoAttack", "difference, poin
 
 @dataclass(frozen=True)
 class Both:
-    """What both leave of a network at a radius, image by image, and the processor seconds that they took.
+    """What both leave of a network at a radius, image by image, and the processor seconds that they took in all.
 
     Attributes:
         ours, theirs: (N,) whether each image is still right.
-        seconds: of `standard`, which attacks at all radii together, divided by their number; and of AutoAttack.
+        seconds: of `standard` at all radii together, and of AutoAttack at all of them.
         masked: what the verdict says of the gradient.
     """
 
@@ -55,12 +55,10 @@ def compare(name: str, net: nn.Module, images: Tensor, labels: Tensor, strengths
     attack = partial(saplab.evaluate, net, images, labels, "standard", eps, progress=False)
     found: saplab.Result = time_once(attack, times)
     ours, clean = left(found), found.verdict.robust[0].accuracy.estimate
-    both = []
-    for lam in strengths:
-        theirs = time_once(partial(autoattack, net, images, labels, lam / 255), times)
-        seconds = times.cpu[0] / len(eps), times.cpu[-1]
-        both.append(Both(name, lam, clean, ours[lam], theirs, seconds, found.verdict.masked))
-    return both
+    theirs = [time_once(partial(autoattack, net, images, labels, radius), times) for radius in eps]
+    seconds, masked = (times.cpu[0], sum(times.cpu[1:])), found.verdict.masked
+    return [Both(name, lam, clean, ours[lam], right, seconds, masked)
+            for lam, right in zip(strengths, theirs, strict=True)]  # fmt: skip
 
 
 def left(found: saplab.Result) -> dict[float, np.ndarray[Any, Any]]:
@@ -97,7 +95,7 @@ def print_table(
     nets: Mapping[str, Callable[[], nn.Module]], images: Tensor, labels: Tensor, strengths: Sequence[float]
 ) -> list[dict[str, Any]]:
     """Print the table row by row, and return its numbers."""
-    print(f"{len(images)} images; accuracy left, %; processor seconds")
+    print(f"{len(images)} images; accuracy left, %; processor seconds of all strengths together")
     print(f"| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 1)}")
     found = []
     for name, load in nets.items():

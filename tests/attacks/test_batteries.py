@@ -73,8 +73,9 @@ def test_the_standard_battery_holds_what_a_masked_gradient_fails() -> None:
     assert [one.whose for one in standard].count("dense") == 1
     fitted = [one for one in standard if one.whose == "self" and one.fitted(SMOOTH)]
     pgd = [one.attack for one in fitted if isinstance(one.attack, PGD)]
-    assert [(a.steps, a.gradient.backward, a.samples) for a in pgd] == [(20, "mask", 5), (20, "identity", 5),
-                                                                       (40, "identity", 5)]  # fmt: skip
+    assert [(a.steps, a.gradient.backward, a.samples) for a in pgd] == [
+        (20, "mask", 5), (20, "identity", 5), (40, "identity", 5), (40, "identity", 10),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BATTERIES)
@@ -262,34 +263,36 @@ def test_attacks_by_relaxed_gradients_are_for_networks_that_saturate() -> None:
             assert (one.only.saturated is True) == relaxed
 
 
-def fitted(text: str, **traits: Any) -> list[str]:
+def fitted(text: str, samples: int = 1, **traits: Any) -> list[str]:
     """Return the attackers of a network as text; one that is smooth and always the same, of ten classes."""
     found = replace(SMOOTH, **{"random": False, **traits})
-    attackers = (one.fitted(found) for one in parse_attackers(text))
+    attackers = (one.fitted(found) for one in parse_attackers(text, MonteCarlo(samples)))
     return [one.attack.spec for one in attackers if one]
 
 
 def test_a_battery_goes_by_what_a_network_is() -> None:
-    plain = fitted("standard")
-    towards = "apgd:backward=identity,loss=dlr,steps=50,targets=9"
-    assert set(plain) - set(fitted("standard", random=True)) == {towards}
+    plain, random = fitted("standard", 4), fitted("standard", 4, random=True)
+    towards, sampled = "apgd:backward=identity,loss=dlr,targets=9", "pgd:samples=2,backward=identity,steps=40"
+    assert (set(plain) - set(random), set(random) - set(plain)) == ({towards}, {sampled})
     saturated = {
         "pgd:backward=relaxed",
         "apgd:backward=relaxed,loss=dlr,steps=20",
         towards.replace("identity", "relaxed"),
     }
-    assert set(fitted("standard", saturated=True)) - set(plain) == saturated
-    assert towards not in fitted("standard", saturated=True)
-    assert set(fitted("standard", blind=True)) - set(plain) == {"square:passes=1"}
-    assert set(fitted("standard", mixture=True)) - set(plain) == {"arc"}
+    assert set(fitted("standard", 4, saturated=True)) - set(plain) == saturated
+    assert towards not in fitted("standard", 4, saturated=True)
+    both = fitted("standard", 4, saturated=True, random=True)
+    assert sampled.replace("identity", "relaxed") in both and sampled not in both
+    assert set(fitted("standard", 4, blind=True)) - set(plain) == {"square:passes=1"}
+    assert set(fitted("standard", 4, mixture=True)) - set(plain) == {"arc"}
 
 
 @pytest.mark.parametrize(
     ("classes", "untargeted", "targeted"),
-    [(2, "loss=margin,steps=20", "loss=margin,steps=50,targets=1"),
-     (3, "loss=dlr,steps=20", "loss=margin,steps=50,targets=2"),
-     (4, "loss=dlr,steps=20", "loss=dlr,steps=50,targets=3"),
-     (10, "loss=dlr,steps=20", "loss=dlr,steps=50,targets=9")],
+    [(2, "loss=margin,steps=20", "loss=margin,targets=1"),
+     (3, "loss=dlr,steps=20", "loss=margin,targets=2"),
+     (4, "loss=dlr,steps=20", "loss=dlr,targets=3"),
+     (10, "loss=dlr,steps=20", "loss=dlr,targets=9")],
 )  # fmt: skip
 def test_a_battery_asks_no_more_of_few_classes_than_there_is(classes: int, untargeted: str, targeted: str) -> None:
     found = [spec for spec in fitted("standard", classes=classes) if spec.startswith("apgd")]
@@ -309,14 +312,17 @@ def test_a_battery_by_which_numbers_are_published_is_what_its_version_says() -> 
     """A change of the battery needs a new version here and in `VERSIONS`."""
     told = [
         " ".join([one.whose, one.attack.spec, *(f"{k}={v}" for k, v in vars(one.only).items() if v is not None)])
-        for one in parse_attackers("standard")
+        for one in parse_attackers("standard", GRADIENT)
     ]
     assert VERSIONS["standard"] == "saplab-1"
     assert told == [
-        "self noise", "dense pgd", "self pgd", "self pgd:backward=identity", "self pgd:backward=identity,steps=40",
-        "self apgd:backward=identity,loss=dlr,steps=20",
-        "self apgd:backward=identity,loss=dlr,steps=50,targets=9 random=False saturated=False",
-        "self pgd:backward=relaxed saturated=True", "self apgd:backward=relaxed,loss=dlr,steps=20 saturated=True",
-        "self apgd:backward=relaxed,loss=dlr,steps=50,targets=9 random=False saturated=True", "self arc mixture=True",
-        "self square:queries=100,passes=1", "self square:passes=1 blind=True",
+        "self noise", "dense pgd:samples=20", "self pgd:samples=5", "self pgd:samples=5,backward=identity",
+        "self pgd:samples=5,backward=identity,steps=40", "self apgd:samples=5,backward=identity,loss=dlr,steps=20",
+        "self pgd:samples=10,backward=identity,steps=40 random=True saturated=False",
+        "self apgd:samples=5,backward=identity,loss=dlr,targets=9 random=False saturated=False",
+        "self pgd:samples=5,backward=relaxed saturated=True",
+        "self apgd:samples=5,backward=relaxed,loss=dlr,steps=20 saturated=True",
+        "self pgd:samples=10,backward=relaxed,steps=40 random=True saturated=True",
+        "self apgd:samples=5,backward=relaxed,loss=dlr,targets=9 random=False saturated=True", "self arc mixture=True",
+        "self square:queries=100,passes=5", "self square:passes=5 blind=True",
     ]  # fmt: skip

@@ -251,12 +251,13 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
 
     That is the own gradient with the defence's backward rule and straight through it, twice as many steps, another
     loss, the undefended network's gradient, and a black box; for a network that saturates, the first and the loss by a
-    relaxed gradient as well; for a mixture, the attack on its networks one by one. Where passes do not differ, the
-    steps that averaging costs elsewhere go towards each of nine other classes, which bounds accuracy most tightly.
-    Where no gradient sees anything, the black box searches on.
+    relaxed gradient as well; for a mixture, the attack on its networks one by one. Where passes differ, one attack has
+    twice the samples; where they do not, the passes that averaging costs elsewhere go towards each of nine other
+    classes, which bounds accuracy most tightly. Where no gradient sees anything, the black box searches on.
     """
     few, few_identity, relaxed = (_a_step(gradient, rule) for rule in ("mask", "identity", "relaxed"))
     dlr, relaxed_dlr = (replace(one, loss="dlr") for one in (few_identity, relaxed))
+    many = min(20, max(1, gradient.samples // 2))
     return (
         Attacker(RandomNoise()),
         Attacker(PGD(gradient=gradient, steps=20), "dense"),
@@ -264,14 +265,17 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         Attacker(PGD(gradient=few_identity, steps=20)),
         Attacker(PGD(gradient=few_identity, steps=40)),
         Attacker(APGD(gradient=dlr, steps=20)),
-        Attacker(APGD(gradient=dlr, steps=50, targets=9), only=Traits(random=False, saturated=False)),
+        Attacker(PGD(gradient=replace(few_identity, samples=many), steps=40),
+                 only=Traits(random=True, saturated=False)),
+        Attacker(APGD(gradient=dlr, steps=100, targets=9), only=Traits(random=False, saturated=False)),
         Attacker(PGD(gradient=relaxed, steps=20), only=_SATURATED),
         Attacker(APGD(gradient=relaxed_dlr, steps=20), only=_SATURATED),
-        Attacker(APGD(gradient=relaxed_dlr, steps=50, targets=9), only=Traits(random=False, saturated=True)),
+        Attacker(PGD(gradient=replace(relaxed, samples=many), steps=40), only=Traits(random=True, saturated=True)),
+        Attacker(APGD(gradient=relaxed_dlr, steps=100, targets=9), only=Traits(random=False, saturated=True)),
         Attacker(ARC(), only=Traits(mixture=True)),
         Attacker(Square(queries=100, passes=few.samples)),
         Attacker(Square(queries=1000, passes=few.samples), only=Traits(blind=True)),
-    )
+    )  # fmt: skip
 
 
 def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
