@@ -23,6 +23,7 @@ from saplab.models.published.lwta import LocalWinners
 
 DEFENSES = ("sap:100", "gaussian-noise", "resize-pad", "random-crop", "jpeg", "bit-depth", "stochastic-rounding")
 COLUMNS = ("network", "λ", "clean", "plain gradient", "standard", "by hand", "which", "standard s", "masked")
+PASSES = 100  # that judge
 SOFT = 0.67  # temperature of winner-take-all units on the way back, that of their training
 
 
@@ -124,7 +125,9 @@ def softened(net: nn.Module) -> nn.Module:
 def meet(name: str, contest: Contest, images: Tensor, labels: Tensor, strengths: Sequence[float]) -> list[Left]:
     """Run `standard` at all strengths at once, and each attack by hand at each of them."""
     times, eps = Times(), [lam / 255 for lam in strengths]
-    attack = partial(saplab.evaluate, contest.net, images, labels, "standard", eps, baseline=False, progress=False)
+    attack = partial(
+        saplab.evaluate, contest.net, images, labels, "standard", eps, passes=PASSES, baseline=False, progress=False
+    )
     found: saplab.Result = time_once(attack, times)
     bounds = {bound.strength: bound.accuracy for bound in found.verdict.robust}
     plain = plain_gradient(found)
@@ -149,8 +152,8 @@ def plain_gradient(found: saplab.Result) -> dict[float, Interval]:
 
 
 def accuracy(net: nn.Module, points: Tensor, labels: Tensor) -> Interval:
-    """Judge by 20 fresh passes."""
-    return mean_interval(correct(saplab.predict(net, points, passes=20, seed=99), labels), 1)
+    """Judge by fresh passes."""
+    return mean_interval(correct(saplab.predict(net, points, passes=PASSES, seed=99), labels), 1)
 
 
 def row(left: Left) -> str:
@@ -165,7 +168,7 @@ def print_table(
     met: Mapping[str, Contest], images: Tensor, labels: Tensor, strengths: Sequence[float]
 ) -> list[dict[str, Any]]:
     """Print the table row by row, and return its numbers."""
-    print(f"{len(images)} images; accuracy left, %, by 20 passes; processor seconds of all strengths together")
+    print(f"{len(images)} images; accuracy left, %, by {PASSES} passes; processor seconds of all strengths together")
     print(f"| {' | '.join(COLUMNS)} |\n|---|{'---:|' * 5}---|---:|---|")
     found = []
     for name, contest in met.items():

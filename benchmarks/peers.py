@@ -1,8 +1,8 @@
 """Attack networks with saplab, with other libraries and by hand, in one run; four tables, about an hour on one core.
 
     python benchmarks/peers.py [--undefended 100] [--hidden 50] [--networks NAME ...] [--strengths 2 8] [--outside FILE]
-        [--winners FILE] [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3] [--passes 20]
-        [--l2 0.5] [--l2-images 200] [--l2-steps 20] [--threads 1] [--json PATH]
+        [--winners FILE] [--images 64] [--steps 10] [--samples 5] [--lam 2] [--backward identity] [--rounds 3]
+        [--passes 20] [--l2 0.5] [--l2-images 200] [--l2-steps 20] [--threads 1] [--json PATH]
 
 1. The battery `standard` beside AutoAttack's standard version on networks without randomness (`undefended.py`).
 2. `standard` beside attacks by hand on networks that are random or hide their gradient (`hidden.py`).

@@ -252,12 +252,12 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
     That is the own gradient with the defence's backward rule and straight through it, twice as many steps, another
     loss, the undefended network's gradient, and a black box; for a network that saturates, the first and the loss by a
     relaxed gradient as well; for a mixture, the attack on its networks one by one. Where passes differ, one attack has
-    twice the samples; where they do not, the passes that averaging costs elsewhere go towards each of nine other
-    classes, which bounds accuracy most tightly. Where no gradient sees anything, the black box searches on.
+    twice the samples and averages over its steps too, by momentum; where they do not, the passes that averaging costs
+    elsewhere go towards each of nine other classes, which bounds accuracy most tightly. Where no gradient sees
+    anything, the black box searches on.
     """
     few, few_identity, relaxed = (_a_step(gradient, rule) for rule in ("mask", "identity", "relaxed"))
     dlr, relaxed_dlr = (replace(one, loss="dlr") for one in (few_identity, relaxed))
-    many = min(20, max(1, gradient.samples // 2))
     return (
         Attacker(RandomNoise()),
         Attacker(PGD(gradient=gradient, steps=20), "dense"),
@@ -265,17 +265,16 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         Attacker(PGD(gradient=few_identity, steps=20)),
         Attacker(PGD(gradient=few_identity, steps=40)),
         Attacker(APGD(gradient=dlr, steps=20)),
-        Attacker(PGD(gradient=replace(few_identity, samples=many), steps=40),
-                 only=Traits(random=True, saturated=False)),
+        Attacker(_averaging(gradient, "identity"), only=Traits(random=True, saturated=False)),
         Attacker(APGD(gradient=dlr, steps=100, targets=9), only=Traits(random=False, saturated=False)),
         Attacker(PGD(gradient=relaxed, steps=20), only=_SATURATED),
         Attacker(APGD(gradient=relaxed_dlr, steps=20), only=_SATURATED),
-        Attacker(PGD(gradient=replace(relaxed, samples=many), steps=40), only=Traits(random=True, saturated=True)),
+        Attacker(_averaging(gradient, "relaxed"), only=Traits(random=True, saturated=True)),
         Attacker(APGD(gradient=relaxed_dlr, steps=100, targets=9), only=Traits(random=False, saturated=True)),
         Attacker(ARC(), only=Traits(mixture=True)),
         Attacker(Square(queries=100, passes=few.samples)),
         Attacker(Square(queries=1000, passes=few.samples), only=Traits(blind=True)),
-    )  # fmt: skip
+    )
 
 
 def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
@@ -311,3 +310,12 @@ VERSIONS: Final = {"standard": "saplab-1"}  # of batteries by which numbers are 
 def _a_step(gradient: MonteCarlo, rule: Any) -> MonteCarlo:
     """Return the gradient of attacks of many steps: a quarter of the samples in each step, 1 to 10."""
     return replace(gradient, samples=min(10, max(1, gradient.samples // 4)), backward=rule)
+
+
+def _averaging(gradient: MonteCarlo, rule: Any) -> PGD:
+    """Return the attack whose every step averages most passes: twice those of the others, and what momentum keeps.
+
+    Noise of single passes is another in each step, so that a decaying sum of gradients averages it away for nothing.
+    """
+    twice = min(20, max(1, gradient.samples // 2))
+    return PGD(replace(gradient, samples=twice, backward=rule, loss="margin"), steps=40, momentum=0.9)
