@@ -273,7 +273,7 @@ def fitted(text: str, samples: int = 1, **traits: Any) -> list[str]:
 def test_a_battery_goes_by_what_a_network_is() -> None:
     plain, random = fitted("standard", 4), fitted("standard", 4, random=True)
     towards = "apgd:backward=identity,loss=dlr,targets=9"
-    sampled = "pgd:samples=2,backward=identity,loss=margin,steps=40,momentum=0.9"
+    sampled = "pgd:samples=2,backward=identity,loss=margin,steps=40,relative_step=0.15,momentum=0.9"
     assert (set(plain) - set(random), set(random) - set(plain)) == ({towards}, {sampled})
     saturated = {
         "pgd:backward=relaxed",
@@ -318,14 +318,15 @@ def test_a_battery_by_which_numbers_are_published_is_what_its_version_says() -> 
         for one in parse_attackers("standard", GRADIENT)
     ]
     assert VERSIONS["standard"] == "saplab-1"
+    averaging = "loss=margin,steps=40,relative_step=0.15,momentum=0.9"
     assert told == [
         "self noise", "dense pgd:samples=20", "self pgd:samples=5", "self pgd:samples=5,backward=identity",
         "self pgd:samples=5,backward=identity,steps=40", "self apgd:samples=5,backward=identity,loss=dlr,steps=20",
-        "self pgd:samples=10,backward=identity,loss=margin,steps=40,momentum=0.9 random=True saturated=False",
+        f"self pgd:samples=10,backward=identity,{averaging} random=True saturated=False",
         "self apgd:samples=5,backward=identity,loss=dlr,targets=9 random=False saturated=False",
         "self pgd:samples=5,backward=relaxed saturated=True",
         "self apgd:samples=5,backward=relaxed,loss=dlr,steps=20 saturated=True",
-        "self pgd:samples=10,backward=relaxed,loss=margin,steps=40,momentum=0.9 random=True saturated=True",
+        f"self pgd:samples=10,backward=relaxed,{averaging} random=True saturated=True",
         "self apgd:samples=5,backward=relaxed,loss=dlr,targets=9 random=False saturated=True", "self arc mixture=True",
         "self square:queries=100,passes=5", "self square:passes=5 blind=True",
     ]  # fmt: skip

@@ -315,7 +315,9 @@ def _a_step(gradient: MonteCarlo, rule: Any) -> MonteCarlo:
 def _averaging(gradient: MonteCarlo, rule: Any) -> PGD:
     """Return the attack whose every step averages most passes: twice those of the others, and what momentum keeps.
 
-    Noise of single passes is another in each step, so that a decaying sum of gradients averages it away for nothing.
+    Noise of single passes is another in each step, so that a decaying sum of gradients averages it away for nothing;
+    what turns round within such a sum needs longer steps to do so.
     """
     twice = min(20, max(1, gradient.samples // 2))
-    return PGD(replace(gradient, samples=twice, backward=rule, loss="margin"), steps=40, momentum=0.9)
+    along = replace(gradient, samples=twice, backward=rule, loss="margin")
+    return PGD(along, steps=40, relative_step=0.15, momentum=0.9)
