@@ -332,3 +332,40 @@ def test_where_memory_runs_out_halves_give_the_same(average: Any, net: nn.Module
 def test_memory_for_less_than_one_image_is_an_error(net: nn.Module, images: Tensor) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         MonteCarlo(4).estimate(Problem.of(defended(net, 0), images, LABELS))
+
+
+class ByPrecision(nn.Module):
+    """Right in float32, wrong in bfloat16; counts the rows of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = {True: 0, False: 0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = torch.is_autocast_enabled("cpu")
+        self.rows[low] += len(x)
+        z = x.flatten(1)[:, :2] * 1e-3
+        return z + torch.tensor([-1.0, 1.0] if low else [1.0, -1.0])
+
+
+def test_gradients_in_bfloat16_are_near_and_name_themselves(net: nn.Module, images: Tensor) -> None:
+    problem = Problem.of(net, images, torch.zeros(len(images), dtype=torch.int64))
+    fine, rough = (MonteCarlo(precision=p).estimate(problem).gradient.flatten(1) for p in ("float32", "bfloat16"))
+    assert not torch.equal(fine, rough)
+    assert torch.cosine_similarity(fine, rough).min() > 0.9
+    assert PGD(MonteCarlo(precision="bfloat16")).describe(False) == "PGD-20 bfloat16"
+    assert PGD(MonteCarlo(precision="bfloat16")).spec == "pgd:precision=bfloat16"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_only_the_gradient_s_precision_gets_wrong_is_not_lost(precision: Any) -> None:
+    torch.manual_seed(0)
+    net, images = ByPrecision().eval(), torch.rand(3, 1, 4, 4)
+    trust(net)
+    labels = torch.zeros(3, dtype=torch.int64)
+    net.rows = {True: 0, False: 0}
+    points = PGD(MonteCarlo(precision=precision), steps=4)(net, images, labels, eps=0.1, seed=1)
+    assert net.rows[True] == (12 if precision == "bfloat16" else 0)
+    started = PGD(MonteCarlo(precision=precision), steps=4)(net, images, 1 - labels, eps=0.1, seed=1)
+    assert torch.equal(started, images)  # what is wrong in float32 is lost before a step
+    assert not torch.equal(points, images)

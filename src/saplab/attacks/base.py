@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Final, Literal, Self, cast
 
 import torch
@@ -227,7 +227,10 @@ class GradientAttack(Attack):
             parts.append(f"of {gradient.average}")
         if not gradient.redraw:
             parts.append("by one draw")
-        return " ".join(parts + self._unusual("samples", "backward", "average", "loss", "redraw", "steps"))
+        if gradient.precision != "float32":
+            parts.append(gradient.precision)
+        hidden = [field.name for field in fields(gradient)]
+        return " ".join(parts + self._unusual("steps", *hidden))
 
     def _head(self) -> str:
         return self.title

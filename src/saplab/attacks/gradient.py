@@ -18,6 +18,7 @@ from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
 from saplab.defenses.prediction import BATCH
 from saplab.defenses.relaxed import relaxing
+from saplab.system.precision import PRECISIONS, Precision
 
 _LOG: Final = logging.getLogger("saplab")
 _told: Final[WeakSet[nn.Module]] = WeakSet()  # networks whose flat gradient has been told of
@@ -65,6 +66,9 @@ class MonteCarlo:
             function by its module and source, so it must be defined at the top of a module to be evaluated.
         redraw: whether each step of an attack sees fresh passes. Without, all its steps see the same ones, as in
             evaluations that draw once for a whole attack and so find what fools that draw, not the network.
+        precision: of the gradient's passes alone, ``float32`` (or what else the evaluation computes in) or
+            ``bfloat16``, which is faster on processors with instructions for it. Whatever judges a point, in an attack
+            too, keeps the evaluation's.
 
     Raises:
         ValueError: an unknown name, or `samples` < 1.
@@ -75,6 +79,7 @@ class MonteCarlo:
     average: Average = "loss"
     loss: LossName | Loss = "cross-entropy"
     redraw: bool = True
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -82,6 +87,7 @@ class MonteCarlo:
         for field, value, known in (
             ("backward", self.backward, GRADIENT_RULES),
             ("average", self.average, get_args(Average)),
+            ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise ValueError(f"`{field}` must be one of {', '.join(known)}, got {value!r}")
@@ -157,7 +163,7 @@ class MonteCarlo:
     def _batches(self, problem: Problem, first_sample: int) -> list[Passes]:
         fastest = _A_THREAD * torch.get_num_threads() if problem.images.device.type == "cpu" else BATCH
         size = problem.batch_size or fastest
-        return [Passes(batch, first_sample, self.backward, size) for batch in problem.split(size)]
+        return [Passes(batch, first_sample, self.backward, size, self.precision) for batch in problem.split(size)]
 
     def _of_losses(self, passes: Passes, budgets: Sequence[int]) -> Iterator[Estimate]:
         """Yield the mean of the losses' gradients at each budget."""

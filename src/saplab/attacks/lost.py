@@ -76,7 +76,7 @@ class Watch:
             look: number of the look, another one for each.
         """
         if not problem.random:
-            return score.lead > 0
+            return score.lead > 0 if gradient.precision == "float32" else _confirmed(problem, gradient, score)
         if score.samples == 1:
             return torch.zeros_like(score.lead, dtype=torch.bool)
         others = score.probs.masked_fill(F.one_hot(problem.labels, score.probs.shape[1]).bool(), -torch.inf)
@@ -98,6 +98,14 @@ class Watch:
         wanted = (self.asked[rows] * (self.asked[rows] + 1)).double() / ERROR
         found[which] = reaches(wanted, lambda some, done, passes: leads(which[some], done, passes))
         return found
+
+
+def _confirmed(problem: Problem, gradient: MonteCarlo, score: Score) -> Tensor:
+    """Return which examples are wrong, (n,): those that look so in the gradient's precision are asked in the usual."""
+    wrong = score.lead > 0
+    if bool(wrong.any()):
+        wrong[wrong.clone()] = gradient.score(problem.part(wrong.nonzero()[:, 0])).lead > 0
+    return wrong
 
 
 def reaches(wanted: Tensor, leads: Leads) -> Tensor:

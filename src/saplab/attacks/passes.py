@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from saplab.defenses.host import undrawn
 from saplab.defenses.parallel import Run, over_threads
 from saplab.defenses.prediction import logits
 from saplab.rng.streams import pass_streams, stream_key
+from saplab.system.precision import Precision, computing_in
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # logits (M, C), the rows (M,) of the batch -> what to differentiate
 
@@ -31,12 +32,14 @@ class Passes:
         first_sample: number of the first pass.
         rule: how the gradient passes a defence.
         batch_size: images times passes in one forward pass.
+        precision: of those with a gradient: that of the surroundings, or ``bfloat16``.
     """
 
     batch: Problem
     first_sample: int
     rule: GradientRule
     batch_size: int
+    precision: Precision = "float32"
 
     def _streams(self, samples: int) -> Iterator[tuple[int, Tensor]]:
         """Yield, for each stack of passes, their number k and the streams (k·N, 3)."""
@@ -59,8 +62,9 @@ class Passes:
 
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
             x = batch.images[rows].requires_grad_()
-            with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True):
+            with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True), self._computing(x):
                 z = self._logits(x)
+                z = z.float() if z.dtype == torch.bfloat16 else z
                 value = objective(z, rows)
                 gradient = self._gradient(value.sum(), x)
             return z.detach(), value.detach(), gradient
@@ -70,6 +74,9 @@ class Passes:
         rows = max(len(batch.images), min(self.batch_size, samples * len(batch.images)))
         most = rows_at_once(batch.adversary, batch.images, rows, lambda: run(first, streams))
         return self._run(samples, run, most)
+
+    def _computing(self, x: Tensor) -> AbstractContextManager[None]:
+        return nullcontext() if self.precision == "float32" else computing_in(self.precision, x.device)
 
     def _gradient(self, total: Tensor, x: Tensor) -> Tensor:
         """Return the gradient by the images; where none can reach them it is 0 if that is noted, else an error."""
