@@ -20,6 +20,7 @@ def test_every_public_name_is_in_the_reference_once():
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
     pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    pages |= {f"notebooks/{path.stem}.md" for path in (DOCS / "notebooks").glob("*.ipynb")}  # docs/site/notebooks.py
     elsewhere = {page for page in pages if page.endswith("/results.md") or page.startswith("benchmark/cards/")}
     assert pages - listed - elsewhere == set()
     assert listed <= pages
