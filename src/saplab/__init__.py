@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from saplab.runs.engines import register_engine as register_engine
     from saplab.system.registry import register as register
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES: dict[str, str] = {
     **dict.fromkeys(
@@ -99,7 +99,11 @@ if not TYPE_CHECKING:  # else type checkers would take any name for a public one
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
-            raise AttributeError(f"module 'saplab' has no attribute {name!r}")
+            from saplab.system.words import meant
+
+            near = "" if name.startswith("_") else meant(name, __all__)
+            hint = f"; did you mean saplab.{near}?" if near else ""
+            raise AttributeError(f"module 'saplab' has no attribute {name!r}{hint}")
         return getattr(import_module(_HOMES[name]), name)
 
 
