@@ -4,6 +4,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import markupsafe
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from synthetic import HOSTILE, fill, make_curve, make_request, make_result
 
 from saplab.attacks import strength_of
-from saplab.evaluation.report import write_report
+from saplab.evaluation.report import drawn, write_report
 from saplab.evaluation.rows import summarise
 from saplab.metrics import accuracy, single_pass_accuracy
 from saplab.paper.report import write_study
@@ -214,3 +215,11 @@ def test_no_code_of_the_page_loads_anything(page, pattern):
 
 def test_page_forbids_itself_to_load_anything(page):
     assert "default-src 'none'" in page
+
+
+def test_the_attack_that_decides_is_drawn_at_first():
+    rows = [SimpleNamespace(curve=f"attack {k}", across=k == 7) for k in range(9)]
+    summary = SimpleNamespace(images=[row for row in rows for _ in range(2)], shown=("attack 8", "attack 1"))
+    findings = SimpleNamespace(verdict=SimpleNamespace(headline=SimpleNamespace(attack="attack 5")))
+    assert drawn(summary, findings) == ("attack 1", "attack 5", "attack 8")
+    assert drawn(summary, None) == ("attack 1", "attack 8")

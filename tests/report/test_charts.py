@@ -137,6 +137,12 @@ def test_each_of_many_curves_looks_different():
     assert len({(colour, shape) for _, colour, shape in swatches(many)}) == 30
 
 
+def test_nine_curves_have_nine_colours():
+    many = [record(f"curve {k}") for k in range(9)]
+    assert len({colour for _, colour, _ in swatches(many)}) == 9
+    assert len(PAPER.curves) == len(DARK.curves) == len(set(PAPER.curves)) == len(set(DARK.curves)) == 10
+
+
 def test_each_strength_of_a_sweep_is_told_apart_by_colour_and_shape():
     strengths = (0, 1, 2, 4, 8, 16, 32, 64)
     points = [

@@ -1,7 +1,7 @@
 """The report of a run: an offline page, the charts as files, and the numbers as CSV and Parquet."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,8 +50,9 @@ def write_report(
     Raises:
         ValueError: no cell is stored yet.
     """
-    summary, folder = summarise(store), Path(folder)
-    findings = find(store)
+    findings, folder = find(store), Path(folder)
+    summary = summarise(store)
+    summary = replace(summary, shown=drawn(summary, findings))
     title = title or store.request.title
     records = [row.record() for row in summary.rows]
     contents = {"report.html": render_page(store, summary, findings, title, advice).encode(),
@@ -69,6 +70,13 @@ def write_report(
 def chart_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows as `accuracy_chart` takes them, at the numbers that people read for radii."""
     return [{**row.record(), "strength": row.strength, "across": row.across} for row in rows]
+
+
+def drawn(summary: Summary, findings: Findings | None) -> tuple[str, ...]:
+    """Return the labels of the curves that a chart draws at first: the telling ones, and the attack that decides."""
+    deciding = findings.verdict.headline.attack if findings else ""
+    labels = dict.fromkeys(row.curve for row in summary.images if not row.across)
+    return tuple(label for label in labels if label in summary.shown or label == deciding)
 
 
 def threat_of(rows: Sequence[Row]) -> ThreatModel:

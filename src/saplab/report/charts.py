@@ -21,6 +21,7 @@ SHAPES = (  # SVG paths in a box from -1 to 1, for the chart and for the page's 
     "M0,-1L1,.8H-1Z",
     "M0,-1.1L1.1,0L0,1.1L-1.1,0Z",
     "M0,1L1,-.8H-1Z",
+    "M-.4,-1H.4V-.4H1V.4H.4V1H-.4V.4H-1V-.4H-.4Z",
 )
 
 
@@ -34,12 +35,18 @@ class Theme:
     curves: tuple[str, ...]
 
 
-# Okabe & Ito's colour-blind-safe palette, darkened to at least 3:1 against white.
-PAPER = Theme("#1f2328", "#d9dee3", "#ffffff", ("#0072b2", "#d55e00", "#00805c", "#a64d87", "#8a6d00", "#555b61"))
+# Okabe & Ito's colour-blind-safe palette, darkened to at least 3:1 against white, and four more for long legends.
+PAPER = Theme(
+    "#1f2328", "#d9dee3", "#ffffff",
+    ("#0072b2", "#d55e00", "#00805c", "#a64d87", "#8a6d00", "#555b61", "#4b3fd1", "#a3123a", "#5fa01e", "#009db0"),
+)  # fmt: skip
 # The page's colours on a dark ground: the same hues, lightened to at least 4.5:1.
-DARK = Theme("#e6e9ec", "#3a4047", "#16191d", ("#58a6e0", "#ff8f4d", "#2fc294", "#e08fc2", "#d9b832", "#b3bac2"))
+DARK = Theme(
+    "#e6e9ec", "#3a4047", "#16191d",
+    ("#58a6e0", "#ff8f4d", "#2fc294", "#e08fc2", "#d9b832", "#b3bac2", "#a79cff", "#ff6f86", "#a6e05c", "#5fe0ee"),
+)  # fmt: skip
 # The page sets these CSS variables for light, dark and print.
-PAGE = Theme("var(--ink)", "var(--grid)", "transparent", tuple(f"var(--curve-{k})" for k in range(6)))
+PAGE = Theme("var(--ink)", "var(--grid)", "transparent", tuple(f"var(--curve-{k})" for k in range(len(PAPER.curves))))
 
 
 def accuracy_chart(

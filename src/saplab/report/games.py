@@ -15,7 +15,8 @@ def points_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
     if not records:
         raise ValueError("`records` must hold at least one row, got none")
     games, agents = (list(dict.fromkeys(record[name] for record in records)) for name in ("game", "agent"))
-    legend = alt.Legend(title=None, orient="bottom", columns=2, labelLimit=320, symbolOpacity=1)
+    alone = len(games) == 1
+    legend = alt.Legend(title=None, orient="bottom", columns=1 if alone else 2, labelLimit=480, symbolOpacity=1)
     strengths = sorted({record["strength"] for record in records})
     axis = alt.Axis(values=strengths, labelExpr="toString(datum.value)")
     scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False, padding=6)
@@ -29,7 +30,7 @@ def points_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
     dots = base.mark_point(filled=True, size=60, opacity=1)
     dots = dots.encode(y=points, shape=alt.Shape("agent:N", scale=in_turn(SHAPES, agents), legend=legend))
     header = alt.Header(title=None, labelColor=theme.ink, labelFontSize=13, labelFontWeight="bold")
-    layers = alt.layer(bars, lines, dots).properties(width=210, height=150)
+    layers = alt.layer(bars, lines, dots).properties(width=480 if alone else 210, height=280 if alone else 150)
     data = alt.Data(values=list(records))
     panels = layers.facet(alt.Facet("game:N", sort=games, header=header), columns=3, data=data)
     panels = panels.properties(bounds="flush", spacing={"row": 90, "column": 80})

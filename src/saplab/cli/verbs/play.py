@@ -35,7 +35,9 @@ def play(
     attack: options.Attack = "fgsm",
     adversary: options.Adversary = "self",
     lambdas: options.Lambda = _STRENGTHS,
-    eps: options.Eps = "",
+    eps: Annotated[
+        str, option(options.ATTACK, "The same in the unit of [0, 1] images, such as 2/255,8/255.", "--eps")
+    ] = "",
     newest_frame: Annotated[bool, option(options.ATTACK, "Attack the newest frame only, not the whole stack.")] = False,
     samples: options.Samples = 10,
     backward: options.Backward = "mask",
@@ -67,7 +69,7 @@ def play(
     from saplab.cli.results import tell_what_is_missing
     from saplab.defenses import parse_defenses
     from saplab.evaluation.evaluate import Job
-    from saplab.evaluation.rows import summarise
+    from saplab.evaluation.games import write_games
     from saplab.evaluation.text import rows_text
     from saplab.models.identity import network_digest
     from saplab.rl.agents import load_agent
@@ -100,10 +102,12 @@ def play(
     job = Job(Request(f"{rom}: points under attack", curves, command_line()), games, place.engine)
     store = open_store(job, out, console)
     complete = fill(job, store, console)
-    summary = summarise(store)
-    rows = summary.rows
+    report = write_games(store)
+    summary, rows = report.summary, report.summary.rows
     tell_what_is_missing(summary, console)
     console.say(rows_text(rows))
+    if report.files:
+        console.say(f"\nReport: {report.files[0]}")
     if video is not None:
         _film(video, curves[-1], games, console)
     if as_json:

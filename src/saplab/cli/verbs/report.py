@@ -7,22 +7,23 @@ import typer
 
 from saplab.cli import options
 from saplab.cli.console import Console
+from saplab.cli.options import option
 
 
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, finished or not.")],
-    title: Annotated[str, typer.Option(help="Heading; by default the run's own.")] = "",
+    title: Annotated[str, option(options.OUTPUT, "Heading; by default the run's own.")] = "",
     as_json: options.Json = False,
 ) -> None:
     """Make a run's page and figures again.
 
-    Writes report.html, the numbers as CSV and Parquet, and the charts into the run's folder, and shows the table; of
-    games that are no study, shows the table alone. Ends with exit code 1 where a stored cell is damaged.
+    Writes report.html, the numbers as CSV and Parquet, and the charts into the run's folder, and shows the table. Ends
+    with exit code 1 where a stored cell is damaged.
     """
     from saplab.cli.advice import in_options
     from saplab.cli.results import record_of, show_report, show_study, tell_what_is_missing
+    from saplab.evaluation.games import write_games
     from saplab.evaluation.report import write_report
-    from saplab.evaluation.rows import summarise
     from saplab.evaluation.text import rows_text
     from saplab.paper.report import write_study
     from saplab.paper.study import is_study
@@ -37,11 +38,14 @@ def report(
         show_study(study, console)
         summary = study.summary
     elif store.request.shareable:
-        summary = summarise(store)
+        played = write_games(store, title)
+        summary = played.summary
         tell_what_is_missing(summary, console)
         console.say(rows_text(summary.rows))
+        console.say("\n" + "\n".join(map(str, played.files)))
         if as_json:
-            console.emit_json({"rows": [row.record() for row in summary.rows]})
+            rows, files = [row.record() for row in summary.rows], list(map(str, played.files))
+            console.emit_json({"rows": rows, "files": files})
     else:
         written = write_report(store, run_dir, title, in_options)
         summary = written.summary
