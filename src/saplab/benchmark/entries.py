@@ -10,6 +10,7 @@ from torch import nn
 from saplab.benchmark.methods import METHODS, Claim, Method
 from saplab.defenses import Mixture, defend, parse_defenses
 from saplab.models.zoo import PACKAGED, load_model
+from saplab.system.words import did_you_mean
 
 _BASE: Final = "preact-resnet20"
 
@@ -153,5 +154,7 @@ def chosen(names: tuple[str, ...]) -> tuple[Entry, ...]:
         elif name in ENTRIES:
             found[name] = ENTRIES[name]
         else:
-            raise ValueError(f"`names` must be among {', '.join(ENTRIES)}, or all, got {name!r}")
+            raise ValueError(
+                f"`names` must be among {', '.join(ENTRIES)}, or all, got {name!r}{did_you_mean(name, ENTRIES)}"
+            )
     return tuple(found.values())

@@ -37,9 +37,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from saplab import __version__
 
-        typer.echo(f"saplab {version('saplab')}")
+        typer.echo(f"saplab {__version__}")
         raise typer.Exit
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,7 +39,7 @@ def open_store(job: "Job", folder: Path, console: "Console") -> "Store":
 
 def fill(job: "Job", store: "Store", console: "Console") -> bool:
     """Compute what a store lacks, and return whether nothing failed; exit with code 1 if the store stays empty."""
-    failed = job.run(store, console.progress)
+    failed = job.run(store, console.progress, console.note)
     for failure in failed[:_MOST_FAILURES]:
         first = failure.group[0]
         where = f"{first.ranges} {first.start}..{first.stop}"
@@ -56,6 +55,7 @@ def fill(job: "Job", store: "Store", console: "Console") -> bool:
 
 def show_plan(job: "Job", console: "Console") -> None:
     """Show what a job would compute: curves, network passes, and the longest time that they may take here."""
+    from saplab.evaluation.budget import budget_of
     from saplab.runs import groups_of
 
     job.inputs.rehearse(job.request.cells)
@@ -64,38 +64,9 @@ def show_plan(job: "Job", console: "Console") -> None:
     console.say(f"{curves}, {cells} in {counted(len(todo), 'group')} of shared images:")
     for curve in job.request.curves:
         console.say(f"  {curve.label}")
-    forward, backward = (sum(parts) for parts in zip(*map(_cost, todo), strict=True))
-    console.say(f"at most {forward:,} forward and {backward:,} backward passes of one image through the network")
-    minutes = (forward + 2 * backward) / _passes_per_second(job) / 60
-    where = "in one process at the speed just measured"
-    console.say(f"at most about {minutes:.1f} minutes {where}; images lost early take less")
-
-
-def _cost(group: Any) -> tuple[int, int]:
-    """Return the most forward and backward passes of a group of cells of images."""
-    most, images = max(group, key=lambda cell: cell.crafting), group[0].stop - group[0].start
-    crafting = most.attack.cost(most.attacked_eps)
-    predictions = sum(cell.passes * len(cell.eps) for cell in group)
-    return images * (crafting.forward + predictions), images * crafting.backward
-
-
-def _passes_per_second(job: "Job") -> float:
-    """Time the heaviest network of the job, forward; a backward pass counts as two."""
-    import torch
-
-    from saplab.defenses import predict
-    from saplab.runs.networks import network_of
-
-    networks = {curve.first.defender for curve in job.request.curves}
-    model = network_of(max(networks, key=lambda network: len(network.defenses)), job.inputs.models)
-    images = job.inputs.data.images[:64].to(job.inputs.device)
-    seconds = []
-    with torch.no_grad():
-        for passes in (1, 2, 2):
-            begin = time.perf_counter()
-            predict(model, images, passes)
-            seconds.append((time.perf_counter() - begin) / passes)
-    return len(images) / min(seconds)
+    budget = budget_of(cast("Any", job.request.cells), job.inputs)
+    console.say(budget.passes)
+    console.say(budget.time)
 
 
 def default_folder(verb: str, request: "Request") -> Path:

@@ -1,5 +1,6 @@
 """Options that several verbs share, and what their texts mean."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,15 +27,15 @@ def option(group: str, text: str, *names: str) -> Any:
 
 
 NETWORK, DATA, DEFENCE, ATTACK = "The network", "The data", "The defence", "The attack"
-NOISE, JUDGING, MACHINE, OUTPUT = "The noise", "The judging", "The machine", "The output"
+NOISE, TRAINING, JUDGING, MACHINE, OUTPUT = "The noise", "The training", "The judging", "The machine", "The output"
 
 MODEL = (
     "A network of the package, an architecture with --weights, torchvision:NAME, timm:NAME, or package.module:factory."
 )
 _ATTACKS = (
     "A battery (quick, standard, paper, adaptive), or attacks joined by +: noise, fgsm, iterative, pgd, apgd, square,"
-    " or package.module:Class(…), each with settings of its own where wanted"
-    " (pgd:steps=40,samples=10,backward=identity,adversary=dense,lambda=64)."
+    " or package.module:Class(…), each with settings of its own where wanted: pgd:steps=40,backward=identity or"
+    " fgsm:samples=10,adversary=dense."
 )
 _ADVERSARY = "Whose gradient: self (the defended network) or dense (the same without its defence)."
 
@@ -93,22 +94,34 @@ Json = Annotated[bool, option(OUTPUT, "Write the result as JSON to stdout.", "--
 DryRun = Annotated[bool, option(OUTPUT, "Show what would be computed, and what it costs, and no more.", "--dry-run")]
 
 
+_OTHER = "Other options"
+
+
 class Grouped(TyperCommand):
     """A command whose help shows its options in groups."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, and the options with a heading for each group."""
-        records = [(_group_of(parameter), parameter.get_help_record(ctx)) for parameter in self.get_params(ctx)]
-        for group in ("Arguments", "Options", NETWORK, DATA, DEFENCE, ATTACK, NOISE, JUDGING, MACHINE, OUTPUT):
-            if own := [record for name, record in records if name == group and record]:
+        found: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                found.setdefault(_group_of(parameter), []).append((_one_type(record[0]), record[1]))
+        last = (NETWORK, DATA, DEFENCE, ATTACK, NOISE, TRAINING, JUDGING, MACHINE, OUTPUT, _OTHER)
+        for group in sorted(found, key=lambda group: last.index(group) if group in last else -1):
+            if found[group]:
                 with formatter.section(group):
-                    formatter.write_dl(own)
+                    formatter.write_dl(found[group])
 
 
 def _group_of(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return "Arguments"
-    return getattr(parameter, "rich_help_panel", None) or "Options"
+    return getattr(parameter, "rich_help_panel", None) or _OTHER
+
+
+def _one_type(words: str) -> str:
+    """Return an option's names with the type of one value: people give it once or several times."""
+    return re.sub(r"<list\[(\w+)\]>", lambda found: f"<{found[1].lower()}>", words)
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ def radii(lambdas: str, eps: str, usual: str, threat: "ThreatModel | None" = Non
     if eps:
         found = parse_radii(eps)
         if threat.in_steps and max(found) > 1:
-            raise ValueError(f"`eps` must be within [0, 1], got {eps}")
+            raise ValueError(f"`eps` must be within [0, 1], got {eps}; for pixel steps of 0..255 write --lambda {eps}")
         return found
     if threat.in_steps:
         return radii_of(parse_strengths(lambdas))

@@ -9,6 +9,7 @@ from saplab.models.zoo import load_model
 from saplab.paper.figures import figures
 from saplab.paper.plan import study_models
 from saplab.paper.study import PRESETS, Figure, Preset, read_study, split_model
+from saplab.system.words import did_you_mean
 
 TABLES = ("table1", "table1-beyond")
 
@@ -49,8 +50,9 @@ def choose(names: Sequence[str], preset: str, outside: str = "") -> Choice:
         elif name in known or name in groups:
             add(name, {member: known[member] for member in groups.get(name, [name])})
         elif name not in TABLES:
-            every = ", ".join([*groups, *known, *TABLES])
-            raise ValueError(f"`name` must be one of {every} or a .toml file, got {name!r}")
+            every = [*groups, *known, *TABLES]
+            wanted = f"`name` must be one of {', '.join(every)} or a .toml file, got {name!r}"
+            raise ValueError(wanted + did_you_mean(name, every))
     named = [table for table in reversed(TABLES) if table in names]
     table = named[0] if named else TABLES[0] if {*names} & {*groups} else ""
     return Choice(tuple(found.values()), PRESETS[preset], table, bool(named))

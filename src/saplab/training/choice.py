@@ -7,6 +7,7 @@ from typing import Any
 from saplab.defenses import Dropout, parse_defenses
 from saplab.models.zoo import ARCHITECTURES
 from saplab.system.precision import PRECISIONS
+from saplab.system.words import did_you_mean
 from saplab.training.objectives import Noisy
 from saplab.training.recipes import Recipe, find_recipe
 
@@ -50,7 +51,8 @@ class Choice:
         """Return the recipe with what was chosen otherwise; ValueError for a name or choice that does not fit."""
         recipe = find_recipe(self.recipe, self.preset)
         if self.network not in (None, *ARCHITECTURES):
-            raise ValueError(f"`network` must be one of {', '.join(ARCHITECTURES)}, got {self.network!r}")
+            wanted = f"`network` must be one of {', '.join(ARCHITECTURES)}, got {self.network!r}"
+            raise ValueError(wanted + did_you_mean(str(self.network), ARCHITECTURES))
         if self.rate is not None and self.recipe != "dropout":
             raise ValueError(f"`rate` belongs to the recipe 'dropout', got it for {self.recipe!r}")
         if self.std is not None and self.recipe != "gaussian":

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from saplab.defenses import Defense, Dropout
 from saplab.system.precision import Precision
+from saplab.system.words import did_you_mean
 from saplab.training.objectives import (
     Aligned,
     CrossEntropy,
@@ -195,6 +196,6 @@ def find_recipe(name: str, preset: str) -> Recipe:
         return RECIPES[name, preset]
     names = sorted({known for known, _ in RECIPES})
     if name not in names:
-        raise ValueError(f"`recipe` must be one of {', '.join(names)}, got {name!r}")
+        raise ValueError(f"`recipe` must be one of {', '.join(names)}, got {name!r}{did_you_mean(name, names)}")
     presets = sorted(known for other, known in RECIPES if other == name)
     raise ValueError(f"`preset` must be one of {', '.join(presets)} for recipe {name!r}, got {preset!r}")

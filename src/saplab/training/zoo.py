@@ -11,6 +11,7 @@ from saplab.attacks import PGD, eps_of
 from saplab.data.dataset import Records
 from saplab.data.sample import read_sample
 from saplab.models.packaged import CLEAN, Measured
+from saplab.system.words import did_you_mean
 from saplab.training.choice import Choice
 from saplab.training.place import Place
 from saplab.training.recipes import FIG_2_RATES, SMOOTHING_STDS
@@ -40,7 +41,9 @@ def choose(preset: str, only: str | None) -> dict[str, Choice]:
         **{f"{base}-{name}": Choice(name, preset) for name in ("lwta", "pni", "rpf", "rse", "wca", "rna", "bat")},
     }
     if only is not None and only not in known:
-        raise ValueError(f"`only` must be one of {', '.join(known)} for preset {preset!r}, got {only!r}")
+        raise ValueError(
+            f"`only` must be one of {', '.join(known)} for preset {preset!r}, got {only!r}{did_you_mean(only, known)}"
+        )
     return known if only is None else {only: known[only]}
 
 

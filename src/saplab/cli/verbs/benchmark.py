@@ -23,7 +23,7 @@ _ENTRY = "The entry"
 
 def benchmark(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="Entries, or all; without any they are listed.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Entries, or all; without any they are listed.")
     ] = None,
     tier: Annotated[str, option(_ENTRY, "small (two CPU cores) or full (one GPU).")] = "small",
     model: Annotated[str, option(_ENTRY, f"For an entry of one's own: {options.MODEL}")] = "",

@@ -38,17 +38,17 @@ def certify(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Prove radii by randomised smoothing (Cohen et al. 2019).
+    """Prove radii by randomised smoothing.
 
-    Under Gaussian noise on its input, in the Euclidean norm; certified accuracy against radius, and with --attack what
-    attacks leave of the same vote, between which the truth lies.
+    That is, of a network under Gaussian noise on its input (Cohen et al. 2019), in the Euclidean norm; certified
+    accuracy against radius, and with --attack what attacks leave of the same vote, between which the truth lies.
     """
     from saplab.attacks import MonteCarlo, ThreatModel, parse_attackers
     from saplab.data.load import load_data
     from saplab.defenses import GaussianNoise, defend
     from saplab.evaluation.certificates import certify as certified
     from saplab.evaluation.evaluate import planned
-    from saplab.evaluation.progress import shown
+    from saplab.system.progress import shown
 
     console = Console(as_json)
     place = options.ready_place(device, threads)

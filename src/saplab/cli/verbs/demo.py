@@ -3,17 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Final
 
-import typer
-
 from saplab.cli import options
 from saplab.cli.console import Console
+from saplab.cli.options import option
 
 _BATCH: Final = 100  # images that are computed, and saved, together
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder, with the report.")] = Path("saplab-demo"),
-    images: Annotated[int, typer.Option(help="How many of the package's 1,000 images.")] = 200,
+    out: Annotated[Path, option(options.OUTPUT, "Run folder, with the report.")] = Path("saplab-demo"),
+    images: Annotated[int, option(options.DATA, "How many of the package's 1,000 images.")] = 200,
     as_json: options.Json = False,
 ) -> None:
     """Show what SAP does for a network under attack.

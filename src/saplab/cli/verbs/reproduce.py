@@ -26,7 +26,7 @@ _MOST_NAMES = 6  # in a title
 
 
 def reproduce(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help=NAMES)],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help=NAMES)],
     preset: Annotated[
         str, option(options.JUDGING, "smoke (minutes), small (hours on two cores) or paper (a GPU).")
     ] = "small",
@@ -50,7 +50,7 @@ def reproduce(
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compute figures of the paper, or its Table 1, and judge its claims.
+    """Compute the paper's figures and Table 1; judge its claims.
 
     Writes a page with every figure beside the paper's numbers, figures/ as SVG and PDF, and the numbers as CSV and
     Parquet.

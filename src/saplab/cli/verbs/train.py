@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saplab.cli import options
+from saplab.cli.options import option
 from saplab.cli.training import tell, watch
 
 if TYPE_CHECKING:
@@ -49,26 +50,32 @@ class Job:
 
 def train(
     recipe: Annotated[str, typer.Argument(help="dense, dropout, fast, pni, …; --list prints them all.")] = "",
-    data: Annotated[str, typer.Option(help="cifar10:DIR, an .npz file, or a folder of pictures by class.")] = "",
-    test: Annotated[str, typer.Option(help="Test images, like --data; cifar10:DIR has its own.")] = "",
-    validation: Annotated[int | None, typer.Option(help="Hold so many training images out, and test on them.")] = None,
-    image_size: Annotated[int, typer.Option(help="Pixels a side that a folder's pictures are brought to.")] = 32,
-    preset: Annotated[str, typer.Option(help="paper, small (two CPU cores, an hour or two) or smoke.")] = "small",
-    out: Annotated[Path | None, typer.Option(help="Folder for the run; by default one of runs/train.")] = None,
-    seed: Annotated[int, typer.Option(help="Of first weights, shuffles, crops, flips, starts and draws.")] = 0,
-    network: Annotated[str | None, typer.Option(help="An architecture, instead of the recipe's.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Of dropout; the recipe's own is 0.1.")] = None,
-    std: Annotated[float | None, typer.Option(help="Of gaussian's noise on images; its own is 0.25.")] = None,
-    defense: Annotated[str, typer.Option(help="Train through it, such as sap:100; fresh draws in every pass.")] = "",
-    epochs: Annotated[int | None, typer.Option(help="Instead of the preset's.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images in a step, instead of the preset's.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16, instead of the preset's.")] = None,
+    data: Annotated[str, option(options.DATA, "cifar10:DIR, an .npz file, or a folder of pictures by class.")] = "",
+    test: Annotated[str, option(options.DATA, "Test images, like --data; cifar10:DIR has its own.")] = "",
+    validation: Annotated[
+        int | None, option(options.DATA, "Hold so many training images out, and test on them.")
+    ] = None,
+    image_size: Annotated[int, option(options.DATA, "Pixels a side that a folder's pictures are brought to.")] = 32,
+    preset: Annotated[
+        str, option(options.TRAINING, "paper, small (two CPU cores, an hour or two) or smoke.")
+    ] = "small",
+    out: Annotated[Path | None, option(options.OUTPUT, "Folder for the run; by default one of runs/train.")] = None,
+    seed: Annotated[int, option(options.TRAINING, "Of first weights, shuffles, crops, flips, starts and draws.")] = 0,
+    network: Annotated[str | None, option(options.NETWORK, "An architecture, instead of the recipe's.")] = None,
+    rate: Annotated[float | None, option(options.TRAINING, "Of dropout; the recipe's own is 0.1.")] = None,
+    std: Annotated[float | None, option(options.TRAINING, "Of gaussian's noise on images; its own is 0.25.")] = None,
+    defense: Annotated[
+        str, option(options.DEFENCE, "Train through it, such as sap:100; fresh draws in every pass.")
+    ] = "",
+    epochs: Annotated[int | None, option(options.TRAINING, "Instead of the preset's.")] = None,
+    batch: Annotated[int | None, option(options.TRAINING, "Images in a step, instead of the preset's.")] = None,
+    precision: Annotated[str | None, option(options.MACHINE, "float32 or bfloat16, instead of the preset's.")] = None,
     threads: options.Threads = None,
-    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
+    device: Annotated[str, option(options.MACHINE, "auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
+    compiled: Annotated[bool, option(options.MACHINE, "Run the network through torch.compile.", "--compile")] = False,
+    tensorboard: Annotated[bool, option(options.OUTPUT, "Write OUT/tensorboard as well.", "--tensorboard")] = False,
     as_json: options.Json = False,
-    listed: Annotated[bool, typer.Option("--list", help="Print the recipes, and train nothing.")] = False,
+    listed: Annotated[bool, option(options.OUTPUT, "Print the recipes, and train nothing.", "--list")] = False,
 ) -> None:
     """Train a network by a recipe.
 

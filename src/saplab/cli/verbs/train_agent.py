@@ -29,25 +29,43 @@ _TRAINING_SEED = 1_000_000  # of the games that are scored during training, apar
 
 def train_agent(
     game: Annotated[str, typer.Argument(help=GAME)],
-    preset: Annotated[str, typer.Option(help="paper, small (one CPU core), gpu or smoke.")] = "small",
-    out: Annotated[Path | None, typer.Option(help="Folder for the run; by default runs/agents/GAME-PRESET.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first weights, the games, random actions and samples.")] = 0,
+    preset: Annotated[str, options.option(options.TRAINING, "paper, small (one CPU core), gpu or smoke.")] = "small",
+    out: Annotated[
+        Path | None, options.option(options.OUTPUT, "Folder for the run; by default runs/agents/GAME-PRESET.")
+    ] = None,
+    seed: Annotated[
+        int, options.option(options.TRAINING, "Of the first weights, the games, random actions and samples.")
+    ] = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Agent steps, instead of the preset's; may be changed to end a run elsewhere.")
+        int | None,
+        options.option(
+            options.TRAINING, "Agent steps, instead of the preset's; may be changed to end a run elsewhere."
+        ),
     ] = None,
     reward_scale: Annotated[
-        float, typer.Option(help="Points that count as a reward of 1, where rewards are clipped (Bowling: 10).")
+        float,
+        options.option(
+            options.TRAINING, "Points that count as a reward of 1, where rewards are clipped (Bowling: 10)."
+        ),
     ] = 1.0,
     n_step: Annotated[
-        int | None, typer.Option(help="Rewards summed before a return bootstraps, instead of the preset's.")
+        int | None,
+        options.option(options.TRAINING, "Rewards summed before a return bootstraps, instead of the preset's."),
     ] = None,
-    sticky: Annotated[float, typer.Option(help="Chance that the emulator repeats the previous action.")] = 0.0,
-    episodes: Annotated[int, typer.Option(help="Full games for the final score, and for that of random play.")] = 30,
-    threads: Annotated[int | None, typer.Option(help="PyTorch's and the emulators' threads.")] = None,
+    sticky: Annotated[
+        float, options.option(options.DATA, "Chance that the emulator repeats the previous action.")
+    ] = 0.0,
+    episodes: Annotated[
+        int, options.option(options.JUDGING, "Full games for the final score, and for that of random play.")
+    ] = 30,
+    threads: Annotated[int | None, options.option(options.MACHINE, "PyTorch's and the emulators' threads.")] = None,
     device: Annotated[
-        str, typer.Option(help="Where the network learns: cpu, cuda, …; auto takes a GPU where there is one.")
+        str,
+        options.option(options.MACHINE, "Where the network learns: cpu, cuda, …; auto takes a GPU where there is one."),
     ] = "cpu",
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write OUT/tensorboard as well.")] = False,
+    tensorboard: Annotated[
+        bool, options.option(options.OUTPUT, "Write OUT/tensorboard as well.", "--tensorboard")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Train an agent for an Atari game by Double DQN.

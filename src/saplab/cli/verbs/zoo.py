@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saplab.cli import options
+from saplab.cli.options import option
 from saplab.cli.training import tell
 from saplab.cli.verbs.train import Job, run
-from saplab.system.words import counted
+from saplab.system.words import counted, did_you_mean
 
 if TYPE_CHECKING:
     from saplab.data.dataset import Records
@@ -22,17 +23,25 @@ _DIFFERS = 1
 
 
 def zoo(
-    only: Annotated[str | None, typer.Option(help="One network, by name, instead of all.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Measure again, and compare with the stored numbers.")] = False,
-    train: Annotated[bool, typer.Option("--train", help="Train, measure, and write each network's files.")] = False,
-    data: Annotated[str, typer.Option(help="cifar10:DIR; --check measures less without, --train needs it.")] = "",
-    preset: Annotated[str, typer.Option(help="For --train: paper, small or smoke.")] = "small",
-    out: Annotated[Path, typer.Option(help="For --train: a folder for the runs, one each.")] = Path("runs/train"),
-    into: Annotated[Path | None, typer.Option(help="For --train: where the files go; by default OUT/zoo.")] = None,
-    precision: Annotated[str | None, typer.Option(help="For --train: instead of the preset's, as in train.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="For --train: attack all test images, not the sample.")] = False,
+    only: Annotated[str | None, option(options.NETWORK, "One network, by name, instead of all.")] = None,
+    check: Annotated[
+        bool, option(options.JUDGING, "Measure again, and compare with the stored numbers.", "--check")
+    ] = False,
+    train: Annotated[
+        bool, option(options.TRAINING, "Train, measure, and write each network's files.", "--train")
+    ] = False,
+    data: Annotated[str, option(options.DATA, "cifar10:DIR; --check measures less without, --train needs it.")] = "",
+    preset: Annotated[str, option(options.TRAINING, "For --train: paper, small or smoke.")] = "small",
+    out: Annotated[Path, option(options.OUTPUT, "For --train: a folder for the runs, one each.")] = Path("runs/train"),
+    into: Annotated[Path | None, option(options.OUTPUT, "For --train: where the files go; by default OUT/zoo.")] = None,
+    precision: Annotated[
+        str | None, option(options.MACHINE, "For --train: instead of the preset's, as in train.")
+    ] = None,
+    full: Annotated[
+        bool, option(options.TRAINING, "For --train: attack all test images, not the sample.", "--full")
+    ] = False,
     threads: options.Threads = None,
-    device: Annotated[str, typer.Option(help="For --train: auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, option(options.MACHINE, "For --train: auto, cpu, cuda or cuda:N.")] = "auto",
     as_json: options.Json = False,
 ) -> None:
     """List the networks of the package, or train them.
@@ -58,7 +67,7 @@ def _chosen(only: str | None) -> "Mapping[str, Packaged]":
     from saplab.models.zoo import PACKAGED
 
     if only is not None and only not in PACKAGED:
-        raise ValueError(f"`only` must be one of {', '.join(PACKAGED)}, got {only!r}")
+        raise ValueError(f"`only` must be one of {', '.join(PACKAGED)}, got {only!r}{did_you_mean(only, PACKAGED)}")
     return PACKAGED if only is None else {only: PACKAGED[only]}
 
 

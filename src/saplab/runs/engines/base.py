@@ -11,6 +11,7 @@ from torch import nn
 from saplab.runs.cell import Group, work_of
 from saplab.system.machine import usable_cores
 from saplab.system.registry import import_object
+from saplab.system.words import did_you_mean
 
 TRIES: Final = 3  # of a group, before it is given up
 
@@ -131,7 +132,8 @@ def make_engine(name: str, options: Options) -> Engine:
         ValueError: there is no such engine, or it cannot take the options.
     """
     if name not in _makers and ":" not in name:
-        raise ValueError(f"`engine` must be one of {', '.join(_makers)} or package.module:maker, got {name!r}")
+        wanted = f"`engine` must be one of {', '.join(_makers)} or package.module:maker, got {name!r}"
+        raise ValueError(wanted + did_you_mean(name, _makers))
     maker: Maker = _makers.get(name) or import_object(name)
     return maker(options)
 
