@@ -68,7 +68,7 @@ def test_images_that_require_a_gradient_give_plain_ones(net: nn.Module) -> None:
         (255 * IMAGES, r"`images` must lie in \[0, 1\]"),
         (IMAGES - 0.5, r"`images` must lie in \[0, 1\]"),
         (IMAGES * torch.nan, r"`images` must lie in \[0, 1\]"),
-        ((255 * IMAGES).byte(), r"`images` must be floating point, such as uint8 pixels / 255, got torch\.uint8"),
+        ((255 * IMAGES).byte(), r"`images` must be floating point in \[0, 1\], got torch\.uint8; write images / 255"),
         ([["a"]], "`images` must be a tensor or an array of numbers, got list"),
     ],
 )

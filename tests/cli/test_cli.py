@@ -17,7 +17,7 @@ from synthetic import fill, make_request
 from saplab.attacks import eps_of
 from saplab.cli import app
 from saplab.cli.advice import in_options
-from saplab.cli.console import Console, _lines
+from saplab.cli.console import Console
 from saplab.cli.errors import explain, guarded
 from saplab.cli.options import radii
 from saplab.data.load import load_data
@@ -255,7 +255,7 @@ def test_json_has_stdout_to_itself(capsys):
     console.emit_json({"λ": [1, None]})
     captured = capsys.readouterr()
     assert captured.out == '{"λ": [1, null]}\n'
-    assert captured.err.startswith("for people\nwork: 0/2\n")
+    assert captured.err.startswith("for people\nwork: 2 to do\n")
 
 
 def test_without_json_text_is_on_stdout(capsys):
@@ -266,21 +266,6 @@ def test_without_json_text_is_on_stdout(capsys):
 def test_json_refuses_nan():
     with pytest.raises(ValueError, match="JSON"):
         Console(json=True).emit_json(float("nan"))
-
-
-def test_lines_come_now_and_then_and_at_the_end(capsys):
-    now = [0.0]
-    with _lines("images", 100, clock=lambda: now[0]) as tick:
-        for _ in range(10):
-            now[0] += 2
-            tick(10)
-    assert capsys.readouterr().err.splitlines() == [
-        "images: 0/100",
-        "images: 30/100, 6 s, about 14 s left",
-        "images: 60/100, 12 s, about 8 s left",
-        "images: 90/100, 18 s, about 2 s left",
-        "images: 100/100, took 20 s",
-    ]
 
 
 def test_a_bar_on_a_terminal(monkeypatch, capsys):

@@ -52,8 +52,13 @@ def test_it_prints_its_table_and_verdict(result):
     finding, table = shown.split("\n\n", 1)
     assert " ".join(finding.split()) == f"{result.verdict.sentence} {result.verdict.meaning}"
     assert table.startswith("accuracy, %")
-    assert "<svg" in result._repr_html_()
-    assert html.escape(shown) in result._repr_html_()
+    shown = result._repr_html_()
+    assert shown.startswith(f"<p><strong>{html.escape(result.verdict.sentence)}</strong> ")
+    assert "<svg" in shown
+    text = shown.partition("<pre>")[2]
+    assert text.startswith("accuracy, %")
+    assert all(html.escape(check.statement) in text for check in result.verdict.checks if check.outcome == "passed")
+    assert max(map(len, html.unescape(text).splitlines())) <= 100
 
 
 def test_it_becomes_a_chart(result):

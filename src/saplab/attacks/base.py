@@ -1,8 +1,8 @@
 """What every attack offers: perturbed images for one radius or a whole curve of them, facts about it, and its cost."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Final, Literal, Self, cast
 
 import torch
@@ -17,6 +17,7 @@ from saplab.attacks.threat import ThreatModel
 from saplab.data.given import Array
 from saplab.system.registry import Named, Registry
 from saplab.system.settings import unusual_settings
+from saplab.system.words import meant
 
 Knowledge = Literal["gradient", "scores", "nothing"]
 
@@ -53,6 +54,11 @@ class Attack(Named, ABC):
     knowledge: ClassVar[Knowledge] = "gradient"
     title: ClassVar[str]
     claim: ClassVar[str] = ""
+
+    def __new__(cls, *values: object, **settings: object) -> Self:
+        """Make an attack; TypeError, with what to write instead, for what belongs elsewhere."""
+        _refuse_misplaced(cls, values, settings)
+        return super().__new__(cls)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -182,6 +188,30 @@ class Attack(Named, ABC):
 
     def _unusual(self, *shown: str) -> list[str]:
         return [f"{name}={value}" for name, value in unusual_settings(self) if name not in (*shown, "stop_when_lost")]
+
+
+_OF_THE_CALL: Final = ("eps", "norm", "bounds", "seed", "targets", "examples")
+_OF_THE_GRADIENT: Final = ("samples", "backward", "average", "loss", "redraw", "precision")
+
+
+def _refuse_misplaced(kind: type[Attack], values: Sequence[object], settings: Mapping[str, object]) -> None:
+    """Refuse a network and what belongs to a call or a gradient, among the settings of an attack."""
+    name = kind.__name__
+    own: list[str] = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+    if any(isinstance(value, nn.Module) for value in (*values, *settings.values())):
+        raise TypeError(f"{name} takes settings, not a network: write {name}()(net, images, labels, eps=8 / 255)")
+    for given in (name for name in settings if name not in own):
+        if given in _OF_THE_CALL:
+            call = f"{name}()(net, images, labels, eps=8 / 255)"
+            raise TypeError(f"`{given}` is no setting of {name}, but of its call: write {call}")
+        if given in _OF_THE_GRADIENT and "gradient" in own:
+            gradient = f"MonteCarlo({given}={settings[given]!r})"
+            raise TypeError(f"`{given}` is a setting of the gradient: write {name}({gradient})")
+        if own and (near := meant(given, own)):
+            raise TypeError(f"{name} has no setting `{given}`: did you mean `{near}`?")
+    found = {**dict(zip(own, values, strict=False)), **settings}.get("gradient", MonteCarlo())
+    if issubclass(kind, GradientAttack) and not isinstance(found, MonteCarlo):
+        raise TypeError(f"`gradient` of {name} must be a saplab.MonteCarlo, got {found!r}")
 
 
 _LOSSES: Final = {"cross-entropy": "CE", "dlr": "DLR"}

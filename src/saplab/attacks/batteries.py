@@ -1,6 +1,7 @@
 """Attackers as text writes them, and batteries of them by name."""
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, Protocol, cast, get_args
@@ -13,7 +14,7 @@ from saplab.attacks.gradient import MonteCarlo
 from saplab.attacks.pgd import PGD, Iterative
 from saplab.attacks.square import Square
 from saplab.attacks.threat import LINF, ThreatModel, eps_of
-from saplab.system.registry import split_sum
+from saplab.system.registry import instead, split_sum
 from saplab.system.settings import settings_of
 
 Whose = Literal["self", "dense"]
@@ -143,7 +144,8 @@ def _parse(text: str, gradient: MonteCarlo, whose: Whose, threat: ThreatModel) -
         return tuple(replace(one, only=one.only or Traits()) for one in BATTERIES[text](gradient))
     registry = Attack.registry
     if text not in registry.names and ":" not in text:
-        raise ValueError(f"`attack` must be one of {', '.join((*BATTERIES, *registry.names))}, got {text!r}")
+        wanted = f"`attack` must be one of {', '.join((*BATTERIES, *registry.names))}, got {text!r}"
+        raise ValueError(wanted + _instead(text))
     reading = registry.read(text)
     settings = dict(reading.settings)
     chosen = settings.pop("adversary", whose)
@@ -151,6 +153,14 @@ def _parse(text: str, gradient: MonteCarlo, whose: Whose, threat: ThreatModel) -
         raise ValueError(f"`adversary` must be self or dense, got {chosen!r}")
     own = _own_radii(settings, {setting.name for setting in settings_of(reading.kind)}, threat)
     return (Attacker(registry.make(reading.kind, settings, gradient), cast(Whose, chosen), own),)
+
+
+def _instead(text: str) -> str:
+    """Return what to write in the place of a name that papers or other libraries use, or that is misspelt."""
+    name = re.sub(r"[^a-z&]", "", text.partition(":")[0].partition("(")[0].casefold())
+    if name in ELSEWHERE:
+        return f"; what comes closest to it is {ELSEWHERE[name]}"
+    return instead(text, (*BATTERIES, *Attack.registry.names), "steps")
 
 
 def _own_radii(settings: dict[str, Any], known: Collection[str], threat: ThreatModel) -> tuple[float, ...] | None:
@@ -214,6 +224,9 @@ def attackers_of(
         return parse_attackers(attacks, gradient, threat=threat)
     if isinstance(attacks, Attack | Attacker):
         return (Attacker(attacks) if isinstance(attacks, Attack) else attacks,)
+    if isinstance(attacks, type) and issubclass(attacks, Attack):
+        name = attacks.__name__
+        raise TypeError(f"`attacks` must be attacks, got the class {name}: write saplab.{name}()")
     if not isinstance(attacks, Sequence):
         raise TypeError(f"`attacks` must be a battery's name, attacks, or a sequence of these, got {attacks!r}")
     if not attacks:
@@ -302,6 +315,22 @@ BATTERIES: Final[Mapping[str, Callable[[MonteCarlo], tuple[Attacker, ...]]]] = {
     "standard": _standard,
     "paper": _paper,
     "adaptive": _adaptive,
+}
+
+ELSEWHERE: Final[Mapping[str, str]] = {  # names in papers and other libraries, and what comes closest here
+    **dict.fromkeys(("cw", "c&w", "carlini", "carliniwagner", "deepfool", "fab"), "apgd:loss=margin"),
+    "bpda": "pgd:backward=identity",
+    **dict.fromkeys(("eot", "eotpgd", "mcpgd"), "pgd:samples=10"),
+    **dict.fromkeys(("autoattack", "aa", "rand"), "standard"),
+    **dict.fromkeys(("bim", "ifgsm"), "iterative"),
+    **dict.fromkeys(("mifgsm", "mim"), "pgd:momentum=1"),
+    "mcfgsm": "fgsm:samples=10",
+    "apgdce": "apgd:loss=cross-entropy",
+    "apgddlr": "apgd:loss=dlr",
+    "apgdt": "apgd:loss=dlr,targets=9",
+    **dict.fromkeys(("blackbox", "spsa", "nes", "nattack"), "square"),
+    "random": "noise",
+    "transfer": "pgd:adversary=dense",
 }
 
 VERSIONS: Final = {"standard": "saplab-1"}  # of batteries by which numbers are published: raised with every change

@@ -82,6 +82,8 @@ class MonteCarlo:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.samples, int):
+            raise TypeError(f"`samples` must be an integer, got {self.samples!r}")
         if self.samples < 1:
             raise ValueError(f"`samples` must be >= 1, got {self.samples}")
         for field, value, known in (

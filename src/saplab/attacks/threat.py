@@ -83,7 +83,8 @@ class ThreatModel:
                 raise ValueError(f"`images` must be finite, got values from {least:g} to {most:g}")
         elif not (least >= self.bounds[0] and most <= self.bounds[1]):
             low, high = self.bounds
-            raise ValueError(f"`images` must lie in [{low:g}, {high:g}], got values from {least:g} to {most:g}")
+            wanted = f"`images` must lie in [{low:g}, {high:g}], got values from {least:g} to {most:g}"
+            raise ValueError(wanted + _instead_of_range(least, most, self.bounds))
         if labels.shape != (len(images),) or labels.dtype.is_floating_point:
             raise ValueError(
                 f"`labels` must be {len(images)} integers, got {labels.dtype} of shape {tuple(labels.shape)}"
@@ -91,7 +92,9 @@ class ThreatModel:
         largest = self.geometry.holding_cube(self.width, images[0].numel())
         for value in eps:
             if not (0.0 <= value <= largest and math.isfinite(value)):
-                raise ValueError(f"`eps` must be within [0, {largest:g}], got {value}")
+                steps = self.in_steps and 1 < value <= STEPS
+                more = f"; for {value:g} pixel steps write {value:g} / 255" if steps else ""
+                raise ValueError(f"`eps` must be within [0, {largest:g}], got {value}{more}")
 
     @property
     def in_steps(self) -> bool:
@@ -145,6 +148,15 @@ class ThreatModel:
 
 
 LINF: Final = ThreatModel()
+
+
+def _instead_of_range(least: float, most: float, bounds: tuple[float, float]) -> str:
+    """Return what to do with values outside the bounds, where it is clear what they are."""
+    if bounds != (0.0, 1.0):
+        return ""
+    if least >= 0 and 1 < most <= STEPS:
+        return "; write images / 255 for pixels of 0..255"
+    return "; put the normalisation into the network, or give `bounds`" if least < 0 and -16 < least < most < 16 else ""
 
 
 def check_labels(labels: Tensor, classes: int, name: str = "labels") -> None:

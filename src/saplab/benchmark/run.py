@@ -27,11 +27,11 @@ from saplab.benchmark.protocol import PROTOCOL, Threat, Tier
 from saplab.data.dataset import Dataset
 from saplab.data.load import load_data
 from saplab.evaluation.evaluate import Job, planned
-from saplab.evaluation.progress import Show, silent
 from saplab.evaluation.result import Result
 from saplab.runs.engines import Engine
 from saplab.system.files import write_atomically
 from saplab.system.memory import peak_memory
+from saplab.system.progress import Show, silent
 
 CARD: Final = "card.json"
 _PUBLISHED: Final = "published-"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import torch
@@ -162,6 +163,9 @@ class Tuned(Defense):
         numbers = self._setting.values() if isinstance(self._setting, Mapping) else (self._setting,)
         if not numbers:
             raise ValueError(f"`{self._field}` must hold at least one pattern, got none")
+        if odd := [number for number in numbers if isinstance(number, bool | str) or not isinstance(number, Real)]:
+            name = type(self).__name__
+            raise TypeError(f"`{self._field}` of {name} must be a number or a dict of numbers, got {odd[0]!r}")
         if wrong := [number for number in numbers if not self.allowed.test(number)]:
             raise ValueError(f"`{self._field}` must be {self.allowed.words}, got {wrong[0]}")
 

@@ -21,6 +21,7 @@ from saplab.defenses.sites import Site, SiteTable, announce_modules, is_announce
 from saplab.defenses.weights import weight_names
 from saplab.pruning.finite import check_finite
 from saplab.rng.streams import stream_key
+from saplab.system.settings import settings_of
 
 
 class Defended(Dress):
@@ -263,9 +264,22 @@ def _defended(model: nn.Module, plan: Plan, key: int, rule: GradientRule = "mask
     return defended
 
 
+def check_network(model: Any) -> None:
+    """Refuse what is no network, by a TypeError that says what to write instead."""
+    if isinstance(model, nn.Module):
+        return
+    wanted = f"`model` must be an nn.Module, got {type(model).__name__}"
+    if isinstance(model, str):
+        wanted += f"; write saplab.load_model({model!r})"
+    elif isinstance(model, type) and issubclass(model, nn.Module):
+        wanted = f"`model` must be an nn.Module, got the class {model.__name__}; write {model.__name__}()"
+    elif isinstance(model, Defense) or (isinstance(model, type) and issubclass(model, Defense)):
+        wanted += "; the network comes first: saplab.defend(net, saplab.SAP(100))"
+    raise TypeError(wanted)
+
+
 def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
+    check_network(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("`model` is a TorchScript module, whose inside cannot be seen; defend the Python module")
     if hasattr(model, "_orig_mod"):
@@ -282,9 +296,21 @@ def _check(model: nn.Module, defenses: Sequence[Any]) -> None:
         raise ValueError(f"`defenses` must hold at least one defence and at most {MOST_DEFENSES}, got {len(defenses)}")
     for defense in defenses:
         if not isinstance(defense, Defense):
-            raise TypeError(f"`defenses` must hold defences such as SAP(percent=100), got {defense!r}")
+            raise TypeError(f"`defenses` must hold defences such as SAP(percent=100), got {_instead(defense)}")
         if not defense.hooks:
             raise TypeError(f"{type(defense).__name__} has none of the hooks input, activation and weight")
+
+
+def _instead(given: Any) -> str:
+    """Return what was given in the place of a defence, and what to write."""
+    if isinstance(given, type) and issubclass(given, Defense):
+        settings = ", ".join(setting.name for setting in settings_of(given))
+        return f"the class {given.__name__}; write {given.__name__}({settings and settings + '=…'})"
+    if isinstance(given, str):
+        return f"{given!r}; text is for the command line (--defense {given})"
+    if isinstance(given, list | tuple):
+        return f"a {type(given).__name__}; write defend(net, *defences)"
+    return repr(given) if not isinstance(given, nn.Module) else f"a network, {type(given).__name__}"
 
 
 def undefended(model: nn.Module) -> nn.Module:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from saplab.data.given import Array, given_images
-from saplab.defenses.defended import is_random
+from saplab.defenses.defended import check_network, is_random
 from saplab.defenses.drawing import drawing
 from saplab.defenses.host import undrawn
 from saplab.defenses.parallel import over_threads
 from saplab.defenses.stochastic import ready
 from saplab.pruning.finite import check_finite
 from saplab.rng.streams import EXAMPLES, pass_streams, stream_key
+from saplab.system.progress import Choice, Tick, show_of
 
 BATCH = 512  # images of one forward pass
 
@@ -40,6 +41,7 @@ class Prediction:
 def predict(
     model: nn.Module, images: Array, passes: int = 100, seed: int = 0, *, examples: Tensor | None = None,
     batch_size: int = BATCH, bounds: tuple[float, float] | None = (0.0, 1.0),
+    progress: Choice = False,
 ) -> Tensor:  # fmt: skip
     """Average softmax over `passes` stochastic passes.
 
@@ -54,6 +56,7 @@ def predict(
         examples: (N,) number of each image, 0..N-1 by default.
         batch_size: images of one forward pass.
         bounds: lowest and highest valid value; None for a network of other inputs.
+        progress: True for a bar on a terminal or a line in a notebook, "lines" for lines on stderr, False for nothing.
 
     Returns:
         (N, classes) float32 probabilities.
@@ -62,20 +65,27 @@ def predict(
         ValueError: no images or values outside the bounds, `passes` < 1, bad `examples`, a network of half precision,
             that does not return finite logits, or whose outputs depend on the rest of their batch.
     """
-    images = given_images(images)
+    check_network(model)
+    show, images = show_of(progress), given_images(images)
     if bounds is not None and len(images):
         least, most = float(images.min()), float(images.max())
         if not bounds[0] <= least <= most <= bounds[1]:
             wanted = f"[{bounds[0]:g}, {bounds[1]:g}] (see `bounds`)"
             raise ValueError(f"`images` must lie in {wanted}, got values from {least:g} to {most:g}")
-    return predict_with_votes(model, images, passes, seed, examples=examples, batch_size=batch_size).probs
+    with show("passes", passes * len(images)) as tick:
+        return predict_with_votes(
+            model, images, passes, seed, examples=examples, batch_size=batch_size, tick=tick
+        ).probs
 
 
 def predict_with_votes(
     model: nn.Module, images: Tensor, passes: int, seed: int, *, examples: Tensor | None = None,
-    batch_size: int = BATCH,
+    batch_size: int = BATCH, tick: Tick = lambda n: None,
 ) -> Prediction:  # fmt: skip
-    """Do what `predict` does, and keep what fair counting needs: votes, half of the passes, a single pass."""
+    """Do what `predict` does, and keep what fair counting needs: votes, half of the passes, a single pass.
+
+    `tick` gets the passes of one image since its last call, those that a network without randomness is spared included.
+    """
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image, got none")
     if passes < 1:
@@ -84,15 +94,19 @@ def predict_with_votes(
     model, numbers = ready(model, images[:batch_size]), numbered(examples, len(images))
     key, rounds = stream_key(seed), passes if is_random(model) else 1
     batches = zip(images.split(batch_size), numbers.split(batch_size), strict=True)
+
+    def told(images: int) -> None:
+        tick(images * passes // rounds)
+
     with nullcontext() if is_random(model) else undrawn(model):
-        parts = [_average(model, batch, rounds, key, some) for batch, some in batches]
+        parts = [_average(model, batch, rounds, key, some, told) for batch, some in batches]
     probs, votes, half, single = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Prediction(probs, votes * (passes // rounds), half, single)
 
 
 @torch.no_grad()
 def _average(
-    model: nn.Module, images: Tensor, passes: int, key: int, examples: Tensor
+    model: nn.Module, images: Tensor, passes: int, key: int, examples: Tensor, tick: Tick
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the fields of a `Prediction`, on the CPU."""
     total, votes, half, single = (torch.empty(0),) * 4
@@ -109,6 +123,7 @@ def _average(
             single = probs
         if pass_ + 1 == max(1, passes // 2):
             half = total / (pass_ + 1)
+        tick(len(images))
     check_finite()
     if not total.isfinite().all():
         raise ValueError("the network must return finite logits, got NaN or infinity")

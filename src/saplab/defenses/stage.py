@@ -260,8 +260,11 @@ def ran(model: nn.Module, images: Tensor) -> Any:
             str(error).strip().partition("\n")[0],
             {p.dtype for p in model.parameters() if p.is_floating_point()},
         )
+        channels_last = images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3)
         other = next((kind for kind in kinds if kind != images.dtype), None)
         advice = f" (its weights are {other}; call .float() first)" if other else ""
+        if channels_last:
+            advice += " (they look like (N, H, W, C); write images.permute(0, 3, 1, 2), in NumPy transpose)"
         before = [part._saplab_label for part in dresses(model)] if isinstance(model, nn.Module) else []
         who = "the network" + "".join(f" behind {label}" for label in before if label)
         what = f"{images.dtype} images of shape {tuple(images.shape[1:])}"

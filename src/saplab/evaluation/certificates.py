@@ -22,7 +22,6 @@ from saplab.defenses.drawing import drawing
 from saplab.defenses.parallel import over_threads
 from saplab.defenses.prediction import BATCH, logits, numbered
 from saplab.defenses.stochastic import ready
-from saplab.evaluation.progress import shown, silent
 from saplab.evaluation.result import Result
 from saplab.evaluation.rows import Row
 from saplab.metrics import Interval, mean_interval
@@ -31,6 +30,7 @@ from saplab.metrics.intervals import lower_bound
 from saplab.report.certificates import certified_chart
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.runs import ImageCell
+from saplab.system.progress import Choice, show_of
 
 ABSTAINS: Final = -1
 _POINTS: Final = 101  # radii of a curve
@@ -163,7 +163,7 @@ class Certificates:
 def certify(
     model: nn.Module, images: Tensor, labels: Tensor | None = None, *, std: float | None = None, n0: int = 100,
     n: int = 10_000, alpha: float = 0.001, seed: int = 0, examples: Tensor | None = None, batch_size: int = BATCH,
-    progress: bool = True,
+    progress: Choice = True,
 ) -> Certificates:  # fmt: skip
     """Certify a network under Gaussian noise on its input against Euclidean perturbations (CERTIFY).
 
@@ -181,7 +181,7 @@ def certify(
         seed: of the noise.
         examples: (N,) number of each image, 0..N-1 by default.
         batch_size: images times passes in one forward pass.
-        progress: whether to show a bar, where there is a terminal or a notebook to show it in.
+        progress: True for a bar on a terminal or a line in a notebook, "lines" for lines on stderr, False for nothing.
 
     Raises:
         ValueError: no images, another defence, no or another `std`, bad numbers or labels, a network whose
@@ -194,7 +194,7 @@ def certify(
     _check(images, n0, n, alpha)
     noisy, sigma = _noisy(model, std)
     noisy, key, numbers = ready(noisy, images), stream_key(seed), numbered(examples, len(images))
-    with (shown if progress else silent)("noisy passes", (n0 + n) * len(images)) as tick:
+    with show_of(progress)("noisy passes", (n0 + n) * len(images)) as tick:
         parts = []
         for some, own in zip(images.split(batch_size), numbers.split(batch_size), strict=True):
             stacks = (

@@ -1,6 +1,6 @@
 """The evaluation of a network: what the command line, studies and notebooks call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,18 +13,20 @@ from saplab.attacks.batteries import VERSIONS
 from saplab.data.dataset import Dataset
 from saplab.data.given import Array, given_images, given_labels
 from saplab.data.load import load_data
+from saplab.defenses.defended import check_network
+from saplab.evaluation.budget import LONG, budget_of
 from saplab.evaluation.plan import plan
-from saplab.evaluation.progress import Show, shown, silent
 from saplab.evaluation.result import Result
 from saplab.runs import ImageCell, Memory, Request, Results, Store, run
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
 from saplab.runs.networks import rehearsed, traits_of
+from saplab.system.progress import Choice, Show, note, show_of
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
-_WORK: Final = {"images": "network passes", "games": "games"}  # the unit of each kind's work
+_WORK: Final = {"images": "network passes", "games": "games"}  # what each kind's work is called
 
 
 class EvaluationError(RuntimeError):
@@ -32,10 +34,10 @@ class EvaluationError(RuntimeError):
 
 
 def evaluate(
-    model: nn.Module, images: Array, labels: Array, attacks: Attacks = "standard",
+    model: nn.Module, images: Array, labels: Array | None = None, attacks: Attacks = "standard",
     eps: float | Sequence[float] | None = None, norm: NormName = "linf", *, bounds: Bounds = (0.0, 1.0),
     passes: int = 20, samples: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True,
-    out: Path | str | None = None, workers: int | None = None, engine: str | Engine = "local", progress: bool = True,
+    out: Path | str | None = None, workers: int | None = None, engine: str | Engine = "local", progress: Choice = True,
     precision: str = "float32", batch_size: int = 250, examples: Array | None = None, classes: Sequence[str] = (),
     title: str = "",
 ) -> Result:  # fmt: skip
@@ -59,7 +61,8 @@ def evaluate(
         out: folder that keeps every result, so that the same call goes on where it was stopped; None for memory.
         workers: processes; None for this one alone.
         engine: ``local``, ``ray``, a registered name, ``package.module:maker``, or an engine.
-        progress: whether to show a bar, where there is a terminal or a notebook to show it in.
+        progress: True for a bar on a terminal or a line in a notebook, and before long work what it costs; "lines" for
+            a line on stderr now and then, in a pipe as well; False for nothing.
         precision: of the network's arithmetic, ``float32`` or ``bfloat16``; a network of float64 keeps its own.
         batch_size: images that are computed, and saved, together.
         examples: (N,) number of each image, which decides its draws; by default its position, and for images of the
@@ -77,9 +80,11 @@ def evaluate(
         >>> result = saplab.evaluate(sap, images, labels, attacks="standard", eps=8 / 255)
         >>> print(result.verdict.sentence)
     """
+    show = show_of(progress)
+    check_network(model)
     data = _dataset(images, labels, classes, examples)
     threat = ThreatModel(norm, bounds)
-    radii = threat.usual_radii() if eps is None else torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
+    radii = threat.usual_radii() if eps is None else _radii(eps)
     job = planned(
         model, data, attackers_of(attacks, MonteCarlo(samples), threat), radii, threat=threat, passes=passes, seed=seed,
         seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
@@ -87,7 +92,7 @@ def evaluate(
     )  # fmt: skip
     kind = torch.device(job.inputs.device).type
     who = make_engine(engine, Options(workers, device=kind)) if isinstance(engine, str) else engine
-    return replace(job, engine=who).result(out, shown if progress else silent)
+    return replace(job, engine=who).result(out, show, note if progress else None)
 
 
 def planned(
@@ -105,8 +110,7 @@ def planned(
         device: kind of the device that computes it, where that is another one than the network's.
         battery: the name of the attackers, where they are a battery.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
+    check_network(model)
     threat.check(data.images, data.labels, sorted(eps))
     if precision != "float32" and any(tensor.dtype == torch.float64 for tensor in model.parameters()):
         raise ValueError(f"a network of float64 keeps its precision, got `precision` {precision}; call .float() first")
@@ -129,7 +133,8 @@ def planned(
     curves = plan(whole, found, batch_size, baseline=baseline, seeds=seeds)
     if battery in VERSIONS:
         notes = (f"The attacks are the battery {battery}, version {VERSIONS[battery]}.", *notes)
-    request = Request(title or f"{defender.model}: accuracy under attack", curves, command, data.classes, notes)
+    name = defender.model.removeprefix("__main__:")
+    request = Request(title or f"{name}: accuracy under attack", curves, command, data.classes, notes)
     return Job(request, Images({(defender.model, defender.digest): plain}, data, str(place)))
 
 
@@ -151,18 +156,34 @@ class Job:
         store.verify()
         return store
 
-    def run(self, store: Results, show: Show) -> tuple[Failed, ...]:
-        """Compute what a store from `open` lacks, and return the groups that failed."""
+    def run(self, store: Results, show: Show, say: Callable[[str], None] | None = None) -> tuple[Failed, ...]:
+        """Compute what a store from `open` lacks, and return the groups that failed.
+
+        Args:
+            store: from `open`.
+            show: how far it is.
+            say: gets what the work costs, in a line, before work that takes long.
+        """
         missing = store.survey().missing
         if not missing:
             return ()
+        if say is not None and isinstance(self.inputs, Images):
+            self._tell_cost([cell for cell in missing if isinstance(cell, ImageCell)], say)
         with show(_WORK[missing[0].kind], work_of(missing)) as tick:
             return run(store, self.inputs, tick, self.engine)
 
-    def result(self, out: Path | str | None, show: Show) -> Result:
+    def _tell_cost(self, cells: Sequence[ImageCell], say: Callable[[str], None]) -> None:
+        try:
+            budget = budget_of(cells, self.inputs)
+        except Exception:  # of the network on some images, which its cells will tell
+            return
+        if budget.seconds >= LONG:
+            say(f"{budget.passes}; {budget.time}")
+
+    def result(self, out: Path | str | None, show: Show, say: Callable[[str], None] | None = None) -> Result:
         """Compute what is missing and return the result; EvaluationError where cells could not be computed or read."""
         store = self.open(out)
-        if failed := self.run(store, show):
+        if failed := self.run(store, show, say):
             raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
         found = Result(store)
         if found.summary.damaged:
@@ -170,10 +191,20 @@ class Job:
         return found
 
 
+def _radii(eps: Any) -> list[float]:
+    try:
+        found: list[float] = torch.as_tensor(eps, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"`eps` must be a number such as 8 / 255, or several, got {eps!r}") from None
+    return found
+
+
 def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) -> Dataset:
     pictures = given_images(images).float().cpu()
     if pictures.ndim < 2:
         raise ValueError(f"`images` must be (N, …), got {tuple(pictures.shape)}")
+    if labels is None:
+        raise TypeError("`labels` must be given: saplab.evaluate(net, images, labels)")
     wanted = given_labels(labels, len(pictures)).cpu()
     numbers = _numbers(pictures) if examples is None else torch.as_tensor(examples)
     if numbers.shape != (len(pictures),) or numbers.is_floating_point():

@@ -7,18 +7,20 @@ from functools import cached_property
 from html import escape
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import altair as alt
 
 from saplab.evaluation.findings import Findings, find
-from saplab.evaluation.report import Report, axis_of, chart_records, write_report
+from saplab.evaluation.report import Report, axis_of, chart_records, drawn, write_report
 from saplab.evaluation.rows import Summary, summarise
-from saplab.evaluation.text import finding_text, rows_text, verdict_text
+from saplab.evaluation.text import finding_text, rows_text, verdict_text, within
 from saplab.evaluation.verdict import Verdict
 from saplab.metrics.minimax import Game
 from saplab.report.charts import PAPER, accuracy_chart, to_bytes
 from saplab.runs import Request, Results, Store
+
+_NOTEBOOK: Final = 92  # columns of text
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Result:
     def plot(self) -> alt.LayerChart:
         """Draw accuracy against the radius, with 95 % intervals; ValueError without rows of images."""
         rows = self.summary.images
-        return accuracy_chart(chart_records(rows), PAPER, self.request.title, self.summary.shown, axis_of(rows))
+        return accuracy_chart(
+            chart_records(rows), PAPER, self.request.title, drawn(self.summary, self.findings), axis_of(rows)
+        )
 
     def report(self, folder: Path | str | None = None) -> Report:
         """Write the page, the charts as files, and the numbers as CSV and Parquet; by default beside the results.
@@ -84,13 +88,19 @@ class Result:
         return write_report(self.store, folder)
 
     def __repr__(self) -> str:
+        found = [] if self.findings is None else [finding_text(self.findings.verdict)]
+        return "\n\n".join([*found, self._numbers()])
+
+    def _numbers(self) -> str:
+        """Return the table, and what the verdict rests on."""
         table = "\n".join([*self.request.notes, rows_text(self.summary.rows)])
-        if self.findings is None:
-            return table
-        return "\n\n".join([finding_text(self.findings.verdict), table, verdict_text(self.findings.verdict)])
+        return table if self.findings is None else f"{table}\n\n{verdict_text(self.findings.verdict)}"
 
     def _repr_html_(self) -> str:
-        return f"{to_bytes(self.plot(), 'svg').decode()}<pre>{escape(repr(self))}</pre>"
+        found = self.findings and self.findings.verdict
+        finding = f"<p><strong>{escape(found.sentence)}</strong> {escape(found.meaning)}</p>" if found else ""
+        with within(_NOTEBOOK):
+            return f"{finding}{to_bytes(self.plot(), 'svg').decode()}<pre>{escape(self._numbers())}</pre>"
 
 
 def load(folder: Path | str) -> Result:

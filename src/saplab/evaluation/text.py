@@ -3,6 +3,8 @@
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import zip_longest
 from typing import Final, TypeVar
 
@@ -23,9 +25,22 @@ _CHOSEN: Final = (
 _SEEN: Final = 0.0005  # smallest difference that a table shows
 
 
+_columns: ContextVar[int | None] = ContextVar("_columns", default=None)
+
+
 def width() -> int:
-    """Return the columns of the terminal; 120 where there is none."""
-    return shutil.get_terminal_size((120, 24)).columns
+    """Return the columns that text may take: those of the terminal, 120 where there is none."""
+    return _columns.get() or shutil.get_terminal_size((120, 24)).columns
+
+
+@contextmanager
+def within(columns: int) -> Iterator[None]:
+    """Lay out text for so many columns until the context is left."""
+    token = _columns.set(columns)
+    try:
+        yield
+    finally:
+        _columns.reset(token)
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from saplab.attacks import LINF, ThreatModel
 from saplab.evaluation.checks import Check, answers, is_masked
 from saplab.evaluation.evidence import Case, Evidence
+from saplab.evaluation.given import Given, evidence_of_all
 from saplab.evaluation.sentence import describe, explain
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.counting import TRIES, left_after
@@ -76,7 +77,7 @@ class Verdict:
 
 
 def verdict(
-    defended: Sequence[Evidence], dense: Sequence[Evidence] = (), labels: ArrayLike | None = None, *,
+    defended: Given, dense: Given = (), labels: ArrayLike | None = None, *,
     eps: float | None = None,
 ) -> Verdict:  # fmt: skip
     """Decide from predictions what a network's accuracy under attack means.
@@ -86,18 +87,25 @@ def verdict(
     least of several fresh draws is biased low; the best of k such candidates has the confidence 1 - 0.05 / k.
 
     Args:
-        defended: attacks on the network in question, all on the same images.
+        defended: attacks on the network in question, all on the same images: `Evidence`, or a dict by attack, as the
+            command line writes it, of dicts by radius of arrays. An array holds for each image 1 where it is still
+            right and 0 where not (N,), or mean probabilities (N, C), or those of each pass (passes, N, C).
         dense: attacks on the undefended network, for the length of its gradient and its own worst case.
-        labels: classes (N,), needed where evidence has `halves`.
+        labels: classes (N,), needed for probabilities, and where evidence has `halves`.
         eps: radius that the sentence speaks of; by default the largest up to the usual one, 8/255 or in L2 0.5.
 
     Raises:
-        ValueError: no evidence, other numbers of images, no labels for `halves`, or an `eps` that was not run.
+        ValueError: no evidence, other numbers of images, no labels for probabilities, an unknown attack, or an `eps`
+            that was not run.
 
     Example:
-        >>> found = saplab.verdict([saplab.Evidence.of(attack, eps, probs, labels)], labels=labels)
-        >>> found.masked, found.headline.accuracy.percent()
+        >>> own, straight = np.arange(100) < 60, np.arange(100) < 5  # still right, of 100 images at 8/255
+        >>> saplab.verdict({"pgd": {8 / 255: own}, "pgd:backward=identity": {8 / 255: straight}}).masked
+        True
     """
+    defended, dense = (
+        evidence_of_all(given, labels, name) for name, given in (("defended", defended), ("dense", dense))
+    )
     _check(defended, dense, labels)
     bounds = _worst_of(defended, labels)
     headline = _headline(bounds, eps)

@@ -1,6 +1,6 @@
 """Defence as a zero-sum game: the value of a payoff table, and both players' optimal mixtures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +32,11 @@ class Game:
     degenerate: tuple[str, ...] = ()
 
 
+Payoff = ArrayLike | Mapping[str, Mapping[str, ArrayLike]]
+
+
 def game_value(
-    payoff: ArrayLike,
+    payoff: Payoff,
     defenders: Sequence[str] | None = None,
     adversaries: Sequence[str] | None = None,
     *,
@@ -48,15 +51,23 @@ def game_value(
     finite, and labels that do not fit or repeat.
 
     Args:
-        payoff: accuracy of each defender under each adversary (D, A), or the score of each image (D, A, N).
-        defenders, adversaries: labels; ``defender 1``, ``adversary 1``, … by default.
+        payoff: accuracy of each defender under each adversary (D, A), or the score of each image (D, A, N); or a dict
+            by defender of dicts by adversary of either.
+        defenders, adversaries: labels; those of a dict, else ``defender 1``, ``adversary 1``, … by default.
         seed, replicates: of the bootstrap over images.
 
     Example:
         >>> game_value([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]).defender.round(3).tolist()
         [0.333, 0.333, 0.333]
+        >>> game_value({"sap": {"fgsm": 0.5, "pgd": 0.1}, "dense": {"fgsm": 0.2, "pgd": 0.15}}).defenders
+        ('sap', 'dense')
     """
-    table = np.asarray(payoff, np.float64)
+    if isinstance(payoff, Mapping):
+        payoff, defenders, adversaries = _table(payoff, defenders, adversaries)
+    try:
+        table = np.asarray(payoff, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("`payoff` must be numbers of the shape (D, A) or (D, A, N), or a dict of dicts") from None
     if table.ndim not in (2, 3) or table.size == 0:
         raise ValueError(f"`payoff` must have the shape (D, A) or (D, A, N), got {table.shape}")
     if not np.isfinite(table).all():
@@ -74,6 +85,21 @@ def game_value(
     fixed = tuple(name for name, interval in names if interval.low == interval.high)
     of_rows, of_columns = intervals[1 : 1 + len(rows)], intervals[1 + len(rows) :]
     return Game(rows, columns, matrix, value, x, y, several, intervals[0], of_rows, of_columns, fixed)
+
+
+def _table(
+    payoff: Mapping[str, Mapping[str, ArrayLike]], defenders: Sequence[str] | None, adversaries: Sequence[str] | None
+) -> tuple[ArrayLike, Sequence[str], Sequence[str]]:
+    """Return the table of a dict, and its labels."""
+    rows = list(payoff)
+    columns = list(payoff[rows[0]]) if rows and isinstance(payoff[rows[0]], Mapping) else []
+    for row in rows:
+        own = payoff[row]
+        if not columns or not isinstance(own, Mapping) or set(own) != set(columns):
+            got = sorted(own) if isinstance(own, Mapping) else own
+            raise ValueError(f"`payoff` must give each defender the same adversaries, {columns}, got {got} for {row!r}")
+    table = [[np.asarray(payoff[row][column], np.float64) for column in columns] for row in rows]
+    return np.array(table), defenders or rows, adversaries or columns
 
 
 def _labels(given: Sequence[str] | None, count: int, kind: str, name: str) -> tuple[str, ...]:

@@ -20,6 +20,9 @@ class EarlierVersionError(ValueError):
     """A cell or a request of an earlier version of saplab, whose numbers or keys were others."""
 
 
+USUAL_STEPS: Final = 1000  # of a game, for how far one of unknown length is
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A network as a cell names it.
@@ -245,10 +248,25 @@ class GameCell(Cell):
         asks = self.attack is not None and self.attack.knowledge != "nothing"
         return replace(self, adversary=self.adversary if asks else self.defender)
 
+    @property
+    def step_passes(self) -> int:
+        """Return the passes that one step of one game takes at most; a backward pass counts as two."""
+        if self.attack is None or self.eps == (0.0,):
+            return self.passes
+        return self.passes + self.attack.cost(self.eps).passes + self.attack.samples
+
+    def work_after(self, steps: int, going: int) -> int:
+        """Return the work that is done after so many steps, with `going` games not ended yet, whose length is unknown.
+
+        Such a game counts as half done after `USUAL_STEPS`, and never as done.
+        """
+        ended = self.stop - self.start - going
+        return self.step_passes * (USUAL_STEPS * ended + USUAL_STEPS * steps * going // (USUAL_STEPS + steps))
+
     @classmethod
     def work_of(cls, group: Sequence[Self]) -> int:
-        """Return the number of games."""
-        return sum(cell.stop - cell.start for cell in group)
+        """Return the passes of one observation through a network, as if every game took `USUAL_STEPS`."""
+        return sum(cell.work_after(0, 0) for cell in group)
 
 
 _KINDS: Final[Mapping[str, type[Cell]]] = {kind.kind: kind for kind in (ImageCell, GameCell)}

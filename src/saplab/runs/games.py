@@ -29,7 +29,7 @@ class Games:
     device: str = "cpu"
 
     def compute(self, group: Group, tick: Tick = lambda n: None) -> list[GameResult]:
-        """Play the games of each cell; `tick` is called with 1 as each of them ends."""
+        """Play the games of each cell; `tick` gets the work since its last call."""
         for cell in group:
             cell.check_device(self.device)
         return [self.play(cast(GameCell, cell), tick) for cell in group]
@@ -39,17 +39,19 @@ class Games:
         begin, busy = time.perf_counter(), time.process_time()
         player = Player(network_of(cell.defender, self.models), cell.passes, cell.seed)
         rules = Rules(cell.game, cell.sticky, cell.epsilon, cell.max_frames)
-        going = cell.stop - cell.start
+        steps = told = 0
 
         def on_step(moment: Moment) -> None:
-            nonlocal going
-            tick(going - len(moment.episodes))
-            going = len(moment.episodes)
+            nonlocal steps, told
+            steps += 1
+            done = cell.work_after(steps, len(moment.episodes))
+            tick(done - told)
+            told = done
             watch(moment)
 
         with computing_in(cell.precision, self.device):
             episodes = play(player, rules, range(cell.start, cell.stop), cell.seed, self._adversary(cell), on_step)
-        tick(going)
+        tick(cell.work_after(steps, 0) - told)
         scores = np.array([episode.score for episode in episodes], np.float64)
         record = made(time.perf_counter() - begin, time.process_time() - busy)
         return GameResult(scores, np.array([e.steps for e in episodes], np.int64), record)

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, replace
@@ -23,11 +23,15 @@ from saplab.system.settings import (
     unusual_settings,
 )
 from saplab.system.source import callable_digest, source_digest
+from saplab.system.words import meant
 
 T = TypeVar("T")
 
 _CALL: Final = re.compile(r"(?P<path>[\w.]+:[A-Za-z_][\w.]*)(?:\((?P<arguments>.*)\))?", re.DOTALL)
 _PLUS: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?<![0-9.][eE])\+""")  # quoted texts hide theirs
+_SPELT: Final = re.compile(
+    r"(?P<name>[A-Za-z][A-Za-z_ -]*?)[-_ ]?(?:\((?P<brackets>.*)\)|:?(?P<number>[\d.]+)|:(?P<rest>.*))?"
+)
 _FUNCTION: Final = " source"  # after the name of a setting that is a function; no field can be called that
 _SOURCE: Final = f"class{_FUNCTION}"
 
@@ -80,7 +84,8 @@ class Registry(Generic[T]):
         return cast(type[T], found)
 
     def _unknown(self, text: str) -> str:
-        return f"`{self.kind}` must be one of {', '.join(self.names)} or package.module:Class(…), got {text!r}"
+        wanted = f"`{self.kind}` must be one of {', '.join(self.names)} or package.module:Class(…), got {text!r}"
+        return wanted + instead(text, self.names)
 
     def name_of(self, cls: type[T]) -> str:
         """Return the name of a class; ``package.module:Class`` where it was not registered."""
@@ -226,6 +231,21 @@ def register(name: str) -> Callable[[C], C]:
         return cls
 
     return add
+
+
+def instead(text: str, names: Iterable[str], number: str = "") -> str:
+    """Return how to write what somebody may have meant by a text, to be added to an error: "; write pgd:steps=5".
+
+    Args:
+        text: a name in another spelling, its settings in brackets, or a number without a colon.
+        names: that are known.
+        number: the setting that a bare number is; the only one by default.
+    """
+    if (parts := _SPELT.fullmatch(text)) is None or not (known := meant(parts["name"], names)):
+        return ""
+    bare = parts["number"] and (f"{number}={parts['number']}" if number else parts["number"])
+    settings = (parts["brackets"] or bare or parts["rest"] or "").replace(" ", "")
+    return f"; write {known}{':' if settings else ''}{settings}"
 
 
 def split_sum(text: str) -> list[str]:
