@@ -37,9 +37,9 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from saplab import __version__
+        from importlib.metadata import version
 
-        typer.echo(f"saplab {__version__}")
+        typer.echo(f"saplab {version('saplab')}")
         raise typer.Exit
 
 
