@@ -222,6 +222,16 @@ def test_every_picture_inside_a_class_counts_and_the_rest_is_said(tmp_path: Path
     assert load_folder(root, Cut(16, 16), limit=2).note == data.note
 
 
+def test_a_link_to_a_folder_around_a_class_brings_no_other_classes_pictures(folder: Path) -> None:
+    before = load_folder(folder, Cut(8, 8))
+    (folder / "cat" / "around").symlink_to("..")
+    (folder / "cat" / "far").symlink_to(folder.parent)
+    data = load_folder(folder, Cut(8, 8))
+    assert torch.equal(data.images, before.images)
+    assert torch.equal(data.labels, before.labels)
+    assert data.note == f"{before.note}, 2 that are no regular files"
+
+
 def test_a_limit_of_none_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="`limit` must be >= 1, got 0"):
         load_folder(folder, Cut(8, 8), limit=0)

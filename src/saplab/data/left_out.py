@@ -34,11 +34,16 @@ class LeftOut:
                 self.loose += not inner.name.startswith(".")
 
     def files(self, folder: Path, wanted: Collection[str]) -> Iterator[Path]:
-        """Yield the files with a wanted suffix in a folder and in those inside it, each folder once."""
-        seen: set[tuple[int, int]] = set()
+        """Yield the files with a wanted suffix in a folder and in those inside it, each folder once.
+
+        A link to a folder around it leads to other classes' pictures, and is left out.
+        """
+        around = {(status.st_dev, status.st_ino) for status in map(Path.stat, folder.resolve().parents)}
+        seen = set(around)
         for place, inside, names in os.walk(folder, followlinks=True):
             status = Path(place).stat()
             if (status.st_dev, status.st_ino) in seen:
+                self.special += (status.st_dev, status.st_ino) in around
                 inside.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
