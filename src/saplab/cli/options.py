@@ -1,6 +1,7 @@
 """Options that several verbs share, and what their texts mean."""
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typer.core import TyperCommand
 from saplab.cli.console import Console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
@@ -223,6 +224,18 @@ def load_images(
     for line in filter(None, (images.note, words)):
         console.say(line)
     return first_images(images, limit)
+
+
+@contextmanager
+def naming(data: str) -> "Iterator[None]":
+    """Name the data where a network cannot take its images."""
+    from saplab.defenses.stage import UnfitImagesError
+    from saplab.system.words import readable
+
+    try:
+        yield
+    except UnfitImagesError as error:
+        raise UnfitImagesError(f"{readable(data)}: {error}") from error
 
 
 def classes_of(network: "nn.Module | None") -> "Sequence[str]":

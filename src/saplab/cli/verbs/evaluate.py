@@ -70,11 +70,12 @@ def evaluate(
     network = options.load_network(model, weights, console).to(place.device)
     dataset = options.load_images(data, network, image_size, limit, console)
     defended = defend(network, *defenses, sites=sites or None) if defenses else network
-    job = planned(
-        defended, dataset, attackers, strengths, threat=threat, passes=passes, seed=seed, seeds=seeds,
-        baseline=baseline, precision=precision, batch_size=batch_size, command=command_line(), device=place.kind,
-        battery=attack,
-    )  # fmt: skip
+    with options.naming(data):
+        job = planned(
+            defended, dataset, attackers, strengths, threat=threat, passes=passes, seed=seed, seeds=seeds,
+            baseline=baseline, precision=precision, batch_size=batch_size, command=command_line(), device=place.kind,
+            battery=attack,
+        )  # fmt: skip
     job = replace(job, engine=place.engine)
     if budget or dry_run:
         show_plan(job, console)
