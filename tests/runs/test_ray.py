@@ -24,7 +24,7 @@ from synthetic import make_cell
 import saplab
 from saplab.models.zoo import load_model
 from saplab.runs import Store, run, work_of
-from saplab.runs.engines import InProcess, RayCluster
+from saplab.runs.engines import InProcess, RayCluster, private_ray
 from saplab.runs.engines.ray import _dumps
 
 __all__ = ["one_thread", "references"]  # fixtures
@@ -43,6 +43,28 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path, address):
     _, inputs = make_run(tmp_path / "trap")
     with pytest.raises(ConnectionError, match=f"no Ray cluster answers at {re.escape(address)}: "):
         next(RayCluster(address)([(make_cell(),)], inputs, lambda n: None))
+
+
+def test_a_node_that_takes_its_time_to_begin_is_waited_for(monkeypatch):
+    """... for as long as is said, after which Ray's own error is that of the engine."""
+    monkeypatch.setattr(private_ray.time, "sleep", lambda seconds: clock.append(clock[-1] + seconds))
+    monkeypatch.setattr(private_ray.time, "monotonic", lambda: clock[-1])
+    clock = [0.0]
+
+    def get_node(address, node):
+        if clock[-1] < start:
+            raise RuntimeError("no such node")
+        return address, node
+
+    services = SimpleNamespace(get_node=get_node)
+    with private_ray._patience(services):
+        start = 100.0
+        assert services.get_node("here", 1) == ("here", 1)
+        start = 1_000.0
+        with pytest.raises(RuntimeError, match="no such node"):
+            services.get_node("here", 1)
+    assert 200 < clock[-1] < 300
+    assert services.get_node is get_node
 
 
 class FakeRay:

@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ _PATIENT: Final = {  # seconds and milliseconds: a machine that does other thing
     "health_check_timeout_ms": 60_000,
     "health_check_failure_threshold": 10,
 }
+_START_SECONDS: Final = 120.0  # for a node to begin; Ray's own 30 s are too few on a machine that others use as well
 _TOKENS: Final = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -25,7 +27,7 @@ def private_ray(ray: Any, cores: int) -> Iterator[Mapping[str, Any]]:
     """Prepare a Ray of this process's own, and yield the arguments of `ray.init`; shut it down before the end."""
     constants = ray._private.ray_constants
     clusters = constants.ENABLE_RAY_CLUSTER
-    with _token(ray), _folder() as folder:
+    with _token(ray), _patience(ray._private.services), _folder() as folder:
         constants.ENABLE_RAY_CLUSTER = False  # what makes Ray choose 127.0.0.1
         try:
             yield {"address": "local", "num_cpus": cores, "include_dashboard": False, "_temp_dir": folder,
@@ -48,6 +50,28 @@ def _token(ray: Any) -> Iterator[None]:
             os.environ.pop(name, None)
         os.environ.update({name: value for name, value in before.items() if value is not None})
         _forget(ray)
+
+
+@contextmanager
+def _patience(services: Any) -> Iterator[None]:
+    """Let Ray wait for its node for longer than the 30 s that are written into it."""
+    ask = services.get_node
+
+    def get_node(*arguments: Any) -> Any:
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                return ask(*arguments)
+            except RuntimeError:  # it is not there yet
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.5)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 def _forget(ray: Any) -> None:
