@@ -399,12 +399,22 @@ def test_parts_whose_inside_cannot_be_seen_are_named() -> None:
         saplab.defend(net(scripted), saplab.SAP(50))
     holder = net(nn.ReLU())
     holder.function = function
-    with pytest.raises(ValueError, match=r"a part of the network cannot be copied: .*ScriptFunction"):
+    with pytest.raises(ValueError, match=r"^the attribute 'function' of the network cannot be copied: .*Script"):
         saplab.defend(holder, saplab.SAP(50))
+    part = nn.ReLU()
+    part.function = [function]
+    with pytest.raises(ValueError, match=r"^the attribute 'function' of the part '2' of the network cannot be copied"):
+        saplab.defend(net(part), saplab.SAP(50))
 
 
-def test_a_defended_graph_of_torch_fx_can_be_copied() -> None:
+def test_a_defended_graph_of_torch_fx_can_be_copied_and_saved(tmp_path: Path) -> None:
     graph = torch.fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, 3)).eval())
-    defended = saplab.defend(graph, saplab.SAP(50))
+    defended = saplab.defend(graph, saplab.SAP(50), seed=3)
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(saplab.predict(copy.deepcopy(defended), images, 2), saplab.predict(defended, images, 2))
+    torch.save(defended, tmp_path / "defended.pt")
+    for again in (copy.deepcopy(defended), torch.load(tmp_path / "defended.pt", weights_only=False)):
+        assert torch.equal(saplab.predict(again, images, 2), saplab.predict(defended, images, 2))
+        assert [type(part) for part in again.modules()][1:] == [type(part) for part in defended.modules()][1:]
+        assert again.state_dict().keys() == graph.state_dict().keys()
+        assert torch.equal(saplab.undefended(again)(images), graph(images))
+    assert torch.equal(again(images), defended(images))  # a direct call's draws as well

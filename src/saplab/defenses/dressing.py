@@ -5,8 +5,9 @@ A view is a copy of the tree of modules that shares every parameter and buffer.
 """
 
 import copy
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import torch
@@ -78,7 +79,11 @@ class Dress(nn.Module):
         return replica
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _blank, type(self).__bases__, self.__dict__
+        if _found_by_name(undressed_class(self)):
+            return _blank, type(self).__bases__, self.__dict__
+        own = {name: value for name, value in vars(self).items() if name.startswith("_saplab")}
+        parts = [kind.__bases__[0] for kind in type(self).__mro__ if kind in _classes.values()]
+        return _dressed_again, (tuple(parts), stripped(self)), own
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy as modules are copied, also where the network's class has a way of its own (torch.fx)."""
@@ -115,7 +120,24 @@ def _dressed_class(part: type[Dress], base: type[nn.Module]) -> type[Dress]:
 def _blank(part: type[Dress], base: type[nn.Module]) -> Dress:
     """Make the empty shell that unpickling and copying fill."""
     kind = _dressed_class(part, base)
-    return kind.__new__(kind)
+    return object.__new__(kind)  # a graph of torch.fx would make a class of its own
+
+
+def _found_by_name(kind: type) -> bool:
+    """Return whether a class is where pickle looks for it, as the one that torch.fx makes for each graph is not."""
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
+
+
+def _dressed_again(parts: tuple[type[Dress], ...], model: nn.Module) -> nn.Module:
+    """Return a network that has pickled itself with its dresses, the outermost first, but not with their fields."""
+    kind = type(model)
+    for part in reversed(parts):
+        kind = _dressed_class(part, kind)
+    model.__class__ = kind
+    return model
 
 
 def undressed_class(model: nn.Module, part: type[Dress] | None = None) -> type[nn.Module]:
@@ -162,6 +184,17 @@ def view(model: nn.Module) -> nn.Module:
     """
     shared = {id(t): t for t in (*model.parameters(), *model.buffers(), *with_history(model))}
     try:
-        return copy.deepcopy(model, shared)
+        return copy.deepcopy(model, dict(shared))
     except Exception as error:  # whatever the user's objects raise
-        raise ValueError(f"a part of the network cannot be copied: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{_uncopied(model, shared)} cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def _uncopied(model: nn.Module, shared: Mapping[int, Any]) -> str:
+    """Name the attribute of a network that cannot be copied, with the module that holds it."""
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            try:
+                copy.deepcopy(value, dict(shared)) if attribute != "_modules" else None
+            except Exception:
+                return f"the attribute {attribute!r} of {f'the part {name!r} of ' if name else ''}the network"
+    return "a part of the network"
