@@ -1,5 +1,8 @@
 """Images and labels as callers have them: of any type that can be meant, and refused where none can."""
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +28,31 @@ def test_labels_of_any_integer_type_are_the_same_labels(net: nn.Module, kind: to
     assert torch.equal(saplab.FGSM()(net, IMAGES, LABELS.to(kind), 0.1), wanted)
     assert torch.equal(saplab.APGD(steps=2, targets=2)(net, IMAGES, LABELS.to(kind), 0.1),
                        saplab.APGD(steps=2, targets=2)(net, IMAGES, LABELS, 0.1))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: saplab.PGD(steps=1.5), "`steps` must be an integer, got 1.5"),
+        (lambda: saplab.APGD(steps=True), "`steps` must be an integer, got True"),
+        (lambda: saplab.PGD(steps=10**30), "`steps` must be at most 2147483647, got 1000"),
+        (lambda: saplab.PGD(restarts="2"), "`restarts` must be an integer, got '2'"),
+        (lambda: saplab.PGD(targets=0.5), "`targets` must be an integer, got 0.5"),
+        (lambda: saplab.MonteCarlo(2.0), "`samples` must be an integer, got 2.0"),
+        (lambda: saplab.Square(queries=2**31), "`queries` must be at most 2147483647"),
+        (lambda: saplab.Square(passes=float("nan")), "`passes` must be an integer, got nan"),
+        (lambda: saplab.ARC(rivals=1.5), "`rivals` must be an integer"),
+    ],
+)
+def test_counts_are_whole_numbers_that_can_be_counted(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError if "integer" in message else ValueError, match=re.escape(message)):
+        make()
+
+
+def test_numpys_numbers_count(net: nn.Module) -> None:
+    attack = saplab.PGD(saplab.MonteCarlo(np.int64(2)), steps=np.int32(2))
+    plain = saplab.PGD(saplab.MonteCarlo(2), steps=2)
+    assert torch.equal(attack(net, IMAGES, LABELS, 0.1), plain(net, IMAGES, LABELS, 0.1))
 
 
 @pytest.mark.parametrize("kind", [">i4", "<u2", "i8"])

@@ -116,7 +116,9 @@ def test_other_weights_are_another_request(tmp_path):
         ({"norm": "l1"}, "`norm` must be one of linf"),
         ({"attacks": "cw"}, "`attack` must be one of quick, standard, paper, adaptive"),
         ({"attacks": []}, "`attacks` must hold at least one attack"),
+        ({"eps": "8/255"}, "`eps` must be a number such as 8 / 255, or several, got '8/255'"),
         ({"passes": 0}, "`passes` must be >= 1"),
+        ({"passes": 2**31}, "`passes` must be at most 2147483647"),
         ({"seed": -1}, "`seed` must be an integer >= 0"),
         ({"precision": "half"}, "`precision` must be one of"),
         ({"workers": 0}, "`workers` must be >= 1"),
@@ -131,9 +133,38 @@ def test_what_cannot_be_evaluated_is_refused_in_a_line(changes, message):
         saplab.evaluate(sap, **settings)
 
 
+class Last(nn.Module):
+    """A network with a function of its logits as its last step."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.net, self.last = NET, last
+
+    def forward(self, images):
+        return self.last(self.net(images))
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (lambda z: z[:, :1], r"logit for each of at least two classes, .*return torch\.cat"),
+        (lambda z: z * torch.nan, "must return finite logits"),
+        (lambda z: z.abs() / 0, "must return finite logits"),
+    ],
+)
+def test_logits_that_tell_nothing_are_refused_before_anything_is_computed(last, message):
+    with pytest.raises(ValueError, match=message):
+        saplab.evaluate(Last(last), IMAGES, LABELS * 0, **QUICK)
+    with pytest.raises(ValueError, match=message):
+        saplab.predict(Last(last), IMAGES)
+
+
 def test_wrong_kinds_are_refused():
     with pytest.raises(TypeError, match=r"`model` must be an nn.Module, got function"):
         saplab.evaluate(lambda x: x, IMAGES, LABELS)
+    for name in ("passes", "samples", "batch_size"):
+        with pytest.raises(TypeError, match=f"`{name}` must be an integer, got 2.0"):
+            saplab.evaluate(NET, IMAGES, LABELS, **{**QUICK, name: 2.0})
     with pytest.raises(TypeError, match="`attacks` must be a battery"):
         saplab.evaluate(NET, IMAGES, LABELS, attacks=7)
     with pytest.raises(ValueError, match="holds a defended network inside it"):

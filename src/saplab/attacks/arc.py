@@ -19,6 +19,7 @@ from saplab.defenses.mixture import Mixture
 from saplab.defenses.parallel import over_threads
 from saplab.defenses.prediction import BATCH, logits
 from saplab.defenses.stochastic import learn
+from saplab.system.counts import check_count
 from saplab.system.registry import register
 
 BEYOND: Final = 0.05  # ρ: how far beyond a boundary to go, as a share of ε
@@ -58,8 +59,7 @@ class ARC(Attack):
 
     def __post_init__(self) -> None:
         for name in ("steps", "rivals"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be >= 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if not 0 < self.relative_step < math.inf:
             raise ValueError(f"`relative_step` must be > 0, got {self.relative_step}")
 

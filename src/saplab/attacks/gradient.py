@@ -18,6 +18,7 @@ from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
 from saplab.defenses.prediction import BATCH
 from saplab.defenses.relaxed import relaxing
+from saplab.system.counts import check_count
 from saplab.system.precision import PRECISIONS, Precision
 
 _LOG: Final = logging.getLogger("saplab")
@@ -82,10 +83,7 @@ class MonteCarlo:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.samples, int):
-            raise TypeError(f"`samples` must be an integer, got {self.samples!r}")
-        if self.samples < 1:
-            raise ValueError(f"`samples` must be >= 1, got {self.samples}")
+        check_count("samples", self.samples)
         for field, value, known in (
             ("backward", self.backward, GRADIENT_RULES),
             ("average", self.average, get_args(Average)),

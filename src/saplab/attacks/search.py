@@ -12,6 +12,7 @@ from saplab.attacks.base import Attack, GradientAttack
 from saplab.attacks.gradient import Cost, MonteCarlo
 from saplab.attacks.lost import Watch, cost_of
 from saplab.attacks.problem import Problem
+from saplab.system.counts import MOST, check_count
 
 
 class SearchAttack(Attack):
@@ -34,10 +35,9 @@ class SearchAttack(Attack):
     stop_when_lost: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps_at(1.0) < 1:
-            raise ValueError(f"`steps` must be >= 1, got {self.steps_at(1.0)}")
-        if self.restarts < 1:
-            raise ValueError(f"`restarts` must be >= 1, got {self.restarts}")
+        check_count("steps", self.steps_at(1.0))
+        check_count("restarts", self.restarts)
+        check_count("targets", self.targets, -MOST)
 
     def check_classes(self, classes: int) -> None:
         """Refuse as many targets as there are classes, or more."""

@@ -12,6 +12,7 @@ from saplab.attacks.lost import Watch
 from saplab.attacks.problem import Problem
 from saplab.attacks.search import SearchAttack
 from saplab.attacks.squares import WINDOWS
+from saplab.system.counts import check_count
 from saplab.system.registry import register
 
 HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in queries of 10,000 (section 5)
@@ -46,8 +47,7 @@ class Square(SearchAttack):
 
     def __post_init__(self) -> None:
         for name in ("queries", "passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be >= 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if not 0 < self.p_init <= 1:
             raise ValueError(f"`p_init` must be in (0, 1], got {self.p_init}")
 

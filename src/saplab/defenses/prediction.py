@@ -16,6 +16,7 @@ from saplab.defenses.parallel import over_threads
 from saplab.defenses.stochastic import ready
 from saplab.pruning.finite import check_finite
 from saplab.rng.streams import EXAMPLES, pass_streams, stream_key
+from saplab.system.counts import check_count
 from saplab.system.progress import Choice, Tick, show_of
 
 BATCH = 512  # images of one forward pass
@@ -88,8 +89,7 @@ def predict_with_votes(
     """
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image, got none")
-    if passes < 1:
-        raise ValueError(f"`passes` must be >= 1, got {passes}")
+    check_count("passes", passes)
     images = for_network(model, images)
     model, numbers = ready(model, images[:batch_size]), numbered(examples, len(images))
     key, rounds = stream_key(seed), passes if is_random(model) else 1
@@ -125,9 +125,7 @@ def _average(
             half = total / (pass_ + 1)
         tick(len(images))
     check_finite()
-    if not total.isfinite().all():
-        raise ValueError("the network must return finite logits, got NaN or infinity")
-    return (total / passes).cpu(), votes.cpu(), half.cpu(), single.cpu()
+    return (of_classes(total) / passes).cpu(), votes.cpu(), half.cpu(), single.cpu()
 
 
 def numbered(examples: Tensor | None, count: int) -> Tensor:
@@ -160,4 +158,16 @@ def as_logits(output: Any, count: int | None = None) -> Tensor:
     if output.dim() != 2 or count not in (None, len(output)):
         rows = "N" if count is None else count
         raise ValueError(f"the network must return logits ({rows}, classes), got shape {tuple(output.shape)}")
+    return output
+
+
+def of_classes(output: Tensor) -> Tensor:
+    """Return logits (N, classes) that tell classes apart; ValueError for a single one, or what is not finite."""
+    if output.shape[1] < 2:
+        raise ValueError(
+            "the network must return a logit for each of at least two classes, got one logit for each image; where its"
+            " sign tells two classes apart, return torch.cat([torch.zeros_like(z), z], 1)"
+        )
+    if not output.isfinite().all():
+        raise ValueError("the network must return finite logits, got NaN or infinity")
     return output

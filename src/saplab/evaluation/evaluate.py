@@ -22,6 +22,7 @@ from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
 from saplab.runs.networks import rehearsed, traits_of
+from saplab.system.counts import check_count
 from saplab.system.progress import Choice, Show, note, show_of
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
@@ -114,8 +115,7 @@ def planned(
     threat.check(data.images, data.labels, sorted(eps))
     if precision != "float32" and any(tensor.dtype == torch.float64 for tensor in model.parameters()):
         raise ValueError(f"a network of float64 keeps its precision, got `precision` {precision}; call .float() first")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be >= 1, got {batch_size}")
+    check_count("batch_size", batch_size)
     place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     first = data.images[:batch_size].to(place)
     defender, plain, notes = rehearsed(model, first)

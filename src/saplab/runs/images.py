@@ -15,7 +15,7 @@ from saplab.attacks.flatness import Flatness
 from saplab.attacks.threat import check_labels
 from saplab.data.dataset import Dataset
 from saplab.defenses import Prediction, predict_with_votes
-from saplab.defenses.prediction import for_network, logits
+from saplab.defenses.prediction import for_network, logits, of_classes
 from saplab.defenses.stage import ran
 from saplab.rng.streams import stream_key
 from saplab.runs.cell import Group, ImageCell
@@ -23,6 +23,7 @@ from saplab.runs.engines.base import Models, Tick
 from saplab.runs.engines.parcel import shared
 from saplab.runs.networks import network_of
 from saplab.runs.results import PICTURED, ImageResult
+from saplab.system.counts import check_count
 from saplab.system.machine import made
 from saplab.system.precision import computing_in
 
@@ -94,15 +95,14 @@ class Images:
             threat.check(self.data.images, self.data.labels, sorted(radii))
         for seed, passes, precision in {(cell.seed, cell.passes, cell.precision) for cell in cells}:
             stream_key(seed)
-            if passes < 1:
-                raise ValueError(f"`passes` must be >= 1, got {passes}")
+            check_count("passes", passes)
             with computing_in(precision, self.device):
                 pass
         one = self.data.images[:1].to(self.device)
         for network in {network for cell in cells for network in (cell.defender, cell.adversary)}:
             with torch.no_grad():
                 model = network_of(network, self.models)
-                classes = logits(partial(ran, model), for_network(model, one)).shape[1]
+                classes = of_classes(logits(partial(ran, model), for_network(model, one))).shape[1]
             check_labels(self.data.labels, classes)
             for attack in {cell.attack.spec: cell.attack for cell in cells if cell.adversary == network}.values():
                 attack.check_classes(classes)
