@@ -116,6 +116,7 @@ def planned(
     if precision != "float32" and any(tensor.dtype == torch.float64 for tensor in model.parameters()):
         raise ValueError(f"a network of float64 keeps its precision, got `precision` {precision}; call .float() first")
     check_count("batch_size", batch_size)
+    check_count("passes", passes)
     place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     first = data.images[:batch_size].to(place)
     defender, plain, notes = rehearsed(model, first)
