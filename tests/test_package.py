@@ -23,10 +23,10 @@ WITHOUT = f"""
 import sys
 from importlib.machinery import PathFinder
 
-class Without:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        return None if name.partition(".")[0] in {(*EXTRAS, *TOOLS)!r} else PathFinder.find_spec(name, path, target)
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {(*EXTRAS, *TOOLS)!r} else super().find_spec(name, path, target)
 
 sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sys.meta_path]
 """

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from synthetic import fill, make_request
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from saplab.attacks import eps_of
 from saplab.cli import app
@@ -67,6 +69,25 @@ def test_help_names_every_verb():
     done = saplab("--help")
     assert all(re.search(rf"^  {verb} ", done.stdout, re.MULTILINE) for verb in VERBS)
     assert saplab().stdout == done.stdout
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "benchmark"])
+def test_help_shows_every_option_at_80_columns(verb):
+    command = get_command(app).commands[verb]
+    shown = CliRunner().invoke(app, [verb, "--help"], prog_name="saplab", env={"COLUMNS": "80", "TERM": "dumb"}).output
+    assert max(map(len, shown.splitlines())) <= 80
+    names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {name for name in names if name.startswith("--") and name not in shown} == set()
+    assert "list[" not in shown
+    assert "Options:" not in shown  # each has a group; --help alone is among the others
+    assert shown.partition("Other options:\n")[2].split() == ["--help", "Show", "this", "message", "and", "exit."]
+
+
+def test_summaries_of_verbs_are_whole():
+    shown = CliRunner().invoke(app, ["--help"], prog_name="saplab", env={"COLUMNS": "80", "TERM": "dumb"}).output
+    summaries = re.findall(r"^  [a-z-]+ {2,}(\S.*)$", shown.partition("Commands:")[2], re.MULTILINE)
+    assert len(summaries) == len(VERBS) + 1
+    assert all(summary.endswith(".") and "..." not in summary for summary in summaries)
 
 
 def test_version_is_the_projects():

@@ -92,7 +92,7 @@ def test_whole_numbers_and_floats_of_one_object_are_stored_alike() -> None:
 def test_all_settings_are_stored_whatever_the_defaults() -> None:
     assert Attack.registry.encode(FGSM()) == {
         "class": "fgsm", "samples": 1, "backward": "mask", "average": "loss", "loss": "cross-entropy",
-        "redraw": True,
+        "redraw": True, "precision": "float32",
     }  # fmt: skip
 
 
