@@ -32,7 +32,11 @@ def outputs(notebook: Any) -> list[list[tuple[str, ...]]]:
     """Return, for each cell of code, the kinds of its outputs and their words."""
     return [
         [
-            (output.output_type, *output.get("data", {}), words(output.get("text") or output.data["text/plain"]))
+            (
+                output.output_type,
+                *sorted(output.get("data", {})),
+                words(output.get("text") or output.data["text/plain"]),
+            )
             for output in cell.outputs
         ]
         for cell in notebook.cells

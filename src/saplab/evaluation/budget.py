@@ -11,6 +11,7 @@ from saplab.defenses import predict
 from saplab.runs.cell import Group, ImageCell, Network, groups_of
 from saplab.runs.images import Images
 from saplab.runs.networks import network_of
+from saplab.system.words import counted
 
 LONG: Final = 30.0  # seconds from which a caller should be told before work begins
 
@@ -41,8 +42,8 @@ class Budget:
     @property
     def time(self) -> str:
         """Return the time in words."""
-        seconds = self.seconds
-        told = f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+        seconds = round(self.seconds)
+        told = counted(seconds, "second") if seconds < 100 else counted(round(seconds / 60), "minute")
         told = told if seconds < 6000 else f"{seconds / 3600:.1f} hours"
         return f"at most about {told} in one process at the speed just measured; images lost early take less"
 
