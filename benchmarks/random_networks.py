@@ -1,12 +1,17 @@
 """Networks that are random by themselves: saplab's clean accuracy, attack and cost against the same by hand.
 
     python benchmarks/random_networks.py [--images 200] [--lam 1] [--passes 20] [--jobs 1] [--seed 0]
-                                         [--only accuracy|cost] [NETWORK ...]
+                                         [--seeds 1] [--only accuracy|cost] [NETWORK ...]
 
 Eleven networks in plain PyTorch around preact-resnet20-dense, none of which saplab knows. By hand means a loop over
 passes of the bare network under PyTorch's, NumPy's and Python's own generators. The first table holds accuracies, and
-whether other batch sizes give the same bits; the second the time of a pass with keyed draws against one without. Each
-network runs on one thread; with --jobs, several networks are evaluated side by side, but timed one after the other.
+whether other batch sizes give the same bits; the second the time of a pass with keyed draws against one without.
+
+Where a draw serves a whole pass, all images share the luck of an attack's draws, which can be several points: --seeds 5
+attacks with five seeds, by saplab and by hand, and shows means and ranges.
+
+Each network runs on one thread; with --jobs, several networks are evaluated side by side, but timed one after the
+other.
 """
 
 import argparse
@@ -329,33 +334,42 @@ def same_bits(net: nn.Module, images: Tensor, labels: Tensor, eps: float, seed: 
     return "yes" if difference == 0 else f"up to {difference:.1g} apart"
 
 
-def measure(name: str, count: int, eps: float, passes: int, seed: int) -> tuple[str, ...]:
-    """Return the row of a network."""
+def spread(percents: Sequence[float]) -> str:
+    """Return the mean of accuracies of several seeds and their range, or the only one."""
+    mean = f"{statistics.mean(percents):.1f}"
+    return mean if len(percents) == 1 else f"{mean} ({min(percents):.1f} to {max(percents):.1f})"
+
+
+def measure(name: str, count: int, eps: float, passes: int, seeds: Sequence[int]) -> tuple[str, ...]:
+    """Return the row of a network: all from the first seed, but for what attacks leave, which each seed measures."""
     case, net = CASES[name], CASES[name].make()
     images, labels = (t[:count] for t in saplab.load_cifar10("sample"))
     rules = ("mask", "relaxed") if case.by_hand else ("mask",)
     pgd = [saplab.PGD(saplab.MonteCarlo(SAMPLES, backward=rule), steps=STEPS) for rule in rules]  # type: ignore[arg-type]
-    run = partial(saplab.evaluate, net, images, labels, eps=eps, passes=passes, seed=seed, progress=False)
+    run = partial(saplab.evaluate, net, images, labels, eps=eps, passes=passes, progress=False)
 
-    attacked = run(attacks=pgd)
-    clean = next(row for row in attacked.rows if row["eps"] == 0)
-    left = [row["averaged_percent"] for row in attacked.rows if row["eps"] > 0]
-    still = run(attacks=[Still(k) for k in (1, 2, 3)])
+    attacked = [run(attacks=pgd, seed=seed) for seed in seeds]
+    clean = next(row for row in attacked[0].rows if row["eps"] == 0)
+    left = [[row["averaged_percent"] for row in result.rows if row["eps"] > 0] for result in attacked]
+    still = run(attacks=[Still(k) for k in (1, 2, 3)], seed=seeds[0])
     bound = still.verdict.robust[-1].accuracy.estimate * 100
     averaged = next(row["averaged_percent"] for row in still.rows if row["eps"] > 0)
 
-    seed_all(seed)
-    hand_clean = accuracy_by_hand(net, images, labels, BY_HAND)
-    adversarial = pgd_by_hand(case.by_hand() if case.by_hand else net, images, labels, eps)
-    hand_left = accuracy_by_hand(net, adversarial, labels, passes)
+    hand_left = []
+    for seed in seeds:
+        seed_all(seed)
+        if seed == seeds[0]:
+            hand_clean = accuracy_by_hand(net, images, labels, BY_HAND)
+        adversarial = pgd_by_hand(case.by_hand() if case.by_hand else net, images, labels, eps)
+        hand_left.append(accuracy_by_hand(net, adversarial, labels, passes))
 
     return (
-        name, attacked.request.cells[0].defender.grain,
+        name, attacked[0].request.cells[0].defender.grain,
         f"{clean['averaged_percent']:.1f} [{clean['averaged_low']:.1f}, {clean['averaged_high']:.1f}]",
-        f"{hand_clean:.1f}", ", ".join(f"{percent:.1f}" + (f" ({rule})" if len(rules) > 1 else "")
-                                       for percent, rule in zip(left, rules, strict=True)),
-        f"{hand_left:.1f}" + (" (BPDA)" if case.by_hand else ""), f"{bound:.1f} / {averaged:.1f}",
-        same_bits(net, images, labels, eps, seed),
+        f"{hand_clean:.1f}", ", ".join(spread(percents) + (f" ({rule})" if len(rules) > 1 else "")
+                                       for percents, rule in zip(zip(*left, strict=True), rules, strict=True)),
+        spread(hand_left) + (" (BPDA)" if case.by_hand else ""), f"{bound:.1f} / {averaged:.1f}",
+        same_bits(net, images, labels, eps, seeds[0]),
     )  # fmt: skip
 
 
@@ -363,7 +377,7 @@ def main() -> None:
     """Measure the networks and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=tuple(CASES), metavar="NETWORK")
-    for name, default in (("images", 200), ("passes", 20), ("jobs", 1), ("seed", 0)):
+    for name, default in (("images", 200), ("passes", 20), ("jobs", 1), ("seed", 0), ("seeds", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--lam", type=float, default=1.0, help="radius of the attacks in pixel steps of 0..255")
     parser.add_argument("--only", choices=("accuracy", "cost"))
@@ -374,7 +388,7 @@ def main() -> None:
     if options.only != "cost":
         with multiprocessing.get_context("fork").Pool(options.jobs, maxtasksperchild=1) as pool:
             one = partial(measure, count=options.images, eps=eps_of(options.lam), passes=options.passes,
-                          seed=options.seed)  # fmt: skip
+                          seeds=range(options.seed, options.seed + options.seeds))  # fmt: skip
             show(f"{options.images} images, λ = {options.lam:g}", HEAD, pool.imap(one, options.networks, chunksize=1))
     if options.only != "accuracy":
         show(f"a pass over {TIMED} images, one thread", COST_HEAD, map(cost, options.networks))

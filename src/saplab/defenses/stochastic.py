@@ -109,7 +109,13 @@ def Stochastic(model: nn.Module, seed: int = 0, example: Tensor | None = None) -
         example: a batch of real images (N, ...) to find out on whose the draws are; by default the first batch that
             comes.
 
+    Returns:
+        A view of the network, each of whose calls is one fresh pass. It is still an instance of the network's own
+        class, so that `isinstance`, attributes and the keys of `state_dict` stay as they were; `Stochastic` is a
+        function, and no class to test against.
+
     Raises:
+        TypeError: `model` is no `nn.Module`.
         ValueError: an example's output depends on the rest of its batch; a random operator that has no keyed form.
 
     Example:
