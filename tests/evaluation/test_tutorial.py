@@ -62,6 +62,9 @@ def test_the_defence_of_the_page_is_not_flat(after: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed (extra cluster)")
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Ray's own pipes and files
-def test_a_cluster_ends_with_the_same_bits(after: dict[str, Any], folder: Path) -> None:
+def test_a_cluster_ends_with_the_same_bits(folder: Path) -> None:
+    """Without the rest of the page, which a busy machine would need minutes for."""
+    (first,) = (line for _, _, text in BLOCKS for line in text.splitlines() if line.endswith("--out runs/noisy"))
+    PAGE.command(first)
     PAGE.run_extra("with the extra cluster")
     assert saplab.load(folder / "runs" / "ray").rows == saplab.load(folder / "runs" / "noisy").rows

@@ -13,6 +13,7 @@ from typing import Any, Final
 _PREFIX: Final = "saplab-ray-"  # of the folders, before the process's number
 _LONGEST: Final = 24  # characters of the folder for temporary files: sockets' paths may have 107 in all
 _PATIENT: Final = {  # seconds and milliseconds: a machine that does other things as well starts processes slowly
+    "worker_niceness": 0,  # added to the driver's own; Ray's 15 would starve tasks on such a machine
     "worker_register_timeout_seconds": 600,
     "health_check_initial_delay_ms": 60_000,
     "health_check_timeout_ms": 60_000,
