@@ -78,6 +78,8 @@ def test_help_shows_every_option_at_80_columns(verb):
     assert max(map(len, shown.splitlines())) <= 80
     names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {name for name in names if name.startswith("--") and name not in shown} == set()
+    assert ("--defense" in names) == ("--defence" in names)
+    assert ("--lambda" not in names) or "--eps" in names
     assert "list[" not in shown
     assert "Options:" not in shown  # each has a group; --help alone is among the others
     assert shown.partition("Other options:\n")[2].split() == ["--help", "Show", "this", "message", "and", "exit."]

@@ -65,7 +65,10 @@ def train(
     rate: Annotated[float | None, option(options.TRAINING, "Of dropout; the recipe's own is 0.1.")] = None,
     std: Annotated[float | None, option(options.TRAINING, "Of gaussian's noise on images; its own is 0.25.")] = None,
     defense: Annotated[
-        str, option(options.DEFENCE, "Train through it, such as sap:100; fresh draws in every pass.")
+        str,
+        option(
+            options.DEFENCE, "Train through it, such as sap:100; fresh draws in every pass.", "--defense", "--defence"
+        ),
     ] = "",
     epochs: Annotated[int | None, option(options.TRAINING, "Instead of the preset's.")] = None,
     batch: Annotated[int | None, option(options.TRAINING, "Images in a step, instead of the preset's.")] = None,
