@@ -115,6 +115,24 @@ def test_a_small_screen_needs_no_sideways_scrolling(watched, name):
     assert width[0] == width[1] == 390
 
 
+@pytest.mark.parametrize(("width", "shown", "head"), [(390, '"λ = 4"', "none"), (1200, "none", "table-header-group")])
+def test_rows_are_stacked_on_phones(watched, width, shown, head):
+    page = watched("evaluation", viewport={"width": width, "height": 800})
+    cell = "[...document.querySelectorAll('.numbers td')].find(cell => cell.dataset.label === 'λ = 4')"
+    assert page.evaluate(f"getComputedStyle({cell}, '::before').content") == shown
+    assert page.evaluate("getComputedStyle(document.querySelector('.numbers thead')).display") == head
+
+
+def test_print_leaves_out_what_is_for_the_screen(watched):
+    page = watched("evaluation", color_scheme="dark")
+    page.wait_for_selector(".vega-embed svg")
+    page.locator("#legend input").first.uncheck()
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    labels = "[...document.querySelectorAll('#legend label')].map(label => getComputedStyle(label).display)"
+    assert page.evaluate(labels) == ["none", "flex", "flex"]
+
+
 def test_dark_and_light_follow_the_reader(watched):
     grounds = [
         watched("evaluation", color_scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor")
