@@ -98,7 +98,7 @@ def test_the_same_command_goes_on_and_ends_with_the_same_card(card: Card, mine: 
     """Nothing that is stored is computed again: not a cell, not a certificate."""
     times = {path: path.stat().st_mtime_ns for path in mine.rglob("*.safetensors")}
     proof = (mine / "certificate.json").stat().st_mtime_ns
-    assert len(times) == 24  # six attacks, two norms, two ranges of images
+    assert len(times) == 28  # seven attacks, two norms, two ranges of images
     assert benchmark(*OWN, "--out", "runs") == 0
     assert {path: path.stat().st_mtime_ns for path in mine.rglob("*.safetensors")} == times
     assert (mine / "certificate.json").stat().st_mtime_ns == proof
