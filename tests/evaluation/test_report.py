@@ -74,7 +74,14 @@ def test_parquet_holds_the_same_with_types(rows):
     from pyarrow import parquet
 
     table = parquet.read_table(io.BytesIO(to_parquet(records(rows))))
-    assert table.to_pylist() == records(rows)
+    lines = table.to_pylist()
+    assert lines == records(rows)
+    assert [(line["curve"], line["strength"], line["images"]) for line in lines] == [
+        (row.curve, row.strength, 40) for row in rows
+    ]
+    shares = [100 * row.averaged.estimate for row in rows]
+    assert [line["averaged_percent"] for line in lines] == pytest.approx(shares, abs=1e-4)
+    assert len(set(shares)) > 1
     assert [str(table.schema.field(name).type) for name in ("curve", "strength", "images", "paper_percent")] == [
         "string", "double", "int64", "double"]  # fmt: skip
     assert to_parquet(records(rows[:1]))[:4] == b"PAR1"  # a column of nothing but nulls keeps its type
