@@ -86,7 +86,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*arguments: str) -> list[str]:
     options = ["--model", "mine:small", "--data", "data.npz", "--defense", "sap:100", "--samples", "3", "--passes", "4"]
-    return [sys.executable, "-m", "saplab", "evaluate", *options, *arguments]
+    attack = [] if "--attack" in arguments else ["--attack", "fgsm"]
+    return [sys.executable, "-m", "saplab", "evaluate", *options, *attack, *arguments]
 
 
 def saplab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -275,8 +276,15 @@ def test_clean_images_and_either_unit_and_spelling(workplace: Path, runner: "Run
     assert (code, "give one of them" in stderr) == (2, True)
 
 
+def test_an_attack_that_nobody_named_is_none_that_a_masked_gradient_fools(workplace: Path, runner: "Runner") -> None:
+    words = ["evaluate", "--model", "mine:small", "--data", "data.npz", "--defense", "sap:100", "--dry-run"]
+    assert runner(workplace, words)[0] == 0
+    assert "PGD-20 ×5 identity" in runner.out
+
+
 def test_l2_is_said_in_its_own_unit(workplace: Path, runner: "Runner") -> None:
-    options = [*command()[3:], "--limit", "10", "--norm", "l2", "--attack", "fgsm+noise"]
+    words = ["--limit", "10", "--norm", "l2", "--attack", "fgsm+noise"]
+    options = command(*words)[3:]
     assert runner(workplace, [*options, "--eps", "0.25,1", "--out", "l2"])[0] == 0
     assert re.search(r"^accuracy, % +ε = 0 +ε = 0\.25 +ε = 1$", runner.out, re.MULTILINE)
     assert "Robust accuracy at ε = 0.25 in L2 is at most" in runner.out  # the largest up to the usual 0.5

@@ -38,7 +38,7 @@ def _workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_every_defence_is_evaluated_on_pictures(defense: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model", "pictured:small", "--data", "pictures", "--image-size", "12", "--defense", defense]
-    options = ["--lambda", "0,4", "--samples", "2", "--passes", "2", "--out", "out", "--json"]
+    options = ["--attack", "fgsm", "--lambda", "0,4", "--samples", "2", "--passes", "2", "--out", "out", "--json"]
     app(["evaluate", *words, *options], standalone_mode=False)
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert len(rows) == 4  # two curves, two strengths
@@ -52,7 +52,8 @@ def test_evaluate_needs_a_size() -> None:
 def test_a_hubs_network_brings_its_own_cut(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("timm", reason="timm belongs to the extra 'vision'")
     words = ["--model", "timm:mobilenetv3_small_050?num_classes=2", "--data", "pictures", "--limit", "2"]
-    options = ["--defense", "sap:100", "--lambda", "0", "--samples", "1", "--passes", "1", "--out", "hub", "--json"]
+    few = ["--attack", "fgsm", "--lambda", "0", "--samples", "1", "--passes", "1"]
+    options = ["--defense", "sap:100", *few, "--out", "hub", "--json"]
     app(["evaluate", *words, *options], standalone_mode=False)
     captured = capsys.readouterr()
     assert "has random weights, as nothing is downloaded" in captured.err

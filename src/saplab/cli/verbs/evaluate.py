@@ -17,7 +17,7 @@ def evaluate(
     limit: options.Limit = None,
     defense: options.Defence = "",
     sites: options.Sites = "",
-    attack: options.Attack = "fgsm",
+    attack: options.Attack = "quick",
     adversary: options.Adversary = "self",
     lambdas: options.Lambda = _STRENGTHS,
     eps: options.Eps = "",
