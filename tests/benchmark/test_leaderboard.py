@@ -68,8 +68,7 @@ def test_the_readme_keeps_what_people_wrote(board: Path) -> None:
     assert [re.match(r"\| \[([\w.-]+)]", line)[1] for line in table] == names  # type: ignore[index]
     assert table[0].split("|")[2:5] == [" 80.0 ", " 70.0 ", " 60.0 "]
     assert "masked (identity)" in table[3]
-    missing = text.partition("Without a card yet: ")[2].partition(".\n")[0].split(", ")
-    assert set(missing) == set(ENTRIES) - {"pni", "rpf", "gaussian-0.25"}
+    assert f"Entries without a card: {len(ENTRIES) - 3} (" in text
     path.write_text(f"# Mine\n\nBefore.\n\n{text.partition('# Leaderboard')[2].strip()}\n\nAfter.\n", encoding="utf-8")
     write_board(CARDS[:1], board)
     again = path.read_text(encoding="utf-8")

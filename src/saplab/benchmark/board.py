@@ -107,9 +107,9 @@ def _readme(path: Path, cards: Sequence[Card]) -> str:
 
 
 def _counts(cards: Sequence[Card]) -> str:
-    missing = [entry.name for entry in _missing(cards)]
-    told = f"{len(cards)} entries have a card; % of {_images(cards)} images, the strongest first."
-    return told + (f" Without a card yet: {', '.join(missing)}." if missing else "")
+    missing = len(_missing(cards))
+    told = f"Cards: {len(cards)}; % of {_images(cards)} images, the strongest first."
+    return told + (f" Entries without a card: {missing} (`saplab benchmark` lists them)." if missing else "")
 
 
 def _missing(cards: Sequence[Card]) -> list[Entry]:
