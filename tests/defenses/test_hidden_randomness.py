@@ -1,6 +1,7 @@
 """Networks whose randomness a rehearsal on a few images does not see, or whose inside cannot be seen."""
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import saplab
+from saplab.runs.networks import rehearsed
 
 IMAGES = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(3))
 IMAGES[-1] = 0.9  # the only bright one
@@ -78,6 +80,54 @@ def test_dropout_that_only_gradients_meet_is_refused_with_advice(fast_path):
     probs = [saplab.predict(net, IMAGES, passes=1, seed=seed) for seed in (0, 0, 1)]
     assert torch.equal(probs[0], probs[1])
     assert not torch.equal(probs[0], probs[2])
+
+
+class Turned(nets.Net):
+    """Turns its images round where gradients are taken, or only where they are not."""
+
+    def before(self, x):
+        return x.flip(3) if torch.is_grad_enabled() else x
+
+
+class TurnedNoise(nets.InputNoise):
+    def before(self, x):
+        return super().before(1 - x if torch.is_grad_enabled() else x)
+
+
+@dataclass(frozen=True)
+class TurnedBy(saplab.Defense):
+    random = False
+
+    def input(self, x, draw):
+        return 1 - x if torch.is_grad_enabled() else x
+
+
+@pytest.mark.parametrize("make", [Turned, TurnedNoise, lambda: saplab.defend(nets.Net(), TurnedBy())])
+def test_what_is_another_network_where_gradients_are_taken_is_refused(make):
+    with pytest.raises(ValueError, match="returns something else where gradients are taken"):
+        saplab.evaluate(make().eval(), IMAGES, LABELS, **QUICK)
+
+
+@dataclass(frozen=True)
+class BySize(saplab.Defense):
+    random = False
+
+    def input(self, x, draw):
+        return x if len(x) > 2 else 1 - x
+
+
+@dataclass(frozen=True)
+class OneForAll(saplab.Defense):
+    def input(self, x, draw):
+        return x + draw.normal(x.shape)[:1]
+
+
+@pytest.mark.parametrize(
+    ("defense", "told"), [(BySize(), True), (OneForAll(), True), (saplab.GaussianNoise(0.1), False)]
+)
+def test_a_defence_that_depends_on_the_batch_s_size_is_told_of(defense, told):
+    net = saplab.defend(nets.Net().eval(), defense)
+    assert any("depends on the batch's size" in note for note in rehearsed(net, IMAGES)[2]) == told
 
 
 def test_a_network_that_writes_into_its_input_or_knows_no_gradient_can_still_be_rehearsed():

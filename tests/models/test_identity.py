@@ -7,6 +7,7 @@ import sys
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,6 +77,7 @@ DIFFERENT = {
     "captured list": (scaled([1]), scaled([2])),
     "default": (lambda x, y=(0.1, [0]): x + y, lambda x, y=(0.1, [1]): x + y),
     "partial": (partial(torch.add, other=torch.zeros(1)), partial(torch.add, other=torch.ones(1))),
+    "distribution": (torch.distributions.Normal(0.0, 0.1), torch.distributions.Normal(0.0, 0.2)),
     "method": (Inner(0.1).__eq__, Inner(0.2).__eq__),
     "private name": (SimpleNamespace(_std=0.1), SimpleNamespace(_std=0.2)),
 }  # fmt: skip
@@ -216,3 +218,26 @@ def test_evaluations_of_a_changed_network_do_not_share_results() -> None:
     assert cells() == first
     net.std = [0.2]
     assert not first & cells()
+
+
+def test_a_changed_file_that_a_network_s_module_imports_makes_it_another_one(tmp_path: Path) -> None:
+    (tmp_path / "constants_of_mine.py").write_text("STD = 0.1")
+    (tmp_path / "helpers_of_mine.py").write_text("from constants_of_mine import STD\ndef scale(x):\n    return x * STD")
+    (tmp_path / "net_of_mine.py").write_text(
+        "from torch import nn\nimport helpers_of_mine\nclass Net(nn.Module):\n"
+        "    def forward(self, x):\n        return helpers_of_mine.scale(x)"
+    )
+    code = "import net_of_mine, saplab.models.identity as i; print(i.network_digest(net_of_mine.Net()))"
+
+    def digest() -> bytes:
+        return subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True).stdout
+
+    before = digest()
+    assert digest() == before
+    (tmp_path / "helpers_of_mine.py").write_text("from constants_of_mine import STD\ndef scale(x):\n    return x / STD")
+    between = digest()
+    assert between != before
+    (tmp_path / "unrelated_of_mine.py").write_text("STD = 0.3")
+    assert digest() == between
+    (tmp_path / "constants_of_mine.py").write_text("STD = 0.2")
+    assert digest() != between

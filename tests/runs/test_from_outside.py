@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 
+import pytest
 from drivers import assert_same, one_thread
 from outside import DEFENCE, import_outside, run_outside
 
 from saplab.runs.engines import InProcess, Options, Workers, make_engine
 from saplab.runs.record import failures
+from saplab.system.registry import import_object, no_imports_from
 
 __all__ = ["one_thread"]  # fixtures
 
@@ -58,3 +60,17 @@ def test_classes_that_workers_cannot_import_are_named(tmp_path, monkeypatch):
         "ModuleNotFoundError: No module named 'outside_defence'"
     }
     assert len(store.survey().missing) == 3
+
+
+@pytest.mark.parametrize("module", ["got.evil", "got.inner.evil", "others.run.evil", "got:evil"])
+def test_a_folder_of_results_is_no_package_of_the_working_folder(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    for place in ("got", "got/inner", "others/run"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "evil.py").write_text("raise SystemExit('ran')")
+    for place in ("got", "others/run"):
+        (tmp_path / place / "request.json").write_text("{}")
+    with no_imports_from(tmp_path / "got"), pytest.raises(ValueError, match="cannot be imported"):
+        import_object(f"{module}:Class" if ":" not in module else module)
+    assert not [name for name in sys.modules if name.endswith("evil")]

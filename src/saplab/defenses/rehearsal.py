@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from saplab.defenses.dressing import view
 from saplab.defenses.keyed import Axis, Kind, Pattern, Randomness, Shape
 from saplab.defenses.sites import announce_modules
-from saplab.defenses.stage import PASSES, ROWS, Stage, Trial, same, tail
+from saplab.defenses.stage import PASSES, ROWS, Stage, Trial, mostly_same, same, tail
 from saplab.defenses.unseen import Unseen, handwritten, unseen_notes
 from saplab.models.identity import held
 from saplab.rng.threads import torch_threads
@@ -82,6 +82,12 @@ _BY_GRADIENT: Final = (
 )
 
 
+_OTHERWISE: Final = (
+    "the network returns something else where gradients are taken than where they are not, so that attacks and"
+    " predictions would see different networks; look for torch.is_grad_enabled() and x.requires_grad in it"
+)
+
+
 def observe(model: nn.Module, images: Tensor) -> Observed:
     """Run a network on `images` (N, ...) with keyed draws, mostly on three of them, and see what it does.
 
@@ -90,7 +96,8 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
 
     Raises:
         ValueError: the network cannot take the images, a defence draws from a generator of its own, a random operator
-            has no keyed form, draws are made only where gradients are taken, or not on the first three images.
+            has no keyed form, draws are made only where gradients are taken, or not on the first three images, or
+            outputs are others where gradients are taken.
     """
     images, rows = images[:LARGE].detach(), _rows(images)
     stage = Stage(model, rows, images if len(images) > ROWS else rows)
@@ -101,8 +108,11 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
             first = stage.whole(0)
         again, before = stage.whole(0), held(model)
         keyed = same(first.outputs, again.outputs, 0.0)
-        if keyed and stage.draws_by_gradient(first):
-            raise ValueError(_BY_GRADIENT)
+        if keyed and (followed := stage.by_gradient()) is not None:
+            if followed.shapes != first.shapes:
+                raise ValueError(_BY_GRADIENT)
+            if not mostly_same(first.outputs, followed.outputs):
+                raise ValueError(_OTHERWISE)
         reseeds = bool(first.moved) and stage.seeds_hosts_itself(first)
         if keyed and not first.shapes and (reseeds or not first.moved):
             alone, randomness = _without_draws(replace(stage, seeds=stage.seeds or reseeds), first)

@@ -142,16 +142,17 @@ class Stage:
         other = self.run(self.rows, torch.arange(len(self.rows)), 0, NO_PATTERN, host=1)
         return other.ends == first.ends and same(other.outputs, first.outputs, 0.0)
 
-    def draws_by_gradient(self, first: Trial) -> bool:
-        """Return whether the first pass makes other draws while its gradient is followed."""
+    def by_gradient(self) -> Trial | None:
+        """Run the first pass once more, while its gradient is followed; None where it cannot be."""
         if not self.rows.is_floating_point():
-            return False
+            return None
         rows = self.rows.clone().requires_grad_().clone()  # into which a network may write
         try:
             with torch.enable_grad():
-                return self.run(rows, torch.arange(len(rows)), 0, NO_PATTERN).shapes != first.shapes
-        except ValueError:  # it cannot be followed
-            return False
+                found = self.run(rows, torch.arange(len(rows)), 0, NO_PATTERN)
+        except ValueError:
+            return None
+        return replace(found, outputs=tuple(output.detach() for output in found.outputs))
 
     def stands_alone(self, pattern: Pattern) -> bool:
         """Return whether examples have the same outputs in another batch, by the draws that a pattern gives them."""

@@ -23,6 +23,11 @@ from saplab.runs.cell import Network
 Models = Mapping[tuple[str, str], nn.Module]  # networks without defences, as they run, by (model, digest)
 
 _FEW: Final = 3  # images whose gradient is followed
+_PLACED: Final = (
+    "What the defended network returns for an image depends on the batch's size or on the image's place in it: other"
+    " batch sizes give other numbers. Let the defence's numbers come from `draw` in shapes that begin with the batch,"
+    " such as draw.normal(x.shape), and look at one image at a time."
+)
 
 
 def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tuple[str, ...]]:
@@ -36,6 +41,7 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
         ValueError: a part of it is defended instead of the whole, a defence draws from a generator of its own, an
             example's output depends on the rest of its batch, or images have another shape than the network's.
     """
+    placed: tuple[str, ...] = ()
     plain, acting, images = undefended(model), plan_of(model), for_network(model, images)
     if len(defenses_of(model)) > (len(acting.defenses) if acting else 0):
         raise ValueError("`model` holds a defended network inside it; defend the whole network")
@@ -57,8 +63,9 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
         if whole.randomness is not None and whole.randomness.drawn:
             raise ValueError("a defence draws from NumPy's or Python's generator, or one of its own; its numbers must"
                              " come from `draw`, such as draw.normal(x.shape)")  # fmt: skip
+        placed = (_PLACED,) if whole.randomness is not None and whole.randomness.single else ()
     hidden = unseen(plain, images) if acting and acting.acting["activation"] and not acting.sites else ()
-    return found, runs, (*observed.notes, *hidden, *_followed(runs, images))
+    return found, runs, (*observed.notes, *placed, *hidden, *_followed(runs, images))
 
 
 def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from saplab.system.digest import tensors_digest
 
 _ATOMS: Final = (str, bytes, bool, int, float, complex, type(None), type(...), torch.dtype, torch.device, slice, range)
+_TORCH_VALUES: Final = (torch.nn.Module, torch.distributions.Distribution, torch.distributions.Transform)
 _GENERATORS: Final = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 
 
@@ -73,7 +74,7 @@ class Contents:
 
     def _own(self, value: Any) -> str:
         """Return the fields of an object, whether it keeps them in a dict or in slots."""
-        if type(value).__module__.partition(".")[0] == "torch" and not isinstance(value, torch.nn.Module):
+        if type(value).__module__.partition(".")[0] == "torch" and not isinstance(value, _TORCH_VALUES):
             return ""
         slots = [name for base in type(value).__mro__ for name in _names(vars(base).get("__slots__", ()))]
         fields = {name: getattr(value, name) for name in slots if hasattr(value, name)}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -254,6 +255,8 @@ def split_sum(text: str) -> list[str]:
     return [text[a + 1 : b].strip() for a, b in pairwise([-1, *cuts, len(text)])] if text else []
 
 
+_RUN: Final = "request.json"  # by which a folder of results is known
+
 _closed: ContextVar[Path | None] = ContextVar("_closed", default=None)
 
 
@@ -276,9 +279,30 @@ def import_object(path: str) -> Any:
     if closed is not None:
         sys.path[:] = [place for place in every if not Path(place or ".").resolve().is_relative_to(closed)]
     try:
+        if closed is not None:
+            _refuse_inside(module, closed)
         return attrgetter(name)(import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} cannot be imported: {error}") from None
     finally:
         if closed is not None:
             sys.path[:] = every
+
+
+def _refuse_inside(module: str, closed: Path) -> None:
+    """Refuse a module that a closed folder, or another run's, holds, by what is found for it and for its packages.
+
+    A folder without ``__init__.py`` is a package too, so that a path from the working folder may lead into a run.
+
+    Raises:
+        ImportError: it is there, and none of it has been run.
+    """
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        spec = find_spec(".".join(parts[:end]))  # runs the packages around it, which were looked at before
+        if spec is None:
+            return
+        for place in filter(None, (spec.origin, *(spec.submodule_search_locations or ()))):
+            path = Path(place).resolve()
+            if path.is_relative_to(closed) or any((around / _RUN).exists() for around in (path, *path.parents)):
+                raise ImportError(f"{path} lies in a folder of results, from which nothing is run")

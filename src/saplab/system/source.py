@@ -1,11 +1,15 @@
 """What a class or a function is made of, as a hash: by it a change of what a user wrote is noticed."""
 
+import ast
 import hashlib
 import inspect
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
-from types import CellType, CodeType
+from importlib.util import resolve_name
+from pathlib import Path
+from types import CellType, CodeType, ModuleType
 from typing import Any, Final
 
 from saplab.system.contents import Contents
@@ -17,7 +21,8 @@ _PLAIN: Final = str | int | float | tuple | None  # values whose text tells them
 def source_digest(cls: Any) -> str:
     """Return a hash of the source of a class and its bases, but for those of saplab and of Python; "" if none is left.
 
-    It is that of their modules and of what was compiled, so that a class written at a prompt counts as well.
+    It is that of their modules, of the user's modules that these import, and of what was compiled, so that a class
+    written at a prompt counts as well. Values that a module is given while it runs do not count.
     """
     return _digest(cls)
 
@@ -66,12 +71,52 @@ def _captured(cell: CellType, contents: Contents) -> str:
 
 
 def _text(found: Any) -> str:
-    """Return the source of the module of a class or function as it is on the disk; "" where there is none."""
+    """Return the source on the disk of the module of a class or function, and of the user's modules that it imports."""
     module = inspect.getmodule(found)
-    if module is not None and hasattr(module, "__file__"):
+    if module is None:
+        return ""
+    return "\n".join([_read(module), *(f"{name} {_read(other)}" for name, other in sorted(_imported(module).items()))])
+
+
+def _read(module: ModuleType) -> str:
+    if hasattr(module, "__file__"):
         with suppress(OSError):
             return inspect.getsource(module)
     return ""
+
+
+def _imported(module: ModuleType) -> dict[str, ModuleType]:
+    """Return the user's modules that a module of the user's imports anywhere in its source, and that these import."""
+    found: dict[str, ModuleType] = {}
+    ahead = [module] if _is_users(module) else []
+    while ahead:
+        for name in _imports(ahead.pop()):
+            other = sys.modules.get(name)
+            if other is not None and other is not module and name not in found and _is_users(other):
+                found[name] = other
+                ahead.append(other)
+    return found
+
+
+def _imports(module: ModuleType) -> Iterator[str]:
+    """Yield the names that may be modules in a module's import statements."""
+    with suppress(SyntaxError, ImportError):
+        for node in ast.walk(ast.parse(_read(module))):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                relative = "." * node.level + (node.module or "")
+                whole = resolve_name(relative, module.__package__) if node.level else relative
+                yield whole
+                yield from (f"{whole}.{alias.name}" for alias in node.names)
+
+
+def _is_users(module: ModuleType) -> bool:
+    """Return whether a module is neither saplab's nor Python's nor installed."""
+    file = getattr(module, "__file__", None)
+    if file is None or module.__name__.partition(".")[0] in _KNOWN:
+        return False
+    return not {"site-packages", "dist-packages"} & set(Path(file).parts)
 
 
 def _source(cls: type) -> str:
