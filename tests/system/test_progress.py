@@ -96,6 +96,7 @@ def test_long_work_says_first_what_it_costs(monkeypatch, capsys):
 
     monkeypatch.setattr(module, "show_of", lambda progress: show)
     monkeypatch.setattr(module, "note", said.append)
+    monkeypatch.setattr(module, "is_seen", lambda: True)
     images, labels = torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.long)
     saplab.evaluate(saplab.defend(net, saplab.SAP(200)), images, labels, **asked)
     assert said == ["network passes"]
@@ -107,6 +108,10 @@ def test_long_work_says_first_what_it_costs(monkeypatch, capsys):
         "at most 45 forward and 15 backward passes of one image through the network; at most about 0"
     )
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(module, "is_seen", lambda: False)  # nothing is timed that nobody would read
+    monkeypatch.setattr(module, "budget_of", said.append)
+    saplab.evaluate(saplab.defend(net, saplab.SAP(200)), images, labels, **asked)
+    assert said[3:] == ["network passes"]
 
 
 def test_a_game_of_unknown_length_is_never_done_before_it_ends():

@@ -191,7 +191,7 @@ class Attack(Named, ABC):
 
 
 _OF_THE_CALL: Final = ("eps", "norm", "bounds", "seed", "targets", "examples")
-_OF_THE_GRADIENT: Final = ("samples", "backward", "average", "loss", "redraw", "precision")
+_OF_THE_GRADIENT: Final = frozenset(field.name for field in fields(MonteCarlo))
 
 
 def _refuse_misplaced(kind: type[Attack], values: Sequence[object], settings: Mapping[str, object]) -> None:
@@ -259,8 +259,7 @@ class GradientAttack(Attack):
             parts.append("by one draw")
         if gradient.precision != "float32":
             parts.append(gradient.precision)
-        hidden = [field.name for field in fields(gradient)]
-        return " ".join(parts + self._unusual("steps", *hidden))
+        return " ".join(parts + self._unusual("steps", *_OF_THE_GRADIENT))
 
     def _head(self) -> str:
         return self.title

@@ -23,7 +23,7 @@ from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
 from saplab.runs.networks import rehearsed, traits_of
 from saplab.system.counts import check_count
-from saplab.system.progress import Choice, Show, note, show_of
+from saplab.system.progress import Choice, Show, is_seen, note, show_of
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
@@ -93,7 +93,7 @@ def evaluate(
     )  # fmt: skip
     kind = torch.device(job.inputs.device).type
     who = make_engine(engine, Options(workers, device=kind)) if isinstance(engine, str) else engine
-    return replace(job, engine=who).result(out, show, note if progress else None)
+    return replace(job, engine=who).result(out, show, note if progress and is_seen() else None)
 
 
 def planned(

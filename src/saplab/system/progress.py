@@ -58,6 +58,11 @@ def show_of(progress: Choice) -> Show:
     return lines if progress == "lines" else shown if progress else silent
 
 
+def is_seen() -> bool:
+    """Return whether `shown` and `note` would show something."""
+    return _notebook() is not None or sys.stderr.isatty()
+
+
 def note(text: str) -> None:
     """Write a line where `shown` would show something; nothing elsewhere."""
     if (display := _notebook()) is not None:

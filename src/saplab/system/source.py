@@ -4,7 +4,6 @@ import ast
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
 from importlib.util import resolve_name
@@ -90,7 +89,8 @@ def _imported(module: ModuleType) -> dict[str, ModuleType]:
     found: dict[str, ModuleType] = {}
     ahead = [module] if _is_users(module) else []
     while ahead:
-        for name in _imports(ahead.pop()):
+        here = ahead.pop()
+        for name in _imports(_read(here), here.__package__):
             other = sys.modules.get(name)
             if other is not None and other is not module and name not in found and _is_users(other):
                 found[name] = other
@@ -98,17 +98,19 @@ def _imported(module: ModuleType) -> dict[str, ModuleType]:
     return found
 
 
-def _imports(module: ModuleType) -> Iterator[str]:
-    """Yield the names that may be modules in a module's import statements."""
+@cache
+def _imports(source: str, package: str | None) -> tuple[str, ...]:
+    """Return the names that may be modules in the import statements of a module of a package."""
+    found: list[str] = []
     with suppress(SyntaxError, ImportError):
-        for node in ast.walk(ast.parse(_read(module))):
+        for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
+                found += (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 relative = "." * node.level + (node.module or "")
-                whole = resolve_name(relative, module.__package__) if node.level else relative
-                yield whole
-                yield from (f"{whole}.{alias.name}" for alias in node.names)
+                whole = resolve_name(relative, package) if node.level else relative
+                found += [whole, *(f"{whole}.{alias.name}" for alias in node.names)]
+    return tuple(found)
 
 
 def _is_users(module: ModuleType) -> bool:
