@@ -560,6 +560,34 @@ def test_bound_names_an_attack_that_it_is_of():
     assert [(bound.accuracy.estimate, bound.attack) for bound in found] == [(pytest.approx(1 / 3), "half 0")]
 
 
+def judged(own, halves):
+    """The verdict on one attack that leaves `own` of four images by all passes, and these margins by half of them."""
+    right = np.asarray(own, float)[None]
+    margin = np.asarray(halves, float)[:, None]
+    one = Evidence("one", PGD(), "own", radii(8), right, has_rules=True, halves=halves_of(margin))
+    return saplab.verdict([one], labels=np.zeros(4, int))
+
+
+def test_a_bound_above_the_attacks_own_number_says_which_passes_judged():
+    """One attack: all passes call two of four images right, each half three of them."""
+    found = judged([1, 1, 0, 0], [[0.4, 0.4, 0.4, -0.4], [0.4, 0.4, -0.4, 0.4]])
+    assert found.headline.accuracy.estimate == 0.75
+    assert found.headline.alone == 0.5
+    why = ", judged by half of the passes at a time (by all at once, one attack alone leaves 50.0 %)"
+    assert f"{found.headline.accuracy.percent()}{why}" in found.sentence
+    shown = verdict_text(found)
+    assert "(strongest: one, alone 50.0 %)" in shown
+    assert "one half of the passes chooses" in " ".join(shown.split())
+
+
+def test_a_bound_that_is_the_attacks_own_number_says_nothing_of_halves():
+    found = judged([1, 1, 1, 0], [[0.4, 0.4, 0.4, -0.4], [0.4, 0.4, -0.4, 0.4]])
+    assert found.headline.alone == 0.75
+    assert found.headline.less_alone is None
+    assert "half" not in found.sentence
+    assert "(strongest: one)" in verdict_text(found)
+
+
 def test_bound_without_halves_is_the_strongest_attack_with_a_wider_interval():
     runs = [evidence("pgd", (0.3, 0.5)), evidence("fgsm", (0.5, 0.4))]
     found = saplab.verdict(runs).robust

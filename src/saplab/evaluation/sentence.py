@@ -10,17 +10,19 @@ from saplab.metrics import Interval
 
 
 def describe(
-    case: Case, answers: Sequence[Answer], masked: bool | None, eps: float, bound: Interval, dense: Interval | None
-) -> str:
+    case: Case, answers: Sequence[Answer], masked: bool | None, eps: float, bound: Interval, dense: Interval | None,
+    alone: float | None = None,
+) -> str:  # fmt: skip
     """Return the result in one sentence about the radius `eps`.
 
     Args:
         answers: to every question that fits the case.
         masked: whether the gradient is masked; None where the answers cannot tell.
         bound, dense: robust accuracy at `eps`, and that of the undefended network, where it is known.
+        alone: what the strongest attack alone leaves where all passes judge at once, if that is less than `bound`.
     """
     if eps == 0:
-        return f"Accuracy without an attack is {bound.percent()}; no {case.threat.symbol} > 0 was run."
+        return f"Accuracy without an attack is {_judged(bound, alone)}; no {case.threat.symbol} > 0 was run."
     outcomes = {answer.check.key: answer.check.outcome for answer in answers}
     if masked:
         exposing = [c for answer in answers if answer.check.key in EXPOSING for c in answer.failed]
@@ -28,7 +30,15 @@ def describe(
         tail = _masked(exposing, eps)
     else:
         tail = _undecided(case, outcomes) if masked is None else _clear(outcomes, dense)
-    return f"Robust accuracy at {case.threat.text(eps)}{case.threat.setting} is at most {bound.percent()}{tail}."
+    return f"Robust accuracy at {case.threat.text(eps)}{case.threat.setting} is at most {_judged(bound, alone)}{tail}."
+
+
+def _judged(bound: Interval, alone: float | None) -> str:
+    """Return the bound, and why it lies above an attack's own number: half the passes only choose the worst case."""
+    if alone is None:
+        return bound.percent()
+    told = f"by all at once, one attack alone leaves {100 * alone:.1f} %"
+    return f"{bound.percent()}, judged by half of the passes at a time ({told})"
 
 
 def explain(case: Case, masked: bool | None, eps: float) -> str:

@@ -12,18 +12,16 @@ from saplab.attacks import ThreatModel
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.checks import Check
 from saplab.evaluation.rows import AnyRow, GameRow, Row
-from saplab.evaluation.verdict import Verdict
+from saplab.evaluation.verdict import SEEN, Verdict
 from saplab.report.tables import columns_of, pivot, strength_text, texts
 
 R = TypeVar("R", bound=AnyRow)
 
 _MARKS: Final = {"passed": "✓", "failed": "✗", "unclear": "?"}
 _CHOSEN: Final = (
-    "The worst attack on each image is chosen on one half of the passes and counted on the other; so the bound may lie"
-    " above what a single attack leaves."
+    "For these bounds, one half of the passes chooses each image's worst attack and radius, and the other half judges"
+    " it; so a bound may lie above what one attack leaves where all passes judge."
 )
-_SEEN: Final = 0.0005  # smallest difference that a table shows
-
 
 _columns: ContextVar[int | None] = ContextVar("_columns", default=None)
 
@@ -80,7 +78,7 @@ def cell_text(row: Row) -> str:
     """Write an accuracy in % with the larger side of its interval, ``85.2 ±1.9``, and what stands beside it."""
     a = row.averaged
     lines = [f"{100 * a.estimate:.1f} ±{100 * max(a.high - a.estimate, a.estimate - a.low):.1f}"]
-    if abs(row.single.estimate - a.estimate) >= _SEEN:
+    if abs(row.single.estimate - a.estimate) >= SEEN:
         lines.append(f"one pass {100 * row.single.estimate:.1f}")
         lines += [f"{tries} tries {100 * left.estimate:.1f}" for tries, left in row.counts.after.items()]
     if row.paper is not None:
@@ -95,7 +93,7 @@ def _note(rows: Sequence[Row]) -> str:
         f"{counts} images; ± is the 95 % interval.",
         radius_text(rows[0].threat),
     ]
-    if any(abs(row.single.estimate - row.averaged.estimate) >= _SEEN for row in rows):
+    if any(abs(row.single.estimate - row.averaged.estimate) >= SEEN for row in rows):
         lines.append("The prediction is averaged over many random passes; one pass: without averaging.")
         if any(row.counts.after for row in rows):
             lines.append(
@@ -153,7 +151,7 @@ def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_p
     """Write what is left under the worst of all attacks, and each check with its evidence."""
     bounds = [
         f"{left.threat.text(left.eps)}: under the worst of all attacks {left.accuracy.percent()}"
-        f" (strongest: {left.attack})"
+        f" (strongest: {left.attack}{'' if left.less_alone is None else f', alone {100 * left.less_alone:.1f} %'})"
         for left in verdict.robust
     ]
     bounds += [
@@ -161,7 +159,7 @@ def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_p
         f" {left.accuracy.percent()} ({left.attack})"
         for left in verdict.persistent
     ]
-    if verdict.persistent:
+    if any(left.less_alone is not None for left in verdict.robust):
         bounds.append(textwrap.fill(_CHOSEN, width()))
     missing = [
         f"Not run: {keys}. To run: {command}" if command else f"Not run: {keys}, as {reason}"
