@@ -435,3 +435,22 @@ def test_parts_are_not_defended_twice(net: nn.Module) -> None:
     part = nn.Sequential(saplab.defend(net, saplab.SAP(50)), nn.ReLU())
     with pytest.raises(ValueError, match="defended already"):
         saplab.defend(part, saplab.SAP(50))
+
+
+@dataclass(frozen=True)
+class SaysStill(Defense):
+    random = False
+    std: float = 0.5
+
+    def input(self, x: Tensor, draw: Draw) -> Tensor:
+        return x + self.std * draw.normal(x.shape)
+
+
+def test_a_defence_that_draws_though_it_says_that_it_does_not_is_refused(net: nn.Module, images: Tensor) -> None:
+    defended = saplab.defend(net, SaysStill())
+    with pytest.raises(ValueError, match="says `random = False`, but its passes differ"):
+        saplab.predict(defended, images, passes=5)
+    with pytest.raises(ValueError, match="says `random = False`, but its passes differ"):
+        saplab.evaluate(defended, images, torch.zeros(len(images)).long(), eps=0.1, progress=False)
+    still = saplab.predict(saplab.defend(net, SaysStill(std=0.0)), images, passes=5)
+    assert torch.equal(still, saplab.predict(net, images))

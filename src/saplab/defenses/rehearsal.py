@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from saplab.defenses.dressing import view
+from saplab.defenses.dressing import dresses, view
 from saplab.defenses.keyed import Axis, Kind, Pattern, Randomness, Shape
 from saplab.defenses.sites import announce_modules
 from saplab.defenses.stage import PASSES, ROWS, Stage, Trial, mostly_same, same, tail
@@ -87,6 +87,11 @@ _OTHERWISE: Final = (
     " predictions would see different networks; look for torch.is_grad_enabled() and x.requires_grad in it"
 )
 
+_DRAWS: Final = (
+    "a defence says `random = False`, but its passes differ, so that one pass would be taken for all of them: leave"
+    " `random` out, or return False where its settings make every pass the same"
+)
+
 
 def observe(model: nn.Module, images: Tensor) -> Observed:
     """Run a network on `images` (N, ...) with keyed draws, mostly on three of them, and see what it does.
@@ -95,9 +100,9 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
     it is the same in a batch of that size. Buffers and generators are left as they were.
 
     Raises:
-        ValueError: the network cannot take the images, a defence draws from a generator of its own, a random operator
-            has no keyed form, draws are made only where gradients are taken, or not on the first three images, or
-            outputs are others where gradients are taken.
+        ValueError: the network cannot take the images, a defence draws from a generator of its own or though it says
+            that it is not random, a random operator has no keyed form, draws are made only where gradients are taken,
+            or not on the first three images, or outputs are others where gradients are taken.
     """
     images, rows = images[:LARGE].detach(), _rows(images)
     stage = Stage(model, rows, images if len(images) > ROWS else rows)
@@ -108,6 +113,8 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
             first = stage.whole(0)
         again, before = stage.whole(0), held(model)
         keyed = same(first.outputs, again.outputs, 0.0)
+        if keyed and _says_still(model) and not same(first.outputs, stage.whole(1).outputs, 0.0):
+            raise ValueError(_DRAWS)
         if keyed and (followed := stage.by_gradient()) is not None:
             if followed.shapes != first.shapes:
                 raise ValueError(_BY_GRADIENT)
@@ -159,6 +166,12 @@ def unseen(model: nn.Module, images: Tensor) -> tuple[str, ...]:
         image = seen.watched(leaf.clone())  # into which a network may write
         outputs = Stage(named, image, image).whole(0).outputs
     return unseen_notes(seen.found, handwritten(outputs, leaf))
+
+
+def _says_still(model: nn.Module) -> bool:
+    """Return whether a network is defended, and none of its defences says that it is random."""
+    parts = list(dresses(model))
+    return bool(parts) and not any(part._saplab_random for part in parts)
 
 
 def _rows(images: Tensor) -> Tensor:
