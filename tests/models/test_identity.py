@@ -241,3 +241,83 @@ def test_a_changed_file_that_a_network_s_module_imports_makes_it_another_one(tmp
     assert digest() == between
     (tmp_path / "constants_of_mine.py").write_text("STD = 0.2")
     assert digest() != between
+
+
+class Beside(nn.Module):
+    """Keeps a setting in the same place as what passes write."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.linear = initialise(nn.Linear(4, 3), 0)
+        self.place = place
+        self.table = {"std": 0.1, "calls": 0}
+        self.row = [0.1, 0]
+        self.space = SimpleNamespace(inner=Counted(), note="")
+        self.history: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.table["calls"] += 1
+        self.row[1] += 1
+        self.space.inner.calls += 1
+        z = self.linear(x.flatten(1))
+        self.history[f"{len(self.history)}"] = z.detach()
+        std = {"table": self.table["std"], "row": self.row[0], "space": self.space.inner.std}[self.place]
+        return z + std * torch.randn_like(z)
+
+    def set(self, std: float) -> None:
+        self.table["std"] = self.row[0] = self.space.inner.std = std
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.std, self.calls = 0.1, 0
+
+
+@pytest.mark.parametrize("place", ["table", "row", "space"])
+def test_a_setting_beside_something_that_passes_write_counts(place: str) -> None:
+    net = Beside(place).eval()
+    first = rehearsed(net, IMAGES)[0]
+    before = saplab.predict(net, IMAGES, passes=2)
+    net(IMAGES)
+    assert rehearsed(net, IMAGES)[0] == first
+    assert rehearsed(Beside(place).eval(), IMAGES)[0] == first
+    net.set(3.0)
+    assert rehearsed(net, IMAGES)[0] != first
+    assert not torch.equal(saplab.predict(net, IMAGES, passes=2), before)
+
+
+SIGMA = 0.1
+LIMITS = {"scale": 1.0, "calls": 0}
+UNREAD = 0.1
+
+
+def shaken(x: Tensor) -> Tensor:
+    return x + SIGMA * torch.randn_like(x)
+
+
+class Reads(nn.Module):
+    """Reads its settings from its module, one of them through a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = initialise(nn.Linear(4, 3), 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        LIMITS["calls"] += 1
+        return shaken(self.linear(x.flatten(1))) * LIMITS["scale"]
+
+
+def test_a_changed_global_of_a_network_s_module_makes_it_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Reads().eval()
+    first, before = rehearsed(net, IMAGES)[0], saplab.predict(net, IMAGES, passes=2)
+    net(IMAGES)
+    monkeypatch.setitem(globals(), "UNREAD", 3.0)
+    assert rehearsed(net, IMAGES)[0] == first
+    monkeypatch.setitem(globals(), "SIGMA", 3.0)
+    second = rehearsed(net, IMAGES)[0]
+    assert second != first
+    assert not torch.equal(saplab.predict(net, IMAGES, passes=2), before)
+    monkeypatch.setitem(LIMITS, "scale", 2.0)
+    assert rehearsed(net, IMAGES)[0] not in (first, second)
+    monkeypatch.setitem(globals(), "SIGMA", 0.0)
+    assert torch.equal(saplab.predict(net, IMAGES), saplab.predict(Reads().eval(), IMAGES))

@@ -17,7 +17,7 @@ from saplab.defenses.host import Generators
 from saplab.defenses.keyed import KeyedDraws, Randomness
 from saplab.defenses.rehearsal import LARGE, Observed, observe
 from saplab.defenses.sites import is_announcement
-from saplab.models.identity import values
+from saplab.models.identity import is_part, values
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.system.source import contents_text
 
@@ -256,7 +256,7 @@ def _marks(model: nn.Module, observed: Observed | None = None) -> tuple[Any, ...
     tree = tuple((id(m), type(m), m.training, *map(id, m._parameters.values())) for m in model.modules())
     if observed is None:
         return tree
-    return tree, [(name, _mark(value)) for name, value in values(model) if name not in observed.written]
+    return tree, [(name, _mark(value)) for name, value in values(model) if not is_part(name, observed.written)]
 
 
 def _mark(value: Any) -> Any:

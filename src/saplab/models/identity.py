@@ -1,18 +1,32 @@
 """Who a network is: digests of its weights, and of all that decides its numbers."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from enum import Enum
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from saplab.system.digest import tensors_digest
-from saplab.system.source import contents_text, source_digest
+from saplab.system.source import contents_text, globals_of, is_users, source_digest
 
 SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
 TAKEN: Final = "saplab_weights"  # likewise: where in a file its weights were found, where that is not at the top
 _HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks")  # of a module's own fields, those that change its numbers
+_WHOLE: Final[tuple[Any, ...]] = (
+    nn.Module,
+    Tensor,
+    type,
+    Enum,
+    Mapping,
+    Sequence,
+    Set,
+    Callable,
+)  # whose fields are no parts
+_DEEP: Final = 3  # levels of parts at most; what is deeper, or has more than so many parts, counts as a whole
+_MANY: Final = 64
 _OTHERS: Final = frozenset({SPEC, TAKEN, *vars(nn.Module())} - {*_HOOKS, "training"})
 
 
@@ -27,13 +41,14 @@ def network_digest(model: nn.Module, left_out: Collection[str] = ()) -> str:
 
     That is its weights, the classes of its modules and the source of those of the user's, and all that its
     attributes hold: numbers, tensors that are no buffers, arrays, containers, objects, hooks, and functions with what
-    they capture. The states of generators decide nothing, as their draws are keyed.
+    they capture; and the values that code of the user's reads from its own module. The states of generators decide
+    nothing, as their draws are keyed.
 
     Args:
         model: a network without saplab's defences.
-        left_out: names of attributes and buffers that a pass writes, such as its last output: those that the rehearsal
-            found to hold other values after passes over other images. A network that was called is so the same one as
-            before, and a value that no pass changes counts.
+        left_out: names of attributes, of parts of them (``state['calls']``) and of buffers that a pass writes, such as
+            its last output: those that the rehearsal found to hold other values after passes over other images. A
+            network that was called is so the same one as before, and a value that no pass changes counts.
     """
     parts = [weights_digest(model, left_out)]
     for name, module in model.named_modules():
@@ -41,7 +56,7 @@ def network_digest(model: nn.Module, left_out: Collection[str] = ()) -> str:
         source = "" if kind.__module__.startswith("torch.") else source_digest(kind)
         parts.append(f"{name} {kind.__module__}.{kind.__qualname__} {source}")
     held = attributes(model).items()
-    parts += [f"{name} {text}" for name, text in sorted(held) if name not in left_out]
+    parts += [f"{name} {text}" for name, text in sorted(held) if not is_part(name, left_out)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -51,14 +66,51 @@ def attributes(model: nn.Module) -> Mapping[str, str]:
 
 
 def values(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes that `attributes` tells of, by name."""
+    """Yield what `attributes` tells of, by name; containers and objects in parts, each under a name of its own."""
+    kinds: dict[type, None] = {}
     for name, module in model.named_modules():
         if type(module).__module__.startswith("torch._dynamo"):  # what was compiled is in the module inside
             continue
+        kinds[type(module)] = None
         for key, value in list(vars(module).items()):
-            if key not in _OTHERS and _counts(module, key, value):
-                whole = f"{name}.{key}" if name else key
-                yield whole, list(value.values()) if key in _HOOKS else value
+            if key in _HOOKS and value:
+                yield _joined(name, key), list(value.values())
+            elif key not in _HOOKS and key not in _OTHERS and _counts(module, key):
+                yield from _parts(_joined(name, key), value)
+    for kind in kinds:
+        for name, value in globals_of(kind):
+            yield from _parts(f"global {name}", value)
+
+
+def is_part(name: str, of: Collection[str]) -> bool:
+    """Return whether a name that `values` yields is one of some names, or belongs to a part of one."""
+    return name in of or any(name.startswith((f"{whole}[", f"{whole}.")) for whole in of)
+
+
+def _parts(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield a value, or what it is made of: first which parts there are, then each of them."""
+    if depth == _DEEP or not (inner := _inside(value)):
+        yield name, value
+        return
+    yield name, f"{contents_text(type(value))} {sorted(inner)}"
+    for part, held in inner.items():
+        yield from _parts(name + part, held, depth + 1)
+
+
+def _inside(value: Any) -> Mapping[str, Any]:
+    """Return the parts of a dict, a list or an object with fields, each under how code would name it; {} of others."""
+    if type(value) is dict:
+        found = {f"[{key!r}]": inner for key, inner in list(value.items()) if isinstance(key, str | int)}
+        return found if len(found) == len(value) <= _MANY else {}
+    if type(value) is list:
+        return {f"[{k}]": inner for k, inner in enumerate(value)} if len(value) <= _MANY else {}
+    if isinstance(value, _WHOLE) or not (type(value) is SimpleNamespace or is_users(type(value))):
+        return {}
+    return {f".{key}": inner for key, inner in list(vars(value).items())} if _has_fields_alone(value) else {}
+
+
+def _has_fields_alone(value: Any) -> bool:
+    return hasattr(value, "__dict__") and not any(vars(base).get("__slots__") for base in type(value).__mro__)
 
 
 def held(model: nn.Module) -> Mapping[str, str]:
@@ -66,7 +118,9 @@ def held(model: nn.Module) -> Mapping[str, str]:
     return {**attributes(model), **{name: contents_text(buffer) for name, buffer in model.named_buffers()}}
 
 
-def _counts(module: nn.Module, key: str, value: Any) -> bool:
-    if key in _HOOKS:
-        return bool(value)
+def _joined(module: str, key: str) -> str:
+    return f"{module}.{key}" if module else key
+
+
+def _counts(module: nn.Module, key: str) -> bool:
     return not (key.startswith("_saplab") or isinstance(getattr(type(module), key, None), cached_property))

@@ -4,24 +4,30 @@ import ast
 import hashlib
 import inspect
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
 from importlib.util import resolve_name
 from pathlib import Path
-from types import CellType, CodeType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
 
 from saplab.system.contents import Contents
 
 _KNOWN: Final = {"saplab", *sys.stdlib_module_names} - {"__main__"}
 _PLAIN: Final = str | int | float | tuple | None  # values whose text tells them
+_NUMBERS: Final = (bool, int, float, complex, Tensor, np.ndarray, np.generic)
+_DATA: Final = (*_NUMBERS, str, bytes, tuple, list, dict, set, frozenset, SimpleNamespace)
 
 
 def source_digest(cls: Any) -> str:
     """Return a hash of the source of a class and its bases, but for those of saplab and of Python; "" if none is left.
 
     It is that of their modules, of the user's modules that these import, and of what was compiled, so that a class
-    written at a prompt counts as well. Values that a module is given while it runs do not count.
+    written at a prompt counts as well. Values that a module is given while it runs do not count; see `globals_of`.
     """
     return _digest(cls)
 
@@ -30,6 +36,65 @@ def source_digest(cls: Any) -> str:
 def _digest(cls: Any) -> str:
     own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _KNOWN]
     return hashlib.sha256("\0".join(map(_source, own)).encode()).hexdigest()[:16] if own else ""
+
+
+def globals_of(cls: type) -> Iterator[tuple[str, Any]]:
+    """Yield the values of its module that a user's class reads as it runs, as ``module.name`` and value.
+
+    These are numbers, texts, containers, tensors, arrays and objects of the user's, as they are now, that methods name,
+    and functions and classes of the user's that these name; what `__init__` names is in attributes.
+    """
+    for module, name in _globals_named(cls):
+        value = vars(module).get(name)
+        if _is_data(value):
+            yield f"{module.__name__}.{name}", value
+
+
+@cache
+def _globals_named(cls: type) -> tuple[tuple[ModuleType, str], ...]:
+    """Return the module and name of each global that is reached from a class's methods, in order."""
+    found: dict[tuple[ModuleType, str], None] = {}
+    done: set[int] = set()
+    ahead: list[Any] = [cls]
+    while ahead:
+        here = ahead.pop()
+        if id(here) in done or not _is_users(inspect.getmodule(here)):
+            continue
+        done.add(id(here))
+        if isinstance(here, type):
+            ahead += [*here.__bases__, *(vars(here)[name] for name in vars(here) if name[:2] != "__")]
+        elif (function := _function(here)) is not None:
+            for module, name in _reads(function):
+                found[module, name] = None
+                ahead.append(vars(module)[name])
+    return tuple(sorted(found, key=lambda one: (one[0].__name__, one[1])))
+
+
+def _function(member: Any) -> FunctionType | None:
+    member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+    return member if isinstance(member, FunctionType) else None
+
+
+def _reads(function: FunctionType) -> Iterator[tuple[ModuleType, str]]:
+    """Yield the globals that a function's code names, in its own module and as attributes of the user's modules."""
+    own, names = inspect.getmodule(function), _names(function.__code__)
+    modules = [own, *(v for name in names if _is_users(v := function.__globals__.get(name)))]
+    for module in modules:
+        yield from ((module, name) for name in names if module is not None and name in vars(module))
+
+
+def _names(code: CodeType) -> list[str]:
+    inner = (name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names(constant))
+    return list(dict.fromkeys([*code.co_names, *inner]))
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, _DATA) or (not isinstance(value, type | FunctionType) and is_users(type(value)))
+
+
+def is_users(cls: type) -> bool:
+    """Return whether a class was written by the user."""
+    return _is_users(sys.modules.get(cls.__module__))
 
 
 def callable_digest(called: Any) -> str:
@@ -113,8 +178,12 @@ def _imports(source: str, package: str | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _is_users(module: ModuleType) -> bool:
-    """Return whether a module is neither saplab's nor Python's nor installed."""
+def _is_users(module: Any) -> bool:
+    """Return whether a value is a module that is neither saplab's nor Python's nor installed."""
+    if not isinstance(module, ModuleType):
+        return False
+    if module.__name__ == "__main__":
+        return True
     file = getattr(module, "__file__", None)
     if file is None or module.__name__.partition(".")[0] in _KNOWN:
         return False
