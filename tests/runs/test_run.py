@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+import saplab
 from saplab.attacks import FGSM, PGD, MonteCarlo, RandomNoise, ThreatModel, eps_of
 from saplab.data.dataset import Dataset
 from saplab.defenses import SAP
+from saplab.evaluation.evaluate import EvaluationError
 from saplab.models.initialise import initialise
 from saplab.runs import Curve, ImageCell, Memory, Network, Request, Store, groups_of, images, run, work_of
 from saplab.runs.images import Images
@@ -232,3 +234,26 @@ def test_a_rehearsal_refuses_what_cannot_be_computed(inputs, change, message):
     inputs.rehearse([cell(), cell(RandomNoise()), cell(device="cuda")])  # a device that workers elsewhere may have
     with pytest.raises(ValueError, match=message):
         inputs.rehearse([cell(), cell(**change)])
+
+
+class Tires(nn.Module):
+    """Stops adding its noise after some calls, which no rehearsal of a few passes can see."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.linear = initialise(nn.Linear(12, 3), 0)
+        self.calls, self.last = 0, calls
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        z = self.linear(x.flatten(1))
+        return z + 3 * torch.randn_like(z) if self.calls <= self.last else z
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_network_that_changes_after_many_calls_is_refused(workers):
+    pixels = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    asked = {"attacks": "fgsm", "eps": 0.1, "passes": 5, "samples": 2, "progress": False, "workers": workers}
+    with pytest.raises(EvaluationError, match="has changed while it was evaluated"):
+        saplab.evaluate(Tires(32).eval(), pixels, torch.zeros(6).long(), **asked)
+    saplab.evaluate(Tires(10**6).eval(), pixels, torch.zeros(6).long(), **asked)

@@ -15,10 +15,11 @@ from saplab.attacks.flatness import Flatness
 from saplab.attacks.threat import check_labels
 from saplab.data.dataset import Dataset
 from saplab.defenses import Prediction, predict_with_votes
+from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import for_network, logits, of_classes
-from saplab.defenses.stage import ran
-from saplab.rng.streams import stream_key
-from saplab.runs.cell import Group, ImageCell
+from saplab.defenses.stage import ran, same
+from saplab.rng.streams import pass_streams, stream_key
+from saplab.runs.cell import Group, ImageCell, Network
 from saplab.runs.engines.base import Models, Tick
 from saplab.runs.engines.parcel import shared
 from saplab.runs.networks import network_of
@@ -28,6 +29,12 @@ from saplab.system.machine import made
 from saplab.system.precision import computing_in
 
 _CLEAN_BYTES: Final = 1 << 28  # of predictions of untouched images that are kept
+
+_FEW: Final = 4  # images by which it is noticed that a network has changed
+_CHANGED: Final = (
+    "the network has changed while it was evaluated: for the same images and draws it returns something else than at"
+    " first; look for what it counts, schedules or keeps from call to call"
+)
 
 _Cells = Sequence[ImageCell]
 
@@ -41,6 +48,7 @@ class Images:
         data: the images.
         device: of PyTorch.
         clean: predictions of untouched images, the same for every attack; the last ones made, up to 256 MiB.
+        first: what each network returned for a few images when it was first run here.
     """
 
     numerics: ClassVar[int] = ImageCell.numerics
@@ -48,12 +56,16 @@ class Images:
     data: Dataset
     device: str = "cpu"
     clean: dict[tuple[Any, ...], Prediction] = field(default_factory=dict, repr=False)
+    first: dict[tuple[Network, str], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def compute(self, group: Group, tick: Tick = lambda n: None) -> list[ImageResult]:
         """Compute the cells of a group: attack their examples at each radius, and predict them with fresh passes.
 
         Defender and adversary draw from separate streams of the cell's seed; an example's draws depend on its number in
         the data set, so that cells of other sizes see the same.
+
+        Raises:
+            ValueError: a network that has come to return something else for the same images and draws than at first.
         """
         begin, busy, cells = time.perf_counter(), time.process_time(), cast(_Cells, group)
         first = cells[0]
@@ -63,11 +75,13 @@ class Images:
         shard = replace(self.data, images=images, labels=labels, indices=self.data.indices[examples])
         results: dict[str, ImageResult] = {}
         with computing_in(first.precision, self.device):
+            self._check_unchanged(cells)
             for some, craft, work in _crafts(cells, self, shard):
                 predictions, pictures = _predictions(some, craft, self, shard, work, tick)
                 results |= {
                     name: _result(found, craft, shard, pictures, first.eps) for name, found in predictions.items()
                 }
+            self._check_unchanged(cells)
         spent = (time.perf_counter() - begin, time.process_time() - busy)
         record = made(*(seconds / len(group) for seconds in spent))
         return [replace(results[cell.digest], made=record) for cell in cells]
@@ -93,9 +107,10 @@ class Images:
         for threat in {cell.threat for cell in cells}:
             radii = {eps for cell in cells if cell.threat == threat for eps in cell.eps}
             threat.check(self.data.images, self.data.labels, sorted(radii))
-        for seed, passes, precision in {(cell.seed, cell.passes, cell.precision) for cell in cells}:
+        for seed, passes in {(cell.seed, cell.passes) for cell in cells}:
             stream_key(seed)
             check_count("passes", passes)
+        for precision in {cell.precision for cell in cells}:
             with computing_in(precision, self.device):
                 pass
         one = self.data.images[:1].to(self.device)
@@ -106,6 +121,25 @@ class Images:
             check_labels(self.data.labels, classes)
             for attack in {cell.attack.spec: cell.attack for cell in cells if cell.adversary == network}.values():
                 attack.check_classes(classes)
+        for precision in {cell.precision for cell in cells}:
+            with computing_in(precision, self.device):
+                self._check_unchanged([cell for cell in cells if cell.precision == precision])
+
+    def _check_unchanged(self, cells: Iterable[ImageCell]) -> None:
+        """Refuse a network that returns something else for the same images and draws than when it was first run.
+
+        The rehearsal cannot see what begins after many calls: a counter that switches something, a schedule, a cache.
+        """
+        few = self.data.images[:_FEW].to(self.device)
+        streams = pass_streams(stream_key(0), 0, torch.arange(len(few)))
+        for network, precision in {(n, cell.precision) for cell in cells for n in (cell.defender, cell.adversary)}:
+            if network.grain == "unkeyed":
+                continue
+            model = network_of(network, self.models)
+            with torch.no_grad(), drawing(streams):
+                found = logits(model, for_network(model, few)).cpu()
+            if not same([self.first.setdefault((network, precision), found)], [found]):
+                raise ValueError(_CHANGED)
 
 
 def _crafts(cells: _Cells, inputs: Images, shard: Dataset) -> Iterator[tuple[_Cells, Craft, int]]:
