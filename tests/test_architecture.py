@@ -94,6 +94,14 @@ def prints(source: str, path: Path) -> Iterator[str]:
             yield f"{path.name}:{node.lineno}: print() outside the command line"
 
 
+def bare_writes(source: str, path: Path) -> Iterator[str]:
+    """Describe each write that follows links in a folder of results; `saplab.system.folder` has one that does not."""
+    writers = {"write_atomically", "write_bytes", "write_text"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in writers:
+            yield f"{path.name}:{node.lineno}: {dotted(node.func)}() follows links"
+
+
 def found(rule, files=FILES):
     return [fault for path in files for fault in rule(path.read_text(encoding="utf-8"), path)]
 
@@ -121,6 +129,11 @@ def test_only_the_command_line_prints():
     assert not found(prints, [path for path in FILES if room_of(path) != "cli"])
 
 
+def test_files_of_results_are_written_in_one_place():
+    packaging = PACKAGE / "data" / "sample" / "__init__.py"
+    assert not found(bare_writes, [p for p in FILES if room_of(p) != "system" and p != packaging])
+
+
 def test_files_are_of_readable_length():
     assert not [path for path in FILES if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST]
 
@@ -143,6 +156,8 @@ def test_docstrings_are_plain_english():
         (global_draws, "rng", "np.random.normal(size=3)\nnp.random.default_rng()\nx.uniform_()\ntorch.randperm(4)", 4),
         (global_draws, "rng", "torch.rand(3, generator=g)\nnp.random.default_rng(0)\nrng.normal(size=3)", 0),
         (prints, "rng", "print(3)", 1),
+        (bare_writes, "runs", "write_atomically(path, b'')\n(root / 'x').write_text('')\npath.write_bytes(b'')", 3),
+        (bare_writes, "runs", "write_files(root, {'x': b''})", 0),
     ],
 )
 def test_the_rules_see_what_they_are_for(rule, room, line, faults):

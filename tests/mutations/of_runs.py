@@ -127,11 +127,32 @@ FAULTS = [
     Fault(
         "a damaged cell is trusted by its time",
         STORE,
-        "if known.get(digest) != stamp or digest in self._broken:",
-        "if known.get(digest) != stamp:",
+        "if stamp == _DAMAGED or known.get(digest) != stamp or digest in self._broken:",
+        "if stamp == _DAMAGED or known.get(digest) != stamp:",
         "runs/test_folder_faults.py::test_damage_that_leaves_size_and_time_is_found_when_a_run_goes_on"
         " runs/test_folder_faults.py::test_a_report_of_a_damaged_cell_says_so_and_ends_with_1"
         " runs/test_folder_faults.py::test_a_damaged_cell_is_seen_where_the_index_cannot_be_written",
+    ),
+    Fault(
+        "an empty file of 1970 is a stored cell",
+        STORE,
+        "if stamp == _DAMAGED or known",
+        "if known",
+        "runs/test_received_folders.py::test_an_empty_file_of_1970_is_no_stored_cell",
+    ),
+    Fault(
+        "links inside a run folder are followed",
+        "system/folder.py",
+        "mode = path.lstat().st_mode",
+        "mode = path.stat().st_mode",
+        "system/test_folder.py",
+    ),
+    Fault(
+        "a folder's links are not looked for before it is computed",
+        STORE,
+        "        require_plain(root)\n",
+        "",
+        "runs/test_received_folders.py::test_no_run_goes_on_in_a_folder_with_links",
     ),
     Fault(
         "two requests share a fresh folder",

@@ -9,6 +9,7 @@ from saplab.paper.choice import choose
 from saplab.paper.report import write_study
 from saplab.paper.study import Figure, Line, line_of, load_figures, read_study, save_figures
 from saplab.runs import Store
+from saplab.system.folder import NotPlainError
 
 HEAD = '[[figure]]\nname = "first"\n[[figure.line]]\nlabel = "A"\n\n'  # five lines
 
@@ -140,7 +141,7 @@ def test_a_received_folder_whose_figure_would_leave_it_is_refused(received, tmp_
 def test_a_received_folder_whose_figures_are_elsewhere_is_refused(received, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (received.root / "figures").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="figures is a link"):
+    with pytest.raises(NotPlainError, match="it is a link, not a folder"):
         write_study(received)
     assert not list((tmp_path / "elsewhere").iterdir())
 

@@ -66,7 +66,7 @@ def test_a_move_that_is_killed_goes_on(tmp_path, kind, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", killed)
             patch.setattr(
-                "saplab.runs.store.write_atomically",
+                "saplab.system.folder.write_atomically",
                 lambda path, content, left=left: (next(left), path.write_bytes(content)),
             )
             try:

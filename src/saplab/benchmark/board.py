@@ -16,7 +16,7 @@ from saplab.benchmark.words import ball, masked_text, time_text
 from saplab.report.charts import DARK, PAGE, PAPER, to_bytes
 from saplab.report.claimed import claimed_chart
 from saplab.report.page import template
-from saplab.system.files import write_atomically
+from saplab.system.folder import inside, read_inside, write_files
 
 _BEGIN, _END = "<!-- leaderboard -->", "<!-- end of the leaderboard -->"
 _SECTION: Final = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
@@ -30,12 +30,12 @@ def stored_cards(tier: str) -> dict[str, Card]:
         if folder.is_dir()
         else []
     )
-    return {card.name: card for card in map(_read, files)}
+    return {card.name: card for card in (_card(file, file.read_bytes()) for file in files)}
 
 
-def _read(file: Traversable | Path) -> Card:
+def _card(file: Traversable | Path, content: bytes) -> Card:
     try:
-        return Card.from_json(file.read_bytes())
+        return Card.from_json(content)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 
@@ -48,10 +48,11 @@ def read_cards(place: Path) -> list[Card]:
         ValueError: a file that is no card, or a folder without any.
     """
     if place.is_file():
-        return [_read(place)]
+        return [_card(place, place.read_bytes())]
     if not place.is_dir():
         raise FileNotFoundError(2, "no card, and no folder of cards", str(place))
-    found = [_read(file) for file in sorted(place.rglob(CARD))]
+    files = (str(file.relative_to(place)) for file in sorted(place.rglob(CARD)))
+    found = [_card(place / file, read_inside(place, file)) for file in files]
     if not found:
         raise ValueError(f"{place} holds no {CARD}")
     return found
@@ -83,24 +84,22 @@ def write_board(cards: Sequence[Card], folder: Path) -> tuple[Path, ...]:
         raise ValueError(f"`cards` must hold at least one card of protocol {PROTOCOL.version}, battery"
                          f" {PROTOCOL.battery} {PROTOCOL.battery_version}; got none")  # fmt: skip
     contents = {
-        "leaderboard.html": page(shown).encode(), "README.md": _readme(folder / "README.md", shown).encode(),
+        "leaderboard.html": page(shown).encode(), "README.md": _readme(folder, shown).encode(),
         "card.schema.json": schema(),
         **{f"cards/{card.tier}/{card.name}.md": card_text(card).encode() for card in shown},
     }  # fmt: skip
     if points := claimed_points(shown):
         contents["claimed.svg"] = to_bytes(claimed_chart(points, PAPER), "svg")
-    for name, content in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / name, content)
-    return tuple(folder / name for name in contents)
+    return write_files(folder, contents)
 
 
-def _readme(path: Path, cards: Sequence[Card]) -> str:
+def _readme(folder: Path, cards: Sequence[Card]) -> str:
+    path = inside(folder, "README.md")
     plot = "![What is claimed against what was found](claimed.svg)\n\n" if claimed_points(cards) else ""
     section = f"{_BEGIN}\n\n{_counts(cards)}\n\n{plot}{leaderboard_text(cards)}\n\n{_END}"
     if not path.exists():
         return f"# Leaderboard\n\n{section}\n"
-    text = path.read_text(encoding="utf-8")
+    text = read_inside(folder, path.name).decode()
     if not _SECTION.search(text):
         raise ValueError(f"{path} has no part between {_BEGIN} and {_END} to write the leaderboard into")
     return _SECTION.sub(lambda _: section, text)

@@ -15,7 +15,7 @@ from saplab.data.dataset import Dataset
 from saplab.defenses import GaussianNoise, defenses_of
 from saplab.evaluation.certificates import Certificates, certify
 from saplab.runs.cell import Cell
-from saplab.system.files import write_atomically
+from saplab.system.folder import read_inside, write_inside
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,7 +60,7 @@ def proven(model: nn.Module, std: float, cell: Cell, images: Dataset, tier: Tier
         )  # fmt: skip
         seconds = round(perf_counter() - begin, 3)
         stored = _File(key, found.predictions.tolist(), found.radii.tolist(), found.votes.tolist(), seconds)
-        write_atomically(path, msgspec.json.encode(stored))
+        write_inside(path.parent, path.name, msgspec.json.encode(stored))
     arrays = (np.array(stored.predictions), np.array(stored.radii), np.array(stored.votes))
     labels, numbers = images.labels.numpy(), images.indices.numpy()
     proof = Certificates(*arrays, labels, std, tier.n0, tier.n, PROTOCOL.alpha, PROTOCOL.seed, numbers)
@@ -70,7 +70,7 @@ def proven(model: nn.Module, std: float, cell: Cell, images: Dataset, tier: Tier
 def _read(path: Path, key: Mapping[str, Any]) -> _File | None:
     """Return what a file holds; None where there is none, or one that is damaged or of something else."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=_File)
+        found = msgspec.json.decode(read_inside(path.parent, path.name), type=_File)
     except (OSError, ValueError):
         return None
     return found if found.key == msgspec.json.decode(msgspec.json.encode(key)) else None

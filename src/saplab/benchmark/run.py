@@ -29,7 +29,7 @@ from saplab.data.load import load_data
 from saplab.evaluation.evaluate import Job, planned
 from saplab.evaluation.result import Result
 from saplab.runs.engines import Engine
-from saplab.system.files import write_atomically
+from saplab.system.folder import inside, require_plain, write_files
 from saplab.system.memory import peak_memory
 from saplab.system.progress import Show, silent
 
@@ -100,10 +100,11 @@ class Run:
             ValueError: a folder of another request, or a network that cannot be evaluated.
             EvaluationError: cells that could not be computed.
         """
+        require_plain(folder)
         results: dict[str, Result] = {}
         for name, job in self.jobs().items():
             stage(name)
-            results[name] = job.result(folder / name, show)
+            results[name] = job.result(inside(folder, name, folder=True), show)
         proof = None
         model = self.model()
         if (std := noise_of(model)) is not None:
@@ -112,8 +113,7 @@ class Run:
             proof = proven(model, std, cell, self.images, self.tier, folder / "certificate.json", progress)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         card = self._card(results, proof, parameters)
-        write_atomically(folder / CARD, card.to_json())
-        write_atomically(folder / "card.md", card_text(card).encode())
+        write_files(folder, {CARD: card.to_json(), "card.md": card_text(card).encode()})
         return card
 
     def _card(self, results: Mapping[str, Result], proof: Proof | None, parameters: int) -> Card:

@@ -9,7 +9,7 @@ from saplab.report.games import points_chart
 from saplab.report.page import machine, template
 from saplab.report.tables import pivot, to_csv, to_parquet
 from saplab.runs import Store
-from saplab.system.files import write_atomically
+from saplab.system.folder import write_files
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ def write_games(store: Store, title: str = "") -> GamesReport:
         "points.parquet": to_parquet(records),
         **{f"points.{kind}": to_bytes(chart, kind) for kind in ("svg", "png", "pdf")},
     }
-    for name, content in contents.items():
-        write_atomically(store.root / name, content)
-    return GamesReport(tuple(store.root / name for name in contents), summary)
+    return GamesReport(write_files(store.root, contents), summary)
 
 
 def _page(store: Store, summary: Summary, title: str, drawing: str) -> str:

@@ -20,7 +20,7 @@ from saplab.report.page import machine, template, vega
 from saplab.report.sweeps import against_chart
 from saplab.report.tables import pivot, to_csv, to_parquet
 from saplab.runs import Curve, ImageCell, Network, Results
-from saplab.system.files import write_atomically
+from saplab.system.folder import write_files
 
 MONTE_CARLO: Final = "passes averaged for the gradient (Monte Carlo samples)"
 
@@ -61,10 +61,7 @@ def write_report(
     for name, chart in _charts(summary, findings, PAPER, title).items():
         for kind in ("svg", "png", "pdf"):
             contents[f"{name}.{kind}"] = to_bytes(chart, kind)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
-    return Report(tuple(folder / name for name in contents), summary, findings, store.request.notes)
+    return Report(write_files(folder, contents), summary, findings, store.request.notes)
 
 
 def chart_records(rows: Sequence[Row]) -> list[dict[str, Any]]:

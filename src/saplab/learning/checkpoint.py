@@ -17,7 +17,8 @@ from torch import Tensor
 
 from saplab.learning.progress import Record
 from saplab.system.digest import tensors_digest
-from saplab.system.files import remove_leftovers, write_atomically
+from saplab.system.files import remove_leftovers
+from saplab.system.folder import inside, require_plain, write_inside
 
 CHECKPOINT: Final = "checkpoint.safetensors"
 HISTORY: Final = "history.jsonl"
@@ -47,13 +48,14 @@ class RunFolder(Generic[Record]):
         """Create the folder if needed, and return the tensors and the history of its checkpoint, if there is one.
 
         Raises ValueError, and overwrites nothing, if the checkpoint is damaged or missing beside a history, or belongs
-        to another request; the message then says what differs.
+        to another request; the message then says what differs. Raises `NotPlainError` for links in the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        require_plain(self.path)
         if self.writes:
             remove_leftovers(self.path)
-        if not (self.path / CHECKPOINT).exists():
-            if (self.path / HISTORY).exists():
+        if not inside(self.path, CHECKPOINT).exists():
+            if inside(self.path, HISTORY).exists():
                 raise ValueError(f"{self.path} holds a training history without a checkpoint; choose another folder")
             return {}, []
         tensors, history = self._read(self.path / CHECKPOINT)
@@ -69,12 +71,12 @@ class RunFolder(Generic[Record]):
         records = json.dumps([asdict(record) for record in history])
         header = {"request": json.dumps(self.request, sort_keys=True), "history": records}
         content = save(own, {**header, _CHECKSUM: _checksum(own, header)})
-        write_atomically(self.path / CHECKPOINT, content)
+        write_inside(self.path, CHECKPOINT, content)
         self._write_history(history)
 
     def _write_history(self, history: Sequence[Record]) -> None:
         lines = (json.dumps(asdict(record)) + "\n" for record in history)
-        write_atomically(self.path / HISTORY, "".join(lines).encode())
+        write_inside(self.path, HISTORY, "".join(lines).encode())
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], list[Record]]:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import altair as alt
 
 from saplab.report.charts import PAPER, to_bytes
-from saplab.system.files import write_atomically
+from saplab.system.folder import write_files
 
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -33,5 +33,4 @@ def as_data(series: Series) -> alt.Data:
 
 def save_plot(chart: alt.TopLevelMixin, out: Path) -> None:
     """Write the chart as ``history.svg`` and ``history.png`` into a run's folder."""
-    write_atomically(out / "history.svg", to_bytes(chart, "svg"))
-    write_atomically(out / "history.png", to_bytes(chart, "png"))
+    write_files(out, {f"history.{kind}": to_bytes(chart, kind) for kind in ("svg", "png")})

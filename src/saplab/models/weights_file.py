@@ -1,6 +1,7 @@
 """Files of weights as people have them: what they hold by name, in whatever wrappers. No code in a file is ever run."""
 
 import argparse
+import errno
 import io
 import json
 import re
@@ -80,6 +81,8 @@ def checked_bytes(path: Path) -> bytes:
 def _facts(beside: Path) -> Packaged | None:
     """Read the file of facts beside weights; None for no file, or somebody else's."""
     try:
+        if beside.exists() and not beside.is_file():  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "it is no file")
         content = beside.read_bytes()
         others = json.loads(content)
     except FileNotFoundError:

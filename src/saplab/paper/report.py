@@ -19,7 +19,7 @@ from saplab.report.markdown import change_text, drawing_text, escaped, page_text
 from saplab.report.page import machine, template, vega
 from saplab.report.tables import pivot, strength_text, to_csv, to_parquet
 from saplab.runs import Curve, Request, Results, Store
-from saplab.system.files import write_atomically
+from saplab.system.folder import inside, write_files
 from saplab.system.words import counted
 
 _OUTCOMES: Final[dict[Outcome, tuple[str, str]]] = {  # of one claim, of several
@@ -129,13 +129,8 @@ def write_study(store: Store, title: str = "", figures: Sequence[Figure] | None 
             contents |= {f"{name}.csv": to_csv(records).encode(), f"{name}.parquet": to_parquet(records)}
     for name, chart in report.charts(PAPER).items():
         contents |= {f"figures/{name}.svg": to_bytes(chart, "svg"), f"figures/{name}.pdf": to_bytes(chart, "pdf")}
-    figures_folder = store.root / "figures"
-    if figures_folder.is_symlink():  # of a folder from elsewhere
-        raise ValueError(f"{figures_folder} is a link, and nothing is written outside a run's folder")
-    figures_folder.mkdir(exist_ok=True)
-    for name, content in contents.items():
-        write_atomically(store.root / name, content)
-    return replace(report, files=tuple(store.root / name for name in contents))
+    inside(store.root, "figures", folder=True).mkdir(exist_ok=True)
+    return replace(report, files=write_files(store.root, contents))
 
 
 def _judged(store: Results, figure: Figure) -> Iterator[Judged]:

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import msgspec
 
 from saplab.attacks import NormName, ThreatModel
-from saplab.system.files import write_atomically
+from saplab.system.folder import inside, read_inside, write_inside
 
 RELATIONS: Final = ("higher", "lower", "alike", "better calibrated")
 _STUDY: Final = "study.json"
@@ -149,22 +149,22 @@ def read_study(path: str | Path) -> tuple[Figure, ...]:
     Raises ValueError for no TOML, an unknown or missing field, a value of another type or range, or what `Figure`
     refuses; the message names the file and the line.
     """
-    return _read(Path(path), msgspec.toml.decode)
+    path = Path(path)
+    return _decoded(path, path.read_bytes(), msgspec.toml.decode)
 
 
 def save_figures(root: Path, figures: Iterable[Figure]) -> None:
     """Keep the figures of a study in its run folder."""
     text = msgspec.json.format(msgspec.json.encode(_Study(tuple(figures))), indent=1)
-    write_atomically(root / _STUDY, text + b"\n")
+    write_inside(root, _STUDY, text + b"\n")
 
 
 def load_figures(root: Path) -> tuple[Figure, ...]:
     """Read what `save_figures` wrote; ValueError names the file if it holds something else."""
-    return _read(root / _STUDY, msgspec.json.decode)
+    return _decoded(root / _STUDY, read_inside(root, _STUDY), msgspec.json.decode)
 
 
-def _read(path: Path, decode: Callable[..., _Study]) -> tuple[Figure, ...]:
-    content = path.read_bytes()
+def _decoded(path: Path, content: bytes, decode: Callable[..., _Study]) -> tuple[Figure, ...]:
     try:
         return decode(content, type=_Study).figure
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -196,8 +196,8 @@ def line_of(text: str, error: str) -> int | None:
 
 
 def is_study(root: Path | str) -> bool:
-    """Return whether a run folder holds a study."""
-    return (Path(root) / _STUDY).is_file()
+    """Return whether a run folder holds a study; a link, or what is no file, in its place is an error."""
+    return inside(Path(root), _STUDY).exists()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from saplab.system.folder import inside
+
 try:
     import fcntl
 except ImportError:  # not posix: nothing is locked there
@@ -53,7 +55,7 @@ _claims: "weakref.WeakValueDictionary[tuple[int, int], Claim]" = weakref.WeakVal
 
 def claim(root: Path) -> Claim:
     """Return this process's use of the folder `root`, which is there."""
-    path = root / LOCK
+    path = inside(root, LOCK)
     with suppress(OSError):
         status = path.stat()
         if (known := _claims.get((status.st_dev, status.st_ino))) is not None:

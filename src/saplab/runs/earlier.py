@@ -7,6 +7,7 @@ from typing import Final
 
 from saplab.runs.claim import LOCK
 from saplab.system.files import is_temporary
+from saplab.system.folder import inside
 
 _ASIDE: Final = "earlier-version"
 _REPORTS: Final = ("report.html", "results.md", "accuracy.*", "reliability.*", "convergence.*", "game.*", "table1.csv")
@@ -46,7 +47,7 @@ def _put_aside(root: Path) -> None:
     found = [path for pattern in (*_REPORTS, *_RUN, *_MARKS) for path in root.glob(pattern)]
     names = (_ASIDE if k == 1 else f"{_ASIDE}-{k}" for k in count(1))
     aside = next(root / name for name in names if not any((root / name / path.name).exists() for path in found))
-    aside.mkdir(exist_ok=True)
+    inside(root, aside.name, folder=True).mkdir(exist_ok=True)
     for path in found:
         path.rename(aside / path.name)
 

@@ -12,10 +12,10 @@ from typing import Annotated, Final
 import msgspec
 
 from saplab.runs.engines.base import Failed
-from saplab.system.files import write_atomically
+from saplab.system.folder import append_inside, inside, read_inside, write_inside
 
-_RUN: Final = "run.json"
-_FAILURES: Final = "failures.jsonl"
+RUN: Final = "run.json"
+FAILURES: Final = "failures.jsonl"
 
 
 class RunNote(msgspec.Struct):
@@ -42,24 +42,23 @@ class FailureNote(msgspec.Struct):
 def running(root: Path, engine: str) -> Iterator[None]:
     """Note that this process computes the run of the folder `root`, until the context is left."""
     note = RunNote(os.getpid(), socket.gethostname(), engine, time.time(), None)
-    (root / _FAILURES).unlink(missing_ok=True)
-    write_atomically(root / _RUN, msgspec.json.encode(note))
+    inside(root, FAILURES).unlink(missing_ok=True)
+    write_inside(root, RUN, msgspec.json.encode(note))
     try:
         yield
     finally:
         with suppress(OSError):  # of a full disk: what has gone wrong before matters more
-            write_atomically(root / _RUN, msgspec.json.encode(msgspec.structs.replace(note, ended=time.time())))
+            write_inside(root, RUN, msgspec.json.encode(msgspec.structs.replace(note, ended=time.time())))
 
 
 def last_run(root: Path) -> tuple[RunNote | None, tuple[str, ...]]:
     """Return the note of the last run, None without a whole one, and a line where it is damaged."""
-    path = root / _RUN
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunNote), ()
+        return msgspec.json.decode(read_inside(root, RUN), type=RunNote), ()
     except FileNotFoundError:
         return None, ()
     except (OSError, ValueError) as error:
-        return None, (f"{path} cannot be read: {error}",)
+        return None, (_unread(root / RUN, error),)
 
 
 def is_alive(run: RunNote | None) -> bool:
@@ -79,23 +78,26 @@ def note_failure(root: Path, failed: Failed) -> None:
     """Append a failure to the folder's list."""
     cells, when = tuple(cell.digest for cell in failed.group), datetime.now(UTC).isoformat(timespec="seconds")
     note = FailureNote(cells, failed.reason, failed.details, failed.tries, when)
-    with (root / _FAILURES).open("ab") as file:
-        file.write(msgspec.json.encode(note) + b"\n")
+    append_inside(root, FAILURES, msgspec.json.encode(note) + b"\n")
 
 
 def failures(root: Path) -> tuple[tuple[FailureNote, ...], tuple[str, ...]]:
     """Return the failures of the last run, and a line for each of them that is damaged: a kill may tear the last."""
-    path = root / _FAILURES
+    path = root / FAILURES
     found, damaged = [], []
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_inside(root, FAILURES).splitlines()
     except FileNotFoundError:
         return (), ()
     except OSError as error:
-        return (), (f"{path} cannot be read: {error.strerror}",)
+        return (), (_unread(path, error),)
     for number, line in enumerate(lines, 1):
         try:
             found.append(msgspec.json.decode(line, type=FailureNote))
         except ValueError as error:
             damaged.append(f"{path}, line {number} cannot be read: {error}")
     return tuple(found), tuple(damaged)
+
+
+def _unread(path: Path, error: OSError | ValueError) -> str:
+    return f"{path} cannot be read: {(isinstance(error, OSError) and error.strerror) or error}"

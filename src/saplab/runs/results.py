@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from saplab.runs.cell import Cell
+from saplab.system.folder import NotPlainError, inside
 
 SUFFIX: Final = ".safetensors"
 PICTURED: Final = 3  # examples of a run whose images are kept, for people to look at
@@ -139,9 +140,9 @@ def encode(cell: Cell, result: Any) -> bytes:
 
 def decode(path: Path, cell: Cell) -> Any:
     """Read a cell's file, checked against its checksum; errors as in `Store.load`."""
-    if not path.is_file():
-        raise FileNotFoundError(2, "this cell has not been computed yet", str(path))
     try:
+        if not inside(path.parent, path.name).exists():
+            raise FileNotFoundError(2, "this cell has not been computed yet", str(path))
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -155,6 +156,8 @@ def decode(path: Path, cell: Cell) -> Any:
         result.check_cell(cell)
     except BrokenCellError:
         raise
+    except NotPlainError as error:
+        raise BrokenCellError(f"{path} is damaged: {error.strerror}") from error
     except (SafetensorError, TypeError, ValueError) as error:
         raise BrokenCellError(f"{path} is damaged: {error}") from error
     return result

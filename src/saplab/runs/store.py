@@ -11,10 +11,11 @@ from saplab.runs.cell import Cell, EarlierVersionError
 from saplab.runs.claim import LOCK, Claim, claim
 from saplab.runs.earlier import check, prepare
 from saplab.runs.engines.base import Failed
-from saplab.runs.record import note_failure, running
+from saplab.runs.record import FAILURES, RUN, note_failure, running
 from saplab.runs.request import DamagedRequestError, Request
 from saplab.runs.results import SUFFIX, BrokenCellError, decode, encode
-from saplab.system.files import is_temporary, remove_leftovers, write_atomically
+from saplab.system.files import is_temporary, remove_leftovers
+from saplab.system.folder import NotPlainError, append_inside, inside, read_inside, require_plain, write_inside
 from saplab.system.registry import no_imports_from
 
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
@@ -100,6 +101,7 @@ class Store:
 
         Raises:
             ValueError: `root` holds another request, or other files. Nothing is changed then.
+            NotPlainError: a link, pipe, device or socket lies in it. Nothing is changed then either.
         """
         root = Path(root)
         cls._check(root)
@@ -110,7 +112,7 @@ class Store:
             joined = request if found is None else found._joined(request, extend, alone)
             (root / _CELLS).mkdir(exist_ok=True)
             if found is None or joined is not found.request:
-                write_atomically(root / _REQUEST, joined.to_json().encode())
+                write_inside(root, _REQUEST, joined.to_json().encode())
         store = cls(root, joined, note, own)
         if alone and not extend:  # before others may use the folder too, one of them may have been alone in it
             cls.read(root)._joined(request, extend=False, alone=False)
@@ -120,7 +122,11 @@ class Store:
 
     @classmethod
     def _check(cls, root: Path) -> None:
-        """Refuse a folder of other files or of a later version, before anything is written there."""
+        """Refuse a folder of other files, of links or of a later version, before anything is written there."""
+        require_plain(root)
+        for name in (_REQUEST, _INDEX, LOCK, RUN, FAILURES):
+            inside(root, name)
+        require_plain(inside(root, _CELLS, folder=True), folders=False)
         check(root)
         if (root / LOCK).exists():
             return
@@ -164,24 +170,29 @@ class Store:
             FileNotFoundError: `root` is no run folder.
             ValueError: its request cannot be read; `EarlierVersionError` where an earlier version of saplab wrote it,
                 `DamagedRequestError` where the file is damaged.
+            NotPlainError: its request is a link, or no file.
         """
-        path = Path(root) / _REQUEST
-        if not path.is_file():
+        root = Path(root)
+        path = inside(root, _REQUEST)
+        if not path.exists():
             raise FileNotFoundError(2, f"not a run folder, it has no {_REQUEST}", str(root))
         try:
-            with no_imports_from(Path(root)):  # it may come from elsewhere
-                return cls(Path(root), Request.from_json(path.read_bytes()))
+            with no_imports_from(root):  # it may come from elsewhere
+                return cls(root, Request.from_json(read_inside(root, _REQUEST)))
         except ValueError as error:
             raise type(error)(f"{path} cannot be read: {error}") from error
 
+    @staticmethod
+    def _name(cell: Cell) -> str:
+        return f"{_CELLS}/{cell.digest}{SUFFIX}"
+
     def path(self, cell: Cell) -> Path:
         """Return the file of `cell`, whether it is there or not."""
-        return self.root / _CELLS / f"{cell.digest}{SUFFIX}"
+        return self.root / self._name(cell)
 
     def save(self, cell: Cell, result: Any) -> None:
         """Write the result of a cell, whole or not at all; several threads may save at a time."""
-        path = self.path(cell)
-        write_atomically(path, encode(cell, result))
+        path = write_inside(self.root, self._name(cell), encode(cell, result))
         self._broken.discard(cell.digest)
         self._trust([(cell.digest, _stamp_of(path.stat()))])
 
@@ -191,10 +202,11 @@ class Store:
         Raises:
             FileNotFoundError: it has not been computed.
             BrokenCellError: its file is damaged or holds something else; the next run computes it again.
+            NotPlainError: the folder of cells is a link, or no folder.
         """
-        path = self.path(cell)
+        inside(self.root, _CELLS, folder=True)
         try:
-            return decode(path, cell)
+            return decode(self.path(cell), cell)
         except BrokenCellError:
             self._broken.add(cell.digest)
             self._trust([(cell.digest, _DAMAGED)])
@@ -210,13 +222,13 @@ class Store:
         """Look at all files: read those that are new or changed since they were found whole, trust the others."""
         wanted, known = self.request.by_digest, self._trusted()
         stored: dict[str, int] = {}
-        damaged, foreign, new = [], [], []
+        damaged, foreign, new = self._strange(), [], []
         for name, stamp in self._names():
             digest = name.removesuffix(SUFFIX)
             if digest not in wanted or not name.endswith(SUFFIX):
                 foreign.append(f"{self.root / _CELLS / name} does not belong to this run")
                 continue
-            if known.get(digest) != stamp or digest in self._broken:
+            if stamp == _DAMAGED or known.get(digest) != stamp or digest in self._broken:
                 try:
                     self.load(wanted[digest])
                 except (BrokenCellError, FileNotFoundError) as error:
@@ -238,17 +250,26 @@ class Store:
         note_failure(self.root, failed)
 
     def _names(self) -> Iterator[tuple[str, Stamp]]:
-        """Yield name and stamp of each file among the cells, but for those that are being written."""
-        with suppress(FileNotFoundError), os.scandir(self.root / _CELLS) as entries:
+        """Yield name and stamp of all among the cells, but for those that are being written; of no file `_DAMAGED`."""
+        with suppress(FileNotFoundError), os.scandir(inside(self.root, _CELLS, folder=True)) as entries:
             for entry in entries:
-                if not is_temporary(Path(entry.name)) and entry.is_file():
-                    yield entry.name, _stamp_of(entry.stat())
+                if not is_temporary(Path(entry.name)):
+                    plain = entry.is_file(follow_symlinks=False)
+                    yield entry.name, _stamp_of(entry.stat(follow_symlinks=False)) if plain else _DAMAGED
+
+    def _strange(self) -> list[str]:
+        """Return a line where the index is a link, or no file: it is left alone then."""
+        try:
+            inside(self.root, _INDEX)
+        except NotPlainError as error:
+            return [f"{error.filename} is damaged: {error.strerror}"]
+        return []
 
     def _trusted(self) -> Mapping[str, Stamp]:
         """Return the stamps of files that were found whole; a lost or torn line of the index costs one more look."""
         found: dict[str, Stamp] = {}
-        with suppress(OSError), (self.root / _INDEX).open(encoding="ascii", errors="replace") as lines:
-            for line in lines:
+        with suppress(OSError):
+            for line in read_inside(self.root, _INDEX).decode("ascii", "replace").splitlines():
                 words = line.split()
                 if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
                     found[words[0]] = int(words[1]), int(words[2])
@@ -257,8 +278,8 @@ class Store:
     def _trust(self, stamps: Iterable[tuple[str, Stamp]]) -> None:
         """Append lines to the index; each begins with the end of the one before, which a full disk may have torn."""
         text = "".join(f"\n{digest} {size} {time}" for digest, (size, time) in stamps)
-        with suppress(OSError), (self.root / _INDEX).open("ab", buffering=0) as file:
-            file.write(text.encode())
+        with suppress(OSError):
+            append_inside(self.root, _INDEX, text.encode())
 
 
 def _stamp_of(status: os.stat_result) -> Stamp:

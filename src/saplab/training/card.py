@@ -15,7 +15,7 @@ from torch import nn
 
 from saplab.models import published
 from saplab.models.packaged import CLEAN, Measured, Packaged
-from saplab.system.files import write_atomically
+from saplab.system.folder import inside, write_files
 from saplab.training.recipes import Recipe
 from saplab.training.records import EpochRecord
 
@@ -58,11 +58,9 @@ def export(model: nn.Module, run: FinishedRun, out: Path, name: str = MODEL) -> 
     content = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     recipe, sha256 = run.recipe, hashlib.sha256(content).hexdigest()
     facts = Packaged(recipe.network, sha256, recipe.name, recipe.preset, run.command, run.measured)
-    beside = out / f"{name}.json"
-    beside.unlink(missing_ok=True)  # facts never lie beside weights other than theirs
-    write_atomically(out / f"{name}.safetensors", content)
-    write_atomically(out / f"{name}.md", write_card(run, name).encode())
-    write_atomically(beside, facts.to_json())
+    inside(out, f"{name}.json").unlink(missing_ok=True)  # facts never lie beside weights other than theirs
+    card = write_card(run, name).encode()
+    write_files(out, {f"{name}.safetensors": content, f"{name}.md": card, f"{name}.json": facts.to_json()})
     return facts
 
 

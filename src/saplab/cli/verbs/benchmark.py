@@ -119,6 +119,7 @@ def _command(entry: "Entry", tier: str, data: str) -> str:
 def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: bool, console: Console) -> bool:
     """Compute one entry, or show what that would cost; return whether it agrees with the card that is `known`."""
     from saplab.cli.computing import show_plan
+    from saplab.system.folder import inside
 
     name, tier = run.entry.name, run.tier.name
     if known is not None and name not in known:
@@ -128,7 +129,7 @@ def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: boo
             console.say(f"{name}, {part}:")
             show_plan(job, console)
         return True
-    folder = out / tier / name
+    folder = inside(out, f"{tier}/{name}", folder=True)
     card = run.card(folder, console.progress, lambda part: console.say(f"{name}: {part}"), progress=not console.json)
     _tell(card, folder, console)
     return known is None or _agrees(known[name], card, console)

@@ -87,14 +87,11 @@ def _written(found: "Certificates", left: list[dict[str, float]], folder: Path) 
     """Write a row for each image, both curves, and their chart."""
     from saplab.report.charts import to_bytes
     from saplab.report.tables import to_csv
-    from saplab.system.files import write_atomically
+    from saplab.system.folder import write_files
 
     contents = {
         "certificates.csv": to_csv(found.records()).encode(), "certified.csv": to_csv(found.rows).encode(),
         **({"attacked.csv": to_csv(left).encode()} if left else {}),
         "certified.png": to_bytes(found.plot(left), "png"), "certified.svg": to_bytes(found.plot(left), "svg"),
     }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
-    return [folder / name for name in contents]
+    return list(write_files(folder, contents))

@@ -131,6 +131,7 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
     from saplab.paper.table1 import EFFORTS, load_agents, table_curves, table_figures
     from saplab.runs import Request
     from saplab.runs.games import Games
+    from saplab.system.folder import inside
 
     try:
         agents = load_agents(folder)
@@ -151,7 +152,7 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
         _show_games(job, EFFORTS[ask.preset].max_frames, ask.console)
         return True
     own = Path("runs") / f"{ask.preset}-{chosen.table}"
-    beside = ask.out / chosen.table if ask.out and chosen.figures else ask.out
+    beside = inside(ask.out, chosen.table, folder=True) if ask.out and chosen.figures else ask.out
     return _computed(job, figures, beside or own, ask.console)
 
 

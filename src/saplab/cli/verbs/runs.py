@@ -1,5 +1,6 @@
 """``saplab runs``: how far runs are, how long they still take, and what failed."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,12 +29,13 @@ def runs(
     """
     from saplab.runs import Store
     from saplab.runs.progress import progress_of
+    from saplab.system.folder import inside
 
     console = Console(json=as_json)
     found, unread = [], []
-    for root in (roots := _folders(folder)):
+    for root, name in (roots := _folders(folder)):
         try:
-            found.append(progress_of(Store.read(root)))
+            found.append(progress_of(Store.read(inside(root, name, folder=True))))
         except (OSError, ValueError) as error:
             if len(roots) == 1:
                 raise
@@ -48,22 +50,23 @@ def runs(
         raise typer.Exit(1)
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Return the run folders: this one, or those in it; with the tables that lie inside the folders of figures."""
+def _folders(folder: Path) -> list[tuple[Path, str]]:
+    """Return the run folders: this one, or those in it; with the names of tables inside the folders of figures."""
     if _is_run(folder) or not folder.is_dir():
-        return [folder, *_tables(folder)]
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    return [root for path in inside for root in (path, *_tables(path)) if _is_run(root)] or [folder]
+        return [(folder, ""), *_tables(folder)]
+    paths = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    own = (((path, ""), *_tables(path)) for path in paths)
+    return [(root, name) for found in own for root, name in found if _is_run(root / name)] or [(folder, "")]
 
 
-def _tables(folder: Path) -> list[Path]:
+def _tables(folder: Path) -> list[tuple[Path, str]]:
     from saplab.paper.choice import TABLES
 
-    return [folder / name for name in TABLES if _is_run(folder / name)]
+    return [(folder, name) for name in TABLES if _is_run(folder / name)]
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / "request.json").is_file()
+    return os.path.lexists(folder / "request.json")
 
 
 def _lines(progress: "Progress") -> "Iterator[str]":

@@ -12,6 +12,7 @@ from saplab.cli import options
 from saplab.cli.options import option
 from saplab.cli.training import tell
 from saplab.cli.verbs.train import Job, run
+from saplab.system.folder import inside
 from saplab.system.words import counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def zoo(
     if check and train:
         raise ValueError("`check` and `train` exclude each other")
     if train:
-        _train(_choices(preset, only, precision), data, out, into or out / "zoo", full, threads, device)
+        into = into or inside(out, "zoo", folder=True)
+        _train(_choices(preset, only, precision), data, out, into, full, threads, device)
         return
     facts = _chosen(only)
     if check:
@@ -162,9 +164,9 @@ def _train(
     with joined(device) as place:
         for name, choice in choices.items():
             tell(f"{name}: {choice.command(processes=place.world)}")
-            model, finished = run(Job(choice, images, test, out / name, threads=threads), place)
+            folder = inside(out, name, folder=True)
+            model, finished = run(Job(choice, images, test, folder, threads=threads), place)
             if place.is_first:
-                into.mkdir(parents=True, exist_ok=True)
                 measured = (*finished.measured, *measure(model, test if full else None))
                 facts = export(model, replace(finished, measured=measured), into, name)
                 tell(f"{name}: {', '.join(f'{_accuracy(facts, row.strength)} %' for row in facts.measured)}")

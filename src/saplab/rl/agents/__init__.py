@@ -16,7 +16,7 @@ from saplab.models.packaged import require_checksum
 from saplab.models.qnetwork import QNetwork, new_network
 from saplab.rl.atari import rom_name
 from saplab.rl.formats import read_agent
-from saplab.system.files import write_atomically
+from saplab.system.folder import inside, read_inside, write_files
 
 MODEL: Final = "model.safetensors"
 FACTS: Final = "agent.json"
@@ -85,16 +85,16 @@ def load_agent(game: str, weights: str | Path | None = None) -> QNetwork:
 def trained(folder: Path, game: str) -> Path | None:
     """Find the folder of a game's agent, named after the game or its ROM, in a folder of ``train-agent --out``."""
     names = (game, rom_name(game))
-    return next((folder / name for name in names if (folder / name / FACTS).is_file()), None)
+    return next((folder / name for name in names if inside(folder / name, FACTS).exists()), None)
 
 
 def load_trained(folder: Path) -> tuple[QNetwork, Facts]:
     """Load the agent that `write_agent` wrote; ValueError if its facts cannot be read or its weights are not theirs."""
     try:
-        facts = Facts.from_json((folder / FACTS).read_text(encoding="utf-8"))
+        facts = Facts.from_json(read_inside(folder, FACTS).decode())
     except ValueError as error:
         raise ValueError(f"{folder / FACTS} holds no facts of an agent: {error}") from None
-    content = (folder / MODEL).read_bytes()
+    content = inside(folder, MODEL).read_bytes()
     require_checksum(content, facts.sha256, f"{folder / MODEL} is damaged")
     return unpack(content), facts
 
@@ -114,6 +114,4 @@ def unpack(content: bytes) -> QNetwork:
 
 def write_agent(out: Path, content: bytes, facts: Facts, card: str) -> None:
     """Write an agent's three files into a folder; renamed after its ROM, they can ship."""
-    write_atomically(out / MODEL, content)
-    write_atomically(out / FACTS, facts.to_json().encode())
-    write_atomically(out / CARD, card.encode())
+    write_files(out, {MODEL: content, FACTS: facts.to_json().encode(), CARD: card.encode()})
