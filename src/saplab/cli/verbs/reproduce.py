@@ -160,7 +160,7 @@ def _tell_absent(agents: "Agents", folder: Path | None, console: Console) -> Non
     """Tell which games are left out for want of an agent; ValueError if all of them are."""
     if not agents.absent:
         return
-    where = f"in {folder}" if folder else "in the package"
+    where = f"in {folder}" if folder else "in this installation"
     how = f"saplab train-agent {agents.absent[0]} --out {folder or 'runs/agents'}/{agents.absent[0]}"
     if not agents.networks:
         raise ValueError(f"no agent of its games is {where}; train one ({how}) and name their folder by --agents")

@@ -1,4 +1,4 @@
-"""Agents that ship with the package or were trained by the user: weights (float16), facts and a card."""
+"""Agents that a checkout brings or that were trained by the user: weights (float16), facts and a card."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -51,7 +51,7 @@ class Facts:
 
 
 def shipped() -> tuple[str, ...]:
-    """Return the ROM names of the games that an agent ships for."""
+    """Return the ROM names of the games that there is an agent for in this installation; none in a wheel's."""
     names = (file.name for file in resources.files(__name__).iterdir())
     return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
 
@@ -60,7 +60,7 @@ def facts_of(game: str) -> Facts:
     """Return the facts of the agent that ships for a game; ValueError if there is none."""
     rom = rom_name(game)
     if rom not in shipped():
-        known = ", ".join(shipped()) or "none yet"
+        known = ", ".join(shipped()) or "none; the wheel leaves them out, a checkout of the repository has them"
         raise ValueError(
             f"no agent ships for {game} (those that do: {known}); name a file by --agent, or train one by"
             f" saplab train-agent {game}"
