@@ -109,7 +109,7 @@ def reference(workplace: Path) -> Path:
     done = saplab(workplace, "--batch-size", "10", "--out", "reference", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert {row["curve"] for row in result["rows"]} == {"dense: FGSM", "SAP-100: MC-FGSM ×3 mask"}
+    assert {row["curve"] for row in result["rows"]} == {"undefended: FGSM", "SAP-100: MC-FGSM ×3 mask"}
     assert len(result["rows"]) == 10
     assert (workplace / "reference" / "report.html").stat().st_size > 100_000
     return workplace / "reference"
@@ -369,7 +369,7 @@ def test_a_battery_fills_every_part_of_the_page(workplace: Path, runner: "Runner
     store = Store.read(workplace / "battery")
     labels = [curve.label for curve in store.request.curves]
     assert "SAP-100: PGD-3 ×2 identity" in labels
-    assert "dense: transfer PGD-3 ×2 identity from SAP-100" in labels
+    assert "undefended: transfer PGD-3 ×2 identity from SAP-100" in labels
     assert {len(curve.repeats) for curve in store.request.curves} == {0, 1}
     assert store.survey().missing == ()
 

@@ -39,9 +39,9 @@ def result():
 
 def test_the_result_has_rows_and_a_verdict(result):
     assert {(row["curve"], row["strength"]) for row in result.rows} == {
-        (curve, strength) for curve in ("dense: FGSM", "SAP-100: MC-FGSM ×2 mask") for strength in (0.0, 8.0)
+        (curve, strength) for curve in ("undefended: FGSM", "SAP-100: MC-FGSM ×2 mask") for strength in (0.0, 8.0)
     }
-    clean = next(row for row in result.rows if row["curve"] == "dense: FGSM" and row["strength"] == 0)
+    clean = next(row for row in result.rows if row["curve"] == "undefended: FGSM" and row["strength"] == 0)
     assert (clean["averaged_percent"], clean["images"]) == (100.0, 16)
     assert result.verdict.headline.strength == 8.0
     assert "Robust accuracy at λ = 8 is at most" in result.verdict.sentence
@@ -181,7 +181,7 @@ def test_attacks_may_be_text_objects_and_lines():
     attacks = ["noise", saplab.PGD(steps=2), Attacker(saplab.FGSM(), eps=(16 / 255,))]
     found = saplab.evaluate(NET, IMAGES, LABELS, **{**QUICK, "attacks": attacks})
     assert list(dict.fromkeys(row["curve"] for row in found.rows)) == [
-        "dense: random noise", "dense: PGD-2", "dense: FGSM at λ=16",
+        "undefended: random noise", "undefended: PGD-2", "undefended: FGSM at λ=16",
     ]  # fmt: skip
 
 
@@ -363,7 +363,7 @@ def test_logits_of_any_size_are_judged_alike_and_what_they_hide_is_called_masked
         for factor in (10.0, 1e7)
     )
     left = {row["curve"]: row["averaged_percent"] for row in scaled.rows if row["strength"] == 4}
-    assert left["dense: PGD-20"] > left["dense: PGD-20 relaxed"] + 20
+    assert left["undefended: PGD-20"] > left["undefended: PGD-20 relaxed"] + 20
     assert scaled.verdict.masked
     assert not plain.verdict.masked
     bounds = [found.verdict.headline.accuracy.estimate for found in (plain, scaled)]

@@ -87,7 +87,7 @@ def test_an_unbounded_l2_ball_holds_the_cube_of_64_steps(pictures: tuple[nn.Modu
     found = saplab.evaluate(net, images, labels, [saplab.FGSM(), attacker], norm="l2", progress=False)
     radius = 64 / 255 * 48**0.5
     wide = [curve for curve in found.request.curves if curve.eps == (radius,)]
-    assert [curve.label for curve in wide] == [f"dense: PGD-10 at ε={radius:g}"]
+    assert [curve.label for curve in wide] == [f"undefended: PGD-10 at ε={radius:g}"]
     assert found.request.curves[0].eps == (0.0, 0.125, 0.5)  # what papers report, since nothing else was asked
     check = next(check for check in found.verdict.checks if check.key == "unbounded")
     assert check.outcome == "passed"

@@ -367,7 +367,7 @@ def test_a_gradient_should_not_vanish(ratio, outcome):
         "norm", [evidence("fgsm", (0.6,), gradient_norm=ratio * norms)], [plain("pgd", (0.1,), gradient_norm=norms)]
     )
     assert found.outcome == outcome
-    assert f"median norm over dense {ratio:.2f} [{ratio:.2f}, {ratio:.2f}]" in found.evidence
+    assert f"median norm over the undefended network's {ratio:.2f} [{ratio:.2f}, {ratio:.2f}]" in found.evidence
 
 
 def test_few_gradients_bound_no_median():

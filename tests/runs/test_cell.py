@@ -239,3 +239,12 @@ def test_a_cell_is_cut_into_ranges_and_seeds():
     for arguments, message in (((0, 1), "`batch_size` must be >= 1, got 0"), ((1, 0), "`seeds` must be >= 1, got 0")):
         with pytest.raises(ValueError, match=message):
             cut(IMAGES, *arguments)
+
+
+def test_only_saplabs_own_networks_are_called_dense():
+    """Dense is the paper's word, for its network without pruning."""
+    own, mine = Network("preact-resnet20-dense", "0"), Network("mine:net", "0")
+    assert (own.label, Network("resnet20", "0").label, mine.label) == ("dense", "dense", "undefended")
+    assert replace(mine, defenses=(defenses.SAP(100),)).undefended.label == "undefended"
+    assert [replace(one, defenses=(defenses.SAP(100),)).label for one in (own, mine)] == ["SAP-100"] * 2
+    assert [replace(mine, grain=grain).label for grain in ("example", "frozen")] == ["stochastic", "one frozen draw"]

@@ -142,6 +142,17 @@ def test_a_folder_of_another_request_without_a_cell_is_taken_over(tmp_path):
     assert Store.open(tmp_path, resettled(passes=50)).request == resettled(passes=50)
 
 
+def test_the_same_cells_by_other_names_go_on_under_the_new_names(store):
+    """A version that calls a network otherwise computes nothing again."""
+    asked = make_request()
+    renamed = replace(asked, curves=tuple(replace(c, label=f"new {c.label}") for c in asked.curves))
+    assert not store.request.difference(renamed)
+    again = Store.open(store.root, renamed)
+    assert again.request.names == renamed.names
+    assert Store.read(store.root).request.names == renamed.names
+    assert again.survey() == store.survey()
+
+
 def test_the_words_around_a_request_may_differ(store):
     curves = tuple(replace(curve, claim="Other words.", paper={}) for curve in store.request.curves)
     again = Store.open(store.root, Request("Another title", curves, "another command"))

@@ -55,7 +55,7 @@ def gradient_norms(case: Case) -> list[Level]:
     known = _largest([e for e in case.own if e.gradient_norm is not None])
     plain = [_floats(e.gradient_norm) for e in case.dense if e.own_gradient and e.gradient_norm is not None]
     ratios = [(e.label, _ratio(_floats(e.gradient_norm), norms)) for e in known for norms in plain[:1]]
-    told = "median norm over dense"
+    told = "median norm over the undefended network's"
     return [_at_least(NORM, partial(median_interval, ratio), f"{who}: {told}") for who, ratio in ratios if ratio.size]
 
 

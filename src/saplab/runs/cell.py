@@ -13,6 +13,7 @@ import msgspec
 
 from saplab.attacks import LINF, Attack, Cost, ThreatModel
 from saplab.defenses import Defense, label_of
+from saplab.models.zoo import ARCHITECTURES, PACKAGED
 from saplab.system.registry import Named
 
 
@@ -84,9 +85,13 @@ class Network:
 
     @property
     def label(self) -> str:
-        """Return what a chart calls it: "SAP-100", "dense", or "stochastic" where it has draws of its own."""
+        """Return what a chart calls it: "SAP-100", or "stochastic" where it has draws of its own.
+
+        With neither it is "undefended"; saplab's own networks are "dense", as the paper calls them.
+        """
         own = {"": "", "frozen": "one frozen draw"}.get(self.grain, "stochastic")
-        return "+".join(filter(None, (own, label_of(self.defenses) if self.defenses or not own else "")))
+        bare = "dense" if self.model in PACKAGED or self.model in ARCHITECTURES else "undefended"
+        return "+".join(filter(None, (own, label_of(self.defenses) if self.defenses else ""))) or bare
 
     @property
     def spec(self) -> str:

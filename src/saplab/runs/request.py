@@ -98,6 +98,11 @@ class Request:
         return all(curve.first.kind == "games" for curve in self.curves)
 
     @property
+    def names(self) -> list[str]:
+        """Return what the curves are called."""
+        return list(self._by_name)
+
+    @property
     def _by_name(self) -> dict[str, Curve]:
         return {curve.name: curve for curve in self.curves}
 
@@ -119,7 +124,9 @@ class Request:
 
     def difference(self, other: "Request") -> str:
         """Name what `other` asks otherwise ("curve 'dense': passes 100, not 20"); empty for the same numbers."""
-        mine, others = list(self._by_name), list(other._by_name)
+        mine, others = self.names, other.names
+        if [_digests(curve) for curve in self.curves] == [_digests(curve) for curve in other.curves]:
+            return ""  # the same curves, whatever an earlier version called them
         return self.conflict(other) if mine == others else f"curves {', '.join(mine)}, not {', '.join(others)}"
 
     def to_json(self) -> str:
@@ -196,12 +203,16 @@ def _curve(found: _Curve) -> Curve:
 
 
 def _difference(a: Curve, b: Curve) -> str:
-    if [cell.digest for cell in a.every_cell()] == [cell.digest for cell in b.every_cell()]:
+    if _digests(a) == _digests(b):
         return ""
     mine, others = _facts(a), _facts(b)
     names = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
     found = (f"{name} {mine.get(name, 'absent')}, not {others.get(name, 'absent')}" for name in names[:2])
     return ", ".join(found) or "other cells"
+
+
+def _digests(curve: Curve) -> list[str]:
+    return [cell.digest for cell in curve.every_cell()]
 
 
 def _facts(curve: Curve) -> dict[str, str]:

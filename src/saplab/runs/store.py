@@ -154,10 +154,11 @@ class Store:
             return None, f"{error}; it is written anew"
 
     def _joined(self, request: Request, extend: bool, alone: bool) -> Request:
-        """Return what the folder shall hold from now on: its own request where that asks for the same."""
+        """Return what the folder shall hold from now on: its own request where that asks for the same, named alike."""
         own = self.request
         if not (difference := own.conflict(request) if extend else own.difference(request)):
-            return own.extended(request) if extend else own
+            renamed = not extend and own.names != request.names
+            return request if renamed else own.extended(request) if extend else own
         if (own.shareable and request.shareable) or (alone and next(self._names(), None) is None):
             return request
         raise ValueError(f"{self.root} holds another request ({difference}); choose another --out")
