@@ -99,6 +99,6 @@ def test_the_demo_runs_from_the_wheel_without_extras(wheel: Path, tmp_path: Path
     assert version.stdout.split() == [str(site / "saplab/__init__.py"), "saplab", PROJECT["version"]], version.stderr
     done = subprocess.run([sys.executable, "-P", "-m", "saplab", "demo", "--images", "8"], **how)
     assert done.returncode == 0, done.stderr
-    assert "SAP-100, identity backward" in done.stdout
+    assert "SAP-100: MC-FGSM ×10 identity" in done.stdout
     assert [path.name for path in empty.iterdir()] == ["saplab-demo"]
     assert (empty / "saplab-demo" / "report.html").stat().st_size > 100_000

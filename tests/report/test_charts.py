@@ -185,3 +185,22 @@ def test_a_game_shows_its_payoffs_and_how_often_each_choice_is_played():
     assert {"90", "10", "20", "80", "dense", "SAP-100", "noise", "FGSM"} <= set(texts(chart))
     weights = re.findall(r"'weight': ([\d.]+)", str(chart.to_dict()))
     assert sorted(map(float, weights)) == pytest.approx([300 / 7, 50, 50, 400 / 7])
+
+
+def test_no_chart_shortens_the_names_of_curves():
+    """Names that differ at their ends alone, in samples and backward rule, never read alike."""
+    long = "stochastic+SAP-100+RNA-0.01: transfer APGD-1000 DLR ×10 relaxed of probabilities by one draw restarts=5, {}"
+    names = [long.format(end) for end in ("×5 mask", "×5 identity", "×10 identity")]
+    bins = [
+        {"curve": name, "strength": 2.0, "low": 0.1, "high": 0.2, "confidence": 0.15, "accuracy": 0.1, "images": 3,
+         "share": 0.1}
+        for name in names
+    ]  # fmt: skip
+    drawn = (
+        accuracy_chart([record(name, strength) for name in names for strength in (0.0, 2.0)]),
+        reliability_chart(bins),
+        game_chart(game_value([[0.9, 0.1, 0.2], [0.2, 0.8, 0.1]], names[:2], names)),
+    )
+    for chart in drawn:
+        svg = to_bytes(chart, "svg").decode()
+        assert all(f"{name.split(': ')[1]}</" in svg for name in names)

@@ -28,7 +28,11 @@ def reliability_chart(records: Records, theme: Theme = PAPER, symbol: str = "λ"
     layers, data = _layers(theme), alt.Data(values=list(records))
     header = alt.Header(title=None, labelExpr=f"'{symbol} = ' + datum.value", labelColor=theme.ink, labelFontSize=12)
     if theme is not PAGE:
-        rows = alt.Row("curve:N", sort=labels, header=alt.Header(title=None, labelColor=theme.ink, labelFontSize=12))
+        name = alt.Header(
+            title=None, labelExpr="split(datum.value, ': ')", labelAngle=0, labelAlign="left", labelLimit=0,
+            labelColor=theme.ink, labelFontSize=12,
+        )  # fmt: skip
+        rows = alt.Row("curve:N", sort=labels, header=name)
         return configured(layers.facet(row=rows, column=alt.Column("strength:O", header=header), data=data), theme)
     chart = layers.facet(alt.Facet("strength:O", header=header), columns=4, data=data)
     chart = chart.transform_filter("datum.curve == diagram")

@@ -153,7 +153,7 @@ def _percent_axis(field: str) -> alt.Y:
 
 
 def _legend(theme: Theme) -> alt.Legend | None:
-    shown = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=600, symbolOpacity=1)
+    shown = alt.Legend(title=None, orient="bottom", columns=1, labelLimit=0, symbolOpacity=1)
     return None if theme is PAGE else shown
 
 

@@ -18,8 +18,8 @@ def game_chart(game: Game, theme: Theme = PAPER) -> alt.VConcatChart:
         for i, row in enumerate(rows)
         for j, column in enumerate(columns)
     ]
-    x = alt.X("adversary:N", sort=columns, title="adversary", axis=alt.Axis(labelAngle=-40, labelLimit=260))
-    y = alt.Y("defender:N", sort=rows, title="defender", axis=alt.Axis(labelLimit=200))
+    x = alt.X("adversary:N", sort=columns, title="adversary", axis=alt.Axis(labelAngle=-40, labelLimit=0))
+    y = alt.Y("defender:N", sort=rows, title="defender", axis=alt.Axis(labelLimit=0))
     shade = alt.Scale(domain=[0, 100], range=[0.05, 0.75])
     base = alt.Chart(alt.Data(values=cells)).encode(x=x, y=y)
     heat = base.mark_rect(color=theme.curves[0]).encode(

@@ -29,7 +29,7 @@ def demo(
     from saplab.defenses import SAP, defend
     from saplab.evaluation.evaluate import Job
     from saplab.evaluation.paper_numbers import NETWORK
-    from saplab.evaluation.plan import curve
+    from saplab.evaluation.plan import curve, label_of
     from saplab.models.zoo import load_model
     from saplab.runs import Curve, ImageCell, Network, Request
     from saplab.runs.images import Images
@@ -40,18 +40,18 @@ def demo(
         raise ValueError(f"`images` must be within 1..{len(data)}, got {images}")
     sap, model, _ = rehearsed(defend(load_model(NETWORK), SAP(100)), data.images[:_BATCH])
 
-    def line(label: str, network: Network, gradient: MonteCarlo, passes: int, claim: str) -> Curve:
+    def line(network: Network, gradient: MonteCarlo, passes: int, claim: str) -> Curve:
         cell = ImageCell(
             defender=network, adversary=network, attack=FGSM(gradient), eps=radii_of((0, 1, 2, 4, 8, 16)), start=0,
             stop=images, passes=passes, data=data.digest(),
         )  # fmt: skip
-        return curve(label, cell, _BATCH, claim=claim)
+        return curve(label_of(cell, cell.eps), cell, _BATCH, claim=claim)
 
     curves = (
-        line("dense", sap.undefended, MonteCarlo(), 1, "The network as trained, attacked through its own gradient."),
-        line("SAP-100, the paper's adversary", sap, MonteCarlo(10), 10,
-             "SAP-100; the adversary averages 10 passes and takes the pruning's scale as a constant."),
-        line("SAP-100, identity backward", sap, MonteCarlo(10, "identity"), 10,
+        line(sap.undefended, MonteCarlo(), 1, "The network as trained, attacked through its own gradient."),
+        line(sap, MonteCarlo(10), 10,
+             "SAP-100 and the paper's adversary, who averages 10 passes and takes the pruning's scale as a constant."),
+        line(sap, MonteCarlo(10, "identity"), 10,
              "The same SAP-100; the adversary's gradient passes the pruning as if it were not there (BPDA)."),
     )  # fmt: skip
     title = "What SAP does for a CIFAR-10 network under attack"
