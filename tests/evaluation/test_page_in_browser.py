@@ -123,6 +123,14 @@ def test_rows_are_stacked_on_phones(watched, width, shown, head):
     assert page.evaluate("getComputedStyle(document.querySelector('.numbers thead')).display") == head
 
 
+def test_a_phone_shows_the_pictures_of_every_strength(watched):
+    page = watched("evaluation", viewport={"width": 390, "height": 800})
+    ends = page.evaluate("[...document.querySelectorAll('.gallery td')].map(td => td.getBoundingClientRect().right)")
+    assert ends
+    assert max(ends) <= 390
+    assert page.evaluate("getComputedStyle(document.querySelector('.gallery td'), '::before').content") == '"λ = 0"'
+
+
 def test_print_leaves_out_what_is_for_the_screen(watched):
     page = watched("evaluation", color_scheme="dark")
     page.wait_for_selector(".vega-embed svg")
