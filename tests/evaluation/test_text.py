@@ -1,12 +1,16 @@
 """What a verdict looks like in a terminal."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from saplab.attacks import FGSM, PGD, MonteCarlo
 from saplab.evaluation import text
+from saplab.evaluation.checks import QUESTIONS
 from saplab.evaluation.evidence import Evidence
-from saplab.evaluation.text import finding_text, not_run, verdict_text
+from saplab.evaluation.text import by_advice, finding_text, verdict_text
 from saplab.evaluation.verdict import verdict
 
 N = 400
@@ -45,19 +49,33 @@ def test_the_meaning_goes_by_what_is_known(attacks, eps, told):
 
 def test_a_property_that_does_not_hold_has_a_cross_and_its_evidence_below():
     lines = verdict_text(masked()).splitlines()
-    at = lines.index("✗ Identity backward (BPDA) does not beat the defence's own gradient")
+    at = lines.index("✗ The defence's own gradient is as strong as identity backward (BPDA)")
     assert "difference" in " ".join(lines[at + 1 : at + 3])
     assert any(line.startswith("✓ ") for line in lines)
 
 
-def test_what_was_not_run_is_a_line_for_each_command_that_is_never_broken(monkeypatch):
+def test_what_was_not_run_is_named_by_its_property_above_a_command_that_is_never_broken(monkeypatch):
     monkeypatch.setattr(text, "width", lambda: 40)
     found = masked()
-    lines = verdict_text(found).splitlines()
-    missing = list(not_run(found.checks, text.Advice.in_python))
+    told = verdict_text(found)
+    missing = [check for check in found.checks if check.outcome == "not run"]
     assert missing
-    for keys, command, reason in missing:
-        assert f"Not run: {keys}. To run: {command}" in lines if command else f"Not run: {keys}, as {reason}" in lines
-    named = [key for keys, *_ in missing for key in keys.split(", ")]
-    assert sorted(named) == sorted(check.key for check in found.checks if check.outcome == "not run")
-    assert len({command for _, command, _ in missing}) == len(missing)
+    groups = by_advice(missing, text.Advice.in_python)
+    assert all(f"\n  {told_of}" in told for told_of, _ in groups)
+    assert sorted(check.key for _, group in groups for check in group) == sorted(check.key for check in missing)
+    words = " ".join(told.split())
+    assert all(f"– {check.statement}" in words for check in missing)
+    assert 'add attacks="adaptive"' in told
+
+
+def test_every_check_is_a_property_without_a_negation_or_an_internal_key():
+    statements = [question.statement for question in QUESTIONS]
+    assert not [words for words in statements if re.search(r"\b(no|not|never beats|No)\b", words)]
+    assert not [one.key for one in QUESTIONS if f"Not run: {one.key}" in verdict_text(masked())]
+    lines = verdict_text(masked()).splitlines()
+    assert "– Accuracy never rises with λ under an iterative attack" in lines
+
+
+def test_the_page_about_the_verdict_names_every_check_by_its_property():
+    page = (Path(__file__).parents[2] / "docs" / "verdict.md").read_text(encoding="utf-8")
+    assert all(f"| {one.statement.format(symbol='λ')} | {one.key} | " in page for one in QUESTIONS)

@@ -47,13 +47,18 @@ class Check:
     evidence: str
     how: Advice | None = None
 
+    @property
+    def told(self) -> bool:
+        """Return whether there is evidence at all."""
+        return self.outcome != "not run"
+
 
 @dataclass(frozen=True)
 class Question:
     """A check before it is answered: does its statement hold?"""
 
     key: str
-    statement: str
+    statement: str  # with `{symbol}` for what the radius is called
     read: Callable[[Case], Readings]  # the numbers of which none may be bad
     how: Callable[[Case], Advice]  # what to run where there are none
     of_rules: bool = False  # asked only of networks that have backward rules
@@ -82,18 +87,19 @@ def answers(case: Case) -> tuple[Answer, ...]:
 
 
 def _answer(question: Question, readings: Readings, case: Case, confidence: float) -> Answer:
+    statement = question.statement.format(symbol=case.threat.symbol)
     if not readings and (reason := question.why_not(case)):
-        return Answer(Check(question.key, question.statement, "not run", f"it does not apply: {reason}"))
+        return Answer(Check(question.key, statement, "not run", f"it does not apply: {reason}"))
     if not readings:
-        return Answer(Check(question.key, question.statement, "not run", "", question.how(case)))
+        return Answer(Check(question.key, statement, "not run", "", question.how(case)))
     found = [(reading, reading.excess(confidence)) for reading in readings]
     bad = sorted((pair for pair in found if pair[1].low > 0), key=lambda pair: -pair[1].low)
     worst, excess = bad[0] if bad else max(found, key=lambda pair: pair[1].high)
     text = worst.text(confidence)
     if not bad and excess.high > worst.slack:
-        return Answer(Check(question.key, question.statement, "unclear", text, Advice(more_than=excess.n)))
+        return Answer(Check(question.key, statement, "unclear", text, Advice(more_than=excess.n)))
     failed = tuple(reading for reading, _ in bad if isinstance(reading, Comparison))
-    return Answer(Check(question.key, question.statement, "failed" if bad else "passed", text), failed)
+    return Answer(Check(question.key, statement, "failed" if bad else "passed", text), failed)
 
 
 def is_masked(outcomes: Mapping[str, str]) -> bool | None:
@@ -111,27 +117,27 @@ def is_masked(outcomes: Mapping[str, str]) -> bool | None:
 
 
 QUESTIONS: Final = (
-    Question("transfer", "No attack made on another network beats the white-box one",
+    Question("transfer", "The white-box attack is as strong as any made on another network",
              comparisons.transfer, lambda _: advice.PAPER),
-    Question("one-step", "One step does not beat many", comparisons.one_step, lambda _: advice.PAPER),
-    Question("identity", "Identity backward (BPDA) does not beat the defence's own gradient",
+    Question("one-step", "Many steps are as strong as one", comparisons.one_step, lambda _: advice.PAPER),
+    Question("identity", "The defence's own gradient is as strong as identity backward (BPDA)",
              comparisons.identity, advice.identity, of_rules=True),
-    Question("relaxed", "Relaxed backward, with smooth stand-ins for flat functions, does not beat the plain gradient",
+    Question("relaxed", "The plain gradient is as strong as relaxed backward, with smooth stand-ins for flat functions",
              comparisons.relaxed, advice.relaxed),
-    Question("flat", "The gradient is not flat where images are still right", thresholds.flat, advice.relaxed),
-    Question("loss", "No other loss beats cross-entropy", comparisons.loss, advice.other_loss),
-    Question("black-box", "No black box beats the white-box attack",
+    Question("flat", "There is a gradient where images are still right", thresholds.flat, advice.relaxed),
+    Question("loss", "Cross-entropy is as strong as other losses", comparisons.loss, advice.other_loss),
+    Question("black-box", "The white-box attack is as strong as a black box",
              comparisons.black_box, lambda _: advice.ADAPTIVE),
-    Question("noise", "Random noise does not beat the white-box attack", comparisons.noise, lambda _: advice.PAPER),
-    Question("samples", "More Monte Carlo samples do not help",
+    Question("noise", "The white-box attack is as strong as random noise", comparisons.noise, lambda _: advice.PAPER),
+    Question("samples", "The attack averages enough Monte Carlo samples",
              comparisons.samples, advice.more_samples, of_draws=True),
-    Question("steps", "More steps do not help", comparisons.steps, advice.more_steps),
-    Question("rises", "Accuracy never rises with the radius under an iterative attack",
+    Question("steps", "The attack takes enough steps", comparisons.steps, advice.more_steps),
+    Question("rises", "Accuracy never rises with {symbol} under an iterative attack",
              comparisons.rises, advice.radii),
     Question("unbounded", "In an unbounded ball, accuracy falls to chance",
              thresholds.unbounded, advice.unbounded, why_not=advice.why_never_unbounded),
-    Question("cosine", "Half the samples give the same gradient as the other half",
+    Question("cosine", "Both halves of the samples give about the same gradient",
              thresholds.half_cosines, advice.two_samples, of_draws=True),
-    Question("norm", "The gradient does not vanish beside the undefended network's",
+    Question("norm", "The gradient is at least a tenth as long as the undefended network's",
              thresholds.gradient_norms, advice.norms, of_rules=True),
 )  # fmt: skip

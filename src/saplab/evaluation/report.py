@@ -12,7 +12,6 @@ from saplab.evaluation.advice import Advice
 from saplab.evaluation.findings import Findings, find, reliability_records
 from saplab.evaluation.pictures import examples
 from saplab.evaluation.rows import Row, Summary, summarise
-from saplab.evaluation.text import not_run
 from saplab.report.calibration import reliability_chart
 from saplab.report.charts import DARK, PAGE, PAPER, STRENGTH, Theme, accuracy_chart, swatches, to_bytes
 from saplab.report.minimax import game_chart
@@ -112,7 +111,6 @@ def render_page(
     charts = _charts(summary, findings, PAGE)
     return template("report.html").render(
         title=title, command=request.command, notes=request.notes, summary=summary, findings=findings, advice=advice,
-        missing=list(not_run(findings.verdict.checks, advice)) if findings else [],
         charts={name: chart.to_dict() for name, chart in charts.items()},
         drawings={name: to_bytes(chart, "svg").decode() for name, chart in _charts(summary, findings, PAPER).items()},
         bundle=vega(), themes={"light": PAPER, "dark": DARK}, machine=machine(summary.made),

@@ -161,11 +161,7 @@ def verdict_text(verdict: Verdict, advice: Callable[[Advice], str] = Advice.in_p
     ]
     if any(left.less_alone is not None for left in verdict.robust):
         bounds.append(textwrap.fill(_CHOSEN, width()))
-    missing = [
-        f"Not run: {keys}. To run: {command}" if command else f"Not run: {keys}, as {reason}"
-        for keys, command, reason in not_run(verdict.checks, advice)
-    ]
-    return "\n".join([*bounds, "", *_checks_text(verdict.checks), *missing])
+    return "\n".join([*bounds, "", *_checks_text(verdict.checks), *_not_run_text(verdict.checks, advice)])
 
 
 def _checks_text(checks: Sequence[Check]) -> Iterator[str]:
@@ -175,12 +171,25 @@ def _checks_text(checks: Sequence[Check]) -> Iterator[str]:
     for check in answered:
         yield f"{_MARKS[check.outcome]} {check.statement}"
         more = f"; more than {check.how.more_than} images are needed" if check.how else ""
-        yield textwrap.fill(check.evidence + more, width(), initial_indent="  ", subsequent_indent="  ")
+        yield textwrap.fill(
+            check.evidence + more, width(), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+        )
 
 
-def not_run(checks: Sequence[Check], advice: Callable[[Advice], str]) -> Iterator[tuple[str, str, str]]:
-    """Yield which checks were not run, and the command that answers them; or, where none does, "" and the reason."""
+def _not_run_text(checks: Sequence[Check], advice: Callable[[Advice], str]) -> Iterator[str]:
+    """Yield the properties that nothing tells of yet, and below them, on a line that is never broken, what to add."""
     missing = [check for check in checks if check.outcome == "not run"]
-    for command in dict.fromkeys(advice(check.how) for check in missing if check.how):
-        yield ", ".join(check.key for check in missing if check.how and advice(check.how) == command), command, ""
-    yield from ((check.key, "", check.evidence) for check in missing if check.evidence)
+    if missing:
+        yield "Not run (an attack is joined to others by +):"
+    for told, group in by_advice(missing, advice):
+        for check in group:
+            yield textwrap.fill(f"– {check.statement}", width(), subsequent_indent="  ", break_on_hyphens=False)
+        yield f"  {told}"
+
+
+def by_advice(checks: Sequence[Check], advice: Callable[[Advice], str]) -> list[tuple[str, list[Check]]]:
+    """Group checks that were not run by what to add for an answer, or by why there can be none."""
+    found: dict[str, list[Check]] = {}
+    for check in checks:
+        found.setdefault(f"add {advice(check.how)}" if check.how else check.evidence, []).append(check)
+    return list(found.items())
