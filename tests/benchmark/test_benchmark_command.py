@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,6 +173,17 @@ def test_without_names_every_entry_is_listed(benchmark: Run, capsys: pytest.Capt
         lacking = ENTRIES[record["entry"]].lacking
         assert record["status"].startswith("lacks") == bool(lacking and record["status"] != "card")
     assert all(name in captured.err for name in ENTRIES)
+
+
+@pytest.mark.parametrize(("tier", "columns"), [("small", 80), ("small", 50), ("smoke", 80)])
+def test_the_list_fits_narrow_terminals_and_breaks_no_name(
+    benchmark: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tier: str, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert benchmark(tier=tier) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    assert set(ENTRIES) <= set(re.split(r"[,\s]+", shown))
 
 
 def test_a_plan_computes_nothing(benchmark: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -185,17 +186,42 @@ def _list(tier: str, console: Console) -> None:
     from saplab.benchmark.entries import ENTRIES
     from saplab.benchmark.protocol import PROTOCOL
     from saplab.benchmark.words import ball
-    from saplab.evaluation.text import grid
 
     stored = stored_cards(tier)
     records = [_record(entry, stored.get(entry.name)) for entry in ENTRIES.values()]
     if console.json:
         console.emit_json({"tier": tier, "entries": records})
-    balls = (ball(threat.norm, threat.eps[-1]) for threat in PROTOCOL.threats)
-    head = ("entry", "defence", "network", "clean", *balls, "masked", "status")
-    columns = ("entry", "title", "network", "clean", "linf", "l2", "masked", "status")
-    rows = [[_shown(record[column]) for column in columns] for record in records]
-    console.say(f"Tier {tier}: accuracy in %, what all attacks leave\n{grid(head, rows)}")
+    balls = {str(threat.norm): ball(threat.norm, threat.eps[-1]) for threat in PROTOCOL.threats}
+    if cards := [record for record in records if record["status"] == "card"]:
+        console.say(f"Tier {tier}: accuracy in %, what all attacks leave\n{_cards_text(cards, balls)}\n")
+    console.say("No card yet; saplab benchmark NAME makes one:")
+    for title in dict.fromkeys(record["title"] for record in records):
+        waiting = [one for one in records if one["title"] == title and one["status"] != "card"]
+        if waiting:
+            console.say(_names_text(title, waiting))
+
+
+def _cards_text(records: list[dict[str, Any]], balls: dict[str, str]) -> str:
+    """Lay out what the stored cards say, a line for each entry."""
+    from saplab.evaluation.text import grid
+
+    numbers = [[_shown(record[column]) for column in ("entry", "clean", *balls)] for record in records]
+    masked = (record["masked"].partition(" (")[0].replace("masked", "yes") for record in records)
+    head = ("entry", "clean", *balls.values(), "masked")
+    return grid(head, [[*row, found] for row, found in zip(numbers, masked, strict=True)])
+
+
+def _names_text(title: str, records: list[dict[str, Any]]) -> str:
+    """Return a defence and its entries that have no card, in lines that break between names."""
+    from saplab.evaluation.text import width
+
+    waiting = [record["entry"] + _lack(record["status"]) for record in records]
+    names = fill(", ".join(waiting), width(), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return f"{title}\n{names}"
+
+
+def _lack(status: str) -> str:
+    return f" ({status})" if status.startswith("lacks") else ""
 
 
 def _record(entry: "Entry", card: "Card | None") -> dict[str, Any]:
