@@ -35,6 +35,7 @@ class Check:
     """One property that sound evidence has.
 
     Attributes:
+        key: a short name, by which docs/verdict.md speaks of it.
         statement: the property; it holds where the outcome is ``passed``.
         outcome: ``passed``, ``failed``, ``unclear`` (too few images) or ``not run``.
         evidence: numbers with intervals; all intervals of one verdict hold together with 95 % confidence (Bonferroni).

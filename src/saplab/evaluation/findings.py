@@ -25,22 +25,37 @@ REPLICATES: Final = 200  # of the game's bootstrap, each of which solves a linea
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """How far a curve's confidences can be believed at one radius: averaged over passes, and of a single pass."""
+    """How far a curve's confidences can be believed at one radius.
+
+    Attributes:
+        curve: its label.
+        strength: λ in pixel steps of 0..255, or ε in the norm's own unit; at least 0.
+        averaged: of probabilities averaged over the passes.
+        single: of one pass.
+    """
 
     curve: str
-    strength: float  # λ, or ε in the norm's own unit
+    strength: float
     averaged: Calibration
     single: Calibration
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run shows."""
+    """What a run shows beyond its rows.
+
+    Attributes:
+        verdict: what holds.
+        calibration: of each curve without random noise, at each radius.
+        convergence: points of accuracy (``percent``, with the ends ``from`` and ``to``, 0 to 100) against Monte Carlo
+            samples (``value``) at each λ or ε (``strength``).
+        games: at each λ or ε at which every defender met every adversary; payoffs are accuracies, 0 to 1.
+    """
 
     verdict: Verdict
-    calibration: tuple[CalibrationRow, ...]  # of the curves without random noise
-    convergence: tuple[dict[str, Any], ...]  # points of accuracy against Monte Carlo samples
-    games: Mapping[float, Game]  # at each λ or ε at which every defender met every adversary
+    calibration: tuple[CalibrationRow, ...]
+    convergence: tuple[dict[str, Any], ...]
+    games: Mapping[float, Game]
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,19 @@ MONTE_CARLO: Final = "passes averaged for the gradient (Monte Carlo samples)"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written of a run (the page first), and what it says; no findings while no curve is finished."""
+    """What was written of a run, and what it says.
+
+    Attributes:
+        files: the page first.
+        summary: all rows.
+        findings: verdict, calibration and games; None while no curve is finished.
+        notes: what the rehearsal found, in sentences.
+    """
 
     files: tuple[Path, ...]
     summary: Summary = field(repr=False)
     findings: Findings | None = field(repr=False)
-    notes: tuple[str, ...] = field(default=(), repr=False)  # what the rehearsal found
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
 
 def write_report(

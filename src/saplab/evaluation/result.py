@@ -25,9 +25,13 @@ _NOTEBOOK: Final = 92  # columns of text
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found. Printed, it shows its table and verdict; in a notebook, its chart as well."""
+    """What an evaluation found. Printed, it shows its table and verdict; in a notebook, its chart as well.
 
-    store: Results  # every cell's predictions, in memory or in a folder
+    Attributes:
+        store: every cell's predictions, in memory or in a folder.
+    """
+
+    store: Results
 
     @property
     def request(self) -> Request:

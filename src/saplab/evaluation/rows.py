@@ -20,10 +20,12 @@ class Row:
     """One curve of images at one radius.
 
     Attributes:
+        curve: its label.
         cell: the first of the curve's cells, which have network, attack and settings in common.
+        eps: the radius, in the unit of the images; at least 0.
         counts: accuracy of the prediction averaged over the passes, of single ones, and counted otherwise.
         seeds: the averaged accuracy over several seeds of the defence, where there are several.
-        paper: the paper's accuracy in %, where it exists.
+        paper: the paper's accuracy in %, 0 to 100, where it exists.
         figure: that the curve belongs to; "" where a run has but one.
     """
 
@@ -80,6 +82,9 @@ class GameRow:
     """One curve of games at one radius, and its change against another curve at the same radius.
 
     Attributes:
+        game: name of its ROM.
+        curve: label of the agent and what attacks it.
+        eps: the radius, in the unit of the images; at least 0.
         score: mean points, with its interval over episodes and seeds.
         compared: whether there are points to compare with.
         change: relative change as the paper's Table 1 defines it; None where it is blank.

@@ -24,7 +24,7 @@ class Robust:
     """An upper bound on robust accuracy.
 
     Attributes:
-        eps: the radius, in the unit of the images.
+        eps: the radius, in the unit of the images; at least 0.
         accuracy: what all attacks together leave, 0 to 1, with its 95 % interval over images.
         attack: label of the one that alone leaves least, among those that `accuracy` is of.
         threat: norm and bounds in which `eps` is measured.
@@ -54,12 +54,20 @@ class Robust:
 
 @dataclass(frozen=True)
 class Persistent:
-    """What an attacker leaves who may try several times on each image, each time meeting a pass of its own."""
+    """What an attacker leaves who may try several times on each image, each time meeting a pass of its own.
+
+    Attributes:
+        eps: the radius, in the unit of the images; at least 0.
+        tries: how many, 10 or 100.
+        accuracy: the share of images, 0 to 1, that is right in all of them, with its 95 % interval.
+        attack: label of the one that alone leaves least.
+        threat: norm and bounds in which `eps` is measured.
+    """
 
     eps: float
     tries: int
     accuracy: Interval
-    attack: str  # label of the one that alone leaves least
+    attack: str
     threat: ThreatModel = LINF
 
     @property

@@ -12,24 +12,40 @@ from saplab.metrics.resampling import resamples
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """A reliability diagram: predictions by confidence, in B bins of equal width."""
+    """A reliability diagram: predictions by confidence, in B bins of equal width.
 
-    edges: NDArray[np.float64]  # (B + 1,); bin m holds confidences in (edges[m], edges[m + 1]], the first bin also 0
-    counts: NDArray[np.int64]  # (B,) numbers of predictions
-    confidence: NDArray[np.float64]  # (B,) their mean confidence, NaN in an empty bin
-    accuracy: NDArray[np.float64]  # (B,) the share of them that is right, NaN in an empty bin
+    Attributes:
+        edges: (B + 1,) from 0 to 1; bin m holds confidences in (edges[m], edges[m + 1]], the first bin also 0.
+        counts: (B,) numbers of predictions.
+        confidence: (B,) their mean confidence, 0 to 1; NaN in an empty bin.
+        accuracy: (B,) the share of them that is right, 0 to 1; NaN in an empty bin.
+    """
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How far probabilities are from frequencies; the interval is a 95 % bootstrap over images."""
+    """How far probabilities are from frequencies; the interval is a 95 % bootstrap over images.
 
-    reliability: Reliability  # the diagram behind `ece` and `mce`
-    ece: Interval  # expected calibration error, the mean gap between confidence and accuracy, 0 to 1
-    adaptive_ece: float  # the same with bins that hold equal numbers of predictions
-    mce: float  # maximum calibration error, the largest gap of a bin
-    brier: float  # mean of Σ over classes of (p - y)², 0 to 2
-    nll: float  # mean negative log-likelihood of the label, in nats; infinite where a label has probability 0
+    Attributes:
+        reliability: the diagram behind `ece` and `mce`.
+        ece: expected calibration error, the mean gap between confidence and accuracy, 0 to 1.
+        adaptive_ece: the same with bins that hold equal numbers of predictions, 0 to 1.
+        mce: maximum calibration error, the largest gap of a bin, 0 to 1.
+        brier: mean of Σ over classes of (p - y)², 0 to 2.
+        nll: mean negative log-likelihood of the label, in nats, from 0; infinite where a label has probability 0.
+    """
+
+    reliability: Reliability
+    ece: Interval
+    adaptive_ece: float
+    mce: float
+    brier: float
+    nll: float
 
 
 def calibration(

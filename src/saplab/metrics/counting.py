@@ -15,13 +15,21 @@ TRIES: Final = (10, 100)  # of an attacker who goes on trying; one try is a sing
 
 @dataclass(frozen=True)
 class Counts:
-    """The share of images that are classified correctly, in several senses, with 95 % intervals over images."""
+    """The share of images, 0 to 1, that are classified correctly, in several senses, with 95 % intervals over images.
 
-    averaged: Interval  # by the class with the highest mean probability
-    single_pass: Interval  # by one pass
-    majority: Interval  # by the class that most passes predict, the first of equals
-    after: Mapping[int, Interval]  # by each of so many passes: left after as many tries, where there are enough passes
-    passes: int  # over each image (the fewest, K)
+    Attributes:
+        averaged: by the class with the highest mean probability.
+        single_pass: by one pass.
+        majority: by the class that most passes predict, the first of equals.
+        after: by each of so many passes, by their number: left after as many tries, where there are enough passes.
+        passes: over each image, at least 1 (the fewest, K).
+    """
+
+    averaged: Interval
+    single_pass: Interval
+    majority: Interval
+    after: Mapping[int, Interval]
+    passes: int
 
 
 def count(probs: ArrayLike, votes: ArrayLike, labels: ArrayLike, tries: Sequence[int] = TRIES) -> Counts:

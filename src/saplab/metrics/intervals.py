@@ -9,12 +9,18 @@ from scipy.special import betaincinv, ndtri
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimated share, 0 to 1, or a difference of shares, -1 to 1, with its confidence interval, usually of 95 %."""
+    """An estimated share, 0 to 1, or a difference of shares, -1 to 1, with its confidence interval, usually of 95 %.
+
+    Attributes:
+        estimate: the share or difference; a share of 0.25 is 25 %.
+        low, high: ends of the interval, in the estimate's unit and range.
+        n: images behind the estimate, at least 1.
+    """
 
     estimate: float
     low: float
     high: float
-    n: int  # images behind the estimate
+    n: int
 
     def percent(self, digits: int = 1) -> str:
         """Return text such as ``85.2 % [83.1, 87.1]``."""

@@ -17,15 +17,27 @@ class Game:
 
     The intervals are 95 % percentile bootstraps over images; a payoff matrix without images has none. `degenerate`
     names those of width 0 ("value", or a label), which no resample moved: they say how firm a choice is, not how exact.
+
+    Attributes:
+        defenders: labels of the D rows.
+        adversaries: labels of the A columns.
+        payoff: (D, A) means, in the unit of what was given: shares of 0 to 1 for accuracies.
+        value: payoff of the equilibrium, in the payoff's unit.
+        defender: (D,) probabilities with which the defender should draw a row; they sum to 1.
+        adversary: (A,) probabilities with which the adversary should draw a column; they sum to 1.
+        several: who has more than one optimal mixture: ``defender``, ``adversary``, both or neither.
+        value_interval: of `value`; None without images.
+        defender_intervals, adversary_intervals: of each probability, 0 to 1; empty without images.
+        degenerate: names of the intervals of width 0.
     """
 
-    defenders: tuple[str, ...]  # labels of the rows
-    adversaries: tuple[str, ...]  # labels of the columns
-    payoff: NDArray[np.float64]  # (D, A) means
-    value: float  # payoff of the equilibrium
-    defender: NDArray[np.float64]  # (D,) probabilities with which the defender should draw a row
-    adversary: NDArray[np.float64]  # (A,) probabilities with which the adversary should draw a column
-    several: tuple[str, ...]  # who has more than one optimal mixture: ``defender``, ``adversary``, both or neither
+    defenders: tuple[str, ...]
+    adversaries: tuple[str, ...]
+    payoff: NDArray[np.float64]
+    value: float
+    defender: NDArray[np.float64]
+    adversary: NDArray[np.float64]
+    several: tuple[str, ...]
     value_interval: Interval | None = None
     defender_intervals: tuple[Interval, ...] = ()
     adversary_intervals: tuple[Interval, ...] = ()

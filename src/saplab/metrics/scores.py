@@ -11,7 +11,13 @@ from saplab.metrics.intervals import Interval
 
 @dataclass(frozen=True)
 class Score:
-    """A mean score with its 95 % interval, whose ends are None for a single game."""
+    """A mean score with its 95 % interval.
+
+    Attributes:
+        mean: in the game's points, of any sign.
+        low, high: ends of the interval, in points; None for a single game.
+        games: how many, at least 1.
+    """
 
     mean: float
     low: float | None
@@ -25,7 +31,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Change:
-    """A relative change in %, with its 95 % interval."""
+    """A relative change with its 95 % interval.
+
+    Attributes:
+        percent: 100 · (mean - other mean) / other mean, in % of the other mean; of any sign.
+        low, high: ends of the interval, in %.
+    """
 
     percent: float
     low: float

@@ -11,12 +11,20 @@ from saplab.metrics.intervals import Interval, mean_interval, wilson
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """The mean over S seeds and N images, with three 95 % intervals."""
+    """The mean over S seeds and N images, a share of 0 to 1, with three 95 % intervals.
 
-    images: Interval  # for other images (Wilson, as `mean_interval`)
-    noise: Interval  # for other seeds on these images (Student's t on the S means)
-    combined: Interval  # for other seeds on other images
-    deviation: float  # standard deviation of one seed's mean
+    Attributes:
+        images: for other images (Wilson, as `mean_interval`).
+        noise: for other seeds on these images (Student's t on the S means).
+        combined: for other seeds on other images.
+        deviation: standard deviation of one seed's mean, 0 to 1.
+        seeds: how many, at least 2.
+    """
+
+    images: Interval
+    noise: Interval
+    combined: Interval
+    deviation: float
     seeds: int
 
 
