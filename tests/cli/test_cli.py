@@ -240,7 +240,7 @@ def test_a_closed_pipe_is_silent(words):
     ("closed", "code", "line"),
     [
         (">&-", 2, "saplab: error: the standard output is closed; write >/dev/null where it is not wanted\n"),
-        (">/dev/full", 2, "saplab: error: [Errno 28] No space left on device\n"),
+        (">/dev/full", 2, "saplab: error: the output cannot be written: No space left on device\n"),
         ("2>&-", 0, ""),
         (">/dev/full 2>/dev/full", 2, ""),
     ],
@@ -257,6 +257,19 @@ def test_a_closed_or_full_output_is_one_line(closed, code, line):
 def test_the_home_of_nobody_is_a_mistake():
     with pytest.raises(ValueError, match="`data` ~nobody-has-this-name/x names a user whose home folder is not known"):
         load_data("~nobody-has-this-name/x")
+
+
+def test_a_path_of_an_option_may_begin_with_a_home(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "~kept").mkdir()
+    for path, line in (
+        ("~/x", f"{tmp_path / 'home' / 'x'}: not a run folder"),
+        ("~nobody-has-this-name/x", "`folder` ~nobody-has-this-name/x names a user whose home folder is not known"),
+        ("~kept", "~kept: not a run folder"),
+    ):
+        assert guarded(lambda path=path: app(["runs", path], prog_name="saplab", standalone_mode=False)) == 2
+        assert capsys.readouterr().err.startswith(f"saplab: error: {line}")
 
 
 def test_a_terminal_without_greek_letters_is_no_error():
@@ -279,6 +292,13 @@ def test_json_has_stdout_to_itself(capsys):
     captured = capsys.readouterr()
     assert captured.out == '{"λ": [1, null]}\n'
     assert captured.err.startswith("for people\nwork: 2 to do\n")
+
+
+def test_what_folders_from_elsewhere_say_commands_no_terminal(capsys):
+    Console().say("SAP\x1b[2J\x9b\u202e\r\x00λ\té\n")
+    assert capsys.readouterr().out == "SAP\\x1b[2J\\x9b\\u202e\\r\\x00λ\té\n\n"
+    assert guarded(raising(ValueError("x\x1b]0;y"))) == 2
+    assert capsys.readouterr().err == "saplab: error: x\\x1b]0;y\n"
 
 
 def test_without_json_text_is_on_stdout(capsys):

@@ -248,3 +248,14 @@ def test_only_saplabs_own_networks_are_called_dense():
     assert replace(mine, defenses=(defenses.SAP(100),)).undefended.label == "undefended"
     assert [replace(one, defenses=(defenses.SAP(100),)).label for one in (own, mine)] == ["SAP-100"] * 2
     assert [replace(mine, grain=grain).label for grain in ("example", "frozen")] == ["stochastic", "one frozen draw"]
+
+
+def test_more_cells_than_can_be_planned_are_refused_at_once():
+    with pytest.raises(ValueError, match="a run must have at most 250,000 cells, got 4,000,000"):
+        cut(make_cell(stop=40), 10, seeds=10**6)
+
+
+def test_a_seed_that_json_cannot_hold_is_refused():
+    assert replace(IMAGES, seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(ValueError, match=f"`seed` must be below 2\\^63, got {2**63}"):
+        replace(IMAGES, seed=2**63)

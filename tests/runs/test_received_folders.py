@@ -158,3 +158,14 @@ def test_tables_behind_links_are_not_shown(received, tmp_path, capsys):
     assert "table1: it is a link, not a folder" in out
     code, out, _ = said(capsys, "runs", received.root, "--json")
     assert len(json.loads(out)["problems"]) == 1
+
+
+def test_a_small_request_does_not_ask_for_millions_of_cells(received, capsys):
+    path = received.root / "request.json"
+    content = json.loads(path.read_text())
+    content["curves"][0]["parts"][0]["bounds"] = list(range(5000))
+    content["curves"][0]["seeds"] = list(range(5000))
+    path.write_text(json.dumps({**content, "sha256": ""}))
+    code, _, err = said(capsys, "runs", received.root)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a run must have at most 250,000 cells, got 25,0" in err

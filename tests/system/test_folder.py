@@ -102,6 +102,15 @@ def test_a_folder_of_files_holds_files_alone(root, kind):
         require_plain(root)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")  # noqa: PTH110
+def test_a_full_disk_is_named_by_the_file(root, monkeypatch):
+    monkeypatch.setattr(folder, "inside", lambda root, name: root / name)
+    (root / "x").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="no space left on the device; what was saved before is whole") as caught:
+        append_inside(root, "x", b"1")
+    assert caught.value.filename == str(root / "x")
+
+
 def test_a_file_without_end_is_not_read(root, monkeypatch):
     (root / "x").write_bytes(b"123")
     monkeypatch.setattr(folder, "_LARGEST", 2)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saplab.cli.errors import end_on_interrupt, guarded, leave, show_own_warnings
-from saplab.cli.options import Grouped
+from saplab.cli.options import Grouped, with_homes
 from saplab.cli.verbs import (
     benchmark,
     certify,
@@ -59,7 +59,7 @@ for _verb in (
     benchmark.benchmark, sites.sites, train.train, zoo.zoo,
     train_agent.train_agent, play.play, report.report, runs.runs, doctor.doctor,
 ):  # fmt: skip
-    app.command(_verb.__name__.replace("_", "-"), cls=Grouped)(_verb)
+    app.command(_verb.__name__.replace("_", "-"), cls=Grouped)(with_homes(_verb))
 
 
 def main() -> None:

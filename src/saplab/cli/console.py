@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from saplab.system.words import harmless
+
 if TYPE_CHECKING:
     from saplab.system.progress import Tick
 
@@ -20,11 +22,11 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """Write text and the end of a line."""
-        typer.echo(text, err=self.json)
+        typer.echo(harmless(text), err=self.json)
 
     def note(self, text: str) -> None:
         """Write a line about the work that begins to stderr."""
-        typer.echo(text, err=True)
+        typer.echo(harmless(text), err=True)
 
     def emit_json(self, result: object) -> None:
         """Write the result as one line of JSON to stdout; ValueError for NaN or infinity, which JSON does not have."""

@@ -1,5 +1,6 @@
 """How the command ends: one line for a user's mistake, 130 within two seconds of Ctrl-C, silence on a broken pipe."""
 
+import errno
 import os
 import signal
 import socket
@@ -12,6 +13,8 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
+
+from saplab.system.words import harmless
 
 MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 1
 _GRACE_SECONDS = 1.0
@@ -73,6 +76,8 @@ def explain(error: Exception) -> str:
         return "aborted"
     if isinstance(error, OSError) and error.filename is not None:
         return _one_line(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return f"the output cannot be written: {error.strerror}"
     return _one_line(str(error) or repr(error)) if isinstance(error, ValueError | OSError) else ""
 
 
@@ -91,7 +96,7 @@ def show_own_warnings() -> None:
 
 def tell(text: str) -> None:
     """Write a line of the program's own to stderr."""
-    typer.echo(f"saplab: {text}", err=True)
+    typer.echo(f"saplab: {harmless(text)}", err=True)
 
 
 def end_on_interrupt() -> None:

@@ -1,8 +1,10 @@
 """Options that several verbs share, and what their texts mean."""
 
+import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +12,10 @@ import typer
 from typer.core import TyperCommand
 
 from saplab.cli.console import Console
+from saplab.system.files import at_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
@@ -112,6 +115,22 @@ class Grouped(TyperCommand):
             if found[group]:
                 with formatter.section(group):
                     formatter.write_dl(found[group])
+
+
+def with_homes(verb: "Callable[..., None]") -> "Callable[..., None]":
+    """Return a verb whose paths may begin with ~ for a home folder, which shells do not replace in --out=~/x."""
+
+    @wraps(verb)
+    def run(**given: Any) -> None:
+        verb(**{name: _at_home(name, value) for name, value in given.items()})
+
+    return run
+
+
+def _at_home(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_at_home(name, one) for one in value]
+    return at_home(name, str(value)) if isinstance(value, Path) and not os.path.lexists(value) else value
 
 
 def _group_of(parameter: Any) -> str:

@@ -10,6 +10,7 @@ from saplab.data.classes import matched
 from saplab.data.dataset import Dataset, Records
 from saplab.data.images import Cut, load_folder
 from saplab.data.npz import load_npz
+from saplab.system.files import at_home
 
 
 def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Dataset:
@@ -60,11 +61,7 @@ def cifar10_root(spec: str) -> Path:
 
 
 def _expanded(path: str) -> Path:
-    """Return a path with the home folder that a leading ~ or ~user stands for."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(f"`data` {path} names a user whose home folder is not known") from None
+    return at_home("data", path)
 
 
 def _cifar10(name: str, split: Split, root: Path | None) -> Dataset:

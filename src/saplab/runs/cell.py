@@ -134,6 +134,8 @@ class Cell(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.stop:
             raise ValueError(f"a range of {self.ranges} must hold at least one, got {self.start}..{self.stop}")
+        if isinstance(self.seed, int) and self.seed >= 2**63:  # JSON's readers know no others
+            raise ValueError(f"`seed` must be below 2^63, got {self.seed}")
 
     @property
     def key(self) -> Mapping[str, Any]:
@@ -329,6 +331,7 @@ def _canonical(values: Mapping[str, Any]) -> str:
 
 
 Group = tuple[Cell, ...]
+MOST_CELLS: Final = 250_000
 
 
 def groups_of(cells: Iterable[Cell]) -> list[Group]:
@@ -396,12 +399,19 @@ class Curve:
         return (cell for cell in self.every_cell() if eps in cell.eps)
 
 
+def check_number(cells: int) -> None:
+    """Refuse more cells than a folder is made for: planning them alone would take hours."""
+    if cells > MOST_CELLS:
+        raise ValueError(f"a run must have at most {MOST_CELLS:,} cells, got {cells:,}")
+
+
 def cut(whole: Cell, size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
     """Cut a cell into cells of at most `size` examples or games, for each of `seeds` seeds from the cell's own."""
     for name, value in (("seeds", seeds), ("batch_size", size)):
         if value < 1:
             raise ValueError(f"`{name}` must be >= 1, got {value}")
     starts = range(whole.start, whole.stop, size)
+    check_number(len(starts) * seeds)
     return tuple(
         tuple(replace(whole, start=a, stop=min(a + size, whole.stop), seed=whole.seed + k) for a in starts)
         for k in range(seeds)

@@ -21,9 +21,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explained(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def at_home(name: str, path: str) -> Path:
+    """Return a path with the home folder that a leading ~ or ~user stands for; `name` is that of the setting."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"`{name}` {path} names a user whose home folder is not known") from None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -55,7 +63,8 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _explain(error: OSError, path: Path) -> OSError:
+def explained(error: OSError, path: Path) -> OSError:
+    """Return an error that names `path`, and says what to do where the disk is full."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         advice = "no space left on the device; what was saved before is whole: free some space and run this again"
         return OSError(error.errno, advice, str(path))

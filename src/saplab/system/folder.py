@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Final
 
-from saplab.system.files import write_atomically
+from saplab.system.files import explained, write_atomically
 
 _LARGEST: Final = 1 << 28  # bytes that are read at once; requests, notes and cards are far smaller
 _KINDS: Final = (
@@ -78,9 +78,13 @@ def write_files(root: Path, contents: Mapping[str, bytes]) -> tuple[Path, ...]:
 
 
 def append_inside(root: Path, name: str, content: bytes) -> None:
-    """Append to a file of `root`; errors as in `inside`."""
-    with inside(root, name).open("ab") as file:
-        file.write(content)
+    """Append to a file of `root`; errors as in `write_inside`."""
+    path = inside(root, name)
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise explained(error, path) from error
 
 
 def _require(path: Path, *, folder: bool, file: bool) -> None:

@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Final
+
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -25,6 +28,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.casefold())
+
+
+def harmless(text: str) -> str:
+    r"""Return text whose control characters, but for tabs and ends of lines, are written as ``\x1b``.
+
+    Labels of a folder from elsewhere could otherwise command the terminal, or turn the direction of its text.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def readable(name: str) -> str:
