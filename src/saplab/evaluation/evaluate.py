@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from saplab.data.dataset import Dataset
 from saplab.data.given import Array, given_images, given_labels
 from saplab.data.load import load_data
 from saplab.defenses.defended import check_network
+from saplab.evaluation.again import call_of
 from saplab.evaluation.budget import LONG, budget_of
 from saplab.evaluation.plan import plan
 from saplab.evaluation.result import Result
@@ -86,9 +88,15 @@ def evaluate(
     data = _dataset(images, labels, classes, examples)
     threat = ThreatModel(norm, bounds)
     radii = threat.usual_radii() if eps is None else _radii(eps)
+    decisive = {
+        "passes": passes, "samples": samples, "seed": seed, "seeds": seeds, "baseline": baseline,
+        "precision": precision, "batch_size": batch_size,
+    }  # fmt: skip
+    attackers = attackers_of(attacks, MonteCarlo(samples), threat)
     job = planned(
-        model, data, attackers_of(attacks, MonteCarlo(samples), threat), radii, threat=threat, passes=passes, seed=seed,
+        model, data, attackers, radii, threat=threat, passes=passes, seed=seed,
         seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
+        command=call_of(attacks, radii, threat, _told(decisive)),
         battery=attacks if isinstance(attacks, str) else "",
     )  # fmt: skip
     kind = torch.device(job.inputs.device).type
@@ -107,7 +115,7 @@ def planned(
     Args:
         eps: radii of the attackers that have none of their own.
         threat: norm and bounds.
-        command: the command line that asks for it.
+        command: the command line or the call that asks for it.
         device: kind of the device that computes it, where that is another one than the network's.
         battery: the name of the attackers, where they are a battery.
     """
@@ -190,6 +198,13 @@ class Job:
         if found.summary.damaged:
             raise EvaluationError(f"{found.summary.damaged[0]}; the same call computes it again")
         return found
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is as it is by default, but for what every call should say."""
+    usual = signature(evaluate).parameters
+    always = ("passes", "samples", "seed")
+    return {name: value for name, value in settings.items() if name in always or value != usual[name].default}
 
 
 def _radii(eps: Any) -> list[float]:

@@ -59,7 +59,7 @@ class Request:
     Attributes:
         title: heading of the report.
         curves: what to compute, in the order of the report; no label twice in a figure.
-        command: the command line that makes the same run again; empty for a run from Python.
+        command: the command line, or the call in Python, that makes the same run again; empty where none is known.
         classes: names of the classes, in the labels' order; empty where unknown.
         notes: what the rehearsal found that people should know; it decides nothing.
     """

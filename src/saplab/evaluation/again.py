@@ -1,0 +1,33 @@
+"""The call of `saplab.evaluate` that makes a result again, as a page shows it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from saplab.attacks import ThreatModel, strength_of
+
+
+def call_of(attacks: Any, eps: Sequence[float], threat: ThreatModel, settings: Mapping[str, Any]) -> str:
+    """Return the call in Python: ``saplab.evaluate(model, images, labels, attacks="quick", eps=[8 / 255], …)``.
+
+    Args:
+        attacks: as they were given.
+        eps: radii in the unit of the images.
+        threat: the norm and bounds, which are shown where they are not the usual ones.
+        settings: what else decides the numbers, by name.
+    """
+    radii = (f"{strength_of(radius):g} / 255" if threat.in_steps else f"{radius:g}" for radius in eps)
+    room = {} if threat.in_steps else {"norm": _text(threat.norm), "bounds": str(threat.bounds)}
+    told = {"attacks": _text(attacks), "eps": f"[{', '.join(radii)}]", **room}
+    told |= {name: _text(value) for name, value in settings.items()}
+    return f"saplab.evaluate(model, images, labels, {', '.join(f'{name}={text}' for name, text in told.items())})"
+
+
+def _text(value: Any) -> str:
+    """Return a value as Python writes it; saplab's own classes are read from the package."""
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    own = type(value).__module__.startswith("saplab.")
+    return re.sub(r"\b([A-Z]\w*)\(", r"saplab.\1(", repr(value)) if own else repr(value)
