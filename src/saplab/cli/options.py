@@ -38,10 +38,13 @@ MODEL = (
 )
 _ATTACKS = (
     "A battery (quick, standard, paper, adaptive), or attacks joined by +: noise, fgsm, iterative, pgd, apgd, square,"
-    " or package.module:Class(…), each with settings of its own where wanted: pgd:steps=40,backward=identity or"
-    " fgsm:samples=10,adversary=dense."
+    " arc (of mixtures), or package.module:Class(…), each with settings of its own where wanted:"
+    " pgd:steps=40,backward=identity or fgsm:samples=10,adversary=dense."
 )
-_ADVERSARY = "Whose gradient: self (the defended network) or dense (the same without its defence)."
+_ADVERSARY = (
+    "Whose gradient: self (the network under attack) or dense (the same without its defence; of a network that is"
+    " random by itself, with one draw of its own frozen)."
+)
 
 Model = Annotated[str, option(NETWORK, MODEL)]
 Weights = Annotated[Path | None, option(NETWORK, "A .safetensors, .pt, .pth, .th, .ckpt, .bin or .tar file.")]
@@ -55,13 +58,17 @@ ImageSize = Annotated[
 Limit = Annotated[int | None, option(DATA, "Use only the first N images.")]
 Defence = Annotated[
     str,
-    option(DEFENCE, "sap:100 or package.module:Class(…); several joined by +; none by default.", "--defense",
-            "--defence"),
+    option(DEFENCE, "A name with its number, such as sap:100 or gaussian-noise:0.1, or package.module:Class(…); several"
+            " joined by +; none by default. docs/guide.md lists them.", "--defense", "--defence"),
 ]  # fmt: skip
-Sites = Annotated[str, option(DEFENCE, "Pattern of the sites to defend, such as 'stage3.*'.", "--sites")]
+Sites = Annotated[
+    str, option(DEFENCE, "Pattern of the sites to defend, such as 'stage3.*'; by default all.", "--sites")
+]
 Attack = Annotated[str, option(ATTACK, _ATTACKS)]
 Adversary = Annotated[str, option(ATTACK, _ADVERSARY)]
-Lambda = Annotated[str, option(ATTACK, "Strengths in pixel steps of 0..255, such as 2,8.", "--lambda")]
+Lambda = Annotated[
+    str, option(ATTACK, "Strengths λ: how far each pixel may move, in steps of 0..255, such as 2,8.", "--lambda")
+]
 Eps = Annotated[
     str, option(ATTACK, "The same in the norm's own unit, such as 2/255,8/255, or 0.5 with --norm l2.", "--eps")
 ]
@@ -70,17 +77,28 @@ BoundsOption = Annotated[str, option(ATTACK, "Lowest and highest valid value, or
 Samples = Annotated[
     int, option(ATTACK, "Passes averaged for a gradient of a random network; the paper's 100 take long.")
 ]
-Backward = Annotated[str, option(ATTACK, "mask (the paper's), probability or identity (BPDA).")]
-Average = Annotated[str, option(ATTACK, "What is averaged: loss (the paper's), logits or probabilities.")]
-Loss = Annotated[str, option(ATTACK, "cross-entropy, margin or dlr.")]
+Backward = Annotated[
+    str,
+    option(
+        ATTACK,
+        "How gradients pass a defence: mask (the paper's), probability, identity (BPDA), or relaxed (identity,"
+        " with smooth stand-ins for functions that are flat).",
+    ),
+]
+Average = Annotated[
+    str, option(ATTACK, "What is averaged over the samples: loss (the paper's), logits or probabilities.")
+]
+Loss = Annotated[
+    str, option(ATTACK, "What is maximised: cross-entropy, margin or dlr (the difference of logits ratio).")
+]
 Passes = Annotated[int, option(JUDGING, "Passes averaged for a prediction or action; the paper's 100 take long.")]
 Seed = Annotated[int, option(JUDGING, "Of the defence's and, apart from them, the attack's draws.")]
-Seeds = Annotated[int, option(JUDGING, "How many seeds, from the first.")]
-Baseline = Annotated[bool, option(JUDGING, "Show the undefended network as well.")]
+Seeds = Annotated[int, option(JUDGING, "How many seeds in a row.")]
+Baseline = Annotated[bool, option(JUDGING, "Evaluate the undefended network as well.")]
 FailBelow = Annotated[
     float | None, option(JUDGING, "End with exit code 1 where robust accuracy may be below this, in %.")
 ]
-Precision = Annotated[str, option(MACHINE, "float32 or bfloat16.")]
+Precision = Annotated[str, option(MACHINE, "Of the network's arithmetic: float32 or bfloat16.")]
 BatchSize = Annotated[int, option(MACHINE, "Images computed, and saved, together.")]
 Threads = Annotated[int | None, option(MACHINE, "PyTorch's threads; by default its own choice.")]
 Device = Annotated[str, option(MACHINE, "cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]

@@ -27,7 +27,9 @@ def benchmark(
         list[str] | None, typer.Argument(metavar="NAME", help="Entries, or all; without any they are listed.")
     ] = None,
     tier: Annotated[str, option(_ENTRY, "small (two CPU cores) or full (one GPU).")] = "small",
-    model: Annotated[str, option(_ENTRY, f"For an entry of one's own: {options.MODEL}")] = "",
+    model: Annotated[
+        str, option(_ENTRY, f"For an entry of one's own: {options.MODEL[0].lower()}{options.MODEL[1:]}")
+    ] = "",
     weights: options.Weights = None,
     defense: options.Defence = "",
     sites: options.Sites = "",

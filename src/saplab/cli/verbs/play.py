@@ -29,7 +29,13 @@ def play(
     epsilon: Annotated[float, option(DATA, "Chance of a random action.")] = 0.05,
     max_frames: Annotated[int, option(DATA, "Emulated frames after which a game is stopped.")] = 108_000,
     defense: Annotated[
-        list[str] | None, option(DEFENCE, "sap:100; may be given several times.", "--defense", "--defence")
+        list[str] | None,
+        option(
+            DEFENCE,
+            "As of `saplab evaluate`, such as sap:100; given several times, each is played.",
+            "--defense",
+            "--defence",
+        ),
     ] = None,
     sites: options.Sites = "",
     attack: options.Attack = "fgsm",
