@@ -8,7 +8,7 @@ import torch
 from catch import HEIGHT, LIMIT, WIDTH, Catch, CatchNetwork, trained
 
 from saplab.attacks import FGSM, MonteCarlo, RandomNoise
-from saplab.defenses import SAP, RandomNoisyWeights, defend
+from saplab.defenses import SAP, GaussianNoise, RandomNoisyWeights, defend
 from saplab.defenses.drawing import drawing
 from saplab.rl import play as module
 from saplab.rl.adversary import Adversary, NewestFrame
@@ -132,6 +132,13 @@ def test_a_player_acts_on_the_mean_of_the_values_over_passes(defense):
                 singles.append(defended(images))
     assert not torch.equal(singles[0], singles[1])
     torch.testing.assert_close(Player(defended, 4, seed=5).values(images, NUMBERS), torch.stack(singles).mean(0))
+
+
+def test_an_agent_whose_values_are_no_numbers_does_not_play():
+    """The largest of them would be the first that is none."""
+    broken = defend(CatchNetwork(), GaussianNoise(1e308))
+    with pytest.raises(ValueError, match="finite logits, got NaN or infinity"):
+        play(Player(broken, passes=2), RULES, range(2), 1)
 
 
 def test_a_network_without_randomness_is_run_once():

@@ -108,6 +108,12 @@ def test_what_is_no_mixture_is_refused(images: Tensor) -> None:
         saplab.Mixture([dropping, Always(FIRST)]).expected(images)
 
 
+def test_answers_that_are_no_numbers_are_not_counted(images: Tensor) -> None:
+    broken = nn.Sequential(Always(FIRST), nn.Threshold(1.0, float("nan")))
+    with pytest.raises(ValueError, match="finite logits, got NaN or infinity"):
+        saplab.Mixture([broken, Always(FIRST)]).eval().expected(images)
+
+
 def test_it_has_the_mode_of_its_networks() -> None:
     assert not saplab.Mixture([Always(FIRST).eval()]).training
     assert saplab.Mixture([Always(FIRST).eval(), Always(SECOND).train()]).training

@@ -71,6 +71,8 @@ def test_strengths_are_lambdas(tmp_path, strengths):
         ("[[figure.lines]]\nlabel='A'", 6, "unknown field `lines`"),
         ("[[figure.line]]\nlabel='A'\n[[figure.claim]]\ntext='x'\nfirst='A'\nsecond='A'\nrelation='same'\n"
          "strengths=[2]", 10, "`relation` must be one of"),
+        ("[[figure.line]]\nlabel='A'\n[[figure.claim]]\ntext='x'\nfirst='A'\nsecond='A'\nrelation='lower'\n"
+         "strengths=[2]", 10, "a claim must speak of two lines, got 'A' twice"),
     ],
 )  # fmt: skip
 def test_what_a_figure_refuses_is_named_with_its_line(tmp_path, more, line, why):
@@ -86,7 +88,9 @@ def test_what_a_figure_refuses_is_named_with_its_line(tmp_path, more, line, why)
         ("[[line]]\nlabel='A'", "unknown field `line`"),
         ("", "figures with different names"),
         (HEAD + HEAD, "figures with different names"),
+        (HEAD + HEAD.replace("first", "FIRST"), "figures with different names"),
         (HEAD + HEAD.replace("first", "first-against"), "would be one file"),
+        (HEAD + HEAD.replace("first", "First-Against"), "would be one file"),
         ("a = " + 5000 * "[", "nested too deeply"),
         ("x = ", "at end of document"),
         ("\xff", ""),

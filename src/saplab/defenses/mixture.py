@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from saplab.data.given import Array, given_images, given_labels
 from saplab.defenses.defended import is_random
 from saplab.defenses.host import undrawn
-from saplab.defenses.prediction import BATCH, for_network, logits
+from saplab.defenses.prediction import BATCH, for_network, logits, of_classes
 
 Drawn = Literal["pass", "example"]
 
@@ -76,7 +76,7 @@ class Mixture(nn.Module):
         """Return the probability of each class being answered, exactly: Σ_i α_i·1[argmax f_i = c], (N, C) float64.
 
         Raises:
-            ValueError: a net that draws random numbers after all, or returns no logits.
+            ValueError: a net that draws random numbers after all, or returns no finite logits.
         """
         points = for_network(self, given_images(images))
         with undrawn(self):
@@ -84,7 +84,7 @@ class Mixture(nn.Module):
 
     def _answers(self, images: Tensor) -> Tensor:
         shares = zip(self.nets, self.weights.double(), strict=True)
-        return torch.stack([share * _one_hot(logits(net, images)) for net, share in shares]).sum(0)
+        return torch.stack([share * _one_hot(of_classes(logits(net, images))) for net, share in shares]).sum(0)
 
     def accuracy(self, images: Array, labels: Array) -> float:
         """Return the expected share of right answers, exactly; errors as in `expected`."""

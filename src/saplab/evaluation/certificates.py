@@ -20,7 +20,7 @@ from saplab.defenses import GaussianNoise, defend
 from saplab.defenses.defended import defenses_of, plan_of, undefended
 from saplab.defenses.drawing import drawing
 from saplab.defenses.parallel import over_threads
-from saplab.defenses.prediction import BATCH, logits, numbered
+from saplab.defenses.prediction import BATCH, logits, numbered, of_classes
 from saplab.defenses.stochastic import ready
 from saplab.evaluation.result import Result
 from saplab.evaluation.rows import Row
@@ -225,7 +225,7 @@ def _votes(
 
     def run(some: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad(), drawing(streams):
-            z = logits(model, some)
+            z = of_classes(logits(model, some))
             return (torch.nn.functional.one_hot(z.argmax(1), z.shape[1]),)
 
     votes: Tensor | int = 0

@@ -75,6 +75,8 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check_distinct(self.strengths)
         if self.relation not in RELATIONS:
             raise ValueError(f"`relation` must be one of {', '.join(RELATIONS)}, got {self.relation!r}")
+        if self.first == self.second:
+            raise ValueError(f"a claim must speak of two lines, got {self.first!r} twice")
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"lines": "line", "claims": "claim"}):
@@ -122,9 +124,11 @@ class _Study(msgspec.Struct, forbid_unknown_fields=True):
     figure: tuple[Figure, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [figure.name for figure in self.figure]
+        names = [figure.name.casefold() for figure in self.figure]  # some file systems know no capitals
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"it must hold figures with different names, got {names}")
+            raise ValueError(
+                f"it must hold figures with different names, got {[figure.name for figure in self.figure]}"
+            )
         for name in names:
             if taken := {f"{name}{end}" for end in _BESIDE} & set(names):
                 raise ValueError(f"a chart of {name!r} and the figure {taken.pop()!r} would be one file")

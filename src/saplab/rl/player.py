@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from saplab.defenses import is_random, shares_draws
 from saplab.defenses.drawing import drawing
-from saplab.defenses.prediction import BATCH, logits
+from saplab.defenses.prediction import BATCH, logits, of_classes
 from saplab.rng.streams import pass_streams, stream_key
 
 
@@ -33,7 +33,7 @@ class Player:
 def mean_values(network: nn.Module, stacks: Tensor, passes: int, key: int, numbers: Tensor) -> Tensor:
     """Average the values (N, actions) over the passes 0..passes-1 of a stream key, several of them in one batch.
 
-    Raises ValueError if the network does not return (N, actions).
+    Raises ValueError if the network does not return (N, actions), all finite.
     """
     if passes < 1:
         raise ValueError(f"`passes` must be >= 1, got {passes}")
@@ -45,4 +45,4 @@ def mean_values(network: nn.Module, stacks: Tensor, passes: int, key: int, numbe
         with drawing(torch.cat([pass_streams(key, pass_, numbers) for pass_ in group])):
             values = logits(network, stacks.repeat(len(group), 1, 1, 1)).float()
         total = total + values.unflatten(0, (len(group), -1)).sum(0)
-    return total / rounds
+    return of_classes(total) / rounds

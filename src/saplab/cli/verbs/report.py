@@ -28,8 +28,9 @@ def report(
     from saplab.paper.report import write_study
     from saplab.paper.study import is_study
     from saplab.runs import Store
+    from saplab.system.words import readable
 
-    console, store = Console(as_json), Store.read(run_dir)
+    console, store, title = Console(as_json), Store.read(run_dir), readable(title)
     for note in store.request.notes:
         console.say(note)
     if is_study(run_dir):
