@@ -216,6 +216,7 @@ def test_an_evaluation_of_the_same_noise_stands_beside_the_certificates():
         ({"std": 0.0}, "`std` must be > 0"),
         ({"std": 1e308}, "finite logits, got NaN or infinity"),
         ({"n": 0}, "`n` must be >= 1, got 0"),
+        ({"n": 10**20}, "`n` must be at most"),
         ({"n0": 0}, "`n0` must be >= 1, got 0"),
         ({"alpha": 1.0}, r"`alpha` must be in \(0, 1\)"),
         ({"labels": torch.tensor([0, 9])}, r"`labels` must be in 0\.\.3"),

@@ -1,6 +1,7 @@
 """Double DQN: its targets, its replay buffer, its loop on a toy game, and how a run goes on."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -397,8 +398,11 @@ def test_recipes_that_cannot_work_are_refused():
         replace(RECIPE, n_step=0)
     with pytest.raises(ValueError, match="`preset` must be one of paper, small, gpu, smoke, got 'big'"):
         find_recipe("big")
-    with pytest.raises(ValueError, match="`reward_scale` must be > 0, got 0"):
-        replace(RECIPE, reward_scale=0)
+    for scale in (0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="`reward_scale` must be > 0 and finite, got"):
+            replace(RECIPE, reward_scale=scale)
+    with pytest.raises(ValueError, match="`n_step` must be at most"):
+        replace(RECIPE, n_step=2**40)
 
 
 # What is told and drawn of a run

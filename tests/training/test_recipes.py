@@ -66,6 +66,9 @@ def test_wrong_recipes() -> None:
         replace(find_recipe("dense", "small"), epochs=5)
     with pytest.raises(ValueError, match="`epochs` must be >= 1"):
         replace(find_recipe("dense", "paper"), epochs=0)
+    for name in ("batch", "epochs"):
+        with pytest.raises(ValueError, match=f"`{name}` must be at most"):
+            replace(TINY, **{name: 10**23})
     with pytest.raises(ValueError, match="`batch` must be >= 1, got 0"):
         replace(TINY, batch=0)
 

@@ -30,6 +30,7 @@ from saplab.metrics.intervals import lower_bound
 from saplab.report.certificates import certified_chart
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.runs import ImageCell
+from saplab.system.counts import check_count
 from saplab.system.progress import Choice, show_of
 
 ABSTAINS: Final = -1
@@ -261,8 +262,7 @@ def _check(images: Tensor, n0: int, n: int, alpha: float) -> None:
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image, got none")
     for name, value in (("n0", n0), ("n", n)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be >= 1, got {value}")
+        check_count(name, value)
     if not 0 < alpha < 1:
         raise ValueError(f"`alpha` must be in (0, 1), got {alpha}")
 

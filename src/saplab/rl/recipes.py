@@ -5,6 +5,7 @@ for one or two CPU cores and for a GPU (docs/deviations.md lists what they chang
 the parts work together.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -12,6 +13,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from saplab.system.counts import check_count
 from saplab.system.precision import Precision
 
 
@@ -96,8 +98,8 @@ class AgentRecipe:
     keep_best: bool = False
 
     def __post_init__(self) -> None:
-        if self.reward_scale <= 0:
-            raise ValueError(f"`reward_scale` must be > 0, got {self.reward_scale}")
+        if not 0 < self.reward_scale < math.inf:
+            raise ValueError(f"`reward_scale` must be > 0 and finite, got {self.reward_scale}")
         every, games = self.update_every, self.games
         if every < 1 or (every % games and games % every):
             raise ValueError(f"`update_every` must be a multiple or a divisor of {games} games, got {every}")
@@ -109,6 +111,7 @@ class AgentRecipe:
             value = getattr(self, name)
             if value < unit or value % unit:
                 raise ValueError(f"`{name}` must be a positive multiple of {unit}, got {value}")
+            check_count(name, value)
 
     def epsilon(self, step: int) -> float:
         """Return the probability of a random action at a step."""

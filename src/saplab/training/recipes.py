@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Final
 
 from saplab.defenses import Defense, Dropout
+from saplab.system.counts import check_count
 from saplab.system.precision import Precision
 from saplab.system.words import did_you_mean
 from saplab.training.objectives import (
@@ -68,11 +69,11 @@ class Recipe:
     check: Projected | None = None
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"`batch` must be >= 1, got {self.batch}")
+        check_count("batch", self.batch)
         least = self.schedule.least_epochs()
         if self.epochs < least:
             raise ValueError(f"`epochs` must be >= {least} for this learning rate, got {self.epochs}")
+        check_count("epochs", self.epochs)
         if self.held_out < 0:
             raise ValueError(f"`held_out` must be >= 0, got {self.held_out}")
         if self.check is not None and not self.held_out:
