@@ -82,3 +82,13 @@ def test_an_interval_needs_two_games(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`episodes` must be >= 2 for an interval, got 1"):
         command("--episodes", "1", "--out", str(tmp_path / "never"))
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--episodes", 10**20, "`episodes` must be at most"), ("--seed", 10**20, r"`seed` must be in 0 \.\. 2\*\*63 - 1")],
+)
+def test_numbers_that_nobody_can_use_are_refused_at_once(option: str, value: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        command(option, str(value), "--out", str(tmp_path / "never"))
+    assert not (tmp_path / "never").exists()

@@ -134,6 +134,12 @@ def test_the_gradient_of_trades_goes_through_both_distributions(step: LinearStep
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan"), float("inf")])
+def test_noise_of_no_size_is_refused_before_training(std: float) -> None:
+    with pytest.raises(ValueError, match="`std` must be > 0 and finite, got"):
+        Noisy(std)
+
+
 def test_noisy_images_are_neither_clipped_nor_scaled(step: LinearStep) -> None:
     loss, logits = Noisy(std=0.25).loss(step)
     assert torch.equal(step.seen[0], step.images + 0.25 * step.start)

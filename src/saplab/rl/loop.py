@@ -23,6 +23,7 @@ from saplab.rl.ddqn import Learner, epsilon_greedy
 from saplab.rl.recipes import AgentRecipe
 from saplab.rl.records import AgentRecord, best_record
 from saplab.rl.replay import Replay
+from saplab.system.counts import check_seed
 
 NUMERICS: Final = 1  # raise it when the same request would give other weights
 REFILL: Final = 100_000  # at most so many steps of play fill the replay buffer of a resumed run
@@ -51,8 +52,7 @@ def train_agent(
     Returns the record of every stretch of ``recipe.record_every`` steps. Raises ValueError for an argument out of range
     or another run's checkpoint, and `Diverged` when the loss is no longer finite; checkpoints stay as they are.
     """
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"`seed` must be in 0 .. 2**63 - 1, got {seed}")
+    check_seed(seed)
     if games.count != recipe.games:
         raise ValueError(f"`games` must be {recipe.games} for this recipe, got {games.count}")
     run = _Run(recipe, games, network, RunFolder(out, request_of(recipe, task, seed), AgentRecord), seed)

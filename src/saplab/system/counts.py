@@ -1,4 +1,4 @@
-"""Whole numbers that people choose: of passes, steps, tries."""
+"""Whole numbers that people choose: of passes, steps, tries; seeds."""
 
 from numbers import Integral
 from typing import Any, Final
@@ -14,3 +14,9 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"`{name}` must be >= {least}, got {value}")
     if int(value) > MOST:
         raise ValueError(f"`{name}` must be at most {MOST}, got {value}")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that generators do not take."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"`seed` must be in 0 .. 2**63 - 1, got {seed}")

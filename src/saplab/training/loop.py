@@ -21,6 +21,7 @@ from saplab.models.identity import weights_digest
 from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES, load_model
 from saplab.rng.threads import torch_threads
+from saplab.system.counts import check_seed
 from saplab.training.batches import Batches, network_input
 from saplab.training.objectives import PreviousEpoch, Transferred
 from saplab.training.place import Place
@@ -209,8 +210,7 @@ class _Run:
 
 
 def _checked_data(recipe: Recipe, data: Records, test: Records | None, seed: int, place: Place) -> Records:
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"`seed` must be in 0 .. 2**63 - 1, got {seed}")
+    check_seed(seed)
     used = data.chosen(slice(recipe.images))
     needed = max(recipe.images or 0, recipe.batch + recipe.held_out)
     if len(used) < needed:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saplab.attacks import LINF, eps_of
+from saplab.defenses.base import POSITIVE
 from saplab.models.published.wca import AlignedResNet
 from saplab.training.steps import INNER, Step
 
@@ -91,6 +92,10 @@ class Noisy:
     """
 
     std: float
+
+    def __post_init__(self) -> None:
+        if not POSITIVE.test(self.std):
+            raise ValueError(f"`std` must be {POSITIVE.words}, got {self.std}")
 
     def loss(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits."""

@@ -83,11 +83,14 @@ def train_agent(
     from saplab.rl.play import Rules
     from saplab.rl.plot import history_chart
     from saplab.rl.recipes import find_recipe
+    from saplab.system.counts import check_count, check_seed
     from saplab.system.machine import usable_cores
     from saplab.system.precision import resolve_precision
 
     if episodes < 2:
         raise ValueError(f"`episodes` must be >= 2 for an interval, got {episodes}")
+    check_count("episodes", episodes)
+    check_seed(seed)
     threads = usable_cores() if threads is None else threads
     place = options.ready_place(device, threads).device
     usual = find_recipe(preset)
