@@ -20,6 +20,23 @@ def invoke(*words):
 
 
 @needs_ale
+@pytest.mark.parametrize(
+    ("option", "value", "error", "message"),
+    [
+        ("--max-frames", 0, ValueError, "`max_frames` must be within"),
+        ("--video", "x.mp4", ValueError, "`video` must end in .gif"),
+        ("--video", "nowhere/x.gif", FileNotFoundError, "there is no such folder for `video`"),
+        ("--passes", 0, ValueError, "`passes` must be >= 1"),
+    ],
+)
+def test_play_refuses_what_cannot_be_before_it_plays(option, value, error, message, tmp_path):
+    found = invoke("play", "Assault", option, value, "--out", tmp_path / "run")
+    assert isinstance(found.exception, error)
+    assert message in str(found.exception)
+    assert not (tmp_path / "run").exists()
+
+
+@needs_ale
 def test_play_shows_a_table_and_goes_on_where_it_stopped(tmp_path):
     network = new_network(7, 0)
     save_file({name: t.contiguous() for name, t in network.state_dict().items()}, tmp_path / "agent.safetensors")

@@ -1,6 +1,7 @@
 """Cells: every field of them decides the digest, equal settings have one, and what is for people has none."""
 
 import json
+import math
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -253,6 +254,26 @@ def test_only_saplabs_own_networks_are_called_dense():
 def test_more_cells_than_can_be_planned_are_refused_at_once():
     with pytest.raises(ValueError, match="a run must have at most 250,000 cells, got 4,000,000"):
         cut(make_cell(stop=40), 10, seeds=10**6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sticky": math.nan}, r"`sticky` must be within \[0, 1\), got nan"),
+        ({"sticky": 1.0}, r"`sticky` must be within \[0, 1\), got 1.0"),
+        ({"epsilon": math.nan}, r"`epsilon` must be within \[0, 1\], got nan"),
+        ({"stop": 10**20}, r"episodes are numbered below 2\^32, got 0\.\.10{20}"),
+    ],
+)
+def test_games_that_cannot_be_played_are_no_cells(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(GAMES, start=0, **change)
+
+
+@pytest.mark.parametrize("cell", [IMAGES, GAMES])
+def test_passes_are_counted_before_anything_is_computed(cell):
+    with pytest.raises(ValueError, match="`passes` must be >= 1, got 0"):
+        replace(cell, passes=0)
 
 
 def test_a_seed_that_json_cannot_hold_is_refused():

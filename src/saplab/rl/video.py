@@ -20,6 +20,14 @@ _MILLISECONDS: Final = 67  # a step is four frames of a sixtieth of a second
 _INK, _FAINT, _CHOSEN = (20, 20, 20), (170, 180, 190), (200, 60, 30)
 
 
+def check_clip(path: Path) -> None:
+    """Refuse a path at which no clip can be written."""
+    if path.suffix != ".gif":
+        raise ValueError(f"`video` must end in .gif, got {path}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(2, "there is no such folder for `video`", str(path.parent))
+
+
 class Clip:
     """Records the first steps of an episode: `watch` gets every moment, `save` writes a GIF. Needs Pillow.
 
@@ -51,8 +59,7 @@ class Clip:
 
     def save(self, path: Path) -> None:
         """Write the clip as a GIF; ValueError if nothing was recorded."""
-        if path.suffix != ".gif":
-            raise ValueError(f"`video` must end in .gif, got {path}")
+        check_clip(path)
         if not self.frames:
             raise ValueError(f"there is nothing to save in {path}: episode {self._episode} was not played")
         first, *others = (frame.quantize(64) for frame in self.frames)

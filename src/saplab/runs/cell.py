@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -14,6 +15,8 @@ import msgspec
 from saplab.attacks import LINF, Attack, Cost, ThreatModel
 from saplab.defenses import Defense, label_of
 from saplab.models.zoo import ARCHITECTURES, PACKAGED
+from saplab.rng.streams import EXAMPLES
+from saplab.system.counts import check_cells, check_count
 from saplab.system.registry import Named
 
 
@@ -134,6 +137,9 @@ class Cell(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.stop:
             raise ValueError(f"a range of {self.ranges} must hold at least one, got {self.start}..{self.stop}")
+        if self.stop > EXAMPLES:
+            raise ValueError(f"{self.ranges} are numbered below 2^32, got {self.start}..{self.stop}")
+        check_count("passes", self.passes)
         if isinstance(self.seed, int) and self.seed >= 2**63:  # JSON's readers know no others
             raise ValueError(f"`seed` must be below 2^63, got {self.seed}")
 
@@ -244,6 +250,9 @@ class GameCell(Cell):
         super().__post_init__()
         if len(self.eps) != 1 or not 0 <= self.eps[0] <= 1:
             raise ValueError(f"a cell of games has one radius within [0, 1], got {self.eps}")
+        for name, most in (("sticky", math.nextafter(1, 0)), ("epsilon", 1.0)):
+            if not 0 <= (value := getattr(self, name)) <= most:
+                raise ValueError(f"`{name}` must be within [0, 1{')' if most < 1 else ']'}, got {value}")
         if self.threat != LINF:
             raise ValueError(f"a cell of games is attacked in L∞ within [0, 1], got {self.threat}")
 
@@ -331,7 +340,6 @@ def _canonical(values: Mapping[str, Any]) -> str:
 
 
 Group = tuple[Cell, ...]
-MOST_CELLS: Final = 250_000
 
 
 def groups_of(cells: Iterable[Cell]) -> list[Group]:
@@ -399,19 +407,13 @@ class Curve:
         return (cell for cell in self.every_cell() if eps in cell.eps)
 
 
-def check_number(cells: int) -> None:
-    """Refuse more cells than a folder is made for: planning them alone would take hours."""
-    if cells > MOST_CELLS:
-        raise ValueError(f"a run must have at most {MOST_CELLS:,} cells, got {cells:,}")
-
-
 def cut(whole: Cell, size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
     """Cut a cell into cells of at most `size` examples or games, for each of `seeds` seeds from the cell's own."""
     for name, value in (("seeds", seeds), ("batch_size", size)):
         if value < 1:
             raise ValueError(f"`{name}` must be >= 1, got {value}")
     starts = range(whole.start, whole.stop, size)
-    check_number(len(starts) * seeds)
+    check_cells(len(starts) * seeds)
     return tuple(
         tuple(replace(whole, start=a, stop=min(a + size, whole.stop), seed=whole.seed + k) for a in starts)
         for k in range(seeds)

@@ -11,7 +11,8 @@ import msgspec
 
 from saplab.attacks import Attack
 from saplab.defenses import Defense
-from saplab.runs.cell import Cell, Curve, EarlierVersionError, cell_of, check_number
+from saplab.runs.cell import Cell, Curve, EarlierVersionError, cell_of
+from saplab.system.counts import check_cells
 from saplab.system.registry import import_object
 
 FORMAT: Final = 5
@@ -156,7 +157,7 @@ class Request:
             raise DamagedRequestError(f"not a request: {error}") from None
         if found.sha256 and found.sha256 != found.checksum():
             raise DamagedRequestError("it is damaged: it does not match its checksum")
-        check_number(sum(len(curve.seeds) * sum(len(part.bounds) for part in curve.parts) for curve in found.curves))
+        check_cells(sum(len(curve.seeds) * sum(len(part.bounds) for part in curve.parts) for curve in found.curves))
         for name, home in found.homes.items():
             if name not in (*Defense.registry.names, *Attack.registry.names):
                 import_object(home)

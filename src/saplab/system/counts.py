@@ -4,6 +4,7 @@ from numbers import Integral
 from typing import Any, Final
 
 MOST: Final = 2**31 - 1  # numbers of passes from here on belong to questions (`saplab.attacks.lost`)
+MOST_CELLS: Final = 250_000
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -14,6 +15,12 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"`{name}` must be >= {least}, got {value}")
     if int(value) > MOST:
         raise ValueError(f"`{name}` must be at most {MOST}, got {value}")
+
+
+def check_cells(number: int) -> None:
+    """Refuse more cells than a folder is made for: planning them alone would take hours."""
+    if number > MOST_CELLS:
+        raise ValueError(f"a run must have at most {MOST_CELLS:,} cells, got {number:,}")
 
 
 def check_seed(seed: int) -> None:

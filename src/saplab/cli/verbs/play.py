@@ -80,6 +80,8 @@ def play(
     from saplab.models.identity import network_digest
     from saplab.rl.agents import load_agent
     from saplab.rl.atari import rom_name
+    from saplab.rl.play import Rules
+    from saplab.rl.video import check_clip
     from saplab.runs import GameCell, Network, Request
     from saplab.runs.games import Games
 
@@ -93,6 +95,9 @@ def play(
     radii = options.radii(lambdas, eps, _STRENGTHS)
     place = options.ready_place(device, threads, engine, workers, address)
     rom, console = rom_name(game), Console(as_json)
+    Rules(rom, sticky, epsilon, max_frames)  # refuses what cannot be played, before anything is
+    if video is not None:
+        check_clip(video)
     network = load_agent(rom, agent)
     plain = Network(f"agent:{rom}", network_digest(network))
     places = (sites,) if sites else ()
