@@ -27,7 +27,7 @@ class Traits:
     Attributes:
         random: whether its passes differ.
         saturated: whether its gradient by ``relaxed`` is another than the plain one.
-        blind: whether both are 0, or do not reach the image.
+        blind: whether both tell nothing: they are 0, do not reach the image, or are no slope of what it computes.
         mixture: whether it is a `saplab.Mixture` that has no defence on it.
         classes: how many it tells apart.
     """

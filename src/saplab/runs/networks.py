@@ -15,6 +15,7 @@ from saplab.defenses.dressing import dresses, stripped, undressed_class
 from saplab.defenses.gradient import Reach, own_loss, reach
 from saplab.defenses.prediction import for_network
 from saplab.defenses.rehearsal import observe, unseen
+from saplab.defenses.slopes import Slope, slopes
 from saplab.defenses.stochastic import PLACED, checked, frozen, learn, trust
 from saplab.models.identity import SPEC, network_digest
 from saplab.rng.streams import pass_streams, stream_key
@@ -65,7 +66,8 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
                              " come from `draw`, such as draw.normal(x.shape)")  # fmt: skip
         placed = (_PLACED,) if whole.randomness is not None and whole.randomness.single else ()
     hidden = unseen(plain, images) if acting and acting.acting["activation"] and not acting.sites else ()
-    return found, runs, (*observed.notes, *placed, *hidden, *_followed(runs, images))
+    followed = _followed(runs, images) or _sloping(slopes_of(found, runs, images))
+    return found, runs, (*observed.notes, *placed, *hidden, *followed)
 
 
 def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
@@ -79,6 +81,34 @@ def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
     where = f": it ends in {found.module}" if found.module else ""
     return (f"The gradient by the image {how}{where}. Attacks along it see nothing, but by backward=relaxed, or with"
             " saplab.bpda around that part.",)  # fmt: skip
+
+
+def slopes_of(network: Network, plain: nn.Module, images: Tensor) -> dict[GradientRule, Slope]:
+    """Return how much of what a network's gradient promises comes true, by its own rule and, if misled, by others.
+
+    Args:
+        plain: the network without defences, as it runs.
+        images: of which the first are looked at.
+    """
+    if network.grain == "unkeyed" or not images.is_floating_point():
+        return {}
+    rules: tuple[GradientRule, ...] = ("mask", "identity", "relaxed") if network.has_rules else ("mask", "relaxed")
+    model = network_of(network, {(network.model, network.digest): plain})
+    return slopes(model, for_network(plain, images), rules)
+
+
+def _sloping(found: Mapping[GradientRule, Slope]) -> tuple[str, ...]:
+    """Return what should be said where a network's own gradient is not the slope of what it computes."""
+    if not found or not found["mask"].misled:
+        return ()
+    own, best = found["mask"].share, max(found, key=lambda rule: found[rule].share)
+    said = f"Along the network's own gradient, outputs rise by {100 * max(own, 0.0):.0f} % of what it promises"
+    if found[best].misled:
+        return (f"{said}, and with no backward rule by more: attacks along a gradient are misled. Run a black box"
+                " (square), and look for an autograd.Function or a surrogate whose backward pass is not the slope of"
+                " its forward pass.",)  # fmt: skip
+    return (f"{said}, with backward={best} by {100 * found[best].share:.0f} %: the own gradient is mostly noise, and"
+            " attacks along it make the network look stronger than it is.",)  # fmt: skip
 
 
 def traits_of(network: Network, plain: nn.Module, images: Tensor) -> Traits:
@@ -100,9 +130,14 @@ def traits_of(network: Network, plain: nn.Module, images: Tensor) -> Traits:
     straight, smooth = found("identity" if network.has_rules else "mask"), found("relaxed")
     return Traits(
         random=network.random, saturated=not torch.equal(straight.gradient, smooth.gradient),
-        blind=straight.state != "whole" and smooth.state != "whole",
+        blind=(straight.state != "whole" and smooth.state != "whole") or _sees_nothing(network, plain, images),
         mixture=isinstance(plain, Mixture) and not network.defenses, classes=straight.output.shape[1],
     )  # fmt: skip
+
+
+def _sees_nothing(network: Network, plain: nn.Module, images: Tensor) -> bool:
+    found = slopes_of(network, plain, images).values()
+    return bool(found) and all(slope.misled for slope in found)
 
 
 def network_of(network: Network, models: Models) -> nn.Module:
