@@ -15,16 +15,18 @@ from scipy import stats
 from torch import Tensor, nn
 
 import saplab
-from saplab.defenses import Defense, label_of, parse_defenses
+from saplab.defenses import Defense, Draw, label_of, parse_defenses
 from saplab.defenses.drawing import drawing
 from saplab.defenses.geometry import _bilinear, _nearest
-from saplab.defenses.jpeg import _BRIGHTNESS, _COLOUR, steps_of
+from saplab.defenses.jpeg import _BRIGHTNESS, _COLOUR, smooth_round, steps_of
+from saplab.defenses.site_mode import _INPUT_SITE
+from saplab.defenses.slopes import slopes
 from saplab.rng.streams import pass_streams, stream_key
 
 EVERY = ["gaussian-noise", "resize-pad", "resize-pad:low=0.85,canvas=1", "random-crop", "random-crop:0.8", "bit-depth",
          "stochastic-rounding", "jpeg", "jpeg:low=75,high=75"]  # fmt: skip
 MOVING = ["resize-pad", "random-crop:0.8"]
-STEPPED = ["bit-depth", "stochastic-rounding", "jpeg"]
+STEPPED = ["bit-depth", "stochastic-rounding"]
 ERRORS = 5.0  # standard errors that a mean may be off
 
 
@@ -273,6 +275,33 @@ def by_pillow(x: Tensor, quality: int) -> tuple[Tensor, dict[int, list[int]]]:
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
     read: Any = Image.open(io.BytesIO(file.getvalue()))
     return torch.from_numpy(np.array(read)).view(*x.shape[1:], -1).permute(2, 0, 1).float() / 255, read.quantization
+
+
+@pytest.mark.parametrize("rule", ["mask", "identity", "relaxed"])
+def test_the_way_back_of_jpeg_rounds_smoothly_at_the_same_quality(rule: Any) -> None:
+    """Flat where a coefficient is a whole number of steps, three times as steep as straight through at a threshold."""
+    x, (out, gradient) = images(4, 3, 16, 16), weighted_gradient("jpeg", images(4, 3, 16, 16), rule)
+    weights = images(*out.shape, seed=1)
+
+    def smooth(x: Tensor) -> Tensor:
+        with drawing(pass_streams(stream_key(0), 0, torch.arange(len(x)))) as drawn:
+            draw = Draw(drawn, _INPUT_SITE, "input", len(x), x.device)
+            return one("jpeg").surrogate("input", x, draw) * weights  # type: ignore[operator]
+
+    expected = torch.autograd.functional.vjp(smooth, x, torch.ones_like(weights))[1]
+    torch.testing.assert_close(gradient, expected)
+    rounded = smooth_round(torch.tensor([1.0, 1.25, 1.5, -0.75]))
+    torch.testing.assert_close(rounded, torch.tensor([1.0, 1.0625, 1.5, -0.9375]))
+    steps = torch.tensor([0.0, 0.25, 0.5]).requires_grad_()
+    smooth_round(steps).sum().backward()
+    assert steps.grad is not None
+    torch.testing.assert_close(steps.grad, torch.tensor([0.0, 0.75, 3.0]))
+
+
+def test_the_way_back_of_jpeg_is_a_slope_where_straight_through_is_not() -> None:
+    net, (pixels, _) = saplab.load_model("preact-resnet20-dense"), saplab.load_cifar10("sample")
+    (found,) = slopes(saplab.defend(net, saplab.JPEG()), pixels, ("mask",)).values()
+    assert found.share > 0.8  # 0.26 straight through
 
 
 @pytest.mark.parametrize("quality", [1, 10, 25, 49, 50, 51, 75, 90, 100])
