@@ -28,6 +28,8 @@ def describe(
         exposing = [c for answer in answers if answer.check.key in EXPOSING for c in answer.failed]
         exposing = exposing or [c for answer in answers if answer.check.key == "loss" for c in answer.failed]
         tail = _masked(exposing, eps)
+    elif bound.estimate == 0:
+        tail = ": the attacks break every image"
     else:
         tail = _undecided(case, outcomes) if masked is None else _clear(outcomes, dense)
     return f"Robust accuracy at {case.threat.text(eps)}{case.threat.setting} is at most {_judged(bound, alone)}{tail}."
@@ -41,8 +43,8 @@ def _judged(bound: Interval, alone: float | None) -> str:
     return f"{bound.percent()}, judged by half of the passes at a time ({told})"
 
 
-def explain(case: Case, masked: bool | None, eps: float) -> str:
-    """Return what the result means, for a reader who has read nothing."""
+def explain(case: Case, masked: bool | None, eps: float, bound: Interval) -> str:
+    """Return what the result means, for a reader who has read nothing; arguments as in `describe`."""
     if eps == 0:
         return "No attack was run, so this says nothing of robustness."
     network = "network" if case.plain else "defence"
@@ -51,6 +53,8 @@ def explain(case: Case, masked: bool | None, eps: float) -> str:
             f"That is, the {network} hides its gradient: attacks that do not rely on it get through, so the robustness"
             " that it seems to have is not real."
         )
+    if bound.estimate == 0:
+        return f"At this radius the {network} has no robustness, real or masked."
     if masked is False:
         return (
             "Attacks that do not rely on the gradient find no more than those that do, so nothing points to a masked"

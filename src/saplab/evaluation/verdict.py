@@ -144,7 +144,9 @@ def verdict(
     dense_left = undefended.get(headline.eps)
     sentence = describe(case, found, masked, headline.eps, headline.accuracy, dense_left, headline.less_alone)
     checks, persistent = tuple(answer.check for answer in found), tuple(_persistent(defended, headline.eps))
-    return Verdict(sentence, explain(case, masked, headline.eps), checks, bounds, masked, headline, persistent)
+    return Verdict(
+        sentence, explain(case, masked, headline.eps, headline.accuracy), checks, bounds, masked, headline, persistent
+    )
 
 
 def _persistent(evidence: Sequence[Evidence], eps: float) -> Iterator[Persistent]:
