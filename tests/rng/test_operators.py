@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+import saplab.pruning.fused_noise  # noqa: F401  # defines the operator `noised`
 from saplab.pruning.operator import _prune, prune
 from saplab.rng.operators import through_cpu
 from saplab.rng.streams import pass_streams, stream_key
