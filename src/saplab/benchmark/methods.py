@@ -164,7 +164,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "jpeg": Method(
         "JPEG of random quality", "Das et al. 2018, SHIELD", "the quality by which cosine coefficients are rounded",
         departures=("One quality an image, from 20 to 80, there one of four for each block; nothing is rounded to"
-                    " bytes; straight through on the way back.",),
+                    " bytes; smooth rounding on the way back.",),
     ),
     "rounding": Method(
         "stochastic rounding", "Yoon, Park & Kim 2018", "whether a value is rounded up or down",
