@@ -8,9 +8,10 @@ import pytest
 import random_networks as nets
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import saplab
+from saplab.models.initialise import initialise
 from saplab.runs.networks import rehearsed
 
 IMAGES = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(3))
@@ -194,3 +195,44 @@ def test_a_stochastic_part_of_a_network_is_not_evaluated_as_if_it_were_not_rando
         saplab.evaluate(net, IMAGES, LABELS, **QUICK)
     whole = saplab.Stochastic(nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 5)))
     assert len(saplab.evaluate(whole, IMAGES, LABELS, **QUICK).rows) == 2
+
+
+class Noisy(nn.Module):
+    """Draws for each example, and does something else in batches larger than anybody gave it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.second = kind, *(initialise(nn.Linear(48, 3), k) for k in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "chunks":
+            return torch.cat([self.first((c + 0.1 * torch.randn_like(c)).flatten(1)) for c in x.split(8)])
+        z = x.flatten(1) + 0.1 * torch.randn(len(x), 48)
+        if self.kind == "votes":
+            return F.one_hot(self.first(z).argmax(1), 3).float()
+        if self.kind == "standardised" and len(x) > 32:
+            z = (z - z.mean(0)) / (z.std(0) + 1e-3)
+        return (self.second if self.kind == "other" and len(x) > 32 else self.first)(z)
+
+
+def test_batches_as_attacks_stack_them_are_rehearsed() -> None:
+    """Passes of eight images are attacked in batches of 128, which no prediction of eight images would meet."""
+    images = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for kind in ("chunks", "other"):
+        assert rehearsed(Noisy(kind).eval(), images)[0].grain == "batch"
+    with pytest.raises(ValueError, match="depends on the rest of its batch"):
+        rehearsed(Noisy("standardised").eval(), images)
+
+
+def test_votes_that_are_unanimous_at_first_are_probabilities() -> None:
+    class Votes(Noisy):
+        def forward(self, x: Tensor) -> Tensor:
+            votes = [super(Votes, self).forward(x) for _ in range(5)]
+            return torch.stack(votes).mean(0)
+
+    images = torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    net = Votes("votes").eval()
+    with torch.no_grad():
+        split = torch.stack([net.first(images.flatten(1)).topk(2).values.diff()]).flatten().abs()
+    ordered = images[split.argsort(descending=True)]  # those far from a boundary first
+    assert rehearsed(net, ordered)[0].outputs == "probabilities"

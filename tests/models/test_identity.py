@@ -321,3 +321,93 @@ def test_a_changed_global_of_a_network_s_module_makes_it_another_one(monkeypatch
     assert rehearsed(net, IMAGES)[0] not in (first, second)
     monkeypatch.setitem(globals(), "SIGMA", 0.0)
     assert torch.equal(saplab.predict(net, IMAGES), saplab.predict(Reads().eval(), IMAGES))
+
+
+class Calls(Reads):
+    """Reads a setting of its class, and runs a function that it holds."""
+
+    std = 0.1
+    offsets = torch.zeros(3)
+
+    def __init__(self, held: Any = None) -> None:
+        super().__init__()
+        self.held = held
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.linear(x.flatten(1)) + self.std * torch.arange(3) + self.offsets
+        return z if self.held is None else self.held(z)
+
+
+def hooked() -> nn.Module:
+    net = Calls()
+    net.register_forward_hook(lambda module, args, output: shaken(output))
+    return net
+
+
+def replaced() -> nn.Module:
+    net = Calls()
+    own = net.forward
+    net.forward = lambda x: shaken(own(x))  # type: ignore[method-assign]
+    return net
+
+
+ELSEWHERE = {
+    "function in an attribute": (lambda: Calls(shaken), globals(), "SIGMA", 3.0),
+    "hook": (hooked, globals(), "SIGMA", 3.0),
+    "forward on the instance": (replaced, globals(), "SIGMA", 3.0),
+    "attribute of the class": (Calls, Calls, "std", 3.0),
+    "tensor of the class": (Calls, Calls, "offsets", torch.arange(3.0)),
+    "method": (Calls, Calls, "forward", lambda self, x: -self.linear(x.flatten(1))),
+}
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_what_decides_from_elsewhere_counts(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, place, name, value = ELSEWHERE[kind]
+    net = make().eval()
+    first, before = rehearsed(net, IMAGES)[0], saplab.predict(net, IMAGES, passes=2)
+    assert rehearsed(make().eval(), IMAGES)[0] == first
+    if isinstance(place, dict):
+        monkeypatch.setitem(place, name, value)
+    else:
+        monkeypatch.setattr(place, name, value)
+    assert rehearsed(net, IMAGES)[0] != first
+    assert not torch.equal(saplab.predict(net, IMAGES, passes=2), before)
+
+
+COUNT = 0
+SHIFT = 0.0
+
+
+@dataclass(frozen=True)
+class Shifts(saplab.Defense):
+    scale = 1.0
+
+    def input(self, x: Tensor, draw: saplab.Draw) -> Tensor:
+        global COUNT
+        COUNT += 1
+        return shifted(x) * self.scale + 0.1 * draw.normal(x.shape)
+
+
+def shifted(x: Tensor) -> Tensor:
+    return x + SHIFT
+
+
+def driven(logits: Tensor, labels: Tensor) -> Tensor:
+    return SHIFT - logits.gather(1, labels[:, None])[:, 0]
+
+
+def test_constants_that_a_defence_or_a_loss_reads_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys() -> tuple[str, str]:
+        attack = saplab.FGSM(saplab.MonteCarlo(loss=driven))
+        return str(Shifts.registry.encode(Shifts())), str(saplab.FGSM.registry.encode(attack))
+
+    defence, attack = keys()
+    monkeypatch.setitem(globals(), "COUNT", 7)  # which passes write
+    assert keys() == (defence, attack)
+    monkeypatch.setitem(globals(), "SHIFT", 1.0)
+    assert keys()[0] != defence
+    assert keys()[1] != attack
+    monkeypatch.undo()
+    monkeypatch.setattr(Shifts, "scale", 2.0)
+    assert keys()[0] != defence

@@ -16,8 +16,8 @@ from saplab.attacks.losses import Loss, LossName, log_cross_entropy, loss_of, re
 from saplab.attacks.passes import Objective, Passes, cut
 from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
-from saplab.defenses.prediction import BATCH
 from saplab.defenses.relaxed import relaxing
+from saplab.defenses.stage import stacked
 from saplab.system.counts import check_count
 from saplab.system.precision import PRECISIONS, Precision
 
@@ -25,7 +25,6 @@ _LOG: Final = logging.getLogger("saplab")
 _told: Final[WeakSet[nn.Module]] = WeakSet()  # networks whose flat gradient has been told of
 
 Average = Literal["loss", "logits", "probabilities"]
-_A_THREAD: Final = 128  # images of a forward and backward pass for each thread of a CPU
 
 
 @dataclass(frozen=True)
@@ -161,8 +160,7 @@ class MonteCarlo:
         return (_checked(problem, joined(parts)) for parts in found)
 
     def _batches(self, problem: Problem, first_sample: int) -> list[Passes]:
-        fastest = _A_THREAD * torch.get_num_threads() if problem.images.device.type == "cpu" else BATCH
-        size = problem.batch_size or fastest
+        size = problem.batch_size or stacked(problem.images.device)
         return [Passes(batch, first_sample, self.backward, size, self.precision) for batch in problem.split(size)]
 
     def _of_losses(self, passes: Passes, budgets: Sequence[int]) -> Iterator[Estimate]:

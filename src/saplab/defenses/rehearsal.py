@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from saplab.defenses.dressing import dresses, view
 from saplab.defenses.keyed import Axis, Kind, Pattern, Randomness, Shape
 from saplab.defenses.sites import announce_modules
-from saplab.defenses.stage import PASSES, ROWS, Stage, Trial, mostly_same, same, tail
+from saplab.defenses.stage import LARGE, PASSES, ROWS, Stage, Trial, mostly_same, same, stacked, tail
 from saplab.defenses.unseen import Unseen, handwritten, unseen_notes
 from saplab.models.identity import held
 from saplab.rng.threads import torch_threads
 
-LARGE: Final = 512  # images at most of the batch in which it is looked whether a network is the same there
 _MANY: Final = 10
 _SUM: Final = 1e-3  # how far probabilities may be from adding up to 1
 
@@ -113,8 +112,10 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
             first = stage.whole(0)
         again, before = stage.whole(0), held(model)
         keyed = same(first.outputs, again.outputs, 0.0)
-        if keyed and _says_still(model) and not same(first.outputs, stage.whole(1).outputs, 0.0):
+        if keyed and _says_still(model) and _moves(stage, first):
             raise ValueError(_DRAWS)
+        if first.shapes or first.moved or _says_random(model):
+            stage = replace(stage, images=_stack(images, stage.threads))
         if keyed and (followed := stage.by_gradient()) is not None:
             if followed.shapes != first.shapes:
                 raise ValueError(_BY_GRADIENT)
@@ -126,8 +127,9 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
         else:
             alone, randomness = _with_draws(stage, keyed, first.moved if reseeds else frozenset())
         written = _changed(before, held(model))
+        outputs = _more_of(stage, first)
     own = randomness and replace(randomness, written=written)
-    return Observed(own, alone, _are_probabilities(first.outputs), model.training, written)
+    return Observed(own, alone, _are_probabilities(outputs), model.training, written)
 
 
 def _without_draws(stage: Stage, first: Trial) -> tuple[bool, Randomness | None]:
@@ -170,8 +172,30 @@ def unseen(model: nn.Module, images: Tensor) -> tuple[str, ...]:
 
 def _says_still(model: nn.Module) -> bool:
     """Return whether a network is defended, and none of its defences says that it is random."""
-    parts = list(dresses(model))
-    return bool(parts) and not any(part._saplab_random for part in parts)
+    return any(True for _ in dresses(model)) and not _says_random(model)
+
+
+def _says_random(model: nn.Module) -> bool:
+    return any(part._saplab_random for part in dresses(model))
+
+
+def _moves(stage: Stage, first: Trial) -> bool:
+    """Return whether some of the next passes differs from the first."""
+    return any(not same(first.outputs, stage.whole(k).outputs, 0.0) for k in range(1, _MANY))
+
+
+def _stack(images: Tensor, threads: int) -> Tensor:
+    """Return images as often as an attack stacks them for its passes, whose batches are larger than theirs."""
+    wanted = stacked(images.device, threads)
+    return torch.cat([images] * -(-wanted // len(images)))[:wanted] if len(images) < wanted else images
+
+
+def _more_of(stage: Stage, first: Trial) -> tuple[Tensor, ...]:
+    """Return outputs by which probabilities are known: votes may be unanimous on three rows, and not on many."""
+    if not all(bool(((t == 0) | (t == 1)).all()) for t in first.outputs):
+        return first.outputs
+    large = stage.large()
+    return first.outputs if large is None else large.outputs
 
 
 def _rows(images: Tensor) -> Tensor:

@@ -18,9 +18,16 @@ from saplab.defenses.keyed import NO_PATTERN, UNSEEN, KeyedDraws, Numbers, Patte
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.rng.threads import torch_threads
 
+LARGE: Final = 512  # images at most of a batch that is rehearsed, and of one that attacks run at once
+_A_THREAD: Final = 128  # images of a forward and backward pass for each thread of a CPU
 ROWS: Final = 3
 PASSES: Final = 3
 _SAME: Final = 1e-3  # of the outputs' size: what rounding may move in another batch size
+
+
+def stacked(device: torch.device, threads: int | None = None) -> int:
+    """Return how many images at most an attack runs at once, where it stacks several passes of few images."""
+    return min(LARGE, _A_THREAD * (threads or torch.get_num_threads())) if device.type == "cpu" else LARGE
 
 
 @dataclass(frozen=True)

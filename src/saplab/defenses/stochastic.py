@@ -15,8 +15,9 @@ from saplab.defenses.drawing import Drawing, drawing
 from saplab.defenses.dressing import Dress, dressed, dresses, undress, view
 from saplab.defenses.host import Generators
 from saplab.defenses.keyed import KeyedDraws, Randomness
-from saplab.defenses.rehearsal import LARGE, Observed, observe
+from saplab.defenses.rehearsal import Observed, observe
 from saplab.defenses.sites import is_announcement
+from saplab.defenses.stage import LARGE
 from saplab.models.identity import is_part, values
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.system.source import contents_text

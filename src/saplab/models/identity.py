@@ -10,7 +10,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from saplab.system.digest import tensors_digest
-from saplab.system.source import contents_text, globals_of, is_users, source_digest
+from saplab.system.source import contents_text, data_of, is_users, source_digest
 
 SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
 TAKEN: Final = "saplab_weights"  # likewise: where in a file its weights were found, where that is not at the top
@@ -78,8 +78,10 @@ def values(model: nn.Module) -> Iterator[tuple[str, Any]]:
             elif key not in _HOOKS and key not in _OTHERS and _counts(module, key):
                 yield from _parts(_joined(name, key), value)
     for kind in kinds:
-        for name, value in globals_of(kind):
-            yield from _parts(f"global {name}", value)
+        if is_users(kind):
+            yield f"code of {kind.__qualname__}", source_digest(kind)
+        for name, value in data_of(kind):
+            yield from _parts(f"read by {kind.__qualname__}: {name}", value)
 
 
 def is_part(name: str, of: Collection[str]) -> bool:

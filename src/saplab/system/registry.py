@@ -23,7 +23,7 @@ from saplab.system.settings import (
     text_of,
     unusual_settings,
 )
-from saplab.system.source import callable_digest, source_digest
+from saplab.system.source import callable_digest, class_digest
 from saplab.system.words import meant
 
 T = TypeVar("T")
@@ -175,7 +175,7 @@ class Registry(Generic[T]):
         """Return the object that `encode` described; ValueError for other settings or a class that has changed."""
         settings = dict(values)
         kind = self.find(str(settings.pop("class", "")))
-        if settings.pop(_SOURCE, "") != source_digest(kind):
+        if settings.pop(_SOURCE, "") != class_digest(kind):
             raise ValueError(f"the source of `{self.kind}` {self.name_of(kind)} has changed since this was stored")
         stored = {name: settings.pop(name) for name in list(settings) if name.endswith(_FUNCTION)}
         found = self.make(kind, settings)
@@ -189,7 +189,7 @@ class Registry(Generic[T]):
 
 def _sources(value: Any) -> dict[str, str]:
     """Return what the source of an object's class, and of functions among its settings, hashes to."""
-    found = {_SOURCE: source_digest(type(value))}
+    found = {_SOURCE: class_digest(type(value))}
     for setting in settings_of(type(value)):
         if is_function(own := setting.of_owner(value)):
             found[f"{setting.name}{_FUNCTION}"] = callable_digest(own)

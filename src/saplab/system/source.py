@@ -1,6 +1,7 @@
 """What a class or a function is made of, as a hash: by it a change of what a user wrote is noticed."""
 
 import ast
+import dis
 import hashlib
 import inspect
 import sys
@@ -9,7 +10,7 @@ from contextlib import suppress
 from functools import cache, partial
 from importlib.util import resolve_name
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from saplab.system.contents import Contents
 _KNOWN: Final = {"saplab", *sys.stdlib_module_names} - {"__main__"}
 _PLAIN: Final = str | int | float | tuple | None  # values whose text tells them
 _NUMBERS: Final = (bool, int, float, complex, Tensor, np.ndarray, np.generic)
+_FIXED: Final = (bool, int, float, complex, str, bytes, tuple, frozenset, np.generic)
 _DATA: Final = (*_NUMBERS, str, bytes, tuple, list, dict, set, frozenset, SimpleNamespace)
 
 
@@ -27,60 +29,99 @@ def source_digest(cls: Any) -> str:
     """Return a hash of the source of a class and its bases, but for those of saplab and of Python; "" if none is left.
 
     It is that of their modules, of the user's modules that these import, and of what was compiled, so that a class
-    written at a prompt counts as well. Values that a module is given while it runs do not count; see `globals_of`.
+    written at a prompt counts as well, and one whose method was replaced. Values that a module or a class is given
+    while it runs do not count; see `data_of`.
     """
-    return _digest(cls)
+    own = tuple(base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _KNOWN)
+    return _digest(own, tuple(member for base in own for member in vars(base).values() if _function(member)))
 
 
 @cache
-def _digest(cls: Any) -> str:
-    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _KNOWN]
+def _digest(own: tuple[type, ...], methods: tuple[Any, ...]) -> str:
+    """Return the hash for classes, whose methods are these: others after one was replaced."""
     return hashlib.sha256("\0".join(map(_source, own)).encode()).hexdigest()[:16] if own else ""
 
 
-def globals_of(cls: type) -> Iterator[tuple[str, Any]]:
-    """Yield the values of its module that a user's class reads as it runs, as ``module.name`` and value.
+def class_digest(cls: type) -> str:
+    """Return a hash of what a class does: its source, and constants that its code reads besides; "" of saplab's own."""
+    source = source_digest(cls)
+    read = [f"{name} {contents_text(value)}" for name, value in _constants_of(cls)]
+    return hashlib.sha256("\n".join([source, *read]).encode()).hexdigest()[:16] if read else source
 
-    These are numbers, texts, containers, tensors, arrays and objects of the user's, as they are now, that methods name,
-    and functions and classes of the user's that these name; what `__init__` names is in attributes.
+
+def data_of(code: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the values besides its own that a user's class or function reads as it runs, as name and value.
+
+    These are attributes of the class and of its bases, and globals that its methods name, or functions and classes of
+    the user's that these name: numbers, texts, containers, tensors, arrays and objects of the user's, as they are now.
+    What `__init__` names is in attributes of the object.
     """
-    for module, name in _globals_named(cls):
+    for base in code.__mro__ if isinstance(code, type) else ():
+        for name, value in list(vars(base).items()) if is_users(base) else ():
+            if name[:2] != "__" and _is_data(value):
+                yield f"{base.__module__}.{base.__qualname__}.{name}", value
+    for module, name in _globals_named(code):
         value = vars(module).get(name)
         if _is_data(value):
             yield f"{module.__name__}.{name}", value
 
 
+def _constants_of(code: Any) -> Iterator[tuple[str, Any]]:
+    """Yield of `data_of` what cannot change by itself: no container that is written into, no global that is assigned.
+
+    A counter must not make a class another one, where nobody looks which values passes write.
+    """
+    assigned = {f"{module.__name__}.{name}" for module, name in _globals_named(code, written=True)}
+    for name, value in data_of(code):
+        if isinstance(value, _FIXED) and name not in assigned:
+            yield name, value
+
+
 @cache
-def _globals_named(cls: type) -> tuple[tuple[ModuleType, str], ...]:
-    """Return the module and name of each global that is reached from a class's methods, in order."""
-    found: dict[tuple[ModuleType, str], None] = {}
+def _globals_named(code: Any, written: bool = False) -> tuple[tuple[ModuleType, str], ...]:
+    """Return the module and name of each global that is reached from a class's methods or a function, in order.
+
+    With `written`, only of those that their code assigns to.
+    """
+    found: dict[tuple[ModuleType, str], bool] = {}
     done: set[int] = set()
-    ahead: list[Any] = [cls]
+    ahead: list[Any] = [code]
     while ahead:
         here = ahead.pop()
-        if id(here) in done or not _is_users(inspect.getmodule(here)):
+        if id(here) in done or not _is_users(sys.modules.get(getattr(here, "__module__", None) or "")):
             continue
         done.add(id(here))
         if isinstance(here, type):
             ahead += [*here.__bases__, *(vars(here)[name] for name in vars(here) if name[:2] != "__")]
         elif (function := _function(here)) is not None:
+            assigned = _assigned(function.__code__)
             for module, name in _reads(function):
-                found[module, name] = None
+                found[module, name] = found.get((module, name), False) or name in assigned
                 ahead.append(vars(module)[name])
-    return tuple(sorted(found, key=lambda one: (one[0].__name__, one[1])))
+    chosen = (one for one, is_assigned in found.items() if is_assigned or not written)
+    return tuple(sorted(chosen, key=lambda one: (one[0].__name__, one[1])))
+
+
+def _assigned(code: CodeType) -> set[str]:
+    """Return the globals that a function's code assigns to."""
+    inner = (name for constant in code.co_consts if isinstance(constant, CodeType) for name in _assigned(constant))
+    return {one.argval for one in dis.get_instructions(code) if one.opname == "STORE_GLOBAL"} | set(inner)
 
 
 def _function(member: Any) -> FunctionType | None:
-    member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+    member = member.fget if isinstance(member, property) else member
+    member = member.__func__ if isinstance(member, staticmethod | classmethod | MethodType) else member
     return member if isinstance(member, FunctionType) else None
 
 
 def _reads(function: FunctionType) -> Iterator[tuple[ModuleType, str]]:
     """Yield the globals that a function's code names, in its own module and as attributes of the user's modules."""
-    own, names = inspect.getmodule(function), _names(function.__code__)
-    modules = [own, *(v for name in names if _is_users(v := function.__globals__.get(name)))]
-    for module in modules:
-        yield from ((module, name) for name in names if module is not None and name in vars(module))
+    names, own = _names(function.__code__), sys.modules.get(function.__module__)
+    modules: list[ModuleType] = [] if own is None else [own]
+    for module in modules:  # which grows: pk.cfg.STD names a module of a module
+        inner = (vars(module).get(name) for name in names)
+        modules += [one for one in inner if isinstance(one, ModuleType) and _is_users(one) and one not in modules]
+        yield from ((module, name) for name in names if name in vars(module))
 
 
 def _names(code: CodeType) -> list[str]:
@@ -120,7 +161,8 @@ def _called(called: Any, contents: Contents) -> str:
     if inspect.isfunction(called):
         own = called.__module__.partition(".")[0] not in _KNOWN
         captured = [_captured(cell, contents) for cell in called.__closure__ or ()]
-        values = [contents.text(called.__defaults__), contents.text(called.__kwdefaults__)]
+        read = [f"{name} {contents.text(value)}" for name, value in _constants_of(called)]
+        values = [contents.text(called.__defaults__), contents.text(called.__kwdefaults__), *read]
         return "\n".join([called.__qualname__, _text(called) if own else "", _member(called), *captured, *values])
     if bound is not None and not inspect.ismodule(bound):
         return f"{called.__qualname__} {contents.text(bound)}"
