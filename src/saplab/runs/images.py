@@ -30,7 +30,7 @@ from saplab.system.precision import computing_in
 
 _CLEAN_BYTES: Final = 1 << 28  # of predictions of untouched images that are kept
 
-_FEW: Final = 4  # images by which it is noticed that a network has changed
+_FEW: Final = 3  # images by which it is noticed that a network has changed
 _CHANGED: Final = (
     "the network has changed while it was evaluated: for the same images and draws it returns something else than at"
     " first; look for what it counts, schedules or keeps from call to call"
