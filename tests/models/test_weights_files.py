@@ -232,7 +232,7 @@ def test_a_checksum_that_cannot_be_read_is_no_missing_one(beside: bytes, message
 def test_a_checksum_that_is_a_folder_is_said(tmp_path: Path) -> None:
     torch.save(S, tmp_path / "net.pt")
     (tmp_path / "net.json").mkdir()
-    with pytest.raises(ValueError, match=r"net\.json may hold the checksum .* cannot be read: Is a directory"):
+    with pytest.raises(ValueError, match=r"net\.json may hold the checksum .* cannot be read: it is no file"):
         read_states(tmp_path / "net.pt")
 
 

@@ -257,8 +257,8 @@ FAULTS = [
     Fault(
         "an expected answer counts each network alike",
         "defenses/mixture.py",
-        "share * _one_hot(logits(net, images))",
-        "_one_hot(logits(net, images)).double() / len(self.nets)",
+        "share * _one_hot(of_classes(logits(net, images)))",
+        "_one_hot(of_classes(logits(net, images))).double() / len(self.nets)",
         "defenses/test_mixture.py::test_expected_answers_by_hand",
     ),
     Fault(

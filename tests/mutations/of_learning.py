@@ -208,8 +208,8 @@ FAULTS = [
     Fault(
         "an agent's passes are not averaged",
         "rl/player.py",
-        "return total / rounds",
-        "return total",
+        "return of_classes(total) / rounds",
+        "return of_classes(total)",
         "cli/test_play.py::test_a_player_acts_on_the_mean_of_the_values_over_passes",
     ),
     Fault(

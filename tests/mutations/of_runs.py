@@ -353,7 +353,7 @@ FAULTS = [
     Fault(
         "attributes do not decide a network",
         "models/identity.py",
-        '    parts += [f"{name} {text}" for name, text in sorted(held) if name not in left_out]\n',
+        '    parts += [f"{name} {text}" for name, text in sorted(held) if not is_part(name, left_out)]\n',
         "",
         "models/test_identity.py evaluation/test_evaluate.py::test_a_plain_attribute_of_a_network_is_in_the_key",
     ),

@@ -253,7 +253,7 @@ class Tires(nn.Module):
 @pytest.mark.parametrize("workers", [None, 2])
 def test_a_network_that_changes_after_many_calls_is_refused(workers):
     pixels = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    asked = {"attacks": "fgsm", "eps": 0.1, "passes": 5, "samples": 2, "progress": False, "workers": workers}
+    asked = {"attacks": "pgd:steps=150", "eps": 0.1, "passes": 5, "samples": 2, "progress": False, "workers": workers}
     with pytest.raises(EvaluationError, match="has changed while it was evaluated"):
-        saplab.evaluate(Tires(32).eval(), pixels, torch.zeros(6).long(), **asked)
+        saplab.evaluate(Tires(150).eval(), pixels, torch.zeros(6).long(), **asked)
     saplab.evaluate(Tires(10**6).eval(), pixels, torch.zeros(6).long(), **asked)
