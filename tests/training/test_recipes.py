@@ -150,7 +150,7 @@ def test_the_source_of_a_users_defence_decides_the_weights(monkeypatch: pytest.M
     recipe = replace(TINY, defenses=(Scaled(0.5),))
     (before,) = json.loads(json.dumps(recipe.described()))["defenses"]
     assert (before["class"], before["factor"]) == (f"{__name__}:Scaled", 0.5)
-    monkeypatch.setattr("saplab.system.registry.source_digest", lambda kind: "another")
+    monkeypatch.setattr("saplab.system.registry.class_digest", lambda kind: "another")
     (after,) = recipe.described()["defenses"]
     assert [name for name in before if after[name] != before[name]] == ["class source"]
 
