@@ -1,9 +1,11 @@
 """What makes a network another one: every setting, wherever it is kept; not what a pass leaves behind."""
 
+import gc
 import os
 import random
 import subprocess
 import sys
+import weakref
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,6 +22,7 @@ import saplab
 from saplab.models.identity import network_digest
 from saplab.models.initialise import initialise
 from saplab.runs.networks import rehearsed
+from saplab.system.source import contents_text
 
 IMAGES = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
 
@@ -411,3 +414,21 @@ def test_constants_that_a_defence_or_a_loss_reads_count(monkeypatch: pytest.Monk
     monkeypatch.undo()
     monkeypatch.setattr(Shifts, "scale", 2.0)
     assert keys()[0] != defence
+
+
+def test_what_a_replaced_method_reads_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Calls().eval()
+    rehearsed(net, IMAGES)
+    monkeypatch.setattr(Calls, "forward", lambda self, x: shaken(self.linear(x.flatten(1))))
+    first = rehearsed(net, IMAGES)[0]
+    monkeypatch.setitem(globals(), "SIGMA", 3.0)
+    assert rehearsed(net, IMAGES)[0] != first
+
+
+def test_functions_that_were_looked_at_are_not_kept_alive() -> None:
+    held = scaled(torch.ones(2))
+    contents_text(held)
+    seen = weakref.ref(held)
+    del held
+    gc.collect()
+    assert seen() is None

@@ -43,7 +43,8 @@ class JPEG(Defense):
     Rounding has no gradient. By every rule the backward pass takes the same compression with a smooth rounding in the
     place of the hard one, u -> r + 4 (u - r)^3 for the nearest whole number r, steep halfway between two of them and
     flat at each (Shin & Song 2017 have r + (u - r)^3). Straight through the whole (BPDA, Athalye et al. 2018) sees
-    frequencies that the steps cut off: 54 % are left where this leaves 12.5 % (docs/input-defenses.md).
+    frequencies that the steps cut off: the battery ``standard`` leaves 54 % by it, 15 % by this
+    (docs/input-defenses.md).
 
     Attributes:
         low, high: qualities, 1 to 100.

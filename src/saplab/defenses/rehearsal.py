@@ -96,7 +96,8 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
     """Run a network on `images` (N, ...) with keyed draws, mostly on three of them, and see what it does.
 
     Three rows tell what its draws are, by two batch sizes; a pass or two over all images, `LARGE` at most, tell whether
-    it is the same in a batch of that size. Buffers and generators are left as they were.
+    it is the same in a batch of that size: of a random network, in one as large as attacks stack its passes. Buffers
+    and generators are left as they were.
 
     Raises:
         ValueError: the network cannot take the images, a defence draws from a generator of its own or though it says
@@ -172,7 +173,7 @@ def unseen(model: nn.Module, images: Tensor) -> tuple[str, ...]:
 
 def _says_still(model: nn.Module) -> bool:
     """Return whether a network is defended, and none of its defences says that it is random."""
-    return any(True for _ in dresses(model)) and not _says_random(model)
+    return next(dresses(model), None) is not None and not _says_random(model)
 
 
 def _says_random(model: nn.Module) -> bool:

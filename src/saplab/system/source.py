@@ -12,6 +12,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +23,8 @@ _KNOWN: Final = {"saplab", *sys.stdlib_module_names} - {"__main__"}
 _PLAIN: Final = str | int | float | tuple | None  # values whose text tells them
 _NUMBERS: Final = (bool, int, float, complex, Tensor, np.ndarray, np.generic)
 _FIXED: Final = (bool, int, float, complex, str, bytes, tuple, frozenset, np.generic)
+_Globals = tuple[tuple[ModuleType, str, bool], ...]
+_known: Final[WeakKeyDictionary[Any, tuple[tuple[Any, ...], _Globals]]] = WeakKeyDictionary()
 _DATA: Final = (*_NUMBERS, str, bytes, tuple, list, dict, set, frozenset, SimpleNamespace)
 
 
@@ -32,14 +35,23 @@ def source_digest(cls: Any) -> str:
     written at a prompt counts as well, and one whose method was replaced. Values that a module or a class is given
     while it runs do not count; see `data_of`.
     """
-    own = tuple(base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _KNOWN)
-    return _digest(own, tuple(member for base in own for member in vars(base).values() if _function(member)))
+    return _digest(tuple(base for base in cls.__mro__ if _is_own(base)), _methods(cls))
 
 
 @cache
 def _digest(own: tuple[type, ...], methods: tuple[Any, ...]) -> str:
     """Return the hash for classes, whose methods are these: others after one was replaced."""
     return hashlib.sha256("\0".join(map(_source, own)).encode()).hexdigest()[:16] if own else ""
+
+
+def _is_own(base: type) -> bool:
+    return base.__module__.partition(".")[0] not in _KNOWN
+
+
+def _methods(code: Any) -> tuple[Any, ...]:
+    """Return the methods of a class and its bases, as they are now; none of a function."""
+    own = filter(_is_own, code.__mro__) if isinstance(code, type) else ()
+    return tuple(member for base in own for member in vars(base).values() if _function(member))
 
 
 def class_digest(cls: type) -> str:
@@ -60,7 +72,7 @@ def data_of(code: Any) -> Iterator[tuple[str, Any]]:
         for name, value in list(vars(base).items()) if is_users(base) else ():
             if name[:2] != "__" and _is_data(value):
                 yield f"{base.__module__}.{base.__qualname__}.{name}", value
-    for module, name in _globals_named(code):
+    for module, name, _ in _globals_named(code):
         value = vars(module).get(name)
         if _is_data(value):
             yield f"{module.__name__}.{name}", value
@@ -71,17 +83,24 @@ def _constants_of(code: Any) -> Iterator[tuple[str, Any]]:
 
     A counter must not make a class another one, where nobody looks which values passes write.
     """
-    assigned = {f"{module.__name__}.{name}" for module, name in _globals_named(code, written=True)}
+    assigned = {f"{module.__name__}.{name}" for module, name, is_assigned in _globals_named(code) if is_assigned}
     for name, value in data_of(code):
         if isinstance(value, _FIXED) and name not in assigned:
             yield name, value
 
 
-@cache
-def _globals_named(code: Any, written: bool = False) -> tuple[tuple[ModuleType, str], ...]:
-    """Return the module and name of each global that is reached from a class's methods or a function, in order.
+def _globals_named(code: Any) -> _Globals:
+    """Return what `_followed` finds, looked for once as long as the function lives, or the class has these methods."""
+    methods, known = _methods(code), _known.get(code)
+    if known is None or known[0] != methods:
+        known = _known[code] = methods, _followed(code)
+    return known[1]
 
-    With `written`, only of those that their code assigns to.
+
+def _followed(code: Any) -> _Globals:
+    """Return the globals that are reached from a class's methods or a function, in order.
+
+    Each as its module, its name, and whether the code assigns to it.
     """
     found: dict[tuple[ModuleType, str], bool] = {}
     done: set[int] = set()
@@ -98,8 +117,8 @@ def _globals_named(code: Any, written: bool = False) -> tuple[tuple[ModuleType, 
             for module, name in _reads(function):
                 found[module, name] = found.get((module, name), False) or name in assigned
                 ahead.append(vars(module)[name])
-    chosen = (one for one, is_assigned in found.items() if is_assigned or not written)
-    return tuple(sorted(chosen, key=lambda one: (one[0].__name__, one[1])))
+    reached = ((module, name, is_assigned) for (module, name), is_assigned in found.items())
+    return tuple(sorted(reached, key=lambda one: (one[0].__name__, one[1])))
 
 
 def _assigned(code: CodeType) -> set[str]:
