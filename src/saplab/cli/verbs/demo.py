@@ -8,6 +8,9 @@ from saplab.cli.console import Console
 from saplab.cli.options import option
 
 _BATCH: Final = 100  # images that are computed, and saved, together
+_MORE: Final = (
+    "What checks lack is run by saplab evaluate --defense sap:100 --baseline, with the options that they name."
+)
 
 
 def demo(
@@ -55,6 +58,8 @@ def demo(
              "The same SAP-100; the adversary's gradient passes the pruning as if it were not there (BPDA)."),
     )  # fmt: skip
     title = "What SAP does for a CIFAR-10 network under attack"
-    request = Request(title, curves, command_line(), data.classes)
+    request = Request(title, curves, command_line(), data.classes, (_MORE,))
     inputs = Images({(sap.model, sap.digest): model}, data)
-    compute_and_report(Job(request, inputs), out, Console(as_json))
+    console = Console(as_json)
+    compute_and_report(Job(request, inputs), out, console)
+    console.say(_MORE)
