@@ -134,7 +134,7 @@ def test_zoo_refuses() -> None:
         (("--check", "--train"), "`check` and `train` exclude each other"),
         (("--only", "vgg"), "`only` must be one of .*preact-resnet20-dense.*, got 'vgg'"),
         (("--train", "--only", "vgg"), "`only` must be one of .*resnet20-dense.* for preset 'small', got 'vgg'"),
-        (("--train", "--precision", "half"), "`precision` must be one of float32, bfloat16, got 'half'"),
+        (("--train", "--precision", "half"), "`precision` must be one of auto, float32, bfloat16, got 'half'"),
         (("--train", "--data", "sample"), "`data` must be 'cifar10:DIR', got 'sample'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -182,7 +182,7 @@ def test_a_choice_has_its_own_folder_and_command() -> None:
 def test_a_precision_takes_the_place_of_the_presets() -> None:
     assert Choice("dense", "paper").resolve().precision == "float32"
     assert Choice("dense", "paper", precision="bfloat16").resolve().precision == "bfloat16"
-    with pytest.raises(ValueError, match="`precision` must be one of float32, bfloat16, got 'half'"):
+    with pytest.raises(ValueError, match="`precision` must be one of auto, float32, bfloat16, got 'half'"):
         Choice("dense", "paper", precision="half").resolve()
 
 

@@ -107,6 +107,17 @@ def without_times(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second", "busy")} for row in rows]
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_preset_computes_in_what_the_processor_has(
+    native: bool, data: Records, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where bfloat16 is in hardware is a run by ``auto`` the one in bfloat16."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    save_model(train(replace(TINY, precision="auto"), data, part(data, 50), tmp_path, seed=4, threads=1)[0], tmp_path)
+    ours, theirs = ((out / "model.safetensors").read_bytes() for out in (tmp_path, unbroken))
+    assert (ours == theirs) == native
+
+
 def test_a_finished_run_is_read_not_repeated(data: Records, unbroken: Path) -> None:
     class Never(Progress):
         def on_step(self, step: int, numbers: Mapping[str, float]) -> None:

@@ -8,13 +8,13 @@ the parts work together.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from saplab.system.counts import check_count
-from saplab.system.precision import Precision
+from saplab.system.precision import PrecisionChoice
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class AgentRecipe:
     epsilon_end: float = 0.1
     epsilon_steps: int = 1_000_000
     clip: float | None = None
-    precision: Precision | Literal["auto"] = "float32"
+    precision: PrecisionChoice = "float32"
     record_every: int = 50_000
     score_every: int = 1_000_000
     score_episodes: int = 10

@@ -8,9 +8,11 @@ import torch
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+PrecisionChoice = Precision | Literal["auto"]
+PRECISION_CHOICES: Final[tuple[PrecisionChoice, ...]] = ("auto", *PRECISIONS)
 
 
-def resolve_precision(precision: Precision | Literal["auto"], device: str | torch.device) -> Precision:
+def resolve_precision(precision: PrecisionChoice, device: str | torch.device) -> Precision:
     """Return the precision itself, or for ``auto`` bfloat16 if the device has instructions for it, else float32.
 
     These are CPUs with AVX-512's bfloat16 and GPUs with native bfloat16; others convert it in software, which is slower

@@ -6,7 +6,7 @@ from typing import Any
 
 from saplab.defenses import Dropout, parse_defenses
 from saplab.models.zoo import ARCHITECTURES
-from saplab.system.precision import PRECISIONS
+from saplab.system.precision import PRECISION_CHOICES
 from saplab.system.words import did_you_mean
 from saplab.training.objectives import Noisy
 from saplab.training.recipes import Recipe, find_recipe
@@ -57,8 +57,8 @@ class Choice:
             raise ValueError(f"`rate` belongs to the recipe 'dropout', got it for {self.recipe!r}")
         if self.std is not None and self.recipe != "gaussian":
             raise ValueError(f"`std` belongs to the recipe 'gaussian', got it for {self.recipe!r}")
-        if self.precision not in (None, *PRECISIONS):
-            raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.precision not in (None, *PRECISION_CHOICES):
+            raise ValueError(f"`precision` must be one of {', '.join(PRECISION_CHOICES)}, got {self.precision!r}")
         own = recipe.defenses if self.rate is None else (Dropout(self.rate),)
         changes: dict[str, Any] = {
             "network": self.network,

@@ -56,6 +56,7 @@ def train(
     stay as they are.
     """
     place, progress = place or Place(), progress or Progress()
+    recipe = recipe.on(place.device)
     used = _checked_data(recipe, data, test, seed, place)
     request = describe(recipe, used, test, seed) | ({"world": place.world} if place.world > 1 else {})
     folder = RunFolder(out, request, EpochRecord, writes=place.is_first)

@@ -12,11 +12,13 @@ seconds and only shows that the parts work together. Sources:
 """
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Self
+
+import torch
 
 from saplab.defenses import Defense, Dropout
 from saplab.system.counts import check_count
-from saplab.system.precision import Precision
+from saplab.system.precision import PrecisionChoice, resolve_precision
 from saplab.system.words import did_you_mean
 from saplab.training.objectives import (
     Aligned,
@@ -42,7 +44,8 @@ class Recipe:
         momentum, nesterov, weight_decay: of stochastic gradient descent; the decay acts on every parameter.
         pad: pixels of zero padding on each side, before a random crop to the image's own size.
         flip: mirror every second image, on average.
-        precision: of the network's arithmetic; the weights themselves are always float32.
+        precision: of the network's arithmetic; the weights themselves are always float32. ``auto`` is bfloat16 where
+            the device has instructions for it, float32 elsewhere.
         images: use only the first N training images; None for all.
         defenses: on during training, with fresh draws in every pass.
         held_out: number of training images, chosen at random by a fixed rule, that are not trained on; the accuracy on
@@ -61,7 +64,7 @@ class Recipe:
     network: str = "preact-resnet20"
     pad: int = 4
     flip: bool = True
-    precision: Precision = "float32"
+    precision: PrecisionChoice = "float32"
     images: int | None = None
     objective: Objective = field(default_factory=CrossEntropy)
     defenses: tuple[Defense, ...] = ()
@@ -78,6 +81,10 @@ class Recipe:
             raise ValueError(f"`held_out` must be >= 0, got {self.held_out}")
         if self.check is not None and not self.held_out:
             raise ValueError("`held_out` must be >= 1 for a check, got 0")
+
+    def on(self, device: str | torch.device) -> Self:
+        """Return the recipe with the precision that it has on a device."""
+        return replace(self, precision=resolve_precision(self.precision, device))
 
     def described(self) -> dict[str, Any]:
         """Return the recipe in JSON's own types.
@@ -158,7 +165,7 @@ _WCA = Recipe(  # 600 epochs by Adam there; the noise grows until rates of 0.2 d
 def _small(recipe: Recipe, epochs: int, **changes: Any) -> Recipe:
     """Shorten a recipe for two cores: batch, schedule, precision and decay as in dense's, unless told otherwise."""
     own: dict[str, Any] = {"nesterov": True, "weight_decay": 5e-4, "batch": 256, "schedule": WarmupLinear(0.2, 5)}
-    return replace(recipe, preset="small", epochs=epochs, precision="bfloat16", **(own | changes))
+    return replace(recipe, preset="small", epochs=epochs, precision="auto", **(own | changes))
 
 
 _ROBUST: dict[str, Any] = {"batch": 128, "weight_decay": 2e-4}  # a network this small underfits adversarial images

@@ -12,7 +12,7 @@ from saplab.defenses import Defense, defend
 from saplab.defenses.drawing import drawing
 from saplab.rng.numbers import normals, uniforms
 from saplab.rng.streams import derived_key, pass_streams, stream_key
-from saplab.system.precision import Precision, computing_in
+from saplab.system.precision import computing_in
 from saplab.training.draws import seeded
 from saplab.training.place import Place
 
@@ -26,9 +26,7 @@ class Networks:
     The seed decides all draws: those of the defences, of the network itself, and the adversary's random starts.
     """
 
-    def __init__(
-        self, model: nn.Module, defenses: Sequence[Defense], precision: Precision, seed: int, place: Place
-    ) -> None:
+    def __init__(self, model: nn.Module, defenses: Sequence[Defense], precision: str, seed: int, place: Place) -> None:
         self.model, self.defenses, self.precision, self.place = model, defenses, precision, place
         self.key = stream_key(seed, "training")
         self.defended = self._defended(model)

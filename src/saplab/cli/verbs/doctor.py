@@ -58,10 +58,15 @@ def _processor() -> Mapping[str, Any]:
     from llvmlite import binding
 
     from saplab.system.machine import processor
+    from saplab.system.precision import resolve_precision
 
     features = binding.get_host_cpu_features()
     sets = [name for name in _INSTRUCTION_SETS if features.get(name)]
-    return {"name": processor(), "target": binding.get_host_cpu_name(), "instruction sets": sets}
+    native = resolve_precision("auto", "cpu") == "bfloat16"
+    bfloat16 = "in hardware: small presets train in it" if native else "emulated: small presets train in float32"
+    return {
+        "name": processor(), "target": binding.get_host_cpu_name(), "instruction sets": sets, "bfloat16": bfloat16,
+    }  # fmt: skip
 
 
 def _threads() -> Mapping[str, Any]:

@@ -72,7 +72,9 @@ def train(
     ] = "",
     epochs: Annotated[int | None, option(options.TRAINING, "Instead of the preset's.")] = None,
     batch: Annotated[int | None, option(options.TRAINING, "Images in a step, instead of the preset's.")] = None,
-    precision: Annotated[str | None, option(options.MACHINE, "float32 or bfloat16, instead of the preset's.")] = None,
+    precision: Annotated[
+        str | None, option(options.MACHINE, "auto, float32 or bfloat16, instead of the preset's.")
+    ] = None,
     threads: options.Threads = None,
     device: Annotated[str, option(options.MACHINE, "auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
     compiled: Annotated[bool, option(options.MACHINE, "Run the network through torch.compile.", "--compile")] = False,
@@ -131,7 +133,7 @@ def run(job: Job, place: "Place") -> "tuple[nn.Module, FinishedRun]":
     from saplab.learning.progress import Progress, TensorBoard
     from saplab.training.loop import train as train_network
 
-    recipe = job.choice.resolve()
+    recipe = job.choice.resolve().on(place.device)
     try:
         with watch("train", partial(_line, recipe.epochs), lambda r: f"epoch {r.epoch} of {recipe.epochs}") as progress:
             told = progress if place.is_first else Progress()
