@@ -17,6 +17,12 @@ replace = msgspec.structs.replace
 ELSEWHERE = replace(MACHINE, processor="Intel Xeon")
 
 
+def test_nothing_is_certified_beyond_the_largest_radius_that_passes_can_tell() -> None:
+    proven = make_card(certified=40.0).certified
+    assert proven is not None
+    assert [proven.at(radius).percent for radius in (0.0, 0.1, 0.25, 0.26)] == [40.0, 40.0, 40.0, 0.0]
+
+
 def test_a_card_comes_back_from_its_file(card: Card) -> None:
     for one in (card, make_card(claim=Claim("So.", "there", robust=50.0), certified=40.0)):
         assert Card.from_json(one.to_json()) == one

@@ -129,8 +129,7 @@ def claimed_points(cards: Iterable[Card]) -> list[dict[str, Any]]:
             continue
         where = {"entry": card.name, "ball": ball(claim.norm, claim.eps), "claimed": claim.robust}
         if claim.certified:
-            proven = {at.radius: at.accuracy for at in card.certified.accuracy} if card.certified else {}
-            found, kind = proven.get(claim.eps), "certified here"
+            found, kind = card.certified.at(claim.eps) if card.certified else None, "certified here"
         else:
             left = card.left(claim.norm, claim.eps)
             found, kind = left.worst if left else None, "left by the protocol's attacks"
@@ -159,13 +158,12 @@ def _record(card: Card) -> dict[str, Any]:
     """Return what a row of the page's table shows."""
     norm, eps = PROTOCOL.headline
     smaller = [card.left(norm, e) for e in PROTOCOL.threats[0].eps[:-1]]
-    proof = card.certified
-    at = next((at.accuracy for at in reversed(proof.accuracy) if at.radius <= _CERTIFIED_AT), None) if proof else None
+    proven = card.certified.at(_CERTIFIED_AT) if card.certified else None
     headline = card.threat(norm)
     calibrated = next((row for row in headline.calibration if row.eps == eps), None) if headline else None
     return {
-        "card": card, "left": card.left(norm, eps), "smaller": smaller, "l2": card.left(*PROTOCOL.second), "proof": at,
-        "masked": masked_text(card), "calibrated": calibrated, "time": time_text(card.cost.processor_seconds),
+        "card": card, "left": card.left(norm, eps), "smaller": smaller, "l2": card.left(*PROTOCOL.second),
+        "proof": proven, "masked": masked_text(card), "calibrated": calibrated, "time": time_text(card.cost.processor_seconds),
     }  # fmt: skip
 
 

@@ -117,6 +117,10 @@ class Certified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     abstained: Share
     accuracy: tuple[CertifiedAt, ...]
 
+    def at(self, radius: float) -> Share:
+        """Return what is certified at a radius, or at the next one listed; 0 beyond what so many passes can tell."""
+        return next((one.accuracy for one in self.accuracy if one.radius >= radius), Share(0.0, 0.0, 0.0))
+
 
 class PublishedFound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the paper's own evaluation says of this network, beside what the protocol found.
