@@ -163,7 +163,8 @@ def _record(card: Card) -> dict[str, Any]:
     calibrated = next((row for row in headline.calibration if row.eps == eps), None) if headline else None
     return {
         "card": card, "left": card.left(norm, eps), "smaller": smaller, "l2": card.left(*PROTOCOL.second),
-        "proof": proven, "masked": masked_text(card), "calibrated": calibrated, "time": time_text(card.cost.processor_seconds),
+        "proof": proven, "masked": masked_text(card), "calibrated": calibrated,
+        "time": time_text(card.cost.processor_seconds),
     }  # fmt: skip
 
 
