@@ -199,11 +199,11 @@ def test_the_draws_depend_on_the_numbers_of_the_images_alone():
 
 def test_a_network_is_named_with_where_its_defences_act():
     sap = saplab.defend(NET, saplab.SAP(100), saplab.RandomNoisyWeights(0.1), sites="1", parameters="0.*")
-    network, plain, _ = rehearsed(sap, IMAGES)
+    network, plain, *_ = rehearsed(sap, IMAGES)
     assert type(plain) is nn.Sequential
     assert (network.spec, network.sites) == ("sap:100+rnw:0.1", ("1",))
     assert network.parameters == ("0.weight", "0.bias")
-    usual, _, _ = rehearsed(saplab.defend(NET, saplab.RandomNoisyWeights(0.1)), IMAGES)
+    usual, *_ = rehearsed(saplab.defend(NET, saplab.RandomNoisyWeights(0.1)), IMAGES)
     assert usual.parameters == ()
     found = saplab.evaluate(sap, IMAGES, LABELS, **QUICK)
     assert found.rows

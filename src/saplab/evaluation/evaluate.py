@@ -127,7 +127,8 @@ def planned(
     check_count("passes", passes)
     place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     first = data.images[:batch_size].to(place)
-    defender, plain, notes = rehearsed(model, first)
+    found = rehearsed(model, first)
+    defender, plain, notes, _ = found
     radii = tuple(dict.fromkeys((0.0, *map(float, eps))))
     whole = ImageCell(
         defender=defender, adversary=defender, attack=attackers[0].attack, eps=radii, start=0,
@@ -135,11 +136,11 @@ def planned(
         device=device or place.type, threat=threat, data=data.digest(),
     )  # fmt: skip
     values = data.images[0].numel()
-    found = tuple(one for attacker in attackers if (one := attacker.in_room(threat, values)) is not None)
-    if any(attacker.only for attacker in found):
-        traits = traits_of(defender, plain, first)
-        found = tuple(one for attacker in found if (one := attacker.fitted(traits)) is not None)
-    curves = plan(whole, found, batch_size, baseline=baseline, seeds=seeds)
+    asking = tuple(one for attacker in attackers if (one := attacker.in_room(threat, values)) is not None)
+    if any(attacker.only for attacker in asking):
+        traits = traits_of(found, first)
+        asking = tuple(one for attacker in asking if (one := attacker.fitted(traits)) is not None)
+    curves = plan(whole, asking, batch_size, baseline=baseline, seeds=seeds)
     if battery in VERSIONS:
         notes = (f"The attacks are the battery {battery}, version {VERSIONS[battery]}.", *notes)
     name = defender.model.removeprefix("__main__:")

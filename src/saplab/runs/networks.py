@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,24 @@ _PLACED: Final = (
 )
 
 
-def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tuple[str, ...]]:
-    """Return a network as cells name it, the one without its defences as saplab runs it, and what to say of it.
+class Rehearsed(NamedTuple):
+    """What a rehearsal found.
+
+    Attributes:
+        network: as cells name it.
+        plain: the network without its defences, as saplab runs it.
+        notes: what people should know of it.
+        slopes: how much of what its gradient promises comes true, by its own rule and, if misled, by others.
+    """
+
+    network: Network
+    plain: nn.Module
+    notes: tuple[str, ...]
+    slopes: Mapping[GradientRule, Slope]
+
+
+def rehearsed(model: nn.Module, images: Tensor) -> Rehearsed:
+    """Find out what a network is, on real images.
 
     Args:
         model: defended or not.
@@ -66,8 +82,9 @@ def rehearsed(model: nn.Module, images: Tensor) -> tuple[Network, nn.Module, tup
                              " come from `draw`, such as draw.normal(x.shape)")  # fmt: skip
         placed = (_PLACED,) if whole.randomness is not None and whole.randomness.single else ()
     hidden = unseen(plain, images) if acting and acting.acting["activation"] and not acting.sites else ()
-    followed = _followed(runs, images) or _sloping(slopes_of(found, runs, images))
-    return found, runs, (*observed.notes, *placed, *hidden, *followed)
+    rising = _slopes(found, runs, images)
+    followed = _followed(runs, images) or _sloping(rising)
+    return Rehearsed(found, runs, (*observed.notes, *placed, *hidden, *followed), rising)
 
 
 def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
@@ -83,13 +100,7 @@ def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
             " saplab.bpda around that part.",)  # fmt: skip
 
 
-def slopes_of(network: Network, plain: nn.Module, images: Tensor) -> dict[GradientRule, Slope]:
-    """Return how much of what a network's gradient promises comes true, by its own rule and, if misled, by others.
-
-    Args:
-        plain: the network without defences, as it runs.
-        images: of which the first are looked at.
-    """
+def _slopes(network: Network, plain: nn.Module, images: Tensor) -> Mapping[GradientRule, Slope]:
     if network.grain == "unkeyed" or not images.is_floating_point():
         return {}
     rules: tuple[GradientRule, ...] = ("mask", "identity", "relaxed") if network.has_rules else ("mask", "relaxed")
@@ -111,33 +122,27 @@ def _sloping(found: Mapping[GradientRule, Slope]) -> tuple[str, ...]:
             " attacks along it make the network look stronger than it is.",)  # fmt: skip
 
 
-def traits_of(network: Network, plain: nn.Module, images: Tensor) -> Traits:
+def traits_of(found: Rehearsed, images: Tensor) -> Traits:
     """Return what batteries need to know of a network, found out on the first images.
 
     The plain and the relaxed gradient are taken with the same draws; plain is straight through defences that have
     rules, as ``relaxed`` is.
-
-    Args:
-        plain: the network without defences, as it runs.
     """
+    network, plain, _, rising = found
     model, few = network_of(network, {(network.model, network.digest): plain}), for_network(plain, images[:_FEW])
     streams = pass_streams(stream_key(0), 0, torch.arange(len(few)))
 
-    def found(rule: GradientRule) -> Reach:
+    def reached(rule: GradientRule) -> Reach:
         with drawing(streams, rule):
             return reach(model, few, own_loss)
 
-    straight, smooth = found("identity" if network.has_rules else "mask"), found("relaxed")
+    straight, smooth = reached("identity" if network.has_rules else "mask"), reached("relaxed")
+    misled = bool(rising) and all(slope.misled for slope in rising.values())
     return Traits(
         random=network.random, saturated=not torch.equal(straight.gradient, smooth.gradient),
-        blind=(straight.state != "whole" and smooth.state != "whole") or _sees_nothing(network, plain, images),
+        blind=(straight.state != "whole" and smooth.state != "whole") or misled,
         mixture=isinstance(plain, Mixture) and not network.defenses, classes=straight.output.shape[1],
     )  # fmt: skip
-
-
-def _sees_nothing(network: Network, plain: nn.Module, images: Tensor) -> bool:
-    found = slopes_of(network, plain, images).values()
-    return bool(found) and all(slope.misled for slope in found)
 
 
 def network_of(network: Network, models: Models) -> nn.Module:

@@ -41,7 +41,7 @@ def demo(
     data = load_data("sample")
     if not 1 <= images <= len(data):
         raise ValueError(f"`images` must be within 1..{len(data)}, got {images}")
-    sap, model, _ = rehearsed(defend(load_model(NETWORK), SAP(100)), data.images[:_BATCH])
+    sap, model, *_ = rehearsed(defend(load_model(NETWORK), SAP(100)), data.images[:_BATCH])
 
     def line(network: Network, gradient: MonteCarlo, passes: int, claim: str) -> Curve:
         cell = ImageCell(

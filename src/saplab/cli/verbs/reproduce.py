@@ -105,17 +105,17 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
     images = options.first_images(every, usual if limit is None else limit)
     first = images.images[: chosen.preset.batch].to(ask.place.device)
     found = {spec: rehearsed(network.to(ask.place.device), first) for spec, network in networks.items()}
-    notes = [f"{spec}: {note}" for spec, (_, _, told) in found.items() for note in told]
+    notes = [f"{spec}: {note}" for spec, one in found.items() for note in one.notes]
     nobody = Network("", "")
     whole = ImageCell(
         defender=nobody, adversary=nobody, attack=RandomNoise(), eps=(0.0,), start=0, stop=len(images), seed=ask.seed,
         precision=ask.precision, device=ask.place.kind, data=images.digest(),
     )  # fmt: skip
-    curves = study_curves(figures, chosen.preset, whole, {spec: network for spec, (network, _, _) in found.items()})
+    curves = study_curves(figures, chosen.preset, whole, {spec: one.network for spec, one in found.items()})
     names = [name for name in ask.names if name not in TABLES]
     listed = ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} to {names[-1]} ({len(names)})"
     request = Request(f"{listed}: {ask.preset}", curves, command_line(), images.classes, tuple(notes))
-    known = {(network.model, network.digest): model for network, model, _ in found.values()}
+    known = {(one.network.model, one.network.digest): one.plain for one in found.values()}
     job = Job(request, Images(known, images, ask.place.device), ask.place.engine)
     if ask.dry_run:
         show_plan(job, ask.console)
