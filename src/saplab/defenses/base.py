@@ -187,7 +187,7 @@ class Tuned(Defense):
 
     def _number(self, where: str) -> float | None:
         setting = self._setting
-        if not isinstance(setting, Mapping):
+        if setting is None or isinstance(setting, float | int):  # a number: asking for a Mapping takes longer
             return setting
         return next((value for pattern, value in setting.items() if fnmatchcase(where, pattern)), None)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -122,8 +123,10 @@ def _with_input(
 
 def _device_of(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.device:
     """Return the device of a pass's inputs, or of the network where no input is a tensor."""
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    return next((tensor.device for tensor in (*tensors, *model.parameters())), torch.device("cpu"))
+    for value in chain(args, kwargs.values(), model.parameters()):
+        if isinstance(value, Tensor):
+            return value.device
+    return torch.device("cpu")
 
 
 def _maps_examples() -> bool:

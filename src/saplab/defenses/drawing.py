@@ -219,7 +219,7 @@ def _picked(options: Sequence[Any], indices: Any) -> Any:
 
 def fresh(key: int, pass_: int, rule: GradientRule = "mask") -> Drawing:
     """Return the draws of a direct call."""
-    return Drawing(pass_streams(key, pass_, torch.zeros(1)), rule, fresh=True)
+    return Drawing(torch.tensor([[key, pass_, 0]]), rule, fresh=True)
 
 
 def check_rule(rule: str) -> None:

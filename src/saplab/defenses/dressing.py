@@ -68,7 +68,7 @@ class Dress(nn.Module):
     def _saplab_next_pass(self) -> int:
         with _counting:
             pass_ = self._saplab_pass
-            self._saplab_pass = pass_ + 1
+            self.__dict__["_saplab_pass"] = pass_ + 1  # without the search of nn.Module.__setattr__
         return pass_
 
     def _replicate_for_data_parallel(self) -> Any:
