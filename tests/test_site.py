@@ -32,9 +32,15 @@ def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
     pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     pages |= {f"notebooks/{path.stem}.md" for path in (DOCS / "notebooks").glob("*.ipynb")}  # docs/site/notebooks.py
-    elsewhere = {page for page in pages if page.endswith("/results.md") or page.startswith("benchmark/cards/")}
+    elsewhere = {page for page in pages if page.startswith("benchmark/cards/")}
     assert pages - listed - elsewhere == set()
     assert listed <= pages
+
+
+def test_examples_are_written_where_the_site_looks_for_them():
+    """Under another heading than Examples they would become a quotation without lines."""
+    files = (ROOT / "src" / "saplab").rglob("*.py")
+    assert not [path for path in files if re.search(r"^\s+Example:$", path.read_text(encoding="utf-8"), re.MULTILINE)]
 
 
 STORAGE = "saplab.runs."  # cells and stores, which hold what results are made from

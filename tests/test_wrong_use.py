@@ -89,7 +89,9 @@ def test_a_mistake_is_told_what_to_write(wrong, advice):
     [("cw", "apgd:loss=margin"), ("C&W", "apgd:loss=margin"), ("bpda", "pgd:backward=identity"),
      ("AutoAttack", "standard"), ("EOT-PGD", "pgd:samples=10"), ("PGD", "pgd"), ("Fgsm", "fgsm"), ("pdg", "pgd"),
      ("standart", "standard"), ("pgd(steps=5)", "pgd:steps=5"), ("PGD-20", "pgd:steps=20"),
-     ("fgsm+cw", "apgd:loss=margin")],
+     ("fgsm+cw", "apgd:loss=margin"), ("pgd,fgsm", "attacks are joined by +"),
+     ("pgd:steps=2;samples=3", "settings are joined by commas"), ("pgd:step=2", "did you mean steps?"),
+     ("pgd:backward=bpda", "what papers call bpda is identity"), ("pgd:backward=Mask", "did you mean mask?")],
 )  # fmt: skip
 def test_names_of_attacks_from_elsewhere(text, advice):
     with pytest.raises(ValueError, match=re.escape(advice) + "$"):

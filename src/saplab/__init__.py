@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from saplab.attacks import Attacker as Attacker
     from saplab.attacks import Cost as Cost
     from saplab.attacks import Estimate as Estimate
+    from saplab.attacks import GradientAttack as GradientAttack
     from saplab.attacks import Iterative as Iterative
     from saplab.attacks import MonteCarlo as MonteCarlo
     from saplab.attacks import Problem as Problem
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from saplab.defenses import bpda as bpda
     from saplab.defenses import defend as defend
     from saplab.defenses import predict as predict
-    from saplab.defenses import sites as sites
     from saplab.defenses import undefended as undefended
+    from saplab.defenses.defended import sites as sites
     from saplab.evaluation.certificates import Certificates as Certificates
     from saplab.evaluation.certificates import certify as certify
     from saplab.evaluation.evaluate import evaluate as evaluate
@@ -56,9 +57,9 @@ if TYPE_CHECKING:
     from saplab.evaluation.result import load as load
     from saplab.evaluation.verdict import Verdict as Verdict
     from saplab.evaluation.verdict import verdict as verdict
-    from saplab.metrics import accuracy as accuracy
-    from saplab.metrics import calibration as calibration
     from saplab.metrics import game_value as game_value
+    from saplab.metrics.accuracy import accuracy as accuracy
+    from saplab.metrics.calibration import calibration as calibration
     from saplab.models.zoo import load_model as load_model
     from saplab.runs.engines import register_engine as register_engine
     from saplab.system.registry import register as register
@@ -67,8 +68,8 @@ __version__ = "0.2.0"
 
 _HOMES: dict[str, str] = {
     **dict.fromkeys(
-        ("APGD", "ARC", "FGSM", "PGD", "Attack", "Attacker", "Cost", "Estimate", "Iterative", "MonteCarlo", "Problem",
-         "RandomNoise", "Square", "ThreatModel"),
+        ("APGD", "ARC", "FGSM", "PGD", "Attack", "Attacker", "Cost", "Estimate", "GradientAttack", "Iterative",
+         "MonteCarlo", "Problem", "RandomNoise", "Square", "ThreatModel"),
         "saplab.attacks",
     ),
     **dict.fromkeys(

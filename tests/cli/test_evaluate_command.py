@@ -263,6 +263,14 @@ def test_python_prints_the_same_table_and_verdict(
     assert {path: path.stat().st_mtime_ns for path in Path("same/cells").iterdir()} == before
 
 
+def test_attacks_given_one_by_one_are_all_run(workplace: Path, runner: "Runner") -> None:
+    """As the checks advise: add --attack X."""
+    options = [*command()[3:], "--limit", "10", "--dry-run"]
+    assert runner(workplace, [*options, "--attack", "fgsm", "--attack", "noise"])[0] == 0
+    assert "random noise" in runner.out
+    assert "FGSM" in runner.out
+
+
 def test_clean_images_and_either_unit_and_spelling(workplace: Path, runner: "Runner") -> None:
     options = [*command()[3:], "--limit", "10", "--defense", "", "--defence", "sap:50"]
     assert runner(workplace, [*options, "--lambda", "8", "--out", "units"])[0] == 0

@@ -31,7 +31,7 @@ def masked():
 def test_two_sentences_say_what_was_found_and_what_it_means():
     found = masked()
     assert found.masked
-    assert "is a masked gradient" in found.sentence
+    assert "is due to a masked gradient" in found.sentence
     assert "the defence hides its gradient" in found.meaning
     assert "is not real" in found.meaning
     assert " ".join(finding_text(found).split()) == f"{found.sentence} {found.meaning}"

@@ -135,8 +135,8 @@ def test_the_gap_is_shown_where_it_is_widest():
     broken = evidence("pgd", (0.5, 0.1, 0.0, 0.0), backward="identity")
     found = saplab.verdict([evidence("pgd", (0.7, 0.6, 0.2, 0.05)), broken])
     assert found.sentence.endswith(
-        "; at λ = 2 the 60.0 % under PGD with mask backward is a masked gradient: PGD with identity backward leaves "
-        "10.0 %."
+        "; at λ = 2 the 60.0 % under PGD with mask backward is due to a masked gradient: PGD with identity backward"
+        " leaves 10.0 %."
     )
 
 
@@ -419,10 +419,19 @@ def test_checks_that_were_not_run_say_what_to_run():
         "steps": Advice("pgd:samples=10,steps=150"),
         "rises": Advice("adaptive", radii(1, 2, 4, 8)),
         "unbounded": Advice("pgd:samples=10,steps=30", radii(64)),
-        "cosine": Advice("pgd:samples=10,steps=30"),
+        "cosine": Advice("fgsm:samples=10"),  # which alone notes what halves of its samples say
         "norm": Advice(baseline=True),
     }
     assert all(parse_attackers(how.attack) for how in found.values() if how.attack)
+
+
+@pytest.mark.parametrize(("shift", "asked"), [(0, False), (1, True)])
+def test_labels_that_belong_to_other_images_are_asked_about(shift, asked):
+    labels = np.arange(100) % 10
+    probs = np.full((2, 100, 10), 0.05)
+    probs[:, np.arange(100), labels] = 0.55
+    found = saplab.verdict({"pgd": dict(zip((0.0, 8 / 255), probs, strict=True))}, labels=np.roll(labels, shift))
+    assert ("do the labels belong to these images?" in found.meaning) == asked
 
 
 def test_what_to_run_after_fgsm_and_after_noise():
@@ -471,7 +480,7 @@ def test_each_exposing_check_alone_shows_a_masked_gradient(key):
     found = saplab.verdict([OWN, *EXPOSED[key]])
     assert found.masked is True
     assert [name for name, outcome in outcomes(found).items() if outcome == "failed"] == [key]
-    assert found.sentence.endswith("; the 50.0 % under PGD with mask backward is a masked gradient.")
+    assert found.sentence.endswith("; the 50.0 % under PGD with mask backward is due to a masked gradient.")
 
 
 @pytest.mark.parametrize("key", ["one-step", "noise"])
@@ -695,7 +704,7 @@ def test_relaxed_backward_that_beats_the_plain_gradient_shows_a_masked_one():
     smooth = evidence("pgd", (0.3, 0.2, 0.1, 0.0), backward="relaxed", samples=1, flat=flat(0.0))
     found = saplab.verdict([blind, smooth])
     assert (outcomes(found)["relaxed"], found.masked) == ("failed", True)
-    assert "90.0 % under PGD is a masked gradient" in found.sentence
+    assert "90.0 % under PGD is due to a masked gradient" in found.sentence
     equal = evidence("pgd", (0.9, 0.9, 0.9, 0.9), backward="relaxed", samples=1, flat=flat(0.0))
     cleared = saplab.verdict([blind, equal, square((0.9, 0.9, 0.9, 0.9))])
     assert (outcomes(cleared)["relaxed"], outcomes(cleared)["flat"]) == ("passed", "failed")
@@ -708,7 +717,7 @@ def test_another_loss_shows_what_a_flat_cross_entropy_hides():
     ce = {share: plain("apgd", (0.9, 0.9, 0.9, 0.9), steps=20, flat=flat(share)) for share in (0.0, 0.9)}
     found = saplab.verdict([ce[0.9], dlr])
     assert (outcomes(found)["loss"], found.masked) == ("failed", True)
-    assert "90.0 % under APGD is a masked gradient" in found.sentence
+    assert "90.0 % under APGD is due to a masked gradient" in found.sentence
     assert saplab.verdict([ce[0.0], dlr]).masked is None
     longer = plain("apgd", (0.3, 0.2, 0.1, 0.0), loss="dlr", steps=40)
     assert outcomes(saplab.verdict([ce[0.9], longer]))["loss"] == "not run"

@@ -43,7 +43,7 @@ class APGD(GradientSearch):
             untargeted.
         stop_when_lost: as in `PGD`.
 
-    Example:
+    Examples:
         >>> attack = saplab.APGD(saplab.MonteCarlo(samples=10, backward="identity", loss="dlr"), steps=50)
         >>> adversarial = attack(sap, images, labels, eps=8 / 255, seed=1)
     """

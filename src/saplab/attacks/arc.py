@@ -45,7 +45,7 @@ class ARC(Attack):
         rivals: how many other classes, the likeliest first, a boundary is looked for with.
         stop_when_lost: whether an example that every network gets wrong is attacked no more, at this and larger `eps`.
 
-    Example:
+    Examples:
         >>> mixture = saplab.Mixture([first, second], weights=[0.9, 0.1])
         >>> adversarial = saplab.ARC()(mixture, images, labels, eps=8 / 255)
         >>> mixture.accuracy(adversarial, labels)

@@ -157,6 +157,8 @@ def _parse(text: str, gradient: MonteCarlo, whose: Whose, threat: ThreatModel) -
 
 def _instead(text: str) -> str:
     """Return what to write in the place of a name that papers or other libraries use, or that is misspelt."""
+    if "," in text.partition(":")[0]:
+        return "; attacks are joined by +"
     name = re.sub(r"[^a-z&]", "", text.partition(":")[0].partition("(")[0].casefold())
     if name in ELSEWHERE:
         return f"; what comes closest to it is {ELSEWHERE[name]}"

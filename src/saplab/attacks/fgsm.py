@@ -44,7 +44,7 @@ class FGSM(GradientAttack):
     Attributes:
         gradient: how the expectation over the adversary's passes is estimated.
 
-    Example:
+    Examples:
         >>> attack = saplab.FGSM(saplab.MonteCarlo(samples=100, backward="mask"))
         >>> adversarial = attack(sap, images, labels, eps=8 / 255, seed=1)
     """

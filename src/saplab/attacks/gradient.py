@@ -20,6 +20,7 @@ from saplab.defenses.relaxed import relaxing
 from saplab.defenses.stage import stacked
 from saplab.system.counts import check_count
 from saplab.system.precision import PRECISIONS, Precision
+from saplab.system.words import did_you_mean
 
 _LOG: Final = logging.getLogger("saplab")
 _told: Final[WeakSet[nn.Module]] = WeakSet()  # networks whose flat gradient has been told of
@@ -32,7 +33,8 @@ class Cost:
     """Passes of the adversary for one image, at most.
 
     Attributes:
-        forward, backward: a gradient takes one of each.
+        forward: of which a gradient takes one.
+        backward: likewise.
     """
 
     forward: int
@@ -89,7 +91,9 @@ class MonteCarlo:
             ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
-                raise ValueError(f"`{field}` must be one of {', '.join(known)}, got {value!r}")
+                hint = "; what papers call bpda is identity" if str(value).casefold() == "bpda" else ""
+                hint = hint or did_you_mean(str(value), known)
+                raise ValueError(f"`{field}` must be one of {', '.join(known)}, got {value!r}{hint}")
         object.__setattr__(self, "loss", read_loss(self.loss))
 
     @property
@@ -114,7 +118,7 @@ class MonteCarlo:
         Raises:
             ValueError: a network in training mode, labels it has no class for, or a gradient that is not finite.
 
-        Example:
+        Examples:
             >>> gradient = saplab.MonteCarlo(samples=10).estimate(saplab.Problem.of(sap, images, labels)).gradient
         """
         return next(self._nested(problem, (self.samples,), self._first_sample(block)))
@@ -144,7 +148,8 @@ class MonteCarlo:
         Args:
             problem: the examples.
             rivals: (N,) the classes, whose probabilities are held against the labels'.
-            first_pass, passes: number of the first pass, and how many.
+            first_pass: number of the first pass.
+            passes: how many.
         """
         parts = self._batches(replace(problem, targets=rivals), first_pass)
         found = (some.forward(passes, _lead(some.batch)) for some in parts)

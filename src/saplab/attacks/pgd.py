@@ -139,7 +139,7 @@ class PGD(GradientSearch):
             not the defender (transfer), whose errors are others, and where single passes count, of which some may still
             be right. Only then is a point of a curve the same as that of its `eps` alone.
 
-    Example:
+    Examples:
         >>> attack = saplab.PGD(saplab.MonteCarlo(samples=10, backward="identity"), steps=20)
         >>> adversarial = attack(sap, images, labels, eps=8 / 255, seed=1)
     """

@@ -8,6 +8,7 @@ from typing import Final
 from torch import Tensor
 
 from saplab.attacks.norms import NORMS, Bounds, Norm, NormName
+from saplab.system.words import did_you_mean
 
 STEPS: Final = 255.0  # pixel steps between black and white
 _UNBOUNDED: Final = 64 / STEPS  # of the width of the bounds; from here an attack reaches chance: the paper's largest λ
@@ -39,7 +40,9 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            raise ValueError(f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}")
+            raise ValueError(
+                f"`norm` must be one of {', '.join(NORMS)}, got {self.norm!r}{did_you_mean(str(self.norm), NORMS)}"
+            )
         if self.bounds is not None:
             low, high = map(float, self.bounds)
             if not -math.inf < low < high < math.inf:

@@ -16,7 +16,7 @@ def in_options(advice: "Advice") -> str:
     parts = (
         f"--attack {shlex.quote(advice.attack)}" if advice.attack else "",
         f"--{'lambda' if steps else 'eps'} {radii}" if radii else "",
-        f"more images than {advice.more_than}: a larger --limit" if advice.more_than else "",
+        f"more images, by a larger --limit: {advice.more_than} were too few" if advice.more_than else "",
         "--baseline (the undefended network beside the defended one)" if advice.baseline else "",
     )
     return " ".join(filter(None, parts))

@@ -1,6 +1,7 @@
 """Compute a job's cells, and say how it goes: what `evaluate`, `reproduce`, `play` and `demo` share."""
 
 import hashlib
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -21,6 +22,11 @@ _MOST_FAILURES = 10  # lines
 def command_line() -> str:
     """Return the command that was given."""
     return readable(shlex.join(["saplab", *sys.argv[1:]]))
+
+
+def program() -> str:
+    """Return what runs this program from the user's shell, which may know it through uv alone."""
+    return "uv run saplab" if "UV_RUN_RECURSION_DEPTH" in os.environ else "saplab"
 
 
 def open_store(job: "Job", folder: Path, console: "Console") -> "Store":

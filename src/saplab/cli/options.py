@@ -50,7 +50,9 @@ Model = Annotated[str, option(NETWORK, MODEL)]
 Weights = Annotated[Path | None, option(NETWORK, "A .safetensors, .pt, .pth, .th, .ckpt, .bin or .tar file.")]
 Data = Annotated[
     str,
-    option(DATA, "sample, cifar10:DIR, a path that ends in .npz, or a folder with a subfolder of pictures a class."),
+    option(
+        DATA, "sample, cifar10:DIR, a path that ends in .npz, or a folder of pictures with one subfolder per class."
+    ),
 ]
 ImageSize = Annotated[
     int | None, option(DATA, "Height and width that pictures are cut to; by default the network's own.")
@@ -64,7 +66,8 @@ Defence = Annotated[
 Sites = Annotated[
     str, option(DEFENCE, "Pattern of the sites to defend, such as 'stage3.*'; by default all.", "--sites")
 ]
-Attack = Annotated[str, option(ATTACK, _ATTACKS)]
+Attack = Annotated[list[str] | None, option(ATTACK, f"{_ATTACKS} Several may be given; quick by default.")]
+GameAttack = Annotated[list[str] | None, option(ATTACK, f"{_ATTACKS} Several may be given; fgsm by default.")]
 Adversary = Annotated[str, option(ATTACK, _ADVERSARY)]
 Lambda = Annotated[
     str, option(ATTACK, "Strengths λ: how far each pixel may move, in steps of 0..255, such as 2,8.", "--lambda")
@@ -92,8 +95,8 @@ Loss = Annotated[
     str, option(ATTACK, "What is maximised: cross-entropy, margin or dlr (the difference of logits ratio).")
 ]
 Passes = Annotated[int, option(JUDGING, "Passes averaged for a prediction or action; the paper's 100 take long.")]
-Seed = Annotated[int, option(JUDGING, "Of the defence's and, apart from them, the attack's draws.")]
-Seeds = Annotated[int, option(JUDGING, "How many seeds in a row.")]
+Seed = Annotated[int, option(JUDGING, "Seed of the defence's draws and, separately, of the attack's.")]
+Seeds = Annotated[int, option(JUDGING, "Number of consecutive seeds.")]
 Baseline = Annotated[bool, option(JUDGING, "Evaluate the undefended network as well.")]
 FailBelow = Annotated[
     float | None, option(JUDGING, "End with exit code 1 where robust accuracy may be below this, in %.")
@@ -272,7 +275,8 @@ def naming(data: str) -> "Iterator[None]":
     try:
         yield
     except UnfitImagesError as error:
-        raise UnfitImagesError(f"{readable(data)}: {error}") from error
+        hint = " (these are the packaged images: name the network's own by --data)" if data == "sample" else ""
+        raise UnfitImagesError(f"{readable(data)}: {error}{hint}") from error
 
 
 def classes_of(network: "nn.Module | None") -> "Sequence[str]":

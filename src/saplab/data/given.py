@@ -27,7 +27,7 @@ def given_labels(labels: Array | Sequence[int], count: int, name: str = "labels"
     tensor = _tensor(name, labels)
     kind = tensor.dtype
     if tensor.shape != (count,) or kind.is_floating_point or kind.is_complex or kind == torch.bool:
-        wanted = f"`{name}` must be {count} integers, got {kind} of shape {tuple(tensor.shape)}"
+        wanted = f"`{name}` must be {count} integers, one for each image, got {kind} of shape {tuple(tensor.shape)}"
         raise ValueError(wanted + _instead(tensor, name, count))
     return tensor.long()
 

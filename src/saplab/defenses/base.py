@@ -37,7 +37,7 @@ class Defense(Named):
         knows_rules: whether the hooks themselves follow `Draw.rule`, so that nothing here is done for them.
         title: what a chart calls it, before its settings; by default its text in capitals.
 
-    Example:
+    Examples:
         >>> @saplab.register("gaussian-input")
         ... @dataclass(frozen=True)
         ... class GaussianInput(saplab.Defense):
@@ -73,7 +73,8 @@ class Defense(Named):
 
         Args:
             hook: ``input``, ``activation`` or ``weight``.
-            x, where: as the hook gets them.
+            x: as the hook gets it.
+            where: likewise.
             draw: begins anew, so that the hook's own calls give the hook's own numbers.
         """
         return None
@@ -91,7 +92,8 @@ class Defense(Named):
 
         Args:
             h: input of the ReLU (N, ...).
-            draw, where: as in `activation`.
+            draw: as in `activation`.
+            where: likewise.
             norm: the batch-norm whose output `h` is, where the gradient has a shorter way past it.
         """
         return self.applied("activation", torch.relu(h), draw, where)

@@ -206,7 +206,7 @@ def defend(
             that is defended already, no defence, too many of them, a bad `seed`, an unknown `backward`. A forward pass
             that finds no site raises as well.
 
-    Example:
+    Examples:
         >>> sap = saplab.defend(net, saplab.SAP(percent=100), seed=0)
         >>> logits = sap(images)
     """

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from saplab.defenses.dressing import undressed_class
 from saplab.defenses.prediction import as_logits
 from saplab.defenses.stage import ran
 
@@ -105,5 +106,5 @@ def _watched(model: nn.Module) -> Iterator[list[tuple[str, list[Tensor], list[Te
 def _named(model: nn.Module, path: str | None) -> str:
     if path is None:
         return ""
-    kind = type(model.get_submodule(path)).__name__
+    kind = undressed_class(model.get_submodule(path)).__name__
     return f"{path} ({kind})" if path else kind

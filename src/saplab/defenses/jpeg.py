@@ -47,7 +47,8 @@ class JPEG(Defense):
     (docs/input-defenses.md).
 
     Attributes:
-        low, high: qualities, 1 to 100.
+        low: worst quality, 1 to 100.
+        high: best quality, 1 to 100.
     """
 
     bends = False

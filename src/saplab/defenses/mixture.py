@@ -31,7 +31,7 @@ class Mixture(nn.Module):
     Raises:
         ValueError: no net, one that is random, weights that are no distribution, an unknown `drawn`.
 
-    Example:
+    Examples:
         >>> mixture = saplab.Mixture([first, second], weights=[0.9, 0.1])
         >>> result = saplab.evaluate(mixture, images, labels, attacks="standard")
     """

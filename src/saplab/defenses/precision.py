@@ -24,7 +24,8 @@ class RandomPrecision(Defense):
     `parameters`.
 
     Attributes:
-        low, high: bits, 1 to 16; the authors' are 4 to 16.
+        low: fewest bits, 1 to 16; the authors' are 4.
+        high: most bits, 1 to 16; the authors' are 16.
     """
 
     bends = False

@@ -1,6 +1,6 @@
 """Predictions of a network whose passes differ: the mean of softmax over passes, and the votes of single passes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -154,11 +154,19 @@ def logits(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
 def as_logits(output: Any, count: int | None = None) -> Tensor:
     """Return a network's output where it is logits (N, classes) of `count` images; else raise ValueError."""
     if not isinstance(output, Tensor):
-        raise ValueError(f"the network must return a tensor of logits (N, classes), got {type(output).__name__}")
+        wanted = f"the network must return a tensor of logits (N, classes), got {type(output).__name__}"
+        raise ValueError(wanted + _where_logits_are(output))
     if output.dim() != 2 or count not in (None, len(output)):
         rows = "N" if count is None else count
         raise ValueError(f"the network must return logits ({rows}, classes), got shape {tuple(output.shape)}")
     return output
+
+
+def _where_logits_are(output: Any) -> str:
+    """Return how to take the logits out of a dict or a tuple, where it holds a tensor."""
+    parts = output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple) else ()
+    key = next((key for key, part in parts if isinstance(part, Tensor)), None)
+    return "" if key is None else f"; wrap it in a module whose forward returns net(x)[{key!r}]"
 
 
 def of_classes(output: Tensor) -> Tensor:

@@ -28,10 +28,12 @@ class Slope:
         share: by how much outputs rise along it, as a share of what it promises, on average and at the step where that
             is most; 0 where the gradient is 0.
         misled: whether that is surely less than a tenth, so that an attack along the gradient sees next to nothing.
+        flat: whether the gradient is 0 everywhere.
     """
 
     share: float
     misled: bool
+    flat: bool = False
 
 
 def slopes(model: nn.Module, images: Tensor, rules: Sequence[GradientRule]) -> dict[GradientRule, Slope]:
@@ -73,7 +75,7 @@ def _slope(ratios: Tensor) -> Slope:
     """Judge ratios (3, N): the mean and two standard errors, so that outputs that jump with each draw prove nothing."""
     known = ratios[:, ~ratios.isnan().any(0)].clamp(-_MOST, _MOST)
     if known.shape[1] < 2:
-        return Slope(float(known.mean(1).max()) if known.numel() else 0.0, misled=not known.numel())
+        return Slope(float(known.mean(1).max()), misled=False) if known.numel() else Slope(0.0, misled=True, flat=True)
     means, errors = known.mean(1), known.std(1) / known.shape[1] ** 0.5
     return Slope(float(means.max()), misled=bool((means + 2 * errors < _LEAST).all()))
 

@@ -119,7 +119,7 @@ def Stochastic(model: nn.Module, seed: int = 0, example: Tensor | None = None) -
         TypeError: `model` is no `nn.Module`.
         ValueError: an example's output depends on the rest of its batch; a random operator that has no keyed form.
 
-    Example:
+    Examples:
         >>> mine = saplab.Stochastic(MyNet(), seed=0)
         >>> probs = saplab.predict(mine, images, passes=100, seed=1)
     """

@@ -28,7 +28,7 @@ def bpda(part: Callable[..., Any], backward: Backward = "identity") -> nn.Module
             is no tensor of floating-point numbers.
         ValueError: in a pass, shapes that do not fit.
 
-    Example:
+    Examples:
         >>> rounded = saplab.bpda(lambda x: (15 * x).round() / 15)
         >>> net = nn.Sequential(rounded, net)
     """

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
-from saplab.attacks import LINF, GradientAttack, ThreatModel, strength_of
+from saplab.attacks import FGSM, LINF, GradientAttack, MonteCarlo, ThreatModel, strength_of
 from saplab.evaluation.evidence import Case, Evidence
 
 
@@ -33,7 +33,7 @@ class Advice:
         parts = (
             f'attacks="{self.attack}"' if self.attack else "",
             f"eps=[{radii}]" if radii else "",
-            f"more than {self.more_than} images" if self.more_than else "",
+            f"more images: {self.more_than} were too few" if self.more_than else "",
             "baseline=True" if self.baseline else "",
         )
         return ", ".join(filter(None, parts))
@@ -76,9 +76,12 @@ def more_samples(case: Case) -> Advice:
 
 
 def two_samples(case: Case) -> Advice:
-    """Advise the largest white-box attack with samples enough for two halves."""
+    """Advise one step, which tells how far halves of its samples agree, with samples enough for two halves."""
     known = _largest(case.white_box)
-    return _by(known, max(known.samples, 10), known.backward) if known else PAPER
+    if known is None:
+        return PAPER
+    gradient = MonteCarlo(max(known.samples, 10), cast(Any, known.backward or "mask"))
+    return Advice(FGSM(gradient).spec)
 
 
 def more_steps(case: Case) -> Advice:

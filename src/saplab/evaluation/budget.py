@@ -45,7 +45,9 @@ class Budget:
         seconds = round(self.seconds)
         told = counted(seconds, "second") if seconds < 100 else counted(round(seconds / 60), "minute")
         told = told if seconds < 6000 else f"{seconds / 3600:.1f} hours"
-        return f"at most about {told} in one process at the speed just measured; images lost early take less"
+        return (
+            f"at most about {told} in one process at the speed just measured; less where images are misclassified early"
+        )
 
 
 def budget_of(cells: Sequence[ImageCell], inputs: Images) -> Budget:

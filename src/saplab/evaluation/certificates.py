@@ -51,7 +51,8 @@ class Certificates:
         votes: (N, C) how many of the `n` passes found each class.
         labels: (N,), or None.
         std: of the noise, in the unit of the images.
-        n0, n: passes that chose the class, and those that counted it.
+        n0: passes that chose the class.
+        n: passes that counted it.
         alpha: chance of a wrong certificate, for one image.
         seed: of the noise.
         examples: (N,) number of each image, which with the seed decides its noise.
@@ -177,7 +178,8 @@ def certify(
         images: (N, C, H, W).
         labels: (N,) integers, for certified accuracy.
         std: σ of the noise, in the unit of the images; by default that of the network's own `GaussianNoise`.
-        n0, n: passes that choose the class, and that count it.
+        n0: passes that choose the class.
+        n: passes that count it.
         alpha: chance of a wrong certificate, for one image.
         seed: of the noise.
         examples: (N,) number of each image, 0..N-1 by default.
@@ -188,7 +190,7 @@ def certify(
         ValueError: no images, another defence, no or another `std`, bad numbers or labels, a network whose
             outputs depend on the rest of their batch.
 
-    Example:
+    Examples:
         >>> found = saplab.certify(net, images, labels, std=0.25, n=1000)
         >>> found.accuracy(0.25).percent(), found.radii, found.predictions
     """

@@ -48,8 +48,9 @@ def evaluate(
 
     Args:
         model: images (N, C, H, W) -> logits (N, classes), in evaluation mode; defended by `saplab.defend` or not.
-        images, labels: (N, C, H, W) in [0, 1] or within other `bounds`, and (N,) integers; (N, ...) for what is no
-            image: a standardised table, embeddings, audio.
+        images: (N, C, H, W) in [0, 1] or within other `bounds`; (N, ...) for what is no image: a standardised table,
+            embeddings, audio.
+        labels: (N,) integers.
         attacks: a battery's name (``quick``, ``standard``, ``paper``, ``adaptive``), attacks as the command line writes
             them, `Attack` objects, or a sequence of these.
         eps: radii of the attacks, in the unit of the images; clean accuracy is always measured. By default 2/255 and
@@ -70,7 +71,8 @@ def evaluate(
         batch_size: images that are computed, and saved, together.
         examples: (N,) number of each image, which decides its draws; by default its position, and for images of the
             packaged sample their positions in CIFAR-10's test set, as on the command line.
-        classes, title: names of the classes, and a heading, for the report.
+        classes: names of the classes, for the report.
+        title: heading of the report.
 
     Raises:
         ValueError: what cannot be evaluated honestly: images outside the bounds, labels that the network has no class
@@ -78,7 +80,7 @@ def evaluate(
             of another request.
         EvaluationError: some cells could not be computed.
 
-    Example:
+    Examples:
         >>> sap = saplab.defend(net, saplab.SAP(100))
         >>> result = saplab.evaluate(sap, images, labels, attacks="standard", eps=8 / 255)
         >>> print(result.verdict.sentence)

@@ -76,7 +76,7 @@ class Evidence:
         Raises:
             ValueError: labels that are not classes, or as the class.
 
-        Example:
+        Examples:
             >>> eps = [2 / 255, 8 / 255]
             >>> attacked = [attack(net, images, labels, radius) for radius in eps]
             >>> probs = torch.stack([saplab.predict(net, points, passes=100) for points in attacked])

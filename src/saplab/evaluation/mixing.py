@@ -100,20 +100,22 @@ def mix(
 
     Args:
         nets: at least one network without randomness, images (N, ...) -> logits.
-        images, labels: (N, ...) within `bounds`, and (N,) integers.
+        images: (N, ...) within `bounds`.
+        labels: (N,) integers.
         eps: radius of the attacker, in the unit of the images.
         attacks: made on each network, with which the game begins.
         reply: made on the mixture in each round. Others than `ARC` must average over its draws, and go on where the
             average is wrong: ``saplab.PGD(saplab.MonteCarlo(10), stop_when_lost=False)``.
         points: stored ones, (N, ...) each, within the radius of the images.
         rounds: at most.
-        norm, bounds: as in `saplab.evaluate`.
+        norm: as in `saplab.evaluate`.
+        bounds: likewise.
         seed: of the attacks.
 
     Raises:
         ValueError: `rounds` < 1, points that are outside the ball, or as `Mixture` and the attacks.
 
-    Example:
+    Examples:
         >>> found = saplab.mix([first, second], images, labels, eps=8 / 255)
         >>> saplab.evaluate(found.mixture, other_images, other_labels, eps=8 / 255).verdict
     """

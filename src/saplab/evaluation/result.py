@@ -14,7 +14,7 @@ import altair as alt
 from saplab.evaluation.findings import Findings, find
 from saplab.evaluation.report import Report, axis_of, chart_records, drawn, write_report
 from saplab.evaluation.rows import Summary, summarise
-from saplab.evaluation.text import finding_text, rows_text, verdict_text, within
+from saplab.evaluation.text import finding_text, notes_text, rows_text, verdict_text, within
 from saplab.evaluation.verdict import Verdict
 from saplab.metrics.minimax import Game
 from saplab.report.charts import PAPER, accuracy_chart, to_bytes
@@ -97,8 +97,9 @@ class Result:
 
     def _numbers(self) -> str:
         """Return the table, and what the verdict rests on."""
-        table = "\n".join([*self.request.notes, rows_text(self.summary.rows)])
-        return table if self.findings is None else f"{table}\n\n{verdict_text(self.findings.verdict)}"
+        told = [notes_text(self.request.notes)] if self.request.notes else []
+        judged = [] if self.findings is None else [verdict_text(self.findings.verdict)]
+        return "\n\n".join([*told, rows_text(self.summary.rows), *judged])
 
     def _repr_html_(self) -> str:
         found = self.findings and self.findings.verdict

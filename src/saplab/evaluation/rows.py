@@ -129,7 +129,8 @@ class Summary:
     Attributes:
         rows: in the order of the request's curves and their radii; none for a curve without a stored cell.
         made: how each stored cell was made.
-        finished, total: stored cells, and cells of the request.
+        finished: stored cells.
+        total: cells of the request.
         problems: damaged and foreign files, one line each.
         damaged: those of them whose cells have to be computed again.
         shown: labels of the curves that a chart draws at first: all where they are few, else the telling ones.

@@ -73,10 +73,10 @@ def _masked(failed: Sequence[Comparison], eps: float) -> str:
     shown = max(here, key=_gap, default=shown)
     share = f"{100 * shown.first.scores.mean():.1f} % under {name_of(shown.first.evidence)}"
     if here:
-        return f"; the {share} is a masked gradient"
+        return f"; the {share} is due to a masked gradient"
     rest = f"{name_of(shown.second.evidence)} leaves {100 * shown.second.scores.mean():.1f} %"
     threat = shown.second.evidence.threat
-    return f"; at {threat.text(shown.second.eps)} the {share} is a masked gradient: {rest}"
+    return f"; at {threat.text(shown.second.eps)} the {share} is due to a masked gradient: {rest}"
 
 
 def _gap(comparison: Comparison) -> float:

@@ -90,15 +90,13 @@ def _note(rows: Sequence[Row]) -> str:
     images = sorted({row.averaged.n for row in rows})
     counts = " to ".join(f"{n:,}" for n in dict.fromkeys((images[0], images[-1])))
     lines = [
-        f"{counts} images; ± is the 95 % interval.",
+        f"{counts} images; ± is the longer arm of the 95 % interval.",
         radius_text(rows[0].threat),
     ]
     if any(abs(row.single.estimate - row.averaged.estimate) >= SEEN for row in rows):
         lines.append("The prediction is averaged over many random passes; one pass: without averaging.")
         if any(row.counts.after for row in rows):
-            lines.append(
-                "10 tries: right in each of ten passes, which is what an attacker who may try ten times leaves."
-            )
+            lines.append("10 tries: right in each of ten passes: what survives an attacker with ten tries.")
     if any(row.paper is not None for row in rows):
         lines.append("paper: the number that the SAP paper reports for its own network.")
     return "\n".join(lines)
@@ -142,6 +140,11 @@ def rows_text(rows: Sequence[AnyRow]) -> str:
     return "\n\n".join([*tables, *([games_text(games)] if games else [])])
 
 
+def notes_text(notes: Sequence[str]) -> str:
+    """Write what the rehearsal found, a paragraph for each note."""
+    return "\n".join(textwrap.fill(note, width()) for note in notes)
+
+
 def finding_text(verdict: Verdict) -> str:
     """Write what was found and what it means."""
     return textwrap.fill(f"{verdict.sentence} {verdict.meaning}", width())
@@ -170,7 +173,7 @@ def _checks_text(checks: Sequence[Check]) -> Iterator[str]:
         yield f"Checks ({', '.join(f'{mark} {outcome}' for outcome, mark in _MARKS.items())}):"
     for check in answered:
         yield f"{_MARKS[check.outcome]} {check.statement}"
-        more = f"; more than {check.how.more_than} images are needed" if check.how else ""
+        more = f"; {check.how.more_than} images are too few to tell" if check.how else ""
         yield textwrap.fill(
             check.evidence + more, width(), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
         )
@@ -180,7 +183,7 @@ def _not_run_text(checks: Sequence[Check], advice: Callable[[Advice], str]) -> I
     """Yield the properties that nothing tells of yet, and below them, on a line that is never broken, what to add."""
     missing = [check for check in checks if check.outcome == "not run"]
     if missing:
-        yield "Not run (an attack is joined to others by +):"
+        yield "Not run (join several attacks with +):"
     for told, group in by_advice(missing, advice):
         for check in group:
             yield textwrap.fill(f"– {check.statement}", width(), subsequent_indent="  ", break_on_hyphens=False)

@@ -126,7 +126,7 @@ def verdict(
         ValueError: no evidence, other numbers of images, no labels for probabilities, an unknown attack, or an `eps`
             that was not run.
 
-    Example:
+    Examples:
         >>> own, straight = np.arange(100) < 60, np.arange(100) < 5  # still right, of 100 images at 8/255
         >>> saplab.verdict({"pgd": {8 / 255: own}, "pgd:backward=identity": {8 / 255: straight}}).masked
         True
@@ -144,9 +144,17 @@ def verdict(
     dense_left = undefended.get(headline.eps)
     sentence = describe(case, found, masked, headline.eps, headline.accuracy, dense_left, headline.less_alone)
     checks, persistent = tuple(answer.check for answer in found), tuple(_persistent(defended, headline.eps))
-    return Verdict(
-        sentence, explain(case, masked, headline.eps, headline.accuracy), checks, bounds, masked, headline, persistent
-    )
+    meaning = _by_luck(bounds[0], case.chance) + explain(case, masked, headline.eps, headline.accuracy)
+    return Verdict(sentence, meaning, checks, bounds, masked, headline, persistent)
+
+
+def _by_luck(first: Robust, chance: float) -> str:
+    """Return a question about the labels, where the network is no better than chance without an attack."""
+    clean = first.accuracy
+    if first.eps or not chance or clean.low > chance:
+        return ""
+    found = f"Without an attack, {100 * clean.estimate:.1f} % cannot be told from chance, {100 * chance:.1f} %"
+    return f"{found}: do the labels belong to these images? "
 
 
 def _persistent(evidence: Sequence[Evidence], eps: float) -> Iterator[Persistent]:

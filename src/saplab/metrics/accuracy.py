@@ -11,7 +11,7 @@ def accuracy(probs: ArrayLike, labels: ArrayLike) -> Interval:
 
     `probs` are (N, C), `labels` integers (N,) in 0..C-1; ValueError if they are not.
 
-    Example:
+    Examples:
         >>> accuracy([[0.9, 0.1], [0.2, 0.8]], [0, 0]).percent()
         '50.0 % [9.5, 90.5]'
     """

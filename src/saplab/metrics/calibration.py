@@ -67,9 +67,10 @@ def calibration(
         probs: probabilities (N, C), or those of K single passes (K, N, C), whose images are resampled as wholes.
         labels: classes (N,), integers in 0..C-1.
         bins: number of bins of equal width; the paper's diagrams have 10, Guo's 15.
-        seed, replicates: of the bootstrap.
+        seed: of the bootstrap.
+        replicates: of the bootstrap.
 
-    Example:
+    Examples:
         >>> calibration([[0.8, 0.2], [0.4, 0.6]], [0, 0]).ece.percent()
         '40.0 % [0.0, 60.0]'
     """

@@ -60,7 +60,8 @@ def left_after(hits: ArrayLike, passes: ArrayLike, tries: int) -> NDArray[np.flo
     there is no unbiased estimate.
 
     Args:
-        hits, passes: (N,) right passes and all passes.
+        hits: (N,) right passes.
+        passes: (N,) all passes.
         tries: k.
     """
     right, every = np.broadcast_arrays(hits, passes)

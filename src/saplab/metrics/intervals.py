@@ -13,7 +13,8 @@ class Interval:
 
     Attributes:
         estimate: the share or difference; a share of 0.25 is 25 %.
-        low, high: ends of the interval, in the estimate's unit and range.
+        low: lower end of the interval, in the estimate's unit and range.
+        high: upper end of the interval.
         n: images behind the estimate, at least 1.
     """
 

@@ -27,7 +27,8 @@ class Game:
         adversary: (A,) probabilities with which the adversary should draw a column; they sum to 1.
         several: who has more than one optimal mixture: ``defender``, ``adversary``, both or neither.
         value_interval: of `value`; None without images.
-        defender_intervals, adversary_intervals: of each probability, 0 to 1; empty without images.
+        defender_intervals: of each of the defender's probabilities, 0 to 1; empty without images.
+        adversary_intervals: of each of the adversary's.
         degenerate: names of the intervals of width 0.
     """
 
@@ -65,10 +66,12 @@ def game_value(
     Args:
         payoff: accuracy of each defender under each adversary (D, A), or the score of each image (D, A, N); or a dict
             by defender of dicts by adversary of either.
-        defenders, adversaries: labels; those of a dict, else ``defender 1``, ``adversary 1``, … by default.
-        seed, replicates: of the bootstrap over images.
+        defenders: labels; those of a dict, else ``defender 1``, … by default.
+        adversaries: labels; those of a dict, else ``adversary 1``, … by default.
+        seed: of the bootstrap over images.
+        replicates: of the bootstrap.
 
-    Example:
+    Examples:
         >>> game_value([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]).defender.round(3).tolist()
         [0.333, 0.333, 0.333]
         >>> game_value({"sap": {"fgsm": 0.5, "pgd": 0.1}, "dense": {"fgsm": 0.2, "pgd": 0.15}}).defenders

@@ -21,7 +21,7 @@ def best_weights(right: ArrayLike) -> tuple[float, NDArray[np.float64]]:
     Raises:
         ValueError: another shape, or scores outside [0, 1].
 
-    Example:
+    Examples:
         >>> best_weights([[[0.0], [1.0]], [[1.0], [0.0]]])  # each network is fooled by a point of its own
         (0.5, array([0.5, 0.5]))
     """

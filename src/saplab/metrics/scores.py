@@ -35,7 +35,8 @@ class Change:
 
     Attributes:
         percent: 100 · (mean - other mean) / other mean, in % of the other mean; of any sign.
-        low, high: ends of the interval, in %.
+        low: lower end of the interval, in %.
+        high: upper end of the interval, in %.
     """
 
     percent: float

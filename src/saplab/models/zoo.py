@@ -132,5 +132,7 @@ def _unknown_name(spec: str) -> str:
     names = [*PACKAGED, *ARCHITECTURES]
     close = difflib.get_close_matches(spec, names, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
+    if not close and Path(f"{spec}.py").is_file():
+        hint = f"; of the module {spec}, name the function that makes the network, as {spec}:FACTORY"
     others = "torchvision:NAME, timm:NAME or package.module:factory"
     return f"`model` must be one of {', '.join(names)}, {others}, got {spec!r}{hint}"

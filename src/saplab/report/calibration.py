@@ -34,8 +34,8 @@ def reliability_chart(records: Records, theme: Theme = PAPER, symbol: str = "λ"
         )  # fmt: skip
         rows = alt.Row("curve:N", sort=labels, header=name)
         return configured(layers.facet(row=rows, column=alt.Column("strength:O", header=header), data=data), theme)
-    chart = layers.facet(alt.Facet("strength:O", header=header), columns=4, data=data)
-    chart = chart.transform_filter("datum.curve == diagram")
+    chart = layers.facet(alt.Facet("strength:O", header=header), columns=3, data=data)
+    chart = chart.resolve_axis(x="independent", y="independent").transform_filter("datum.curve == diagram")
     menu = alt.param(name="diagram", value=labels[0], bind=alt.binding_select(options=labels, name="Curve: "))
     return configured(chart.add_params(menu), theme)
 

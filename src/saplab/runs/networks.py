@@ -96,8 +96,8 @@ def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
         return ()
     how = "is zero" if found.state == "flat" else "does not get there"
     where = f": it ends in {found.module}" if found.module else ""
-    return (f"The gradient by the image {how}{where}. Attacks along it see nothing, but by backward=relaxed, or with"
-            " saplab.bpda around that part.",)  # fmt: skip
+    return (f"The gradient by the image {how}{where}. Gradient attacks are blind there: use backward=relaxed, or wrap"
+            " that part in saplab.bpda.",)  # fmt: skip
 
 
 def _slopes(network: Network, plain: nn.Module, images: Tensor) -> Mapping[GradientRule, Slope]:
@@ -112,13 +112,20 @@ def _sloping(found: Mapping[GradientRule, Slope]) -> tuple[str, ...]:
     """Return what should be said where a network's own gradient is not the slope of what it computes."""
     if not found or not found["mask"].misled:
         return ()
-    own, best = found["mask"].share, max(found, key=lambda rule: found[rule].share)
-    said = f"Along the network's own gradient, outputs rise by {100 * max(own, 0.0):.0f} % of what it promises"
+    own, best = found["mask"], max(found, key=lambda rule: found[rule].share)
+    said = (
+        "The network's own gradient is zero" if own.flat
+        else "A step along the network's own gradient raises its outputs by only"
+        f" {100 * max(own.share, 0.0):.0f} % of what the gradient predicts"
+    )  # fmt: skip
     if found[best].misled:
-        return (f"{said}, and with no backward rule by more: attacks along a gradient are misled. Run a black box"
+        return (f"{said}, and no backward rule does better: attacks along a gradient are misled. Run a black box"
                 " (square), and look for an autograd.Function or a surrogate whose backward pass is not the slope of"
                 " its forward pass.",)  # fmt: skip
-    return (f"{said}, with backward={best} by {100 * found[best].share:.0f} %: the own gradient is mostly noise, and"
+    if own.flat:
+        return (f"{said}, though with backward={best} outputs rise as they should: give the defence a surrogate, or"
+                " attack by that rule.",)  # fmt: skip
+    return (f"{said}; with backward={best} it is {100 * found[best].share:.0f} %: the own gradient is mostly noise, and"
             " attacks along it make the network look stronger than it is.",)  # fmt: skip
 
 

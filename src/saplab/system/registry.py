@@ -24,7 +24,7 @@ from saplab.system.settings import (
     unusual_settings,
 )
 from saplab.system.source import callable_digest, class_digest
-from saplab.system.words import meant
+from saplab.system.words import did_you_mean, meant
 
 T = TypeVar("T")
 
@@ -126,7 +126,8 @@ class Registry(Generic[T]):
         known = {setting.name: setting for setting in settings_of(kind)}
         if unknown := sorted(settings.keys() - known.keys()):
             have = ", ".join(known) or "none"
-            raise ValueError(f"`{self.kind}` {self.name_of(kind)} has no setting {unknown[0]!r}; it has {have}")
+            hint = "; settings are joined by commas" if ";" in unknown[0] else did_you_mean(unknown[0], known)
+            raise ValueError(f"`{self.kind}` {self.name_of(kind)} has no setting {unknown[0]!r}; it has {have}{hint}")
         given = {name: self._typed(known[name], value) for name, value in settings.items()}
         if missing := [name for name in known if known[name].default is MISSING and name not in given]:
             raise ValueError(f"`{self.kind}` {self.name_of(kind)} needs a value for {', '.join(missing)}")
@@ -218,7 +219,7 @@ C = TypeVar("C", bound=type[Named])
 def register(name: str) -> Callable[[C], C]:
     """Register a defence or an attack under the name that text uses for it: on the command line, in studies and keys.
 
-    Example:
+    Examples:
         >>> @saplab.register("gaussian-input")
         ... @dataclass(frozen=True)
         ... class GaussianInput(saplab.Defense):

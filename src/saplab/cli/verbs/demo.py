@@ -9,7 +9,8 @@ from saplab.cli.options import option
 
 _BATCH: Final = 100  # images that are computed, and saved, together
 _MORE: Final = (
-    "What checks lack is run by saplab evaluate --defense sap:100 --baseline, with the options that they name."
+    "To run what a check is missing, add the options listed under it to this command (--dry-run tells how long it"
+    " takes): {} evaluate --defense sap:100 --limit {} --samples 10 --passes 10 --attack fgsm+fgsm:backward=identity"
 )
 
 
@@ -26,7 +27,7 @@ def demo(
     adversary that takes its gradient as if nothing had been pruned (identity backward).
     """
     from saplab.attacks import FGSM, MonteCarlo, radii_of
-    from saplab.cli.computing import command_line
+    from saplab.cli.computing import command_line, program
     from saplab.cli.results import compute_and_report
     from saplab.data.load import load_data
     from saplab.defenses import SAP, defend
@@ -57,9 +58,10 @@ def demo(
         line(sap, MonteCarlo(10, "identity"), 10,
              "The same SAP-100; the adversary's gradient passes the pruning as if it were not there (BPDA)."),
     )  # fmt: skip
+    more = _MORE.format(program(), images)
     title = "What SAP does for a CIFAR-10 network under attack"
-    request = Request(title, curves, command_line(), data.classes, (_MORE,))
+    request = Request(title, curves, command_line(), data.classes, (more,))
     inputs = Images({(sap.model, sap.digest): model}, data)
     console = Console(as_json)
     compute_and_report(Job(request, inputs), out, console)
-    console.say(_MORE)
+    console.say(more)

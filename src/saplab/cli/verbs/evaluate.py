@@ -17,7 +17,7 @@ def evaluate(
     limit: options.Limit = None,
     defense: options.Defence = "",
     sites: options.Sites = "",
-    attack: options.Attack = "quick",
+    attack: options.Attack = None,
     adversary: options.Adversary = "self",
     lambdas: options.Lambda = _STRENGTHS,
     eps: options.Eps = "",
@@ -61,7 +61,8 @@ def evaluate(
     defenses = parse_defenses(defense)
     threat = options.threat_model(norm, bounds)
     gradient = MonteCarlo(samples, backward, average, loss)  # type: ignore[arg-type]
-    attackers = parse_attackers(attack, gradient, adversary, threat)  # type: ignore[arg-type]
+    attacks = "+".join(attack or ["quick"])
+    attackers = parse_attackers(attacks, gradient, adversary, threat)  # type: ignore[arg-type]
     strengths = options.radii(lambdas, eps, _STRENGTHS, threat)
     if fail_below is not None and not 0 <= fail_below <= 100:
         raise ValueError(f"`fail_below` must be within [0, 100] %, got {fail_below:g}")
@@ -74,7 +75,7 @@ def evaluate(
         job = planned(
             defended, dataset, attackers, strengths, threat=threat, passes=passes, seed=seed, seeds=seeds,
             baseline=baseline, precision=precision, batch_size=batch_size, command=command_line(), device=place.kind,
-            battery=attack,
+            battery=attacks,
         )  # fmt: skip
     job = replace(job, engine=place.engine)
     if budget or dry_run:

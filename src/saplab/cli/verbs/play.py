@@ -38,7 +38,7 @@ def play(
         ),
     ] = None,
     sites: options.Sites = "",
-    attack: options.Attack = "fgsm",
+    attack: options.GameAttack = None,
     adversary: options.Adversary = "self",
     lambdas: options.Lambda = _STRENGTHS,
     eps: Annotated[
@@ -90,7 +90,7 @@ def play(
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
     # Agents are plain ReLU networks; every frame is attacked, so the hundreds of steps that an image may take are none.
     agents = Traits(random=True, saturated=False, blind=False, mixture=False)
-    parsed = parse_attackers(attack, gradient, adversary)  # type: ignore[arg-type]
+    parsed = parse_attackers("+".join(attack or ["fgsm"]), gradient, adversary)  # type: ignore[arg-type]
     attackers = tuple(one for attacker in parsed if (one := attacker.fitted(agents)) is not None)
     radii = options.radii(lambdas, eps, _STRENGTHS)
     place = options.ready_place(device, threads, engine, workers, address)
