@@ -248,7 +248,7 @@ def test_python_prints_the_same_table_and_verdict(
     workplace: Path, runner: "Runner", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["--attack", "standard", "--eps", "8/255", "--limit", "20", "--out", "same"]
-    code, stderr = runner(workplace, [*command()[3:], *words])
+    code, stderr = runner(workplace, command(*words)[3:])
     assert code == 0, stderr
     net, data = load_model("mine:small"), np.load("data.npz")
     images, labels = data["images"][:20], data["labels"][:20]
@@ -369,7 +369,7 @@ BATTERY = ("--limit", "12", "--attack", "paper+pgd:steps=3,samples=2,backward=id
 
 
 def test_a_battery_fills_every_part_of_the_page(workplace: Path, runner: "Runner") -> None:
-    code, stderr = runner(workplace, [*command()[3:], *BATTERY, "--lambda", "0,4", "--seeds", "2", "--out", "battery"])
+    code, stderr = runner(workplace, command(*BATTERY, "--lambda", "0,4", "--seeds", "2", "--out", "battery")[3:])
     assert code == 0, stderr
     page = (workplace / "battery" / "report.html").read_text(encoding="utf-8")
     for heading in ("The verdict", "Can its confidence be believed?", "The game", "The numbers"):
@@ -383,7 +383,7 @@ def test_a_battery_fills_every_part_of_the_page(workplace: Path, runner: "Runner
 
 
 def test_a_dry_run_shows_the_plan_and_makes_nothing(workplace: Path, runner: "Runner") -> None:
-    code, _ = runner(workplace, [*command()[3:], *BATTERY, "--dry-run", "--out", "dry"])
+    code, _ = runner(workplace, command(*BATTERY, "--dry-run", "--out", "dry")[3:])
     assert code == 0
     assert not (workplace / "dry").exists()
     assert "backward passes of one image" in runner.out

@@ -110,7 +110,7 @@ def test_other_weights_are_another_request(tmp_path):
     [
         ({"images": IMAGES * 2}, r"`images` must lie in \[0, 1\]"),
         ({"labels": LABELS[:3]}, "`labels` must be 16 integers"),
-        ({"labels": LABELS.float()}, "`labels` must be 16 integers, got torch.float32"),
+        ({"labels": LABELS.float()}, "`labels` must be 16 integers, one for each image, got torch.float32"),
         ({"labels": LABELS + 5}, r"`labels` must lie in 0\.\.2"),
         ({"eps": 2.0}, r"`eps` must be within \[0, 1\]"),
         ({"norm": "l1"}, "`norm` must be one of linf"),

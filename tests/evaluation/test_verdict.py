@@ -108,7 +108,7 @@ def test_a_masked_gradient_is_flagged():
     low, high = (100 * end for end in binomial_ends(31))
     assert found.sentence == (
         f"Robust accuracy at λ = 8 is at most 3.1 % [{low:.1f}, {high:.1f}]; the 46.0 % under the paper's adversary is "
-        "a masked gradient."
+        "due to a masked gradient."
     )
     assert outcomes(found)["identity"] == "failed"
     assert found.headline.attack == "iterative own identity 10x8"
@@ -455,7 +455,7 @@ def test_what_to_run_after_fgsm_and_after_noise():
     [
         (Advice("adaptive"), 'attacks="adaptive"'),
         (Advice("pgd", radii(0.5, 64)), 'attacks="pgd", eps=[0.5/255, 64/255]'),
-        (Advice(more_than=20), "more than 20 images"),
+        (Advice(more_than=20), "more images: 20 were too few"),
         (Advice(baseline=True), "baseline=True"),
     ],
 )

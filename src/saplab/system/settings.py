@@ -12,6 +12,8 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from saplab.system.words import did_you_mean
+
 _WORD: Final = re.compile(r"[^\s,=+:()'\"]+")  # a text that needs no quotes
 
 
@@ -37,7 +39,9 @@ class Setting:
         try:
             return msgspec.convert(value, self._text_hint if isinstance(value, str) else self.hint, strict=False)
         except msgspec.ValidationError:
-            raise ValueError(f"{self.name} must be {_type_words(self.hint)}, got {value!r}") from None
+            choices = [part for part in _parts(self.hint) if isinstance(part, str)]
+            near = did_you_mean(value, choices) if isinstance(value, str) else ""
+            raise ValueError(f"{self.name} must be {_type_words(self.hint)}, got {value!r}{near}") from None
         except TypeError:  # a type of the user's that msgspec does not know
             return value
 
@@ -123,8 +127,13 @@ def path_of(function: Any) -> str:
     return f"{module}:{name}"
 
 
+def _parts(hint: Any) -> list[Any]:
+    """Return the types and choices of a hint."""
+    return [part for arg in get_args(hint) for part in (get_args(arg) if get_origin(arg) is Literal else (arg,))]
+
+
 def _type_words(hint: Any) -> str:
-    parts = [part for arg in get_args(hint) for part in (get_args(arg) if get_origin(arg) is Literal else (arg,))]
+    parts = _parts(hint)
     types = set(parts) or {hint}
     if all(isinstance(choice, str) for choice in types):
         return f"one of {', '.join(parts)}"
