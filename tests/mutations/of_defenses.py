@@ -143,8 +143,8 @@ FAULTS = [
     Fault(
         "direct calls repeat the first pass",
         "defenses/dressing.py",
-        "self._saplab_pass = pass_ + 1",
-        "self._saplab_pass = pass_",
+        'self.__dict__["_saplab_pass"] = pass_ + 1',
+        'self.__dict__["_saplab_pass"] = pass_',
         "defenses/test_defenses.py::test_each_call_is_a_fresh_pass_and_the_seed_decides_it",
     ),
     Fault(
