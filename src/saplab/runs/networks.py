@@ -38,7 +38,8 @@ class Rehearsed(NamedTuple):
         network: as cells name it.
         plain: the network without its defences, as saplab runs it.
         notes: what people should know of it.
-        slopes: how much of what its gradient promises comes true, by its own rule and, if misled, by others.
+        slopes: how much of what its gradient promises comes true, by its own rule and, if misled, by others; empty
+            where no gradient reaches the image.
     """
 
     network: Network
@@ -82,9 +83,10 @@ def rehearsed(model: nn.Module, images: Tensor) -> Rehearsed:
                              " come from `draw`, such as draw.normal(x.shape)")  # fmt: skip
         placed = (_PLACED,) if whole.randomness is not None and whole.randomness.single else ()
     hidden = unseen(plain, images) if acting and acting.acting["activation"] and not acting.sites else ()
-    rising = _slopes(found, runs, images)
-    followed = _followed(runs, images) or _sloping(rising)
-    return Rehearsed(found, runs, (*observed.notes, *placed, *hidden, *followed), rising)
+    followed = _followed(runs, images)
+    rising = {} if followed else _slopes(found, runs, images)
+    notes = (*observed.notes, *placed, *hidden, *followed, *_sloping(rising))
+    return Rehearsed(found, runs, notes, rising)
 
 
 def _followed(model: nn.Module, images: Tensor) -> tuple[str, ...]:
@@ -135,7 +137,8 @@ def traits_of(found: Rehearsed, images: Tensor) -> Traits:
     The plain and the relaxed gradient are taken with the same draws; plain is straight through defences that have
     rules, as ``relaxed`` is.
     """
-    network, plain, _, rising = found
+    network, plain = found.network, found.plain
+    rising = found.slopes or _slopes(network, plain, images)
     model, few = network_of(network, {(network.model, network.digest): plain}), for_network(plain, images[:_FEW])
     streams = pass_streams(stream_key(0), 0, torch.arange(len(few)))
 
