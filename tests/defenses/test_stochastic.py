@@ -386,10 +386,11 @@ def test_what_cannot_be_seeded_is_run_pass_by_pass_and_never_stacked():
     assert torch.isfinite(probs).all()
 
 
-def test_a_frozen_draw_is_the_same_in_every_pass_and_for_every_example():
+@pytest.mark.parametrize("kind", [nets.InputNoise, nets.PixelNoise, nets.Either, nets.NumPyNoise])
+def test_a_frozen_draw_is_the_same_in_every_pass_and_for_every_example(kind):
     from saplab.defenses.stochastic import frozen
 
-    net = frozen(saplab.Stochastic(nets.InputNoise().eval(), example=IMAGES))
+    net = frozen(saplab.Stochastic(kind().eval(), example=IMAGES))
     assert not is_random(net)
     same = passed(net, images=IMAGES[:1].expand(8, 3, 4, 4))
     assert torch.allclose(same, same[:1].expand_as(same), atol=1e-6)

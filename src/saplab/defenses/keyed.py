@@ -115,7 +115,12 @@ class Randomness:
     @property
     def shared(self) -> bool:
         """Return whether a batch must be a single pass."""
-        return self.random and (self.hosts or not self.keyed or not self.alone or self.pattern.shared)
+        return self.random and not self._of_examples
+
+    @property
+    def _of_examples(self) -> bool:
+        """Return whether every draw that was seen, if there was one, is an example's own."""
+        return self.keyed and self.alone and not (self.hosts or self.pattern.shared)
 
     @property
     def grain(self) -> str:
@@ -130,7 +135,7 @@ class Randomness:
     def numbers(self, drawing: Drawing, batch: int) -> "Numbers":
         """Return the numbers of a pass over a batch."""
         watch = Watch() if self.seeds else None
-        return Numbers(drawing, batch, self.pattern, watch=watch, strict=self.grain in ("", "example"))
+        return Numbers(drawing, batch, self.pattern, watch=watch, strict=self._of_examples)
 
 
 @dataclass
