@@ -398,6 +398,14 @@ def test_a_frozen_draw_is_the_same_in_every_pass_and_for_every_example(kind):
     assert not torch.allclose(passed(net), passed(nets.Net().eval()), atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [*OWN, *OF_A_PASS, nets.Shuffled, nets.InChunks])
+def test_the_whole_battery_attacks_every_kind_of_randomness(kind):
+    """Also from the network's frozen draw, which no attack of its own needs."""
+    labels = torch.arange(8) % 3
+    found = saplab.evaluate(kind().eval(), IMAGES, labels, "standard", 0.05, passes=2, samples=1, progress=False)
+    assert {"transfer"} <= {row["curve"].split()[1] for row in found.rows}
+
+
 def test_compiled_networks_draw_the_same_keys():
     net = saplab.Stochastic(nets.InputNoise().eval(), example=IMAGES)
     with warnings.catch_warnings():
