@@ -36,9 +36,6 @@ def attacks() -> Iterator[Attack]:
     yield saplab.PGD(along, steps=40, momentum=0.9, relative_step=0.3)
     for gradient in (more, most):
         yield saplab.APGD(replace(gradient, loss="dlr"), steps=40)
-    for samples, steps, share, momentum in ((5, 40, 0.15, 0.9), (2, 100, 0.1, 0.95), (1, 200, 0.07, 0.97)):
-        fewer = saplab.MonteCarlo(samples, "identity", loss="margin")  # at half the passes: more steps of fewer samples
-        yield saplab.PGD(fewer, steps=steps, relative_step=share, momentum=momentum)
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """Where the time of an evaluation by `standard` goes, attack by attack, and what each of them is worth.
 
     python benchmarks/waste.py [--images 50] [--lam 2 8] [--defense sap:100] [--model preact-resnet20-dense]
-        [--threads 1] [--json PATH]
+        [--passes 20] [--samples 20] [--seed 0] [--threads 1] [--json PATH]
+
+The network must be random by its defence, and not saturate: the battery is chosen for such a one.
 
 For each attack: processor seconds to make its images and to judge them, passes forward and backward of an image as they
 were run and as `Attack.cost` bounds them, what it leaves at each radius, and how many images, that all attacks above it
@@ -89,7 +91,15 @@ def spent(one: Attacker, nets: tuple[nn.Module, nn.Module], x: Tensor, y: Tensor
 def print_table(found: Sequence[Spent], lams: Sequence[float]) -> None:
     """Print what each attack took and left, and what it alone added."""
     total = sum(one.making + one.judging for one in found)
-    heads = ["attack", "making, s", "judging, s", "share, %", "forward", "backward", "share of the bound, %"]
+    heads = [
+        "attack",
+        "making, s",
+        "judging, s",
+        "share, %",
+        "forward",
+        "backward",
+        "of the passes that it may take, %",
+    ]
     heads += [f"left at λ = {lam:g}, % (newly broken)" for lam in lams]
     print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     standing = np.ones_like(found[0].right, dtype=bool)

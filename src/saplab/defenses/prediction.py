@@ -166,7 +166,7 @@ def _where_logits_are(output: Any) -> str:
     """Return how to take the logits out of a dict or a tuple, where it holds a tensor."""
     parts = output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple) else ()
     key = next((key for key, part in parts if isinstance(part, Tensor)), None)
-    return "" if key is None else f"; wrap it in a module whose forward returns net(x)[{key!r}]"
+    return "" if key is None else f"; wrap it in a module whose forward returns its logits, such as net(x)[{key!r}]"
 
 
 def of_classes(output: Tensor) -> Tensor:
