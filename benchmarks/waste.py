@@ -3,8 +3,6 @@
     python benchmarks/waste.py [--images 50] [--lam 2 8] [--defense sap:100] [--model preact-resnet20-dense]
         [--passes 20] [--samples 20] [--seed 0] [--threads 1] [--json PATH]
 
-The network must be random by its defence, and not saturate: the battery is chosen for such a one.
-
 For each attack: processor seconds to make its images and to judge them, passes forward and backward of an image as they
 were run and as `Attack.cost` bounds them, what it leaves at each radius, and how many images, that all attacks above it
 leave, it breaks. Then the cosine between the gradients of two halves of the samples, at the untouched images, by which
@@ -27,9 +25,10 @@ from torch import Tensor, nn
 
 import saplab
 from saplab.attacks import Problem, attackers_of, eps_of
-from saplab.attacks.batteries import Attacker, Traits
+from saplab.attacks.batteries import Attacker
 from saplab.defenses import parse_defenses
 from saplab.metrics import correct
+from saplab.runs.networks import rehearsed, traits_of
 
 SAMPLES = (2, 4, 8, 16, 32)
 
@@ -74,7 +73,7 @@ def spent(one: Attacker, nets: tuple[nn.Module, nn.Module], x: Tensor, y: Tensor
     """Run an attack at all radii, and judge its images."""
     defended, plain = nets
     asked = defended if one.whose == "self" else plain
-    attack = one.attack.plain(one.whose == "self", True, one.whose == "self")
+    attack = one.attack
     radii = tuple(eps_of(lam) for lam in args.lam)
     start = time.process_time()
     with counting(asked) as counts:
@@ -133,11 +132,13 @@ def main() -> None:
     plain = saplab.load_model(args.model)
     nets = (saplab.defend(plain, *parse_defenses(args.defense)), plain)
     x, y = (t[: args.images] for t in saplab.load_cifar10("sample"))
-    traits = Traits(random=True, saturated=False, blind=False, mixture=False, classes=10)
-    battery = [one.fitted(traits) for one in attackers_of("standard", saplab.MonteCarlo(args.samples))]
+    seen, reference = (rehearsed(net, x) for net in nets)
+    traits = traits_of(seen, x)
+    fitted = (one.fitted(traits) for one in attackers_of("standard", saplab.MonteCarlo(args.samples)))
+    battery = [one.against(seen.network, reference.network) for one in fitted if one is not None]
     print(f"{args.defense}, {len(x)} images, {args.passes} passes, {args.samples} samples")
     found = []
-    for one in filter(None, battery):
+    for one in battery:
         found.append(spent(one, nets, x, y, args))
         print(found[-1].name, round(found[-1].making, 1), flush=True)
     print_table(found, args.lam)
