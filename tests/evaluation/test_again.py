@@ -27,6 +27,16 @@ def test_attacks_that_are_objects_can_be_read_back():
     assert told.endswith('eps=[0.5], norm="l2", bounds=(0.0, 1.0))')
 
 
+def margin_of_two(logits, labels):
+    return logits[:, 0] - logits[:, 1]
+
+
+def test_only_unusual_settings_of_an_object_are_told_and_a_function_by_its_name():
+    gradient = saplab.MonteCarlo(5, loss=margin_of_two)
+    told = call_of([saplab.FGSM(gradient), saplab.FGSM()], [8 / 255], LINF, {})
+    assert "attacks=[saplab.FGSM(gradient=saplab.MonteCarlo(samples=5, loss=margin_of_two)), saplab.FGSM()]," in told
+
+
 def test_the_page_of_a_result_in_memory_shows_its_call(tmp_path: Path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()

@@ -1,7 +1,8 @@
 """The call of `saplab.evaluate` that makes a result again, as a page shows it."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import isfunction
 from typing import Any
 
 from saplab.attacks import ThreatModel, strength_of
@@ -24,10 +25,21 @@ def call_of(attacks: Any, eps: Sequence[float], threat: ThreatModel, settings: M
 
 
 def _text(value: Any) -> str:
-    """Return a value as Python writes it; saplab's own classes are read from the package."""
+    """Return a value as Python writes it; saplab's own objects by the settings that are not the usual ones."""
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_text, value))}]"
-    own = type(value).__module__.startswith("saplab.")
-    return re.sub(r"\b([A-Z]\w*)\(", r"saplab.\1(", repr(value)) if own else repr(value)
+    kind = type(value)
+    if is_dataclass(kind) and kind.__module__.startswith("saplab."):
+        return f"saplab.{kind.__name__}({', '.join(_unusual(value))})"
+    return value.__qualname__ if isfunction(value) else repr(value)
+
+
+def _unusual(value: Any) -> Iterator[str]:
+    for field in filter(lambda field: field.init, fields(value)):
+        own, usual = getattr(value, field.name), field.default
+        if field.default_factory is not MISSING:
+            usual = field.default_factory()
+        if own != usual:
+            yield f"{field.name}={_text(own)}"
