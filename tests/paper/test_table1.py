@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 
 from saplab.attacks import RandomNoise, eps_of, radii_of
 from saplab.cli import app
+from saplab.evaluation.paper_numbers import PAPER_CHANGES
 from saplab.models.qnetwork import new_network
 from saplab.paper import table1 as plan
 from saplab.paper.report import write_study
 from saplab.paper.study import is_study, save_figures
-from saplab.paper.table1 import EFFORTS, PAPER_CHANGES, STRENGTHS, Agents, Effort, table_curves, table_figures
+from saplab.paper.table1 import EFFORTS, STRENGTHS, Agents, Effort, table_curves, table_figures
 from saplab.rl.agents import Facts, pack, write_agent
 from saplab.rl.play import play
 from saplab.rl.published import PUBLISHED

@@ -11,6 +11,7 @@ from torch import nn
 
 from saplab.attacks import FGSM, radii_of
 from saplab.defenses import label_of, parse_defenses
+from saplab.evaluation.paper_numbers import PAPER_CHANGES
 from saplab.metrics.scores import mean_score
 from saplab.models.identity import network_digest
 from saplab.paper.plan import Networks, cell_of_line
@@ -22,14 +23,6 @@ from saplab.runs import Curve, GameCell, Network, cut
 
 _AGENT: Final = "agent:"
 STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
-PAPER_CHANGES: Final[Mapping[str, Mapping[float, float]]] = {  # of the mean points, in %, SAP-100 against the original
-    "assault": {0: -12.2, 1: 10.4, 2: 9.8, 4: 12.4, 8: 16.6},
-    "asterix": {0: -33.4, 1: 13.3, 2: 20.8, 4: 14.0, 8: 7.4},
-    "bank_heist": {0: -59.2, 1: 131.7, 2: 204.8, 4: 1760.0, 8: 60.9},
-    "battle_zone": {0: -65.8, 1: -22.0, 2: 110.1, 4: 202.6, 8: 134.8},
-    "beam_rider": {0: -15.8, 1: 164.5, 2: 92.3},
-    "bowling": {0: -4.5, 1: 3425.9},
-}
 _RIVALS: Final = ("dropout:0.1", "rna:0.05", "rsa:0.2", "rnw:0.01", "rsw:0.1", "dwp:60", "swp:200")
 _LABELS: Final = (
     "original", "SAP-100, mask backward", "SAP-100, identity backward", "SAP-100, gradient of the original"

@@ -1,8 +1,6 @@
 """``saplab play``: let an agent play full Atari games, defended or not, against an adversary."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -14,8 +12,7 @@ from saplab.cli.options import DATA, DEFENCE, JUDGING, NETWORK, OUTPUT, option
 from saplab.cli.verbs.train_agent import GAME
 
 if TYPE_CHECKING:
-    from saplab.attacks import FGSM, Attacker
-    from saplab.runs import Curve, GameCell, Network
+    from saplab.runs import Curve, GameCell
     from saplab.runs.games import Games
 
 AGENT = "A file of an agent (.safetensors, .pt, .pth, or a .zip of Stable-Baselines3); by default the packaged one."
@@ -75,6 +72,7 @@ def play(
     from saplab.cli.results import tell_what_is_missing
     from saplab.defenses import parse_defenses
     from saplab.evaluation.evaluate import Job
+    from saplab.evaluation.game_plan import Played, plan_games
     from saplab.evaluation.games import write_games
     from saplab.evaluation.text import rows_text
     from saplab.models.identity import network_digest
@@ -107,8 +105,7 @@ def play(
         max_frames=max_frames,
     )  # fmt: skip
     defended = [replace(plain, defenses=parse_defenses(text), sites=places) for text in defense or []]
-    ask = _Ask(whole, FGSM(gradient), radii, seeds)
-    curves = _curves(ask, defended, attackers, baseline)
+    curves = plan_games(Played(whole, FGSM(gradient), radii, seeds), defended, attackers, baseline)
     games = Games({(plain.model, plain.digest): network.to(place.device)}, place.device)
     job = Job(Request(f"{rom}: points under attack", curves, command_line()), games, place.engine)
     store = open_store(job, out, console)
@@ -126,88 +123,6 @@ def play(
         console.emit_json({"game": rom, "digest": plain.digest, "out": str(out), "rows": records})
     if not complete or summary.damaged:
         raise typer.Exit(1)
-
-
-@dataclass(frozen=True)
-class _Ask:
-    """What all curves have in common."""
-
-    whole: "GameCell"  # of the agent without defence and attack, over all games of a seed
-    usual: "FGSM"  # the attack that goes without a name
-    radii: Sequence[float]  # of attackers that have none of their own
-    seeds: int
-
-
-def _curves(
-    ask: _Ask, defended: "Sequence[Network]", attackers: "Sequence[Attacker]", baseline: bool
-) -> "tuple[Curve, ...]":
-    """Plan a curve of each agent against each attacker: without defence, and defended, compared with the former.
-
-    Several attacks may be one and the same for an agent: it is played once.
-    """
-    known: dict[tuple[str, ...], Curve] = {}
-
-    def added(defender: "Network", attacker: "Attacker", against: str = "") -> str:
-        curve = _curve(ask, defender, attacker, against)
-        return known.setdefault(tuple(cell.digest for cell in curve.every_cell()), curve).label
-
-    plain = [added(ask.whole.defender, attacker) for attacker in attackers]
-    for agent in defended:
-        for attacker, against in zip(attackers, plain, strict=True):
-            added(agent, attacker, against)
-    return tuple(curve for curve in known.values() if baseline or not defended or curve.against)
-
-
-def _curve(ask: _Ask, defender: "Network", attacker: "Attacker", against: str = "") -> "Curve":
-    from saplab.evaluation.plan import attacked
-    from saplab.runs import Curve, cut
-
-    one = replace(attacker, eps=None)
-    whole = replace(ask.whole, defender=defender, passes=ask.whole.passes if defender.random else 1)
-    by_radius = [
-        cut(attacked(replace(whole, eps=(radius,)), one).plain, whole.stop, ask.seeds)
-        for radius in attacker.eps or ask.radii
-    ]
-    cells, *repeats = (tuple(chain(*parts)) for parts in zip(*by_radius, strict=True))
-    cell = attacked(replace(whole, eps=(1.0,)), one)
-    label = _label_of(cell, _is_usual(attacker, ask.usual))
-    return Curve(label, cells, paper=_papers_changes(cell), repeats=tuple(repeats), against=against)
-
-
-def _is_usual(attacker: "Attacker", usual: "FGSM") -> bool:
-    """Return whether an attack is the usual one, whatever its backward rule."""
-    from saplab.attacks import FGSM
-
-    if not isinstance(attacker.attack, FGSM):
-        return False
-    return replace(attacker.attack.gradient, backward=usual.gradient.backward) == usual.gradient
-
-
-def _label_of(cell: "GameCell", usual: bool) -> str:
-    """Name a curve by defender, and by what its adversary does where that is not the usual."""
-    from saplab.attacks import GradientAttack
-
-    attack = cell.attack
-    assert attack is not None
-    parts = [cell.defender.label if cell.defender.defenses else "original"]
-    parts += [] if usual else [attack.describe(False)]
-    if cell.transferred:
-        parts.append("gradient of the original")
-    elif isinstance(attack, GradientAttack) and cell.adversary.has_rules:
-        parts.append(f"{attack.gradient.backward} backward")
-    return ", ".join([*parts, *(["newest frame"] if cell.newest else []), *(["sticky actions"] if cell.sticky else [])])
-
-
-def _papers_changes(cell: "GameCell") -> Mapping[float, float]:
-    """Return the paper's changes for a cell like its own: SAP-100 everywhere, FGSM by its own mask gradient."""
-    from saplab.attacks import FGSM
-    from saplab.defenses import SAP
-    from saplab.paper.table1 import PAPER_CHANGES
-
-    own = cell.adversary == cell.defender and isinstance(cell.attack, FGSM) and cell.attack.gradient.backward == "mask"
-    if cell.defender.defenses != (SAP(100),) or cell.defender.sites or cell.newest or cell.sticky or not own:
-        return {}
-    return PAPER_CHANGES.get(cell.game, {})
 
 
 def _film(path: Path, curve: "Curve", games: "Games", console: Console) -> None:
