@@ -41,6 +41,7 @@ _ATTACKS = (
     " arc (of mixtures), or package.module:Class(…), each with settings of its own where wanted:"
     " pgd:steps=40,backward=identity or fgsm:samples=10,adversary=dense."
 )
+ATTACK_OF_IMAGES, ATTACK_OF_GAMES = "quick", "fgsm"  # where none is named
 _ADVERSARY = (
     "Whose gradient: self (the network under attack) or dense (the same without its defence; of a network that is"
     " random by itself, with one draw of its own frozen)."
@@ -66,8 +67,10 @@ Defence = Annotated[
 Sites = Annotated[
     str, option(DEFENCE, "Pattern of the sites to defend, such as 'stage3.*'; by default all.", "--sites")
 ]
-Attack = Annotated[list[str] | None, option(ATTACK, f"{_ATTACKS} Several may be given; quick by default.")]
-GameAttack = Annotated[list[str] | None, option(ATTACK, f"{_ATTACKS} Several may be given; fgsm by default.")]
+Attack = Annotated[list[str] | None, option(ATTACK, f"{_ATTACKS} Several may be given; {ATTACK_OF_IMAGES} by default.")]
+GameAttack = Annotated[
+    list[str] | None, option(ATTACK, f"{_ATTACKS} Several may be given; {ATTACK_OF_GAMES} by default.")
+]
 Adversary = Annotated[str, option(ATTACK, _ADVERSARY)]
 Lambda = Annotated[
     str, option(ATTACK, "Strengths λ: how far each pixel may move, in steps of 0..255, such as 2,8.", "--lambda")

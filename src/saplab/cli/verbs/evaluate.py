@@ -61,7 +61,7 @@ def evaluate(
     defenses = parse_defenses(defense)
     threat = options.threat_model(norm, bounds)
     gradient = MonteCarlo(samples, backward, average, loss)  # type: ignore[arg-type]
-    attacks = "+".join(attack or ["quick"])
+    attacks = "+".join(attack or [options.ATTACK_OF_IMAGES])
     attackers = parse_attackers(attacks, gradient, adversary, threat)  # type: ignore[arg-type]
     strengths = options.radii(lambdas, eps, _STRENGTHS, threat)
     if fail_below is not None and not 0 <= fail_below <= 100:

@@ -88,7 +88,7 @@ def play(
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
     # Agents are plain ReLU networks; every frame is attacked, so the hundreds of steps that an image may take are none.
     agents = Traits(random=True, saturated=False, blind=False, mixture=False)
-    parsed = parse_attackers("+".join(attack or ["fgsm"]), gradient, adversary)  # type: ignore[arg-type]
+    parsed = parse_attackers("+".join(attack or [options.ATTACK_OF_GAMES]), gradient, adversary)  # type: ignore[arg-type]
     attackers = tuple(one for attacker in parsed if (one := attacker.fitted(agents)) is not None)
     radii = options.radii(lambdas, eps, _STRENGTHS)
     place = options.ready_place(device, threads, engine, workers, address)
