@@ -1,6 +1,7 @@
 """The site: every public name has its place in the reference, and every page has one in the navigation."""
 
 import dataclasses
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def test_everything_in_a_result_has_its_entry_with_every_attribute():
         assert (
             f"::: saplab.{kind.__name__}\n" in pages if public else f"::: {kind.__module__}.{kind.__name__}\n" in pages
         )
-        told = re.findall(r"^        ([\w, ]+): ", kind.__doc__ or "", re.MULTILINE)
+        told = re.findall(r"^    ([\w, ]+): ", inspect.cleandoc(kind.__doc__ or ""), re.MULTILINE)
         names = {name.strip() for line in told for name in line.split(",")}
         fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
         assert {field.name for field in fields} <= names, kind
