@@ -43,6 +43,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"benchmarks/gpu.py needs Triton, which is not installed here ({error}).") from None
 
 SHAPES = [(512, 16_384), (512, 4_096), (8, 1_000_000), (8192, 1_024)]
+TINY = (4, 256)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SETS = 4  # of memory, so that none is still in the cache when its turn comes
 OURS, COPY = "saplab", "copy"
@@ -142,13 +143,14 @@ def tune(rows: int, a: int, rounds: int, device: torch.device) -> list[dict[str,
 
 
 def stages(rows: int, a: int, device: torch.device) -> dict[str, float]:
-    """Return the microseconds of each kernel, by the profiler."""
+    """Return the microseconds of each kernel, by the profiler; nothing where no GPU runs them."""
     sets = maps(rows, a, torch.float32, device)
     prune = kernels_for(sets[0])
     on_all(prune, sets)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    kind = torch.profiler.ProfilerActivity.CUDA if device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[kind]) as profile:
         on_all(prune, sets)
-        torch.cuda.synchronize()
+        wait_for(device.type)
     return {event.key: event.device_time_total / SETS for event in profile.key_averages() if event.device_time_total}
 
 
@@ -212,15 +214,16 @@ def compare_laws(a: int, n: int, device: torch.device) -> dict[str, float]:
 def results(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Any]]:
     """Measure everything; yield names and results."""
     yield "law", compare_laws(64 if args.small else 4096, 64 if args.small else 4096, device)
-    shapes = [(4, 256)] if args.small else SHAPES
-    for (rows, a), dtype in product(shapes, DTYPES):
-        yield f"sampler, {rows} x {a}, {dtype}", time_sampler(rows, a, dtype, args.rounds, device)
+    rounds = 1 if args.small else args.rounds
+    shapes, (rows, a) = ([TINY], TINY) if args.small else (SHAPES, (512, 16_384))
+    for shape, dtype in product(shapes, DTYPES):
+        yield f"sampler, {shape[0]} x {shape[1]}, {dtype}", time_sampler(*shape, dtype, rounds, device)
     if args.stages:
-        yield "kernels of 512 x 16384, µs", stages(512, 16_384, device)
+        yield f"kernels of {rows} x {a}, µs", stages(rows, a, device)
     if args.tune:
-        yield "tilings of 512 x 16384", tune(512, 16_384, args.rounds, device)
+        yield f"tilings of {rows} x {a}", tune(rows, a, rounds, device)
     if not args.small:
-        yield PASSES, time_passes(512, args.rounds, device)
+        yield PASSES, time_passes(512, rounds, device)
         yield ATTACK, time_attack(10_000, 100, device)
 
 
