@@ -1,11 +1,12 @@
 """A whole evaluation of SAP-100: `standard` beside other libraries' attacks for random networks, in one run.
 
-    python benchmarks/whole.py [--images 200] [--lam 8] [--passes 100] [--backward mask] [--threads 1] [--json PATH]
+    python benchmarks/whole.py [--images 200] [--lam 8] [--passes 100] [--battery-passes 20] [--backward mask]
+        [--only standard] [--threads 1] [--json PATH]
 
 torchattacks' EOTPGD and pyautoattack's `rand` run at their defaults, as their users would call them, on the network
 that saplab defends, with its kernels; `backward` is the rule by which their gradients pass SAP. `standard` chooses its
-own. What they leave is judged by the same fresh passes of the averaged prediction; beside it stands what `rand` says
-itself, which judges by single passes. Needs the extra `peers`.
+own, and judges by 20 fresh passes, its default. What the others leave is judged by 100 fresh passes of the averaged
+prediction; beside it stands what `rand` says itself, which judges by single passes. Needs the extra `peers`.
 """
 
 import argparse
@@ -44,7 +45,7 @@ Right = np.ndarray[Any, np.dtype[np.float64]]
 
 def by_standard(args: argparse.Namespace, net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Right, float]:
     """Return which images no attack of the battery breaks, by the bound's own fresh passes, and the bound."""
-    asked = {"eps": args.lam / 255, "passes": args.passes, "baseline": False, "progress": False}
+    asked = {"eps": args.lam / 255, "passes": args.battery_passes, "baseline": False, "progress": False}
     found = saplab.evaluate(net, images, labels, "standard", **asked)
     bound = found.verdict.robust[-1]
     return left(found)[bound.strength], bound.accuracy.estimate
@@ -89,16 +90,19 @@ def main() -> None:
     evaluations, left_out = installed(EVALUATIONS, MODULES)
     for line in left_out:
         print(f"left out: {line}")
+    evaluations = {name: one for name, one in evaluations.items() if args.only in name}
     dense = saplab.load_model("preact-resnet20-dense")
     net = trust(saplab.defend(dense, saplab.SAP(100), backward=args.backward))
     x, y = (t[: args.images] for t in saplab.load_cifar10("sample"))
     times = {name: Times() for name in evaluations}
     found = {name: time_once(partial(run, args, net, x, y), times[name]) for name, run in evaluations.items()}
-    print(f"{len(x)} images, λ = {args.lam:g}, judged by {args.passes} fresh passes")
+    print(
+        f"{len(x)} images, λ = {args.lam:g}, judged by {args.battery_passes} (standard) and {args.passes} fresh passes"
+    )
     print(f"| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 1)}")
     seconds = {name: one.processor() for name, one in times.items()}
     for name, (right, own) in found.items():
-        print(_row(name, right, own, seconds, found[STANDARD][0]), flush=True)
+        print(_row(name, right, own, seconds, found.get(STANDARD, found[name])[0]), flush=True)
     rows = {
         name: {"right": right.tolist(), "own": own, "seconds": seconds[name]} for name, (right, own) in found.items()
     }
@@ -120,6 +124,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--lam", type=float, default=8.0)
     parser.add_argument("--passes", type=int, default=100)
+    parser.add_argument("--battery-passes", type=int, default=20)
+    parser.add_argument("--only", default="", help="a part of an evaluation's name")
     parser.add_argument("--backward", choices=RULES, default="mask")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
