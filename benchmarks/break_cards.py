@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import saplab
 from saplab.benchmark.board import stored_cards
 from saplab.benchmark.entries import ENTRIES
-from saplab.defenses import parse_defenses
+from saplab.defenses.drawing import GradientRule
 from saplab.defenses.stochastic import trust
 
 DEFAULT = ("gaussian-0.25", "fast", "adversarial", "sap-100-dense")
@@ -115,7 +115,6 @@ class Towards:
 def attacks(random: bool) -> Iterator[Climb]:
     """Return attacks without end: each round with more steps than the one before."""
     samples, steps = (8, 100) if random else (1, 100)
-    round_ = 0
     while True:
         for corner in (False, True):
             yield Climb(f"mean probability {steps}", mean_probability, steps, samples, corner=corner)
@@ -125,11 +124,10 @@ def attacks(random: bool) -> Iterator[Climb]:
             yield Climb(f"class {rank + 1} {steps}", Towards(rank), steps, samples)
         if random:
             yield Climb(f"mean probability {steps}, 64 passes", mean_probability, steps // 2, 64)
-        round_ += 1
         steps *= 2
 
 
-def wrong(net: nn.Module, x: Tensor, labels: Tensor, passes: int = PASSES) -> Tensor:
+def wrong(net: nn.Module, x: Tensor, labels: Tensor, passes: int) -> Tensor:
     """Return which images the mean of that many fresh passes misclassifies."""
     found = []
     with torch.no_grad():
@@ -140,12 +138,10 @@ def wrong(net: nn.Module, x: Tensor, labels: Tensor, passes: int = PASSES) -> Te
 
 
 def both(name: str) -> tuple[nn.Module, nn.Module]:
-    """Return the network that judges, and the one whose gradient is taken."""
+    """Return the network that judges, and the one whose gradient is taken, by draws of its own."""
     entry = ENTRIES[name]
-    judge, seen = (trust(entry.build().eval()) for _ in range(2))
-    if entry.method in ("sap", "sap-trained"):
-        plain = saplab.load_model(entry.networks[0], entry.weights)
-        seen = trust(saplab.defend(plain, *parse_defenses(entry.defense), seed=1, backward="identity"))
+    rule: GradientRule = "identity" if entry.method in ("sap", "sap-trained") else "mask"
+    judge, seen = trust(entry.build().eval()), trust(entry.build(seed=1, backward=rule).eval())
     return judge, softened(seen) if entry.method == "lwta" else seen
 
 
@@ -156,15 +152,18 @@ def broken(name: str, lam: float, minutes: float) -> dict[str, object]:
     images, labels = (part[: card.data.images] for part in saplab.load_cifar10("sample"))
     judge, seen = both(name)
     torch.manual_seed(0)
-    lost = wrong(judge, images, labels)
-    clean, by, random = 100 * float((~lost).double().mean()), [], card.clean.tries is not None
+    random = card.clean.tries is not None
+    passes = PASSES if random else 1
+    lost = wrong(judge, images, labels, passes)
+    clean, by = 100 * float((~lost).double().mean()), []
     for seed, attack in enumerate(attacks(random)):
         alive = (~lost).nonzero().squeeze(1)
         if len(alive) == 0 or time.process_time() - begin > 60 * minutes:
             break
         points = attack(seen, images[alive], labels[alive], eps, seed)
-        found = wrong(judge, points, labels[alive])
-        confirmed = alive[found][wrong(judge, points[found], labels[alive][found])] if found.any() else alive[:0]
+        found = wrong(judge, points, labels[alive], passes)
+        some = alive[found]
+        confirmed = some[wrong(judge, points[found], labels[some], passes)] if len(some) else some
         lost[confirmed] = True
         if len(confirmed):
             by.append(f"{attack.name}: {len(confirmed)}")

@@ -9,6 +9,7 @@ from torch import nn
 
 from saplab.benchmark.methods import METHODS, Claim, Method
 from saplab.defenses import Mixture, defend, parse_defenses
+from saplab.defenses.drawing import GradientRule
 from saplab.models.zoo import PACKAGED, load_model
 from saplab.system.words import did_you_mean
 
@@ -64,8 +65,8 @@ class Entry:
         """Return the networks of the package that are not there (yet)."""
         return tuple(name for name in self.networks if name.startswith(_BASE + "-") and name not in PACKAGED)
 
-    def build(self) -> nn.Module:
-        """Load and defend the network; ValueError where weights are not there."""
+    def build(self, seed: int = 0, backward: GradientRule = "mask") -> nn.Module:
+        """Load and defend the network, with `defend`'s seed and rule; ValueError where weights are not there."""
         if self.lacking:
             raise ValueError(
                 f"{self.name} needs networks whose weights are not in the package: {', '.join(self.lacking)}"
@@ -75,7 +76,8 @@ class Entry:
         if not self.defense:
             return network
         defenses = parse_defenses(self.defense)
-        return defend(network, *defenses, sites=self.sites or None, parameters=self.parameters or None)
+        places = {"sites": self.sites or None, "parameters": self.parameters or None}
+        return defend(network, *defenses, **places, seed=seed, backward=backward)
 
 
 _NETWORKS: Final = ("dense", "fast", "adversarial")
