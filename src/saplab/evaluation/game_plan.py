@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from saplab.attacks import FGSM, Attacker, GradientAttack
 from saplab.evaluation.paper_numbers import paper_changes
 from saplab.evaluation.plan import attacked
-from saplab.runs import Curve, GameCell, Network, cut
+from saplab.runs import Curve, GameCell, Network, cut_each
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,8 @@ def plan_games(
 def _curve(games: Played, defender: Network, attacker: Attacker, against: str) -> Curve:
     one = replace(attacker, eps=None)
     whole = replace(games.whole, defender=defender, passes=games.whole.passes if defender.random else 1)
-    by_radius = [
-        cut(attacked(replace(whole, eps=(radius,)), one).plain, whole.stop, games.seeds)
-        for radius in attacker.eps or games.radii
-    ]
-    cells, *repeats = (tuple(chain(*parts)) for parts in zip(*by_radius, strict=True))
+    wholes = [attacked(replace(whole, eps=(radius,)), one).plain for radius in attacker.eps or games.radii]
+    cells, *repeats = cut_each(wholes, whole.stop, games.seeds)
     cell = attacked(replace(whole, eps=(1.0,)), one)
     label = _label_of(cell, _is_usual(attacker, games.usual))
     return Curve(label, cells, paper=paper_changes(cell), repeats=tuple(repeats), against=against)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +18,7 @@ from saplab.paper.study import Claim, Figure, Line
 from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped, trained
 from saplab.rl.atari import PAPER_GAMES, rom_name
 from saplab.rl.published import PUBLISHED
-from saplab.runs import Curve, GameCell, Network, cut
+from saplab.runs import Curve, GameCell, Network, cut_each
 
 _AGENT: Final = "agent:"
 STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -172,8 +171,8 @@ def _curve(figure: Figure, line: Line, whole: GameCell, networks: Networks, effo
     """Plan a line: cells of each radius and seed. Changes are against the undefended agent under such an attack."""
     cell = cell_of_line(line, whole, networks, effort.samples, effort.passes)
     cell = replace(cell, game=line.model.removeprefix(_AGENT))
-    by_radius = [cut(replace(cell, eps=(e,)).plain, effort.together, effort.seeds) for e in radii_of(STRENGTHS)]
-    cells, *repeats = (tuple(chain(*parts)) for parts in zip(*by_radius, strict=True))
+    wholes = [replace(cell, eps=(radius,)).plain for radius in radii_of(STRENGTHS)]
+    cells, *repeats = cut_each(wholes, effort.together, effort.seeds)
     noise = line.attack == "noise"
     plain = next(one.label for one in figure.lines if not one.defense and (one.attack == "noise") == noise)
     against = plain if line.defense else ""

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import chain
 from operator import index
 from typing import Any, ClassVar, Final, Self, get_args
 
@@ -418,3 +419,9 @@ def cut(whole: Cell, size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
         tuple(replace(whole, start=a, stop=min(a + size, whole.stop), seed=whole.seed + k) for a in starts)
         for k in range(seeds)
     )
+
+
+def cut_each(wholes: Iterable[Cell], size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
+    """Cut several cells as `cut` does one: for each seed, the cells of the first, of the second and so on."""
+    parts = (cut(whole, size, seeds) for whole in wholes)
+    return tuple(tuple(chain(*of_seed)) for of_seed in zip(*parts, strict=True))
