@@ -390,5 +390,24 @@ def test_a_network_of_float64_is_attacked_and_judged_in_float64():
 def test_a_network_of_float64_has_no_other_precision():
     with pytest.raises(ValueError, match=r"a network of float64 keeps its precision, got `precision` bfloat16"):
         saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, precision="bfloat16")
+    with pytest.raises(ValueError, match=r"keeps its precision, got `gradient_precision` bfloat16"):
+        saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, gradient_precision="bfloat16")
+    rows = saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, gradient_precision="auto").rows
+    assert {row["curve"] for row in rows} == {"undefended: FGSM"}
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_takes_bfloat16_for_gradients_alone_where_the_hardware_has_it(native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    result = saplab.evaluate(NET, IMAGES, LABELS, **QUICK, gradient_precision="auto")
+    assert {row["precision"] for row in result.rows} == {"float32"}
+    assert {row["curve"] for row in result.rows} == {f"undefended: FGSM{' bfloat16' if native else ''}"}
+    assert 'gradient_precision="auto"' in result.request.command
+
+
+def test_a_precision_of_gradients_that_is_none_is_refused():
+    wanted = r"`gradient_precision` must be one of auto, float32, bfloat16, got 'half'"
+    with pytest.raises(ValueError, match=wanted):
+        saplab.evaluate(NET, IMAGES, LABELS, **QUICK, gradient_precision="half")
     with pytest.raises(ValueError, match=r"must be of float32 or float64, got torch.float16; call \.float\(\) first"):
         saplab.evaluate(small().half(), IMAGES, LABELS, **QUICK)

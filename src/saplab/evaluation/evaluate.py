@@ -25,6 +25,8 @@ from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
 from saplab.runs.networks import rehearsed, traits_of
 from saplab.system.counts import check_count
+from saplab.system.device import device_of
+from saplab.system.precision import Precision, PrecisionChoice, resolve_precision
 from saplab.system.progress import Choice, Show, is_seen, note, show_of
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
@@ -41,8 +43,8 @@ def evaluate(
     eps: float | Sequence[float] | None = None, norm: NormName = "linf", *, bounds: Bounds = (0.0, 1.0),
     passes: int = 20, samples: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True,
     out: Path | str | None = None, workers: int | None = None, engine: str | Engine = "local", progress: Choice = True,
-    precision: str = "float32", batch_size: int = 250, examples: Array | None = None, classes: Sequence[str] = (),
-    title: str = "",
+    precision: str = "float32", gradient_precision: PrecisionChoice = "float32", batch_size: int = 250,
+    examples: Array | None = None, classes: Sequence[str] = (), title: str = "",
 ) -> Result:  # fmt: skip
     """Attack a network, judge every adversarial image by fresh passes, and say what holds.
 
@@ -68,6 +70,9 @@ def evaluate(
         progress: True for a bar on a terminal or a line in a notebook, and before long work what it costs; "lines" for
             a line on stderr now and then, in a pipe as well; False for nothing.
         precision: of the network's arithmetic, ``float32`` or ``bfloat16``; a network of float64 keeps its own.
+        gradient_precision: of the gradients alone, where an attack is not given as an object: ``bfloat16``, which takes
+            about half the time where the hardware has it and leaves every judgement to `precision`, or ``auto`` for
+            that where it has. What attacks find then depends on the kind of machine.
         batch_size: images that are computed, and saved, together.
         examples: (N,) number of each image, which decides its draws; by default its position, and for images of the
             packaged sample their positions in CIFAR-10's test set, as on the command line.
@@ -92,9 +97,10 @@ def evaluate(
     radii = threat.usual_radii() if eps is None else _radii(eps)
     decisive = {
         "passes": passes, "samples": samples, "seed": seed, "seeds": seeds, "baseline": baseline,
-        "precision": precision, "batch_size": batch_size,
+        "precision": precision, "gradient_precision": gradient_precision, "batch_size": batch_size,
     }  # fmt: skip
-    attackers = attackers_of(attacks, MonteCarlo(samples), threat)
+    gradient = MonteCarlo(samples, precision=precision_of_gradients(model, gradient_precision))
+    attackers = attackers_of(attacks, gradient, threat)
     job = planned(
         model, data, attackers, radii, threat=threat, passes=passes, seed=seed,
         seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
@@ -123,11 +129,11 @@ def planned(
     """
     check_network(model)
     threat.check(data.images, data.labels, sorted(eps))
-    if precision != "float32" and any(tensor.dtype == torch.float64 for tensor in model.parameters()):
-        raise ValueError(f"a network of float64 keeps its precision, got `precision` {precision}; call .float() first")
+    if precision != "float32":
+        _refuse_double(model, "precision", precision)
     check_count("batch_size", batch_size)
     check_count("passes", passes)
-    place = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    place = device_of(model)
     first = data.images[:batch_size].to(place)
     found = rehearsed(model, first)
     defender, plain, notes, _ = found
@@ -148,6 +154,28 @@ def planned(
     name = defender.model.removeprefix("__main__:")
     request = Request(title or f"{name}: accuracy under attack", curves, command, data.classes, notes)
     return Job(request, Images({(defender.model, defender.digest): plain}, data, str(place)))
+
+
+def precision_of_gradients(model: nn.Module, choice: PrecisionChoice) -> Precision:
+    """Return the precision of an evaluation's gradients; ``auto`` goes by the network's device and its parameters.
+
+    Raises ValueError for another word, and for bfloat16 with a network of float64.
+    """
+    if choice == "auto" and _is_double(model):
+        return "float32"
+    found = resolve_precision(choice, device_of(model), "gradient_precision")
+    if found != "float32":
+        _refuse_double(model, "gradient_precision", found)
+    return found
+
+
+def _refuse_double(model: nn.Module, name: str, precision: str) -> None:
+    if _is_double(model):
+        raise ValueError(f"a network of float64 keeps its precision, got `{name}` {precision}; call .float() first")
+
+
+def _is_double(model: nn.Module) -> bool:
+    return any(tensor.dtype == torch.float64 for tensor in model.parameters())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from saplab.defenses import is_random, shares_draws
 from saplab.defenses.drawing import drawing
 from saplab.defenses.prediction import BATCH, logits, of_classes
 from saplab.rng.streams import pass_streams, stream_key
+from saplab.system.device import device_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Player:
     @property
     def device(self) -> torch.device:
         """Return the device of the network."""
-        return next((tensor.device for tensor in self.network.parameters()), torch.device("cpu"))
+        return device_of(self.network)
 
     def values(self, stacks: Tensor, numbers: Tensor) -> Tensor:
         """Return the mean values (N, actions) of stacks, whose numbers (N,) decide the draws."""

@@ -1,6 +1,7 @@
 """Devices by name."""
 
 import torch
+from torch import nn
 
 
 def find_device(name: str) -> torch.device:
@@ -16,3 +17,8 @@ def find_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"`device` must be auto, cpu or a device that is there, got {name!r}: {reason}") from None
     return torch.device(name)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a network's parameters; the CPU for one that has none."""
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))

@@ -12,12 +12,14 @@ PrecisionChoice = Precision | Literal["auto"]
 PRECISION_CHOICES: Final[tuple[PrecisionChoice, ...]] = ("auto", *PRECISIONS)
 
 
-def resolve_precision(precision: PrecisionChoice, device: str | torch.device) -> Precision:
+def resolve_precision(precision: PrecisionChoice, device: str | torch.device, name: str = "precision") -> Precision:
     """Return the precision itself, or for ``auto`` bfloat16 if the device has instructions for it, else float32.
 
     These are CPUs with AVX-512's bfloat16 and GPUs with native bfloat16; others convert it in software, which is slower
-    than float32.
+    than float32. ValueError for another word, which calls the setting by its name.
     """
+    if precision not in PRECISION_CHOICES:
+        raise ValueError(f"`{name}` must be one of {', '.join(PRECISION_CHOICES)}, got {precision!r}")
     if precision != "auto":
         return precision
     kind = torch.device(device).type
