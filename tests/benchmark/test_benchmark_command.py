@@ -148,7 +148,9 @@ def test_check_says_that_a_card_agrees_or_where_it_does_not(
     assert found[-1]["compared"] > 60
     shifted = msgspec.structs.replace(card.clean, majority=card.clean.majority + 1)
     (folder / "other.json").write_bytes(msgspec.structs.replace(card, clean=shifted).to_json())
-    assert benchmark(*OWN, "--check", "--cards", "other.json", "--out", "runs", "--json") == 1
+    assert benchmark(*OWN, "--check", "--cards", "other.json", "--out", "runs") == 2
+    assert "holds a finished check: remove it, or name another --out" in capsys.readouterr().err
+    assert benchmark(*OWN, "--check", "--cards", "other.json", "--out", "again", "--json") == 1
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert found[-1]["differences"] == [f"clean, majority: {shifted.majority:g} stored, {card.clean.majority:g} found"]
 

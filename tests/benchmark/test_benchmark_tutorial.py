@@ -23,4 +23,4 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert card.command == (
             "saplab benchmark --model mine:net --defense 'mine:Coarse(levels=16)' --name coarse --tier smoke"
         )
-        assert card.threats[0].sentence == saplab.load("runs/again/smoke/coarse/linf").verdict.sentence
+        assert card.threats[0].sentence == saplab.load("runs/again/check/smoke/coarse/linf").verdict.sentence

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from cards import MACHINE, counted, make_card, share
 
-from saplab.benchmark.card import Card, schema
+from saplab.benchmark.card import Card, Machine, schema
 from saplab.benchmark.check import compare
 from saplab.benchmark.markdown import card_text
 from saplab.benchmark.methods import Claim
@@ -72,7 +72,7 @@ def test_equal_cards_agree() -> None:
     found = compare(make_card(), make_card())
     assert found.agrees
     assert found.same_kind
-    assert found.compared == 36
+    assert found.compared == 66
     assert "agree exactly" in found.text
 
 
@@ -162,3 +162,20 @@ def test_names_as_an_enemy_writes_them_do_no_harm() -> None:
 def test_shares_keep_the_count_of_images() -> None:
     """To four digits of a percentage, so that a third of the images is not rounded away."""
     assert share(100 * 67 / 200).percent == 33.5
+
+
+def test_a_card_that_lacks_something_does_not_agree() -> None:
+    whole, part = make_card(certified=40.0), make_card()
+    for stored, found in ((whole, part), (part, whole)):
+        assert not compare(stored, found).agrees
+
+
+@pytest.mark.parametrize("machine", [MACHINE, ELSEWHERE])
+def test_other_outcomes_of_checks_and_calibrations_count_on_machines_of_one_kind(machine: Machine) -> None:
+    card = make_card()
+    one = card.threats[0]
+    checks = (replace(one.checks[0], outcome="failed"), *one.checks[1:])
+    errors = (replace(one.calibration[0], brier=one.calibration[0].brier + 0.1), *one.calibration[1:])
+    for changed in (replace(one, checks=checks), replace(one, calibration=errors)):
+        other = replace(card, threats=(changed, *card.threats[1:]), machine=machine)
+        assert compare(card, other).agrees == (machine != MACHINE)

@@ -37,9 +37,10 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_strongest_comes_first_and_an_entry_once() -> None:
-    later = make_card("weak", (50.0, 20.0, 45.0))
+    later = make_card("weak", (50.0, 20.0, 45.0), time="2026-02-01T00:00:00+00:00")
     assert [card.name for card in ranked(CARDS)] == ["pni", "rpf", "gaussian-0.25", "weak"]
-    assert [card.name for card in ranked([*CARDS, later])] == ["weak", "pni", "rpf", "gaussian-0.25"]
+    for cards in ([*CARDS, later], [later, *CARDS]):
+        assert [card.name for card in ranked(cards)] == ["weak", "pni", "rpf", "gaussian-0.25"]
 
 
 def test_cards_of_another_protocol_or_battery_stay_away() -> None:

@@ -117,3 +117,11 @@ def test_answers_that_are_no_numbers_are_not_counted(images: Tensor) -> None:
 def test_it_has_the_mode_of_its_networks() -> None:
     assert not saplab.Mixture([Always(FIRST).eval()]).training
     assert saplab.Mixture([Always(FIRST).eval(), Always(SECOND).train()]).training
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_networks_of_which_some_return_probabilities_are_refused(order: slice) -> None:
+    first, second = (nn.Linear(4, 3).eval() for _ in range(2))
+    nets = [nn.Sequential(first, nn.Softmax(1)).eval(), second][order]
+    with pytest.raises(ValueError, match="some of the network's passes return probabilities and others logits"):
+        saplab.predict(saplab.Mixture(nets).eval(), torch.rand(6, 4))

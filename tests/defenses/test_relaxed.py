@@ -325,3 +325,36 @@ def test_the_rule_survives_where_defences_have_none() -> None:
     assert identity.plain(random=False, rules=False, own=True).gradient.backward == "mask"
     assert relaxed.describe(rules=False) == "PGD-20 relaxed"
     assert "relaxed" in relaxed.spec
+
+
+KEYWORDS: dict[str, tuple[Function, Function]] = {
+    "where": (lambda x: torch.where(x > 0, input=x, other=-x), lambda x: torch.where(x > 0, x, -x)),
+    "gt": (lambda x: torch.gt(x, other=0.2) * 1.0, lambda x: (x > 0.2) * 1.0),
+    "round": (lambda x: torch.round(input=7 * x), lambda x: torch.round(7 * x)),
+    "mul": (lambda x: torch.mul(input=x, other=(x > 0)), lambda x: x * (x > 0)),
+    "argmax": (
+        lambda x: F.one_hot(torch.argmax(input=flat(x), dim=1), 192).float(),
+        lambda x: F.one_hot(flat(x).argmax(1), 192).float(),
+    ),
+    "scatter": (
+        lambda x: torch.zeros(6, 192).scatter(dim=1, index=flat(x).argmax(1)[:, None], value=1.0),
+        lambda x: torch.zeros(6, 192).scatter(1, flat(x).argmax(1)[:, None], 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_arguments_may_be_named(name: str) -> None:
+    named, usual = (run(function, True) for function in KEYWORDS[name])
+    assert torch.equal(named[0], usual[0])
+    assert named[1] is not None
+    assert usual[1] is not None
+    assert torch.equal(named[1], usual[1])
+    assert named[1].abs().sum() > 0
+
+
+def test_a_form_that_no_rule_is_of_runs_as_it_is() -> None:
+    x = X.clone().requires_grad_()
+    with relaxing(True):
+        found = torch.where(x > 0)
+    assert all(map(torch.equal, found, torch.where(X > 0)))

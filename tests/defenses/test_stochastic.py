@@ -18,6 +18,7 @@ from saplab.defenses.drawing import drawing
 from saplab.defenses.generators import _is_of_user
 from saplab.defenses.rehearsal import observe
 from saplab.rng.streams import pass_streams, stream_key
+from saplab.runs.networks import rehearsed
 
 IMAGES = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(3))
 OWN = [
@@ -334,6 +335,24 @@ def test_probabilities_are_taken_as_what_they_are():
     assert observe(probabilities, IMAGES).probabilities
     assert not observe(logits, IMAGES).probabilities
     assert torch.allclose(saplab.predict(probabilities, IMAGES), saplab.predict(logits, IMAGES), atol=1e-6)
+
+
+def test_probabilities_of_a_wrapped_network_are_taken_as_what_they_are_too():
+    class Votes(nets.Net):
+        def forward(self, x):
+            certain = torch.rand(len(x), 1) < 0.45
+            return torch.where(certain, torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.82, 0.18])) + 0 * x.sum()
+
+    net = Votes().eval()
+    wrapped = saplab.Stochastic(net)
+    for given in (wrapped, saplab.Stochastic(net, example=IMAGES)):
+        found = saplab.predict(given, IMAGES, passes=400)
+        assert torch.allclose(found.sum(1), torch.ones(len(IMAGES)))
+        assert torch.allclose(found.mean(0), torch.tensor([0.45, 0.451, 0.099]), atol=0.05)
+        network, runs, *_ = rehearsed(given, IMAGES)
+        assert network.outputs == "probabilities"
+        assert torch.equal(saplab.predict(runs, IMAGES, passes=400), found)
+    assert float(wrapped(IMAGES).max()) <= 1  # a direct call returns what the network does
 
 
 def test_a_network_that_draws_where_the_rehearsal_did_not_see_it_is_refused():

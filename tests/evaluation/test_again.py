@@ -27,6 +27,11 @@ def test_attacks_that_are_objects_can_be_read_back():
     assert told.endswith('eps=[0.5], norm="l2", bounds=(0.0, 1.0))')
 
 
+def test_radii_that_are_no_steps_are_told_exactly():
+    told = call_of("quick", [8 / 255, 0.0123456789, 0.1], LINF, {}, ["examples"])
+    assert "eps=[8 / 255, 0.0123456789, 25.5 / 255], examples=examples)" in told
+
+
 def margin_of_two(logits, labels):
     return logits[:, 0] - logits[:, 1]
 

@@ -202,6 +202,8 @@ def test_an_evaluation_of_the_same_noise_stands_beside_the_certificates():
     assert [one for one in drawn if one["kind"] != "certified: at least"] == [
         {**one, "kind": "under attack: at most"} for one in left
     ]
+    with pytest.raises(ValueError, match="of the images that were certified"):
+        found.left(saplab.evaluate(noisy, x[5:], y[5:], attacks[0], norm="l2", examples=torch.arange(5, 40), **told))
     weaker = saplab.defend(plane, saplab.GaussianNoise(0.1))
     for defended, name in ((noisy, "linf"), (weaker, "l2")):
         other = saplab.evaluate(defended, x, y, attacks[0], norm=name, **told)
@@ -221,6 +223,7 @@ def test_an_evaluation_of_the_same_noise_stands_beside_the_certificates():
         ({"alpha": 1.0}, r"`alpha` must be in \(0, 1\)"),
         ({"labels": torch.tensor([0, 9])}, r"`labels` must be in 0\.\.3"),
         ({"images": torch.zeros(0, 3, 2, 2)}, "at least one image"),
+        ({"images": torch.full((2, 3, 2, 2), 255.0)}, r"`images` must lie in \[0, 1\], got values from 255 to 255"),
         ({"model": saplab.defend(net(), saplab.SAP(100))}, "defended by GaussianNoise alone"),
     ],
 )

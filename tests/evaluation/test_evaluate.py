@@ -13,6 +13,7 @@ from torch import nn
 
 import saplab
 from saplab.attacks import Attacker
+from saplab.data.load import load_data
 from saplab.evaluation.result import Result
 from saplab.runs.networks import rehearsed
 
@@ -411,3 +412,43 @@ def test_a_precision_of_gradients_that_is_none_is_refused():
         saplab.evaluate(NET, IMAGES, LABELS, **QUICK, gradient_precision="half")
     with pytest.raises(ValueError, match=r"must be of float32 or float64, got torch.float16; call \.float\(\) first"):
         saplab.evaluate(small().half(), IMAGES, LABELS, **QUICK)
+
+
+def test_curves_that_differ_in_radii_alone_are_one_adversary_of_the_game():
+    sap = saplab.defend(NET, saplab.SAP(100))
+    asked = {**QUICK, "attacks": "pgd:steps=2+pgd:steps=2,lambda=64", "eps": [8 / 255, 64 / 255]}
+    found = saplab.evaluate(sap, IMAGES, LABELS, **asked)
+    assert "Robust accuracy" in found.verdict.sentence
+    for game in found.minimax.values():
+        assert len(set(game.adversaries)) == len(game.adversaries)
+
+
+def test_one_pass_of_a_random_network_has_no_half_that_could_judge():
+    noisy = saplab.defend(NET, saplab.GaussianNoise(0.3))
+    told = {**QUICK, "attacks": "noise+fgsm", "passes": 1, "baseline": False}
+    found = saplab.evaluate(noisy, IMAGES, LABELS, **told)
+    curves = [row["averaged_percent"] for row in found.rows if row["strength"] == 8]
+    assert found.verdict.headline.accuracy.estimate == pytest.approx(min(curves) / 100)
+
+
+def test_several_seeds_are_told_in_table_and_verdict():
+    noisy = saplab.defend(NET, saplab.GaussianNoise(0.3))
+    found = saplab.evaluate(noisy, IMAGES, LABELS, **QUICK, seeds=3, baseline=False)
+    assert "All this is of seed 0 alone, one of 3; the table has the mean over them." in found.verdict.meaning
+    (row,) = [row for row in found.rows if row["strength"] == 8]
+    assert row["over_seeds_low"] <= row["over_seeds_percent"] <= row["over_seeds_high"]
+    assert f"3 seeds {row['over_seeds_percent']:.1f} [" in repr(found)
+    assert "seeds: the mean over the defence's seeds" in repr(found)
+    assert "one of" not in saplab.evaluate(noisy, IMAGES, LABELS, **QUICK, baseline=False).verdict.meaning
+
+
+def test_any_images_of_the_packaged_sample_have_its_numbers():
+    images, labels = saplab.load_cifar10("sample")
+    some = [5, 7, 2]
+    asked = {"attacks": "noise", "eps": 8 / 255, "progress": False}
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()
+    found = saplab.evaluate(net, images[some], labels[some], **asked)
+    numbers = load_data("sample").indices[some]
+    told = saplab.evaluate(net, images[some], labels[some], examples=numbers, **asked)
+    assert [cell.digest for cell in found.request.cells] == [cell.digest for cell in told.request.cells]
+    assert ", examples=examples)" in told.request.command

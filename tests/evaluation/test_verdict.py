@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 
 import saplab
-from saplab.attacks import APGD, FGSM, PGD, Iterative, MonteCarlo, RandomNoise, Square, parse_attackers
+from saplab.attacks import APGD, FGSM, PGD, Iterative, MonteCarlo, RandomNoise, Square, ThreatModel, parse_attackers
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.evidence import Evidence
 from saplab.evaluation.text import verdict_text
@@ -162,7 +162,7 @@ def test_the_gap_is_shown_where_it_is_widest():
          "; accuracy rises with λ, so the attack fails somewhere: stronger attacks are needed to tell."),
         ([evidence("pgd", (0.5, 0.7)), transfer((0.9, 0.9))],
          "; accuracy rises with λ, so the attack fails somewhere: stronger attacks are needed to tell."),
-        ([evidence("pgd", (0.6, 0.5), strengths=(8.0, 64.0))],
+        ([evidence("pgd", (0.7, 0.6), strengths=(8.0, 64.0))],
          "; an unbounded attack does not reach chance, so it fails somewhere: stronger attacks are needed to tell."),
         ([evidence("pgd", (0.6, 0.5), images=20), transfer((0.6, 0.5), images=20)],
          "; 20 images are too few to tell whether a gradient is masked."),
@@ -503,7 +503,7 @@ def test_one_passed_and_one_unclear_decisive_check_leave_it_open():
     assert saplab.verdict(wide[:2]).masked is False
 
 
-@pytest.mark.parametrize("symptom", [{"accuracies": (0.4, 0.6)}, {"accuracies": (0.6, 0.5), "strengths": (8.0, 64.0)}])
+@pytest.mark.parametrize("symptom", [{"accuracies": (0.4, 0.6)}, {"accuracies": (0.7, 0.6), "strengths": (8.0, 64.0)}])
 def test_a_symptom_leaves_it_open(symptom):
     run = evidence("pgd", **symptom)
     found = saplab.verdict([run, replace(run, adversary="transfer")])
@@ -599,10 +599,45 @@ def test_a_bound_that_is_the_attacks_own_number_says_nothing_of_halves():
 
 
 def test_bound_without_halves_is_the_strongest_attack_with_a_wider_interval():
-    runs = [evidence("pgd", (0.3, 0.5)), evidence("fgsm", (0.5, 0.4))]
+    runs = [evidence("pgd", (0.5, 0.45)), evidence("fgsm", (0.6, 0.4))]
     found = saplab.verdict(runs).robust
-    expected = [mean_interval(scores([share])[0], confidence=0.975) for share in (0.3, 0.4)]
+    expected = [mean_interval(scores([share])[0], confidence=0.975) for share in (0.5, 0.4)]
     assert [bound.accuracy for bound in found] == expected
+
+
+def test_what_breaks_in_a_smaller_ball_counts_in_a_larger_one_without_halves_too():
+    gone, left = np.zeros(60), np.ones(60)
+    both = saplab.verdict({"pgd": {2 / 255: gone}, "square": {8 / 255: left}})
+    one = saplab.verdict({"pgd": {2 / 255: gone, 8 / 255: left}})
+    for found in (both, one):
+        assert [bound.accuracy.estimate for bound in found.robust] == [0, 0]
+        assert found.headline.strength == 8
+        assert found.headline.attack == one.headline.attack
+        assert found.fails(50)
+
+
+@pytest.mark.parametrize("eps", [float(np.float32(8 / 255)), 8 / 255])
+def test_a_radius_that_went_through_float32_is_still_the_usual_one(eps):
+    found = saplab.verdict({"pgd": {2 / 255: np.ones(20), eps: np.zeros(20)}})
+    assert found.headline.eps == eps
+
+
+def test_what_is_left_in_an_unbounded_ball_of_unknown_classes_tells_nothing_below_half():
+    below, above = (dict(eps) for eps in ({64 / 255: np.arange(60) < 18}, {64 / 255: np.arange(60) < 58}))
+    answers = {
+        name: outcomes(saplab.verdict({"pgd": run}))["unbounded"] for name, run in (("low", below), ("high", above))
+    }
+    assert answers == {"low": "not run", "high": "failed"}
+    (check,) = (check for check in saplab.verdict({"pgd": below}).checks if check.key == "unbounded")
+    assert "the number of classes is not known" in check.evidence
+
+
+@pytest.mark.parametrize("values", [3 * 32 * 32, 3 * 64 * 64, 28 * 28])
+def test_the_advised_radius_of_an_unbounded_ball_is_not_below_it(values):
+    threat = ThreatModel("l2")
+    level = threat.unbounded(values)
+    (written,) = Advice("pgd", (level,), threat=threat).radii
+    assert level <= float(written) < level * 1.001
 
 
 def test_strength_of_the_sentence():
@@ -721,3 +756,13 @@ def test_another_loss_shows_what_a_flat_cross_entropy_hides():
     assert saplab.verdict([ce[0.0], dlr]).masked is None
     longer = plain("apgd", (0.3, 0.2, 0.1, 0.0), loss="dlr", steps=40)
     assert outcomes(saplab.verdict([ce[0.9], longer]))["loss"] == "not run"
+
+
+def test_lengths_of_gradients_are_compared_for_one_loss():
+    short, long = np.full(100, 0.5), np.full(100, 10.0)
+    own = evidence("fgsm", (0.5, 0.4), images=100, gradient_norm=short)
+    same = evidence("fgsm", (0.5, 0.4), images=100, gradient_norm=short, backward="")
+    dlr = evidence("fgsm", (0.5, 0.4), images=100, gradient_norm=long, backward="", loss="dlr")
+    for dense in ([same, dlr], [dlr, same]):
+        assert check("norm", [own], dense).outcome == "passed"
+    assert check("norm", [own], [dlr]).outcome == "not run"

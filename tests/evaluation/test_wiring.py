@@ -11,6 +11,7 @@ from synthetic import DENSE, SAP
 from saplab.attacks import APGD, FGSM, PGD, Iterative, MonteCarlo, RandomNoise, Square
 from saplab.defenses import RandomNoisyWeights
 from saplab.evaluation.findings import evidence_of, find, finished_curves
+from saplab.evaluation.result import Result
 from saplab.evaluation.rows import summarise
 from saplab.evaluation.text import cell_text, table_text
 from saplab.report.tables import to_csv, to_parquet
@@ -166,8 +167,9 @@ def test_every_column_of_a_stochastic_row():
         "curve", "strength", "images", "averaged_percent", "averaged_low", "averaged_high", "single_pass_percent",
         "single_pass_low", "single_pass_high", "majority_percent", "after_10_tries_percent", "after_10_tries_low",
         "after_10_tries_high", "after_100_tries_percent", "after_100_tries_low", "after_100_tries_high", "seeds",
-        "over_seeds_low", "over_seeds_high", "paper_percent", "figure", "norm", "eps", "model", "defense", "adversary",
-        "attack", "settings", "samples", "attack_steps", "backward", "loss", "passes", "seed", "precision",
+        "over_seeds_percent", "over_seeds_low", "over_seeds_high", "paper_percent", "figure", "norm", "eps", "model",
+        "defense", "adversary", "attack", "settings", "samples", "attack_steps", "backward", "loss", "passes", "seed",
+        "precision",
     ]  # fmt: skip
     assert (record["curve"], record["strength"], record["images"], record["figure"]) == ("SAP", 2.0, 4, "")
     assert record["averaged_percent"] == 50.0
@@ -179,7 +181,8 @@ def test_every_column_of_a_stochastic_row():
     assert record["after_10_tries_low"] < 100 * every < record["after_10_tries_high"]
     assert record["after_100_tries_percent"] is None
     assert (record["seeds"], record["paper_percent"]) == (2, 66.3)
-    assert record["over_seeds_low"] < 37.5 < record["over_seeds_high"]  # the mean of both seeds
+    assert record["over_seeds_low"] < record["over_seeds_percent"] < record["over_seeds_high"]
+    assert record["over_seeds_percent"] == 37.5
     assert row.seeds.combined.estimate == pytest.approx(0.375)
 
     (line,) = list(csv.DictReader(io.StringIO(to_csv([record]))))
@@ -237,3 +240,22 @@ def test_the_five_exposing_attacks_each_unmask_a_gradient():
         assert "masked gradient" in found.sentence
         assert found.headline.accuracy.estimate == 0.0
     assert run(own).masked is None
+
+
+def test_a_study_of_several_networks_has_tables_and_no_verdict():
+    other = replace(SAP, defenses=(RandomNoisyWeights(0.1),))
+    store = stored(("one", cell(), result(RIGHT)), ("two", cell(other, other), result(RIGHT)))
+    found = Result(store)
+    assert found.findings is None
+    with pytest.raises(ValueError, match="a verdict is about one network, but this is a study of 2: "):
+        assert found.verdict
+    assert "one" in repr(found)
+    assert "two" in repr(found)
+
+
+def test_seeds_of_other_images_are_not_compared():
+    one = cell(passes=20)
+    store = stored(("SAP", one, result(RIGHT, passes=20)), repeats=((replace(one, seed=1),),))
+    late = result([[0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]], passes=20)
+    store.save(replace(one, seed=1), replace(late, examples=late.examples + 4))
+    assert all(row.seeds is None for row in summarise(store).rows)

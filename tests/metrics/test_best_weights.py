@@ -15,6 +15,11 @@ def images(*kinds):
     return np.stack(kinds, axis=2).astype(float)
 
 
+def test_weights_that_add_up_to_a_little_more_leave_no_more_than_everything():
+    weights = [0.2, 0.2, 0.2, 0.3, 0.1]
+    assert worst_of(np.ones((5, 2, 3)), np.array(weights) * (1 + 1e-15)).max() == 1.0
+
+
 @pytest.mark.parametrize(
     ("right", "value", "weights"),
     [

@@ -11,6 +11,7 @@ from saplab.attacks.norms import NORMS, Bounds, Norm, NormName
 from saplab.system.words import did_you_mean
 
 STEPS: Final = 255.0  # pixel steps between black and white
+ROUNDING: Final = 1e-6  # of a radius that went through float32
 _UNBOUNDED: Final = 64 / STEPS  # of the width of the bounds; from here an attack reaches chance: the paper's largest λ
 
 
@@ -131,6 +132,10 @@ class ThreatModel:
     def usual(self) -> float:
         """Return the radius that a sentence speaks of where it was run; infinite without bounds."""
         return self.geometry.usual * self.width
+
+    def up_to_usual(self, eps: float) -> bool:
+        """Return whether a radius is at most the usual one, up to the rounding of a float32."""
+        return eps <= self.usual * (1 + ROUNDING)
 
     def usual_radii(self) -> tuple[float, ...]:
         """Return the radii to attack at where none are given: the usual one, and a quarter of it.

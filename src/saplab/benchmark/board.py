@@ -59,10 +59,10 @@ def read_cards(place: Path) -> list[Card]:
 
 
 def ranked(cards: Iterable[Card]) -> list[Card]:
-    """Return the cards of this version of the protocol, each entry of a tier once, the strongest first."""
+    """Return the cards of this version of the protocol, each entry of a tier once, its newest, the strongest first."""
     battery = f"{PROTOCOL.battery} {PROTOCOL.battery_version}"
     own = [card for card in cards if (card.protocol, card.battery) == (PROTOCOL.version, battery)]
-    latest = {(card.tier, card.name): card for card in own}
+    latest = {(card.tier, card.name): card for card in sorted(own, key=lambda card: card.time)}
     return sorted(latest.values(), key=_rank)
 
 

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Final
 
-from saplab.benchmark.card import Card, Counted, Share, Threatened
+from saplab.benchmark.card import Calibrated, Card, Counted, Share, Threatened
 from saplab.benchmark.protocol import PROTOCOL
 from saplab.benchmark.words import MASKED, ball
+
+_NOTHING: Final = ("nothing", True, 0.0)
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ class Comparison:
 def compare(stored: Card, found: Card) -> Comparison:
     """Compare a recomputed card with the stored one.
 
-    On machines of one kind (processor, device, threads, PyTorch, NumPy) all counts must be equal. Elsewhere rounding
-    differs, which an attack of many steps amplifies: accuracies may differ by the protocol's tolerances, and a verdict
-    that could be told must not turn into its opposite.
+    On machines of one kind (processor, device, threads, PyTorch, NumPy) all numbers and the outcomes of all checks must
+    be equal. Elsewhere rounding differs, which an attack of many steps amplifies: accuracies may differ by the
+    protocol's tolerances, and a verdict that could be told must not turn into its opposite.
 
     Raises:
         ValueError: cards of other entries, protocols, sizes, networks or images, which cannot be compared.
@@ -58,7 +62,7 @@ def compare(stored: Card, found: Card) -> Comparison:
         if mine != other:
             raise ValueError(f"{stored.name}: the stored card has another {name} ({mine}) than this one ({other})")
     same = stored.machine.kind == found.machine.kind
-    numbers = list(zip(_numbers(stored), _numbers(found), strict=False))
+    numbers = list(zip_longest(_numbers(stored, same), _numbers(found, same), fillvalue=_NOTHING))
     differences, largest = [], 0.0
     for (name, clean, mine), (other_name, _, other) in numbers:
         if name != other_name:
@@ -81,11 +85,17 @@ def _facts(stored: Card, found: Card) -> Iterator[tuple[str, object, object]]:
     yield "images", stored.data.digest[:12], found.data.digest[:12]
 
 
-def _numbers(card: Card) -> Iterator[tuple[str, bool, float]]:
-    """Yield the name of every accuracy, whether it is one without an attack, and its value in %."""
+def _numbers(card: Card, every: bool) -> Iterator[tuple[str, bool, float]]:
+    """Yield the name of every accuracy, and of every other number as well, whether one without an attack, and it.
+
+    All are in %, but for Brier scores and NLL.
+    """
     yield from ((f"clean, {name}", True, value) for name, value in _counted(card.clean))
     for threat in card.threats:
         yield from ((name, False, value) for name, value in _threat(threat))
+        for row in threat.calibration if every else ():
+            where = f"{row.attack} at {ball(threat.norm, row.eps)}"
+            yield from ((f"{where}, {name}", False, value) for name, value in _calibrated(row))
     if card.published is not None:
         for k, percent in enumerate(card.published.runs):
             yield f"the paper's evaluation, draw {k}", False, percent
@@ -107,6 +117,14 @@ def _threat(threat: Threatened) -> Iterator[tuple[str, float]]:
         yield from ((f"{where}, {name}", value) for name, value in _counted(row.counted))
 
 
+def _calibrated(row: Calibrated) -> Iterator[tuple[str, float]]:
+    yield "ECE", row.ece.percent
+    yield "adaptive ECE", row.adaptive_ece
+    yield "Brier", row.brier
+    yield from (("NLL", value) for value in (row.nll,) if value is not None)
+    yield "ECE of one pass", row.single_pass_ece
+
+
 def _counted(found: Counted) -> Iterator[tuple[str, float]]:
     yield "averaged", found.averaged.percent
     yield "one pass", found.single_pass.percent
@@ -123,3 +141,7 @@ def _verdicts(stored: Card, found: Card, same: bool) -> Iterator[str]:
         opposite = mine.masked is not None and other.masked is not None and mine.masked != other.masked
         if mine.masked != other.masked if same else opposite:
             yield f"masked gradient in {mine.norm}: {MASKED[mine.masked]} stored, {MASKED[other.masked]} found"
+        outcomes, others = ({check.key: check.outcome for check in one.checks} for one in (mine, other))
+        if same and outcomes != others:
+            unlike = sorted(key for key, _ in outcomes.items() ^ others.items())
+            yield f"checks in {mine.norm} end otherwise: {', '.join(dict.fromkeys(unlike))}"

@@ -154,10 +154,16 @@ def _integers(call: Call, low: int, high: int) -> Tensor:
 
 
 def _random(call: Call) -> Any:
-    """Draw integers: from `from` to `to` - 1, or as many as the type holds exactly (53 bits of float64)."""
+    """Draw integers: from `from` to `to` - 1, or all from 0 that the type holds exactly (53 bits of float64).
+
+    Of int64 the largest one is left out, whose span would not fit.
+    """
     given, dtype = call.given, call.dtype(torch.float32)
     digits = {torch.float64: 53, torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
-    most = 2 ** digits[dtype] + 1 if dtype in digits else 2 if dtype == torch.bool else torch.iinfo(dtype).max
+    if dtype in digits:
+        most = 2 ** digits[dtype] + 1
+    else:
+        most = 2 if dtype == torch.bool else min(torch.iinfo(dtype).max + 1, torch.iinfo(torch.int64).max)
     low, high = given.get("from") or 0, given.get("to")
     return _integers(call, low, most if high is None else high).to(dtype)
 

@@ -61,7 +61,7 @@ class RandomPrecision(Defense):
 
 def rounded(x: Tensor, steps: Tensor | float) -> Tensor:
     """Round each row of `x` (N, ...) to steps + 1 values, evenly spaced from its least to its greatest."""
-    rows: Any = x.detach().flatten(1).float()
+    rows: Any = x.detach().reshape(len(x), -1).float()
     low, high = (value.view(-1, *[1] * (x.dim() - 1)) for value in torch.aminmax(rows, dim=1))
     step = ((high - low) / steps).clamp(min=torch.finfo(torch.float32).tiny)
     return (low + ((x.float() - low) / step).round() * step).to(x.dtype)

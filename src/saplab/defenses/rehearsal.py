@@ -86,6 +86,11 @@ _OTHERWISE: Final = (
     " predictions would see different networks; look for torch.is_grad_enabled() and x.requires_grad in it"
 )
 
+_BOTH_KINDS: Final = (
+    "some of the network's passes return probabilities and others logits, which cannot be averaged; let all its parts"
+    " return logits, or all probabilities"
+)
+
 _DRAWS: Final = (
     "a defence says `random = False`, but its passes differ, so that one pass would be taken for all of them: leave"
     " `random` out, or return False where its settings make every pass the same"
@@ -129,6 +134,8 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
             alone, randomness = _with_draws(stage, keyed, first.moved if reseeds else frozenset())
         written = _changed(before, held(model))
         outputs = _more_of(stage, first)
+        if first.shapes or first.moved:
+            _refuse_both_kinds(stage)
     own = randomness and replace(randomness, written=written)
     return Observed(own, alone, _are_probabilities(outputs), model.training, written)
 
@@ -193,10 +200,21 @@ def _stack(images: Tensor, threads: int) -> Tensor:
 
 def _more_of(stage: Stage, first: Trial) -> tuple[Tensor, ...]:
     """Return outputs by which probabilities are known: votes may be unanimous on three rows, and not on many."""
-    if not all(bool(((t == 0) | (t == 1)).all()) for t in first.outputs):
+    if not _whole_numbers(first.outputs):
         return first.outputs
     large = stage.large()
     return first.outputs if large is None else large.outputs
+
+
+def _refuse_both_kinds(stage: Stage) -> None:
+    """Refuse a random network some of whose passes return probabilities and others logits, as some mixtures do."""
+    kinds = {_are_probabilities(outputs) for k in range(_MANY) if not _whole_numbers(outputs := stage.whole(k).outputs)}
+    if len(kinds) > 1:
+        raise ValueError(_BOTH_KINDS)
+
+
+def _whole_numbers(outputs: Sequence[Tensor]) -> bool:
+    return all(bool(((t == 0) | (t == 1)).all()) for t in outputs)
 
 
 def _rows(images: Tensor) -> Tensor:

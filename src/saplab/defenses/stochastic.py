@@ -35,6 +35,7 @@ class Keyed(Dress):
     """The part that `Stochastic` adds to a network's own class."""
 
     _saplab_randomness: Randomness | None
+    _saplab_probabilities: bool = False  # whether its outputs were found to be probabilities
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run one pass: with the draws that an enclosing `drawing` fixes, else with fresh ones."""
@@ -93,6 +94,7 @@ def _learnt(model: Keyed, images: Tensor) -> Randomness:
     if model._saplab_randomness is None:
         found = checked(observe(unkeyed(model), images))
         model._saplab_randomness = found.randomness or Randomness(drawn=False, written=found.written)
+        model._saplab_probabilities = found.probabilities
     return model._saplab_randomness
 
 
@@ -223,7 +225,10 @@ def learn(model: nn.Module, images: Tensor) -> tuple[nn.Module, Observed]:
         if new:  # what a first pass sets for good is set, as in a network that was rehearsed itself
             with torch.no_grad(), drawing(pass_streams(stream_key(0), 0, torch.arange(len(few)))):
                 model(few)
-        return model, Observed(own, trains=model.training, written=own.written)
+        probabilities = model._saplab_probabilities
+        bare = probabilities and not isinstance(model, Logarithm)
+        runs: nn.Module = dressed(model, Logarithm, model._saplab_key) if bare else model
+        return runs, Observed(own, probabilities=probabilities, trains=model.training, written=own.written)
     known = _known.get(model)
     if known is None or not known.fits(model, images):
         observed = checked(observe(model, images))

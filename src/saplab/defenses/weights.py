@@ -69,7 +69,7 @@ class DeterministicWeightPruning(Tuned):
 
     def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Prune the smallest entries of a weight tensor."""
-        kept = int(self.at(where) * w.numel() / 100)
+        kept = draws_of(self.at(where), w.numel())
         order = w.detach().abs().flatten().sort(descending=True, stable=True).indices
         mask = torch.zeros(w.numel(), dtype=w.dtype, device=w.device)
         mask[order[:kept]] = 1.0

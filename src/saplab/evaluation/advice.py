@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from saplab.attacks import FGSM, LINF, GradientAttack, MonteCarlo, ThreatModel, strength_of
+from saplab.attacks.threat import ROUNDING
 from saplab.evaluation.evidence import Case, Evidence
 
 
@@ -26,10 +27,15 @@ class Advice:
     baseline: bool = False
     threat: ThreatModel = LINF
 
+    @property
+    def radii(self) -> tuple[str, ...]:
+        """Return the radii as people type them: λ, or four digits, rounded up so that a ball holds what it should."""
+        return tuple(f"{strength_of(eps) if self.threat.in_steps else _up(eps):g}" for eps in self.eps)
+
     def in_python(self) -> str:
         """Return the advice as arguments of `saplab.evaluate`: ``attacks="adaptive"``."""
-        steps = self.threat.in_steps
-        radii = ", ".join(f"{strength_of(radius):g}/255" if steps else f"{radius:.4g}" for radius in self.eps)
+        unit = "/255" if self.threat.in_steps else ""
+        radii = ", ".join(radius + unit for radius in self.radii)
         parts = (
             f'attacks="{self.attack}"' if self.attack else "",
             f"eps=[{radii}]" if radii else "",
@@ -37,6 +43,12 @@ class Advice:
             "baseline=True" if self.baseline else "",
         )
         return ", ".join(filter(None, parts))
+
+
+def _up(radius: float) -> float:
+    """Round a radius above 0 up to four digits; what has no more stays as it is."""
+    scale = 10.0 ** (3 - math.floor(math.log10(radius)))
+    return math.ceil(radius * scale - ROUNDING) / scale
 
 
 PAPER: Final = Advice("paper")
@@ -102,8 +114,11 @@ def norms(case: Case) -> Advice:
 
 
 def why_never_unbounded(case: Case) -> str:
-    """Return why no radius is known to be unbounded; "" where one is."""
-    return "" if math.isfinite(case.unbounded) else "no radius is known from which an attack must reach chance"
+    """Return why it cannot be told what an unbounded ball leaves; "" where it can."""
+    if not math.isfinite(case.unbounded):
+        return "no radius is known from which an attack must reach chance"
+    ran = any(e.iterative and e.eps[-1] >= case.unbounded * (1 - ROUNDING) for e in case.own)
+    return "the number of classes is not known, nor chance: give `labels`" if ran and not case.chance else ""
 
 
 def _largest(evidence: list[Evidence]) -> Evidence | None:

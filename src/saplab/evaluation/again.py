@@ -8,7 +8,9 @@ from typing import Any
 from saplab.attacks import ThreatModel, strength_of
 
 
-def call_of(attacks: Any, eps: Sequence[float], threat: ThreatModel, settings: Mapping[str, Any]) -> str:
+def call_of(
+    attacks: Any, eps: Sequence[float], threat: ThreatModel, settings: Mapping[str, Any], beside: Sequence[str] = ()
+) -> str:
     """Return the call in Python: ``saplab.evaluate(model, images, labels, attacks="quick", eps=[8 / 255], …)``.
 
     Args:
@@ -16,12 +18,19 @@ def call_of(attacks: Any, eps: Sequence[float], threat: ThreatModel, settings: M
         eps: radii in the unit of the images.
         threat: the norm and bounds, which are shown where they are not the usual ones.
         settings: what else decides the numbers, by name.
+        beside: arguments that are too long to tell, which are shown as their names.
     """
-    radii = (f"{strength_of(radius):g} / 255" if threat.in_steps else f"{radius:g}" for radius in eps)
+    radii = (_radius(radius, threat) for radius in eps)
     room = {} if threat.in_steps else {"norm": _text(threat.norm), "bounds": str(threat.bounds)}
     told = {"attacks": _text(attacks), "eps": f"[{', '.join(radii)}]", **room}
-    told |= {name: _text(value) for name, value in settings.items()}
+    told |= {name: _text(value) for name, value in settings.items()} | {name: name for name in beside}
     return f"saplab.evaluate(model, images, labels, {', '.join(f'{name}={text}' for name, text in told.items())})"
+
+
+def _radius(eps: float, threat: ThreatModel) -> str:
+    """Return a radius as people write it, where that is the same number: ``8 / 255``."""
+    steps = f"{strength_of(eps):g}"
+    return f"{steps} / 255" if threat.in_steps and float(steps) / 255 == eps else repr(float(eps))
 
 
 def _text(value: Any) -> str:

@@ -16,12 +16,14 @@ from scipy.special import ndtri
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from saplab.attacks import Bounds, ThreatModel
 from saplab.defenses import GaussianNoise, defend
-from saplab.defenses.defended import defenses_of, plan_of, undefended
+from saplab.defenses.defended import defenses_of, plan_of, shares_draws, undefended
 from saplab.defenses.drawing import drawing
 from saplab.defenses.parallel import over_threads
 from saplab.defenses.prediction import BATCH, logits, numbered, of_classes
 from saplab.defenses.stochastic import ready
+from saplab.evaluation.findings import finished_curves
 from saplab.evaluation.result import Result
 from saplab.evaluation.rows import Row
 from saplab.metrics import Interval, mean_interval
@@ -115,20 +117,23 @@ class Certificates:
         return [{"example": e, "label": y, "predicted": c, "radius": round(r, 6)} for e, y, c, r in columns]
 
     def left(self, result: Result) -> list[dict[str, float]]:
-        """Return what attacks leave of the vote of passes, in %, with its interval, at each radius.
+        """Return what attacks leave of the vote of passes of the same network, in %, with its interval, at each radius.
 
         That is the share of images that most of an evaluation's passes get right, under the attack that leaves least
         of it within the radius: the empirical side of the same accuracy that certificates bound from below.
 
         Raises:
-            ValueError: an evaluation in another norm than L2, or without this Gaussian noise.
+            ValueError: an evaluation in another norm than L2, without this Gaussian noise, or of other images.
         """
-        noisy = {
-            curve.name for curve in result.request.curves
+        noisy = [
+            curve for curve in result.request.curves
             if isinstance(cell := curve.first, ImageCell) and cell.threat.norm == "l2"
             and cell.defender.defenses == (GaussianNoise(self.std),)
-        }  # fmt: skip
-        rows = [row for row in result.summary.rows if isinstance(row, Row) and row.curve in noisy]
+        ]  # fmt: skip
+        if any(not np.array_equal(one.result.examples, self.examples) for one in finished_curves(result.store, noisy)):
+            raise ValueError("`result` must be an evaluation of the images that were certified, got others")
+        labels = {curve.label for curve in noisy}
+        rows = [row for row in result.summary.rows if isinstance(row, Row) and row.curve in labels]
         if not rows:
             raise ValueError(f"`result` must be an evaluation in L2 of a network under Gaussian noise of {self.std:g}")
 
@@ -165,7 +170,7 @@ class Certificates:
 def certify(
     model: nn.Module, images: Tensor, labels: Tensor | None = None, *, std: float | None = None, n0: int = 100,
     n: int = 10_000, alpha: float = 0.001, seed: int = 0, examples: Tensor | None = None, batch_size: int = BATCH,
-    progress: Choice = True,
+    bounds: Bounds = (0.0, 1.0), progress: Choice = True,
 ) -> Certificates:  # fmt: skip
     """Certify a network under Gaussian noise on its input against Euclidean perturbations (CERTIFY).
 
@@ -175,7 +180,7 @@ def certify(
 
     Args:
         model: images (N, C, H, W) -> logits, in evaluation mode; without a defence, or with `GaussianNoise` alone.
-        images: (N, C, H, W).
+        images: (N, C, H, W) within `bounds`.
         labels: (N,) integers, for certified accuracy.
         std: σ of the noise, in the unit of the images; by default that of the network's own `GaussianNoise`.
         n0: passes that choose the class.
@@ -184,17 +189,19 @@ def certify(
         seed: of the noise.
         examples: (N,) number of each image, 0..N-1 by default.
         batch_size: images times passes in one forward pass.
+        bounds: lowest and highest valid value; None where every number is valid.
         progress: True for a bar on a terminal or a line in a notebook, "lines" for lines on stderr, False for nothing.
 
     Raises:
-        ValueError: no images, another defence, no or another `std`, bad numbers or labels, a network whose
-            outputs depend on the rest of their batch.
+        ValueError: no images or values outside the bounds, another defence, no or another `std`, bad numbers or
+            labels, a network whose outputs depend on the rest of their batch.
 
     Examples:
         >>> found = saplab.certify(net, images, labels, std=0.25, n=1000)
         >>> found.accuracy(0.25).percent(), found.radii, found.predictions
     """
-    _check(images, n0, n, alpha)
+    _check(n0, n, alpha)
+    ThreatModel("l2", bounds).check(images, torch.zeros(len(images)).long() if labels is None else labels, ())
     noisy, sigma = _noisy(model, std)
     noisy, key, numbers = ready(noisy, images), stream_key(seed), numbered(examples, len(images))
     with show_of(progress)("noisy passes", (n0 + n) * len(images)) as tick:
@@ -232,7 +239,8 @@ def _votes(
             return (torch.nn.functional.one_hot(z.argmax(1), z.shape[1]),)
 
     votes: Tensor | int = 0
-    for stack in _stacks(passes, max(1, batch_size // len(images))):
+    most = 1 if shares_draws(model) else max(1, batch_size // len(images))
+    for stack in _stacks(passes, most):
         streams = torch.cat([pass_streams(key, pass_, examples) for pass_ in stack])
         repeated = images.repeat(len(stack), *[1] * (images.ndim - 1))
         (found,) = over_threads(model, run, repeated, streams)
@@ -260,9 +268,7 @@ def _noisy(model: nn.Module, std: float | None) -> tuple[nn.Module, float]:
     return defend(undefended(model), defenses[0]), defenses[0].std
 
 
-def _check(images: Tensor, n0: int, n: int, alpha: float) -> None:
-    if len(images) == 0:
-        raise ValueError("`images` must hold at least one image, got none")
+def _check(n0: int, n: int, alpha: float) -> None:
     for name, value in (("n0", n0), ("n", n)):
         check_count(name, value)
     if not 0 < alpha < 1:

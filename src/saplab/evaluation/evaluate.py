@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ def evaluate(
     job = planned(
         model, data, attackers, radii, threat=threat, passes=passes, seed=seed,
         seeds=seeds, baseline=baseline, precision=precision, batch_size=batch_size, title=title,
-        command=call_of(attacks, radii, threat, _told(decisive)),
+        command=call_of(attacks, radii, threat, _told(decisive), () if examples is None else ("examples",)),
         battery=attacks if isinstance(attacks, str) else "",
     )  # fmt: skip
     kind = torch.device(job.inputs.device).type
@@ -262,5 +262,10 @@ def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) ->
 
 def _numbers(images: Tensor) -> Tensor:
     """Number images as the command line does: by position; those of the packaged sample as in CIFAR-10's test set."""
-    sample, n = load_data("sample"), len(images)
-    return sample.indices[:n] if torch.equal(images, sample.images[:n]) else torch.arange(n)
+    sample = load_data("sample")
+    if images.shape[1:] == sample.images.shape[1:]:
+        places = {image.numpy().tobytes(): number for image, number in zip(sample.images, sample.indices, strict=True)}
+        found = [places.get(image.numpy().tobytes()) for image in images]
+        if all(number is not None for number in found):
+            return torch.stack(cast(list[Tensor], found))
+    return torch.arange(len(images))

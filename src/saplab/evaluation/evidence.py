@@ -198,6 +198,11 @@ class Evidence:
         """Return the scores (N,) at one of the radii."""
         return np.asarray(self.right[self.eps.index(eps)], np.float64)
 
+    def least_within(self, eps: float) -> NDArray[np.float64]:
+        """Return the scores (N,) at the radius up to `eps`, which holds every smaller one, that leaves least."""
+        inside = self.right[np.asarray(self.eps) <= eps]
+        return np.asarray(inside[inside.mean(axis=1).argmin()], np.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class Case:

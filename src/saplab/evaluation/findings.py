@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, cast
 
@@ -16,7 +16,7 @@ from saplab.evaluation.verdict import Verdict, verdict
 from saplab.metrics import correct, mean_interval
 from saplab.metrics.calibration import Calibration, calibration
 from saplab.metrics.minimax import Game, game_value
-from saplab.runs import Curve, ImageCell, ImageResult, Results
+from saplab.runs import Curve, ImageCell, ImageResult, Network, Results
 from saplab.runs.results import join
 
 DIAGRAM_BINS: Final = 10
@@ -77,12 +77,22 @@ class Finished:
 
 
 def find(store: Results) -> Findings | None:
-    """Compute the findings from a run's finished curves of images; None while there are none."""
+    """Compute the findings from a run's finished curves of images; None while there are none.
+
+    None also for a study of several defended networks, or of several without a defence, which no one verdict is about.
+    """
     finished = list(finished_curves(store, store.request.curves))
-    if not finished:
+    if not finished or len(judged(store)) > 1:
         return None
     calibrated = tuple(row for one in finished for row in calibration_rows(one.curve, one.result))
     return Findings(_verdict(finished), calibrated, tuple(_convergence(finished)), _games(finished))
+
+
+def judged(store: Results) -> tuple[Network, ...]:
+    """Return the networks that a verdict on a run would be about: the defended ones, else those without a defence."""
+    cells = [curve.first for curve in store.request.curves if isinstance(curve.first, ImageCell)]
+    networks = tuple(dict.fromkeys(cell.defender for cell in cells if not cell.across))
+    return tuple(network for network in networks if network.defenses) or networks
 
 
 def finished_curves(store: Results, curves: Iterable[Curve]) -> Iterable[Finished]:
@@ -103,7 +113,12 @@ def _verdict(finished: Sequence[Finished]) -> Verdict:
     defended = [evidence_of(one) for one in own if one.cell.defender.defenses]
     dense = [evidence_of(one) for one in own if not one.cell.defender.defenses]
     labels = finished[0].result.labels
-    return verdict(defended, dense, labels) if defended else verdict(dense, (), labels)
+    found = verdict(defended, dense, labels) if defended else verdict(dense, (), labels)
+    seeds = max(1 + len(one.curve.repeats) for one in finished)
+    if seeds == 1:
+        return found
+    told = f"All this is of seed {finished[0].cell.seed} alone, one of {seeds}; the table has the mean over them."
+    return replace(found, meaning=f"{found.meaning} {told}".strip())
 
 
 def evidence_of(finished: Finished) -> Evidence:
@@ -113,7 +128,8 @@ def evidence_of(finished: Finished) -> Evidence:
     source: Adversary = "transfer" if cell.transferred else "own"
     adversary = source if cell.attack.knowledge == "gradient" else "none"
     right = np.stack([finished.right_at(radius) for radius in eps])
-    halves = np.stack((result.half, result.other_half(cell.passes)))[:, order]
+    one_draw = cell.defender.random and cell.passes == 1  # has no second half that could judge
+    halves = None if one_draw else np.stack((result.half, result.other_half(cell.passes)))[:, order]
     hits = result.votes[order][:, np.arange(len(result.labels)), result.labels] if cell.passes > 1 else None
     values = math.prod(result.pictures.shape[2:]) if result.pictures.size else 0
     return Evidence(
@@ -193,10 +209,13 @@ def _games(finished: Sequence[Finished]) -> dict[float, Game]:
             if eps in one.cell.eps:
                 met.setdefault(one.cell.images, {})[one.cell.defender.label] = one
         defenders = list(dict.fromkeys(name for each in met.values() for name in each))
-        columns = [each for each in met.values() if len(each) == len(defenders)]
+        whole = (each for each in met.values() if len(each) == len(defenders))
+        by_label = {
+            _adversary_label(each[defenders[0]].cell): each for each in whole
+        }  # curves may differ in radii alone
+        adversaries, columns = list(by_label), list(by_label.values())
         if min(len(defenders), len(columns)) > 1:
             scores = np.stack([[each[name].right_at(eps) for each in columns] for name in defenders])
-            adversaries = [_adversary_label(each[defenders[0]].cell) for each in columns]
             games[columns[0][defenders[0]].shown(eps)] = game_value(
                 scores, defenders, adversaries, replicates=REPLICATES
             )

@@ -55,11 +55,22 @@ def plan_games(
 def _curve(games: Played, defender: Network, attacker: Attacker, against: str) -> Curve:
     one = replace(attacker, eps=None)
     whole = replace(games.whole, defender=defender, passes=games.whole.passes if defender.random else 1)
-    wholes = [attacked(replace(whole, eps=(radius,)), one).plain for radius in attacker.eps or games.radii]
+    wholes = [_attacked(replace(whole, eps=(radius,)), one).plain for radius in attacker.eps or games.radii]
     cells, *repeats = cut_each(wholes, whole.stop, games.seeds)
-    cell = attacked(replace(whole, eps=(1.0,)), one)
+    cell = _attacked(replace(whole, eps=(1.0,)), one)
     label = _label_of(cell, _is_usual(attacker, games.usual))
     return Curve(label, cells, paper=paper_changes(cell), repeats=tuple(repeats), against=against)
+
+
+def _attacked(whole: GameCell, attacker: Attacker) -> GameCell:
+    """Return the cell under an attacker that gives up no frame of a random agent.
+
+    Attacks call an example lost by the mean softmax of the passes; such an agent acts by its mean values.
+    """
+    cell = attacked(whole, attacker)
+    if cell.attack is None or not cell.adversary.random:
+        return cell
+    return replace(cell, attack=cell.attack.plain(True, True, own=False))
 
 
 def _is_usual(attacker: Attacker, usual: FGSM) -> bool:

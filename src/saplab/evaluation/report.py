@@ -11,7 +11,7 @@ from saplab.attacks import LINF, Attack, ThreatModel
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.findings import Findings, find, reliability_records
 from saplab.evaluation.pictures import examples
-from saplab.evaluation.rows import Row, Summary, summarise
+from saplab.evaluation.rows import Row, Summary, names_of, summarise
 from saplab.report.calibration import reliability_chart
 from saplab.report.charts import DARK, PAGE, PAPER, STRENGTH, Theme, accuracy_chart, swatches, to_bytes
 from saplab.report.minimax import game_chart
@@ -136,7 +136,7 @@ def render_page(
 
 def by_curve(rows: Sequence[Row]) -> dict[str, dict[float, Row]]:
     """Lay out rows by curve and radius, as people read it."""
-    return pivot(rows, lambda row: row.curve, lambda row: row.strength)
+    return pivot(rows, names_of(rows), lambda row: row.strength)
 
 
 def telling_strength(findings: Findings | None) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import altair as alt
 
-from saplab.evaluation.findings import Findings, find
+from saplab.evaluation.findings import Findings, find, judged
 from saplab.evaluation.report import Report, axis_of, chart_records, drawn, write_report
 from saplab.evaluation.rows import Summary, summarise
 from saplab.evaluation.text import finding_text, notes_text, rows_text, verdict_text, within
@@ -50,8 +50,15 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """Return what holds: `.sentence`, `.masked`, `.checks`, `.robust`; ValueError while no curve is finished."""
+        """Return what holds: `.sentence`, `.masked`, `.checks`, `.robust`.
+
+        Raises:
+            ValueError: no curve is finished, or the folder holds a study of several networks.
+        """
         if self.findings is None:
+            if len(networks := judged(self.store)) > 1:
+                names = ", ".join(dict.fromkeys(network.label for network in networks))
+                raise ValueError(f"a verdict is about one network, but this is a study of {len(networks)}: {names}")
             raise ValueError("no curve of images is finished, so there is nothing to judge")
         return self.findings.verdict
 

@@ -1,9 +1,11 @@
 """The numbers of a report, one row for a curve at a radius: table, chart, CSV and terminal all show these."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
+
+import numpy as np
 
 from saplab.attacks import GradientAttack, ThreatModel, strength_of
 from saplab.metrics import Counts, Interval, OverSeeds, correct, count, over_seeds
@@ -70,6 +72,7 @@ class Row:
             **_percents("averaged", self.averaged), **_percents("single_pass", self.single),
             "majority_percent": _rounded(counts.majority.estimate), **_after(counts),
             "seeds": seeds.seeds if seeds else 1,
+            "over_seeds_percent": _rounded(seeds.combined.estimate) if seeds else None,
             "over_seeds_low": _rounded(seeds.combined.low) if seeds else None,
             "over_seeds_high": _rounded(seeds.combined.high) if seeds else None,
             "paper_percent": self.paper, "figure": self.figure, "norm": self.threat.norm, "eps": self.eps,
@@ -120,6 +123,12 @@ class GameRow:
 
 
 AnyRow = Row | GameRow
+
+
+def names_of(rows: Sequence[AnyRow]) -> Callable[[AnyRow], str]:
+    """Return how tables call rows: by their curves, after the figure's name where the rows are of several figures."""
+    several = len({row.figure for row in rows}) > 1
+    return lambda row: f"{row.figure}: {row.curve}" if several and row.figure else row.curve
 
 
 @dataclass(frozen=True)
@@ -190,7 +199,7 @@ def _image_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]]
     first = seeds[0]
     if first is None:
         return
-    known = [one for one in seeds if one is not None and one.labels.shape == first.labels.shape]
+    known = [one for one in seeds if one is not None and np.array_equal(one.examples, first.examples)]
     several = len(known) > 1 and len(first.labels) > 1
     for k, eps in enumerate(curve.eps):
         counts = count(first.probs[k], first.votes[k], first.labels)
@@ -254,7 +263,8 @@ def _shown(curves: Sequence[Curve], rows: Sequence[Row]) -> tuple[str, ...]:
 def _compared_at(cell: ImageCell) -> float:
     """Return the radius at which curves are compared: the largest up to half the usual one, else the smallest."""
     return max(
-        (eps for eps in cell.attacked_eps if eps <= cell.threat.usual / 2), default=min(cell.attacked_eps, default=0.0)
+        (eps for eps in cell.attacked_eps if cell.threat.up_to_usual(2 * eps)),
+        default=min(cell.attacked_eps, default=0.0),
     )
 
 

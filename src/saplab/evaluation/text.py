@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from saplab.attacks import ThreatModel
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.checks import Check
-from saplab.evaluation.rows import AnyRow, GameRow, Row
+from saplab.evaluation.rows import AnyRow, GameRow, Row, names_of
 from saplab.evaluation.verdict import SEEN, Verdict
 from saplab.report.tables import columns_of, pivot, strength_text, texts
 
@@ -69,7 +69,7 @@ def table_text(rows: Sequence[Row]) -> str:
 
 
 def _by_strength(title: str, rows: Sequence[R], text: Callable[[R], str], symbol: str = "λ") -> str:
-    table = pivot(rows, lambda row: row.curve, lambda row: row.strength)
+    table = pivot(rows, names_of(rows), lambda row: row.strength)
     head = [title, *(f"{symbol} = {strength_text(strength)}" for strength in columns_of(table))]
     return grid(head, [[curve, *cells] for curve, cells in zip(table, texts(table, text), strict=True)])
 
@@ -81,6 +81,9 @@ def cell_text(row: Row) -> str:
     if abs(row.single.estimate - a.estimate) >= SEEN:
         lines.append(f"one pass {100 * row.single.estimate:.1f}")
         lines += [f"{tries} tries {100 * left.estimate:.1f}" for tries, left in row.counts.after.items()]
+    if row.seeds is not None:
+        over = row.seeds.combined
+        lines.append(f"{row.seeds.seeds} seeds {over.percent().replace(' %', '')}")
     if row.paper is not None:
         lines.append(f"paper {row.paper:.1f}")
     return "\n".join(lines)
@@ -97,6 +100,8 @@ def _note(rows: Sequence[Row]) -> str:
         lines.append("The prediction is averaged over many random passes; one pass: without averaging.")
         if any(row.counts.after for row in rows):
             lines.append("10 tries: right in each of ten passes: what survives an attacker with ten tries.")
+    if any(row.seeds is not None for row in rows):
+        lines.append("seeds: the mean over the defence's seeds, with its 95 % interval for other seeds and images.")
     if any(row.paper is not None for row in rows):
         lines.append("paper: the number that the SAP paper reports for its own network.")
     return "\n".join(lines)

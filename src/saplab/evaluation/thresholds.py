@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
+from saplab.attacks.threat import ROUNDING
 from saplab.evaluation.comparisons import MARGIN, Point
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval, mean_interval
@@ -18,6 +19,7 @@ COSINE: Final = 1 / 3
 """The gradients s + e and s + e' of two halves have the cosine c = |s|² / (|s|² + |e|²) on average; the noise of their
 mean, |e|² / 2, outweighs its signal |s|² below c = 1/3."""
 
+_TWO_CLASSES: Final = 0.5  # chance of the fewest classes that there can be
 NORM: Final = 0.1  # a gradient shorter than a tenth of the undefended network's counts as vanishing
 
 _floats = partial(np.asarray, dtype=np.float64)
@@ -51,10 +53,10 @@ def half_cosines(case: Case) -> list[Level]:
 
 
 def gradient_norms(case: Case) -> list[Level]:
-    """Return the median, over images, of the gradient's norm as a multiple of the undefended network's."""
-    known = _largest([e for e in case.own if e.gradient_norm is not None])
-    plain = [_floats(e.gradient_norm) for e in case.dense if e.own_gradient and e.gradient_norm is not None]
-    ratios = [(e.label, _ratio(_floats(e.gradient_norm), norms)) for e in known for norms in plain[:1]]
+    """Return the median, over images, of the gradient's norm as a multiple of the undefended network's, of a loss."""
+    plain = {e.loss: _floats(e.gradient_norm) for e in reversed(case.dense) if _has_norm(e)}
+    known = _largest([e for e in case.own if _has_norm(e) and e.loss in plain])
+    ratios = [(e.label, _ratio(_floats(e.gradient_norm), plain[e.loss])) for e in known]
     told = "median norm over the undefended network's"
     return [_at_least(NORM, partial(median_interval, ratio), f"{who}: {told}") for who, ratio in ratios if ratio.size]
 
@@ -62,20 +64,25 @@ def gradient_norms(case: Case) -> list[Level]:
 def unbounded(case: Case) -> list[Level]:
     """Return the accuracy that the strongest iterative white-box attack leaves at the largest radius.
 
-    Below `Case.unbounded` it only counts where it is at chance already: the ball may be too small for more.
+    Below `Case.unbounded` it only counts where it is at chance already: the ball may be too small for more. Chance that
+    is not known is at most that of two classes, above which the attack has failed; below it cannot be told.
     """
     iterative = [e for e in case.own if e.iterative]
     largest = max((e.eps[-1] for e in iterative), default=0.0)
     points = [Point(e, largest) for e in iterative if e.eps[-1] == largest]
     strongest = min(points, key=lambda point: float(point.scores.mean()), default=None)
-    if strongest is None or (largest < case.unbounded and strongest.scores.mean() > case.chance):
+    if strongest is None:
+        return []
+    left, chance = strongest.scores.mean(), case.chance or _TWO_CLASSES
+    whole = largest >= case.unbounded * (1 - ROUNDING)
+    if (left > chance and not whole) or (0 < left <= chance and not case.chance):
         return []
     label = f"{case.threat.text(largest)}: {strongest.evidence.label} leaves"
 
     def words(x: Interval) -> str:
-        return f"{label} {x.percent()}; chance is {100 * case.chance:.1f} %"
+        return f"{label} {x.percent()}; chance is {'' if case.chance else 'at most '}{100 * chance:.1f} %"
 
-    return [Level(partial(mean_interval, strongest.scores, 1), words, case.chance, above=True, slack=MARGIN)]
+    return [Level(partial(mean_interval, strongest.scores, 1), words, chance, above=True, slack=MARGIN)]
 
 
 def flat(case: Case) -> list[Level]:
@@ -89,6 +96,10 @@ def _flat(evidence: Evidence) -> Level:
         return f"{evidence.label}: no gradient for {x.percent()} of the images that were still right; {most}"
 
     return Level(partial(mean_interval, evidence.blind, 1), words, MARGIN, above=True, slack=MARGIN)
+
+
+def _has_norm(evidence: Evidence) -> bool:
+    return evidence.own_gradient and evidence.gradient_norm is not None
 
 
 def _at_least(level: float, number: Callable[[float], Interval], label: str) -> Level:

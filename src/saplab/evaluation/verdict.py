@@ -174,7 +174,7 @@ def _worst_of(evidence: Sequence[Evidence], labels: ArrayLike | None) -> tuple[R
 
 
 def _bound(evidence: Sequence[Evidence], known: Sequence[tuple[Evidence, NDArray[np.float64]]], eps: float) -> Robust:
-    whole = [(e.at(eps), e.label) for e in evidence if e.halves is None and eps in e.eps]
+    whole = [(e.least_within(eps), e.label) for e in evidence if e.halves is None and e.eps[0] <= eps]
     candidates = [(scores, label, float(scores.mean())) for scores, label in whole]
     nested = [(e, margin, np.asarray(e.eps) <= eps) for e, margin in known if e.eps[0] <= eps]
     if nested:
@@ -194,7 +194,7 @@ def _headline(bounds: Sequence[Robust], eps: float | None) -> Robust:
             raise ValueError(f"`eps` must be one of the radii that were run, {list(by_eps)}, got {eps}")
         return by_eps[eps]
     attacked = [bound for bound in bounds if bound.eps > 0] or list(bounds)
-    return max((b for b in attacked if b.eps <= b.threat.usual), key=lambda b: b.eps, default=attacked[0])
+    return max((b for b in attacked if b.threat.up_to_usual(b.eps)), key=lambda b: b.eps, default=attacked[0])
 
 
 def _chance(evidence: Sequence[Evidence], labels: ArrayLike | None) -> float:

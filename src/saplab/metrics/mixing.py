@@ -39,7 +39,7 @@ def best_weights(right: ArrayLike) -> tuple[float, NDArray[np.float64]]:
 def worst_of(right: ArrayLike, weights: ArrayLike) -> NDArray[np.float64]:
     """Return what a mixture is expected to leave of each image at its worst point: min_a Σ_m w_m·right[m, a], (N,)."""
     expected = np.einsum("m,man->an", np.asarray(weights), np.asarray(right, np.float64))
-    return np.asarray(expected.min(axis=0))
+    return np.asarray(expected.min(axis=0).clip(0.0, 1.0))  # weights add up to 1 but for rounding
 
 
 def _solved(kinds: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,6 +19,9 @@ class Adversary:
     Source: Huang et al. 2017, "Adversarial attacks on neural network policies": an attack drives up the cross-entropy
     of softmax(Q) against the greedy action. The paper does not define its loss for Q-networks.
 
+    An attack that leaves lost examples alone judges them by the mean softmax over passes, where a random agent acts by
+    its mean values: against such an agent, give it ``stop_when_lost=False``.
+
     Attributes:
         network: whose gradient is used, and whose greedy action is attacked: the player's own network, or another.
         eps: radius in the unit of [0, 1] frames; λ pixel steps are λ/255.

@@ -59,7 +59,7 @@ class AgentRecipe:
         update_every: steps between two updates; a multiple of `games`, or a divisor of it: then several updates follow
             each step of the games.
         batch, replay: transitions in one update, and transitions kept.
-        warmup: steps of random play before the first update.
+        warmup: steps before the first update, played as all others: with the random action's probability of that step.
         target_every: steps between two copies of the network into its target; a multiple of `update_every`.
         optimizer, lr: of gradient descent; `lr_end` is the fraction of `lr` that a linear decay over all steps ends at.
         reward_scale: points that count as a reward of 1; what remains beyond ±1 is clipped.

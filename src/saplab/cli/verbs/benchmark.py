@@ -121,6 +121,7 @@ def _command(entry: "Entry", tier: str, data: str) -> str:
 
 def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: bool, console: Console) -> bool:
     """Compute one entry, or show what that would cost; return whether it agrees with the card that is `known`."""
+    from saplab.benchmark.run import CARD
     from saplab.cli.computing import show_plan
     from saplab.system.folder import inside
 
@@ -132,7 +133,9 @@ def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: boo
             console.say(f"{name}, {part}:")
             show_plan(job, console)
         return True
-    folder = inside(out, f"{tier}/{name}", folder=True)
+    folder = inside(out, f"{'' if known is None else 'check/'}{tier}/{name}", folder=True)
+    if known is not None and (folder / CARD).exists():
+        raise ValueError(f"{folder} holds a finished check: remove it, or name another --out, to compute it anew")
     card = run.card(folder, console.progress, lambda part: console.say(f"{name}: {part}"), progress=not console.json)
     _tell(card, folder, console)
     return known is None or _agrees(known[name], card, console)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from inspect import Parameter, signature
 from typing import Any, Final
 
 import torch
@@ -27,7 +29,8 @@ class Relaxed(TorchFunctionMode):
         rule = _RULES.get(func)
         if rule is None or not torch.is_grad_enabled() or not any(map(_concerned, (*args, *kwargs.values()))):
             return func(*args, **kwargs)
-        return rule(func, *args, **kwargs)
+        given = _positional(rule, args, kwargs)
+        return func(*args, **kwargs) if given is None else rule(func, *given[0], **given[1])
 
 
 @contextmanager
@@ -38,6 +41,35 @@ def relaxing(wanted: bool) -> Iterator[None]:
         return
     with Relaxed():
         yield
+
+
+_ALIASES: Final = {  # of a rule's arguments, in PyTorch's own signatures
+    **dict.fromkeys(("x", "z", "a", "base", "gate"), ("input", "self")),
+    **dict.fromkeys(("b", "other", "threshold", "bits"), ("other",)),
+    "indices": ("index", "input", "tensor"), "mask": ("condition",), "value": ("src",),
+}  # fmt: skip
+
+
+def _positional(rule: Rule, args: Any, kwargs: Any) -> tuple[list[Any], dict[str, Any]] | None:
+    """Return a call's arguments in the order of a rule's; None for a form of the function that the rule is not of."""
+    values, named = list(args), dict(kwargs)
+    for name in _names_of(rule)[len(args) :]:
+        known = next((alias for alias in (name, *_ALIASES.get(name, ())) if alias in named), None)
+        if known is None:
+            break
+        values.append(named.pop(known))
+    try:
+        signature(rule).bind(None, *values, **named)
+    except TypeError:
+        return None
+    return values, named
+
+
+@cache
+def _names_of(rule: Rule) -> tuple[str, ...]:
+    """Return a rule's arguments after the function, by name."""
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in signature(rule).parameters.values() if p.kind in positional)[1:]
 
 
 def _concerned(value: Any) -> bool:
