@@ -265,7 +265,7 @@ FAULTS = [
     Fault(
         "draws are rounded up",
         "pruning/operator.py",
-        "return int(percent * entries / 100)",
+        "return int(percent * entries / 100 + 1e-9)",
         "return -int(-percent * entries // 100)",
         "defenses/test_own_defense.py::test_small_sites_round_down",
     ),
