@@ -1,7 +1,7 @@
 """What cards and the leaderboard call things."""
 
 from saplab.attacks import NormName, ThreatModel
-from saplab.benchmark.card import Card, Share
+from saplab.benchmark.card import Card, Share, Threatened
 from saplab.evaluation.checks import EXPOSING
 
 MASKED = {True: "masked", False: "no", None: "cannot tell"}  # whether the own gradient is
@@ -27,9 +27,14 @@ def masked_text(card: Card) -> str:
     """Return whether the gradient is masked in any of the norms, and by which checks that shows."""
     answers = [threat.masked for threat in card.threats]
     worst = True if True in answers else None if None in answers else False
-    failed = dict.fromkeys(check.key for threat in card.threats if threat.masked for check in threat.checks
-                           if check.outcome == "failed" and check.key in (*EXPOSING, "loss"))  # fmt: skip
+    failed = dict.fromkeys(key for threat in card.threats if threat.masked for key in _shown_by(threat))
     return MASKED[worst] + (f" ({', '.join(failed)})" if failed else "")
+
+
+def _shown_by(threat: Threatened) -> list[str]:
+    """Return the checks by which a masked gradient shows: another loss only where it shows by nothing else."""
+    failed = [check.key for check in threat.checks if check.outcome == "failed"]
+    return [key for key in failed if key in EXPOSING] or [key for key in failed if key == "loss"]
 
 
 def time_text(seconds: float) -> str:
