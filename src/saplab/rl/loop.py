@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saplab.learning.checkpoint import Diverged, RunFolder
+from saplab.learning.denormals import flushed_denormals
 from saplab.learning.progress import Progress
 from saplab.models.qnetwork import QNetwork
 from saplab.rl.atari import Games
@@ -25,7 +26,7 @@ from saplab.rl.records import AgentRecord, best_record
 from saplab.rl.replay import Replay
 from saplab.system.counts import check_seed
 
-NUMERICS: Final = 1  # raise it when the same request would give other weights
+NUMERICS: Final = 2  # raise it when the same request would give other weights
 REFILL: Final = 100_000  # at most so many steps of play fill the replay buffer of a resumed run
 _BEST: Final = "best."  # before the names of the tensors of the weights that scored most
 _ACT, _SAMPLE, _GAMES, _REFILL = 1, 2, 3, 4
@@ -59,7 +60,8 @@ def train_agent(
     progress = progress or Progress()
     progress.on_start(run.history, run.step, recipe.steps)
     while run.step < recipe.steps:
-        run.advance()
+        with flushed_denormals():
+            run.advance()
         progress.on_step(run.step, {})
         if run.step % recipe.record_every == 0 or run.step == recipe.steps:
             progress.on_record(run.record(score))
