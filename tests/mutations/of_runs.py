@@ -49,14 +49,14 @@ FAULTS = [
     ),
     Fault(
         "ranges overlap by one",
-        CELL,
+        "runs/cutting.py",
         "stop=min(a + size, whole.stop)",
         "stop=min(a + size + 1, whole.stop)",
         "runs/test_cell.py::test_a_cell_is_cut_into_ranges_and_seeds",
     ),
     Fault(
         "all seeds are the first",
-        CELL,
+        "runs/cutting.py",
         "seed=whole.seed + k)",
         "seed=whole.seed)",
         "runs/test_cell.py::test_a_cell_is_cut_into_ranges_and_seeds",

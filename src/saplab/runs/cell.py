@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from itertools import chain
 from operator import index
 from typing import Any, ClassVar, Final, Self, get_args
 
@@ -17,7 +16,7 @@ from saplab.attacks import LINF, Attack, Cost, ThreatModel
 from saplab.defenses import Defense, label_of
 from saplab.models.zoo import ARCHITECTURES, PACKAGED
 from saplab.rng.streams import EXAMPLES
-from saplab.system.counts import check_cells, check_count
+from saplab.system.counts import check_count
 from saplab.system.registry import Named
 
 
@@ -406,22 +405,3 @@ class Curve:
     def cells_at(self, eps: float) -> Iterator[Cell]:
         """Yield the cells of all seeds that hold a radius."""
         return (cell for cell in self.every_cell() if eps in cell.eps)
-
-
-def cut(whole: Cell, size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
-    """Cut a cell into cells of at most `size` examples or games, for each of `seeds` seeds from the cell's own."""
-    for name, value in (("seeds", seeds), ("batch_size", size)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be >= 1, got {value}")
-    starts = range(whole.start, whole.stop, size)
-    check_cells(len(starts) * seeds)
-    return tuple(
-        tuple(replace(whole, start=a, stop=min(a + size, whole.stop), seed=whole.seed + k) for a in starts)
-        for k in range(seeds)
-    )
-
-
-def cut_each(wholes: Iterable[Cell], size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
-    """Cut several cells as `cut` does one: for each seed, the cells of the first, of the second and so on."""
-    parts = (cut(whole, size, seeds) for whole in wholes)
-    return tuple(tuple(chain(*of_seed)) for of_seed in zip(*parts, strict=True))
