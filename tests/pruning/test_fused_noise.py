@@ -65,6 +65,38 @@ def test_gradients_are_those_of_the_formula(law, innermost):
     assert torch.equal(unscaled, grad)
 
 
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("through", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("innermost", [False, True])
+def test_behind_a_relu_it_is_both_one_after_the_other(law, through, dtype, innermost):
+    h = maps((3, 6, 5, 5), dtype)
+    h[0, 0] = 0.0
+    h = (h.to(memory_format=torch.channels_last) if innermost else h).requires_grad_()
+    grad = maps((3, 6, 5, 5), dtype) + 2
+    one = noised(torch.relu(h), keys(3), 7, law, 0.25, through)
+    both = noised(h, keys(3), 7, law, 0.25, through, rectify=True)
+    assert torch.equal(both, one)
+    assert both.stride() == one.stride()
+    assert torch.equal(*(torch.autograd.grad(out, h, grad)[0] for out in (both, one)))
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_a_defence_takes_a_relu_along_and_changes_no_number(defense, monkeypatch):
+    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 4)
+    net = torch.nn.Sequential(*layers).eval()
+    x = maps((5, 3, 8, 8))
+    defended = saplab.defend(net, defense)
+    together = saplab.predict(defended, x.sigmoid(), passes=3)
+    calls = []
+    plain = type(defense).rectified
+    monkeypatch.setattr(type(defense), "rectified", lambda self, *args: calls.append(1) or plain(self, *args))
+    assert torch.equal(saplab.predict(defended, x.sigmoid(), passes=3), together)
+    assert calls
+    monkeypatch.setattr(type(defense), "rectified", saplab.Defense.rectified)
+    assert torch.equal(saplab.predict(defended, x.sigmoid(), passes=3), together)
+
+
 def test_gradients_in_another_layout_meet_the_same_factors():
     h = maps((3, 6, 5, 5)).to(memory_format=torch.channels_last).requires_grad_()
     out = noised(h, keys(3), 7, "scale", 0.25)
@@ -80,7 +112,8 @@ def test_nothing_of_the_maps_is_kept_for_the_way_back():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         noised(h, keys(2), 0, "dropout", 0.5)
-    assert kept == [(2, 3)]
+        noised(h, keys(2), 0, "scale", 0.5, rectify=True)
+    assert kept == [(2, 3), (2, 3), (2, 8)]  # streams, and where the ReLU passed
     assert not noised(h.detach(), keys(2), 0, "dropout", 0.5).requires_grad
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from saplab.defenses.base import Allowed, Draw, Setting, Tuned
 from saplab.pruning.fused_noise import can_noise, noised
+from saplab.pruning.normalised import Normalised
 from saplab.rng.numbers import normals, uniforms
 from saplab.system.registry import register
 
@@ -31,6 +32,12 @@ class Dropout(Tuned):
         kept = uniforms(draw.rows, h[:1].numel(), draw.site).ge_(rate)
         return _scaled(h, kept.mul_(torch.ones(()) / (1.0 - rate)).view(h.shape), draw)
 
+    def rectified(self, h: Tensor, draw: Draw, where: str, norm: Normalised | None) -> Tensor:
+        """Drop entries of relu(h) in one pass over memory."""
+        if can_noise(h):
+            return noised(h, draw.rows, draw.site, "dropout", self.at(where), draw.rule != "identity", rectify=True)
+        return super().rectified(h, draw, where, norm)
+
 
 @register("rna")
 @dataclass(frozen=True)
@@ -50,6 +57,12 @@ class RandomNoisyActivations(Tuned):
             return noised(h, draw.rows, draw.site, "add", self.at(where))
         return h + _normals_like(h, draw).mul_(self.at(where))
 
+    def rectified(self, h: Tensor, draw: Draw, where: str, norm: Normalised | None) -> Tensor:
+        """Add noise to relu(h) in one pass over memory."""
+        if can_noise(h):
+            return noised(h, draw.rows, draw.site, "add", self.at(where), rectify=True)
+        return super().rectified(h, draw, where, norm)
+
 
 @register("rsa")
 @dataclass(frozen=True)
@@ -67,6 +80,12 @@ class RandomlyScaledActivations(Tuned):
         if can_noise(h):
             return noised(h, draw.rows, draw.site, "scale", self.at(where), draw.rule != "identity")
         return _scaled(h, _normals_like(h, draw).mul_(self.at(where)).add_(1.0), draw)
+
+    def rectified(self, h: Tensor, draw: Draw, where: str, norm: Normalised | None) -> Tensor:
+        """Scale relu(h) in one pass over memory."""
+        if can_noise(h):
+            return noised(h, draw.rows, draw.site, "scale", self.at(where), draw.rule != "identity", rectify=True)
+        return super().rectified(h, draw, where, norm)
 
 
 def _normals_like(h: Tensor, draw: Draw) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise that is drawn and applied to activation maps in one pass over memory; a torch operator for the CPU.
+"""Noise that is drawn and applied to activation maps, behind a ReLU, in one pass over memory; an operator for the CPU.
 
 An entry of a map gets the number that `saplab.rng.numbers` gives to its place in the order (C, H, W), whatever the
 map's memory format.
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saplab.pruning.layouts import as_array, dense_format, scatter
 from saplab.rng.compiled import scalar_kernel, vector_kernel
-from saplab.rng.numbers import KIND, normal_block, uniform_block
+from saplab.rng.numbers import KIND, normal_block
 from saplab.rng.operators import operator
 from saplab.rng.simd import BLOCK, fill_words, full_width, read, select, write
 from saplab.rng.streams import row_counter
@@ -22,7 +22,7 @@ Law = Literal["dropout", "add", "scale"]
 
 _DROPOUT, _ADD, _SCALE = 0, 1, 2
 _CODES: Final = {"dropout": _DROPOUT, "add": _ADD, "scale": _SCALE}
-_F0, _F1 = np.float32(0.0), np.float32(1.0)
+_F0, _F1, _NO_FLOOR = np.float32(0.0), np.float32(1.0), np.float32(-np.inf)
 
 
 @vector_kernel
@@ -30,10 +30,9 @@ def _noise(bits: Any, values: Any, law: int, amount: Any) -> None:
     """Turn words into the terms or factors of activations."""
     full_width()
     if law == _DROPOUT:
-        uniform_block(bits, values)
-        kept = _F1 / (_F1 - amount)
-        for i in range(values.shape[0]):
-            values[i] = select(values[i] < amount, _F0, kept)
+        kept, level = _F1 / (_F1 - amount), np.uint32(np.ceil(amount * np.float32(1 << 24)))
+        for i in range(values.shape[0]):  # u < amount, by the 24 bits that u is made of
+            values[i] = select(bits[i] >> np.uint32(8) < level, _F0, kept)
         return
     normal_block(bits, values)
     mean = select(law == _SCALE, _F1, _F0)
@@ -42,18 +41,20 @@ def _noise(bits: Any, values: Any, law: int, amount: Any) -> None:
 
 
 @vector_kernel
-def _apply(x: Any, values: Any, out: Any, law: int) -> None:
+def _apply(x: Any, values: Any, out: Any, law: int, floor: Any) -> None:
     full_width()
     if law == _ADD:
         for i in range(x.shape[0]):
-            out[i] = write(read(x[i]) + values[i], x[i])
+            value = read(x[i])
+            out[i] = write(select(value < floor, floor, value) + values[i], x[i])
         return
     for i in range(x.shape[0]):
-        out[i] = write(read(x[i]) * values[i], x[i])
+        value = read(x[i])
+        out[i] = write(select(value < floor, floor, value) * values[i], x[i])
 
 
 @scalar_kernel
-def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any) -> None:
+def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any, floor: Any) -> None:
     full_width()
     bits, values = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32)
     for n in range(x.shape[0]):
@@ -62,11 +63,13 @@ def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any
             hi = min(lo + BLOCK, x.shape[1])
             fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
             _noise(bits, values, law, amount)
-            _apply(x[n, lo:hi], values, out[n, lo:hi], law)
+            _apply(x[n, lo:hi], values, out[n, lo:hi], law, floor)
 
 
 @scalar_kernel
-def _noise_channels_last(x: Any, out: Any, channels: int, streams: Any, site: int, law: int, amount: Any) -> None:
+def _noise_channels_last(
+    x: Any, out: Any, channels: int, streams: Any, site: int, law: int, amount: Any, floor: Any
+) -> None:
     """Apply noise to maps (N, H·W·C).
 
     A map's noise is drawn in the order (C, H, W) and reordered in the cache. Drawing it in the order (H, W, C) at once,
@@ -82,7 +85,7 @@ def _noise_channels_last(x: Any, out: Any, channels: int, streams: Any, site: in
             fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
             _noise(bits, row[lo : lo + BLOCK], law, amount)
         scatter(row[:size], values.reshape(places, channels))
-        _apply(x[n], values, out[n], law)
+        _apply(x[n], values, out[n], law, floor)
 
 
 def can_noise(h: Tensor) -> bool:
@@ -95,7 +98,9 @@ def can_noise(h: Tensor) -> bool:
     )
 
 
-def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, through: bool = True) -> Tensor:
+def noised(
+    h: Tensor, streams: Tensor, site: int, law: Law, amount: float, through: bool = True, rectify: bool = False
+) -> Tensor:
     """Apply noise to the maps `h` (N, ...), which `can_noise` accepts; return maps like them.
 
     Args:
@@ -104,11 +109,14 @@ def noised(h: Tensor, streams: Tensor, site: int, law: Law, amount: float, throu
             ``scale``: h·(1 + amount·z).
         amount: rate, or standard deviation.
         through: multiply the gradient by the factor; else it passes unchanged.
+        rectify: apply the noise to relu(h) in the same pass over memory; the gradient is that of both.
     """
-    return _OPERATOR(h, streams, site, _CODES[law], amount, through)
+    return _OPERATOR(h, streams, site, _CODES[law], amount, through, rectify)
 
 
-def _noised(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
+def _noised(
+    h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool, rectify: bool = False
+) -> Tensor:
     x = h.detach()
     innermost = dense_format(x) == torch.channels_last
     x = x if innermost else x.contiguous()
@@ -116,34 +124,43 @@ def _noised(h: Tensor, streams: Tensor, site: int, law: int, amount: float, thro
     if h.numel() == 0:
         return out
     maps, results = (as_array((t.permute(0, 2, 3, 1) if innermost else t).flatten(1)) for t in (x, out))
-    keys, level = streams.contiguous().numpy(), np.float32(amount)
+    keys, level, floor = streams.contiguous().numpy(), np.float32(amount), _F0 if rectify else _NO_FLOOR
 
     def work(start: int, stop: int) -> None:
         part = slice(start, stop)
         if innermost:
-            _noise_channels_last(maps[part], results[part], x.shape[1], keys[part], site, law, level)
+            _noise_channels_last(maps[part], results[part], x.shape[1], keys[part], site, law, level, floor)
         else:
-            _noise_rows(maps[part], results[part], keys[part], site, law, level)
+            _noise_rows(maps[part], results[part], keys[part], site, law, level, floor)
 
     over_rows(work, len(x), x[0].numel())
     return out if out.stride() == torch.empty_like(h).stride() else torch.empty_like(h).copy_(out)
 
 
-def _unwritten(h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool) -> Tensor:
+def _unwritten(
+    h: Tensor, streams: Tensor, site: int, law: int, amount: float, through: bool, rectify: bool = False
+) -> Tensor:
     return torch.empty_like(h)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, streams, *ctx.drawn = inputs
-    ctx.save_for_backward(streams)
+    h, streams, *ctx.drawn, rectify = inputs
+    _, law, _, through = ctx.drawn
+    ctx.known = rectify and through and law == _DROPOUT  # what passed is above 0, and all of it by one factor
+    ctx.save_for_backward(streams, *([output if ctx.known else h] if rectify else []))
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Multiply by the same factors, drawn again: that is faster than keeping them."""
-    _, law, _, through = ctx.drawn
-    if through and law != _ADD:
-        grad = torch.ops.saplab.noised(grad, *ctx.saved_tensors, *ctx.drawn)
-    return grad, None, None, None, None, None
+    """Multiply by the same factors, which are known or drawn again, faster than kept, and by the ReLU's derivative."""
+    streams, *rectified = ctx.saved_tensors
+    _, law, amount, through = ctx.drawn
+    if ctx.known:
+        grad = grad * float(_F1 / (_F1 - np.float32(amount)))
+    elif through and law != _ADD:
+        grad = torch.ops.saplab.noised(grad, streams, *ctx.drawn)
+    if rectified:
+        grad = torch.ops.aten.threshold_backward(grad, rectified[0], 0)
+    return grad, None, None, None, None, None, None
 
 
 _OPERATOR: Final = operator("noised", _noised, None, _unwritten, _backward, _setup)
