@@ -157,8 +157,8 @@ FAULTS = [
     Fault(
         "dropout keeps its scale",
         "defenses/noise.py",
-        '"dropout", rate, draw.rule',
-        '"dropout", rate * 0.9, draw.rule',
+        "self.law, self.at(where), draw.rule",
+        "self.law, self.at(where) * 0.9, draw.rule",
         "defenses/test_other_defenses.py::test_dropout_zeroes_at_its_rate_and_scales_the_rest",
     ),
     Fault(

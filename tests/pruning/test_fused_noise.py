@@ -97,6 +97,16 @@ def test_a_defence_takes_a_relu_along_and_changes_no_number(defense, monkeypatch
     assert torch.equal(saplab.predict(defended, x.sigmoid(), passes=3), together)
 
 
+def test_a_hook_of_ones_own_is_not_passed_by_behind_a_relu():
+    class Halved(saplab.Dropout):
+        def activation(self, h, draw, where):
+            return h / 2
+
+    net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten()).eval()
+    x = maps((2, 3, 4, 4))
+    assert torch.equal(saplab.defend(net, Halved(0.5))(x), (torch.relu(x) / 2).flatten(1))
+
+
 def test_gradients_in_another_layout_meet_the_same_factors():
     h = maps((3, 6, 5, 5)).to(memory_format=torch.channels_last).requires_grad_()
     out = noised(h, keys(3), 7, "scale", 0.25)

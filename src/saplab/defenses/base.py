@@ -53,6 +53,12 @@ class Defense(Named):
     knows_rules: ClassVar[bool] = False
     title: ClassVar[str] = ""
 
+    def __init_subclass__(cls) -> None:
+        """Let a class with an `activation` of its own take no ReLU along by the way of the class it derives from."""
+        super().__init_subclass__()
+        if "activation" in vars(cls) and "rectified" not in vars(cls):
+            cls.rectified = Defense.rectified  # type: ignore[method-assign]
+
     def input(self, x: Tensor, draw: Draw) -> Tensor:
         """Return what the network gets instead of its input (N, ...)."""
         return x

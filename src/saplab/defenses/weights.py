@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from saplab.defenses.base import POSITIVE, Allowed, Draw, Setting, Tuned
 from saplab.defenses.computed import weights_by_name
-from saplab.pruning.operator import draws_of, prune
+from saplab.pruning.operator import draws_of, prune, share_of
 from saplab.rng.numbers import normals
 from saplab.system.registry import register
 
@@ -69,7 +69,7 @@ class DeterministicWeightPruning(Tuned):
 
     def weight(self, w: Tensor, draw: Draw, where: str) -> Tensor:
         """Prune the smallest entries of a weight tensor."""
-        kept = draws_of(self.at(where), w.numel())
+        kept = share_of(self.at(where), w.numel())
         order = w.detach().abs().flatten().sort(descending=True, stable=True).indices
         mask = torch.zeros(w.numel(), dtype=w.dtype, device=w.device)
         mask[order[:kept]] = 1.0

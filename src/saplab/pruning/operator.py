@@ -35,7 +35,12 @@ def draws_of(percent: float, entries: int) -> int:
     """Return r = floor(percent · a / 100) draws among a entries; ValueError for more than can be counted."""
     if percent > 100 * MOST_DRAWS / max(entries, 1):
         raise ValueError(f"`percent` must give at most 2^53 draws, got {percent:g} for {entries} entries")
-    return int(percent * entries / 100 + 1e-9)  # 32.3 % of 1,000 are 323, which floating point takes for less
+    return share_of(percent, entries)
+
+
+def share_of(percent: float, entries: int) -> int:
+    """Return so many percent of a number, rounded down; 32.3 % of 1,000 are 323, though floats give less."""
+    return int(percent * entries / 100 + 1e-9)
 
 
 def prune(

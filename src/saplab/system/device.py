@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Devices, by name and of networks."""
 
 import torch
 from torch import nn
