@@ -1,9 +1,9 @@
-"""Attacks whose gradients are computed in bfloat16 beside the same in float32: what they leave, and what they cost.
+"""Attacks whose own passes are computed in bfloat16 beside the same in float32: what they leave, and what they cost.
 
     python benchmarks/precision.py [--images 200] [--passes 20] [--seed 0]
 
 One thread. Both attacks have the same seed, start and draws, and float32 judges the images of both. Attacks stop at
-images that are lost, so that time per attack holds both what a gradient costs and how many were needed.
+images that are lost, so that time per attack holds both what a pass costs and how many were needed.
 """
 
 import argparse
@@ -38,8 +38,12 @@ def contests() -> dict[str, tuple[nn.Module, float, saplab.MonteCarlo]]:
 
 
 def attacks(gradient: saplab.MonteCarlo) -> list[Attack]:
-    """Return the attacks of a gradient."""
-    return [saplab.PGD(gradient, steps=20), saplab.APGD(replace(gradient, loss="dlr"), steps=20)]
+    """Return the attacks of a gradient, and one that queries by as many samples."""
+    return [
+        saplab.PGD(gradient, steps=20),
+        saplab.APGD(replace(gradient, loss="dlr"), steps=20),
+        saplab.Square(100, gradient.samples, precision=gradient.precision),
+    ]
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def by_standard(
 ) -> tuple[Right, float]:
     """Return which images no attack of the battery breaks, by the bound's own fresh passes, and the bound."""
     asked = {"eps": args.lam / 255, "passes": args.battery_passes, "baseline": False, "progress": False}
-    found = saplab.evaluate(net, images, labels, "standard", gradient_precision=precision, **asked)
+    found = saplab.evaluate(net, images, labels, "standard", attack_precision=precision, **asked)
     bound = found.verdict.robust[-1]
     return left(found)[bound.strength], bound.accuracy.estimate
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import saplab
-from saplab import FGSM, PGD, MonteCarlo
+from saplab import FGSM, PGD, MonteCarlo, Square
 from saplab.attacks import Problem, Watch
 from saplab.attacks.losses import LOSSES, TARGETED
 from saplab.defenses import Defense, Draw
@@ -368,4 +368,17 @@ def test_what_only_the_gradient_s_precision_gets_wrong_is_not_lost(precision: An
     assert net.rows[True] == (12 if precision == "bfloat16" else 0)
     started = PGD(MonteCarlo(precision=precision), steps=4)(net, images, 1 - labels, eps=0.1, seed=1)
     assert torch.equal(started, images)  # what is wrong in float32 is lost before a step
+    assert not torch.equal(points, images)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_queries_in_bfloat16_are_confirmed_in_float32(precision: Any) -> None:
+    net, images = ByPrecision().eval(), torch.rand(3, 1, 4, 4)
+    trust(net)
+    labels = torch.zeros(3, dtype=torch.int64)
+    net.rows = {True: 0, False: 0}
+    points = Square(queries=5, precision=precision)(net, images, labels, eps=0.1, seed=1)
+    queries, clean = 3 * 5, 3
+    confirmed = {"float32": {True: 0, False: clean + queries}, "bfloat16": {True: queries, False: clean + queries}}
+    assert net.rows == confirmed[precision]  # each query calls them lost in bfloat16, and float32 does not
     assert not torch.equal(points, images)

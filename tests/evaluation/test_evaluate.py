@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import saplab
-from saplab.attacks import Attacker
+from saplab.attacks import Attacker, parse_attackers
 from saplab.data.load import load_data
 from saplab.evaluation.result import Result
 from saplab.runs.networks import rehearsed
@@ -391,25 +391,35 @@ def test_a_network_of_float64_is_attacked_and_judged_in_float64():
 def test_a_network_of_float64_has_no_other_precision():
     with pytest.raises(ValueError, match=r"a network of float64 keeps its precision, got `precision` bfloat16"):
         saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, precision="bfloat16")
-    with pytest.raises(ValueError, match=r"keeps its precision, got `gradient_precision` bfloat16"):
-        saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, gradient_precision="bfloat16")
-    rows = saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, gradient_precision="auto").rows
+    with pytest.raises(ValueError, match=r"keeps its precision, got `attack_precision` bfloat16"):
+        saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, attack_precision="bfloat16")
+    rows = saplab.evaluate(small().double(), IMAGES, LABELS, **QUICK, attack_precision="auto").rows
     assert {row["curve"] for row in rows} == {"undefended: FGSM"}
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_auto_takes_bfloat16_for_gradients_alone_where_the_hardware_has_it(native, monkeypatch):
+def test_auto_takes_bfloat16_for_attacks_alone_where_the_hardware_has_it(native, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    result = saplab.evaluate(NET, IMAGES, LABELS, **QUICK, gradient_precision="auto")
+    result = saplab.evaluate(NET, IMAGES, LABELS, **QUICK, attack_precision="auto")
     assert {row["precision"] for row in result.rows} == {"float32"}
     assert {row["curve"] for row in result.rows} == {f"undefended: FGSM{' bfloat16' if native else ''}"}
-    assert 'gradient_precision="auto"' in result.request.command
+    assert 'attack_precision="auto"' in result.request.command
 
 
-def test_a_precision_of_gradients_that_is_none_is_refused():
-    wanted = r"`gradient_precision` must be one of auto, float32, bfloat16, got 'half'"
+def test_the_precision_of_attacks_reaches_every_attack_that_asks_the_network():
+    gradient = saplab.MonteCarlo(8, precision="bfloat16")
+    texts = ("standard", "adaptive", "paper", "pgd+apgd+square+fgsm")
+    attacks = [one.attack for text in texts for one in parse_attackers(text, gradient)]
+    asking = [one for one in attacks if one.knowledge != "nothing" and not isinstance(one, saplab.ARC)]
+    assert all("precision=bfloat16" in one.spec and "bfloat16" in one.describe(False) for one in asking)
+    assert sum(isinstance(one, saplab.Square) for one in asking) == 5
+    assert parse_attackers("square:precision=float32", gradient)[0].attack == saplab.Square()
+
+
+def test_a_precision_of_attacks_that_is_none_is_refused():
+    wanted = r"`attack_precision` must be one of auto, float32, bfloat16, got 'half'"
     with pytest.raises(ValueError, match=wanted):
-        saplab.evaluate(NET, IMAGES, LABELS, **QUICK, gradient_precision="half")
+        saplab.evaluate(NET, IMAGES, LABELS, **QUICK, attack_precision="half")
     with pytest.raises(ValueError, match=r"must be of float32 or float64, got torch.float16; call \.float\(\) first"):
         saplab.evaluate(small().half(), IMAGES, LABELS, **QUICK)
 

@@ -14,6 +14,7 @@ from saplab.attacks.gradient import MonteCarlo
 from saplab.attacks.pgd import PGD, Iterative
 from saplab.attacks.square import Square
 from saplab.attacks.threat import LINF, ThreatModel, eps_of
+from saplab.system.precision import Precision
 from saplab.system.registry import instead, split_sum
 from saplab.system.settings import settings_of
 
@@ -152,6 +153,8 @@ def _parse(text: str, gradient: MonteCarlo, whose: Whose, threat: ThreatModel) -
     if chosen not in get_args(Whose):
         raise ValueError(f"`adversary` must be self or dense, got {chosen!r}")
     own = _own_radii(settings, {setting.name for setting in settings_of(reading.kind)}, threat)
+    if any(one.name == "precision" and one.hint == Precision for one in settings_of(reading.kind)):
+        settings.setdefault("precision", gradient.precision)  # also of queries, which have no gradient to take it from
     return (Attacker(registry.make(reading.kind, settings, gradient), cast(Whose, chosen), own),)
 
 
@@ -287,8 +290,8 @@ def _standard(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         Attacker(_averaging(gradient, "relaxed"), only=Traits(random=True, saturated=True)),
         Attacker(APGD(gradient=relaxed_dlr, steps=100, targets=9), only=Traits(random=False, saturated=True)),
         Attacker(ARC(), only=Traits(mixture=True)),
-        Attacker(Square(queries=100, passes=few.samples)),
-        Attacker(Square(queries=1000, passes=few.samples), only=Traits(blind=True)),
+        Attacker(Square(queries=100, passes=few.samples, precision=gradient.precision)),
+        Attacker(Square(queries=1000, passes=few.samples, precision=gradient.precision), only=Traits(blind=True)),
     )
 
 

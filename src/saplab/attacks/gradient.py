@@ -19,7 +19,7 @@ from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
 from saplab.defenses.relaxed import relaxing
 from saplab.defenses.stage import stacked
 from saplab.system.counts import check_count
-from saplab.system.precision import PRECISIONS, Precision
+from saplab.system.precision import Precision, check_precision
 from saplab.system.words import did_you_mean
 
 _LOG: Final = logging.getLogger("saplab")
@@ -88,12 +88,12 @@ class MonteCarlo:
         for field, value, known in (
             ("backward", self.backward, GRADIENT_RULES),
             ("average", self.average, get_args(Average)),
-            ("precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 hint = "; what papers call bpda is identity" if str(value).casefold() == "bpda" else ""
                 hint = hint or did_you_mean(str(value), known)
                 raise ValueError(f"`{field}` must be one of {', '.join(known)}, got {value!r}{hint}")
+        check_precision(self.precision)
         object.__setattr__(self, "loss", read_loss(self.loss))
 
     @property
@@ -141,6 +141,11 @@ class MonteCarlo:
         """Run `samples` passes forward alone; arguments and errors as in `estimate`."""
         batches = self._batches(problem, self._first_sample(block))
         return joined([self._score(passes, self.samples) for passes in batches])
+
+    def query(self, problem: Problem, block: int = 0) -> Score:
+        """Score as `score` does, in the gradient's precision: to search by, not to judge by."""
+        batches = self._batches(problem, self._first_sample(block))
+        return joined([self._score(passes, self.samples, self.precision) for passes in batches])
 
     def leads(self, problem: Problem, rivals: Tensor, first_pass: int, passes: int) -> Tensor:
         """Return by how much a class leads the label in each pass, forward alone: (passes, N) float64.
@@ -198,9 +203,9 @@ class MonteCarlo:
         (slope,) = torch.autograd.grad(value.sum(), mean)
         return value.detach(), slope
 
-    def _score(self, passes: Passes, samples: int) -> Score:
+    def _score(self, passes: Passes, samples: int, precision: Precision = "float32") -> Score:
         tally = self._tally(passes.batch)
-        for some in passes.forward(samples, self._loss(passes.batch)):
+        for some in passes.forward(samples, self._loss(passes.batch), precision):
             tally.add(*some)
         score = tally.score()
         if self.average == "loss":

@@ -32,7 +32,7 @@ class Passes:
         first_sample: number of the first pass.
         rule: how the gradient passes a defence.
         batch_size: images times passes in one forward pass.
-        precision: of those with a gradient: that of the surroundings, or ``bfloat16``.
+        precision: of those with a gradient; ``float32`` for that of the surroundings, or ``bfloat16``.
     """
 
     batch: Problem
@@ -62,7 +62,7 @@ class Passes:
 
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
             x = batch.images[rows].requires_grad_()
-            with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True), self._computing(x):
+            with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True), _computing_in(self.precision, x):
                 z = self._logits(x)
                 z = z.float() if z.dtype == torch.bfloat16 else z
                 value = objective(z, rows)
@@ -74,9 +74,6 @@ class Passes:
         rows = max(len(batch.images), min(self.batch_size, samples * len(batch.images)))
         most = rows_at_once(batch.adversary, batch.images, rows, lambda: run(first, streams))
         return self._run(samples, run, most)
-
-    def _computing(self, x: Tensor) -> AbstractContextManager[None]:
-        return nullcontext() if self.precision == "float32" else computing_in(self.precision, x.device)
 
     def _gradient(self, total: Tensor, x: Tensor) -> Tensor:
         """Return the gradient by the images; where none can reach them it is 0 if that is noted, else an error."""
@@ -90,12 +87,16 @@ class Passes:
             )
         return torch.zeros_like(x)
 
-    def forward(self, samples: int, objective: Objective) -> Iterator[tuple[Tensor, ...]]:
-        """Yield logits (k, N, C) and objective (k, N) of k passes at a time: the very passes of the gradient."""
+    def forward(
+        self, samples: int, objective: Objective, precision: Precision = "float32"
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yield logits (k, N, C) and objective (k, N) of k passes at a time: the gradient's draws, in a precision."""
 
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
-            with torch.no_grad(), drawing(streams, self.rule):
-                z = self._logits(self.batch.images[rows])
+            x = self.batch.images[rows]
+            with torch.no_grad(), drawing(streams, self.rule), _computing_in(precision, x):
+                z = self._logits(x)
+                z = z.float() if precision == "bfloat16" else z
                 return z, objective(z, rows)
 
         return self._run(samples, run)
@@ -108,6 +109,10 @@ class Passes:
             with nullcontext() if self.batch.random else undrawn(self.batch.adversary):
                 results = joined(as_memory_allows(in_threads, *part) for part in parts)
             yield tuple(t.unflatten(0, (count, -1)) for t in results)
+
+
+def _computing_in(precision: Precision, x: Tensor) -> AbstractContextManager[None]:
+    return nullcontext() if precision == "float32" else computing_in(precision, x.device)
 
 
 def as_memory_allows(run: Run, rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from saplab.attacks.problem import Problem
 from saplab.attacks.search import SearchAttack
 from saplab.attacks.squares import WINDOWS
 from saplab.system.counts import check_count
+from saplab.system.precision import Precision, check_precision
 from saplab.system.registry import register
 
 HALVINGS: Final = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in queries of 10,000 (section 5)
@@ -36,6 +37,7 @@ class Square(SearchAttack):
         passes: of the adversary, averaged in one query.
         p_init: share of the image that a square covers at first.
         stop_when_lost: as in `PGD`.
+        precision: of the queries' passes, as in `MonteCarlo`; in ``bfloat16`` whatever judges a point keeps the usual.
     """
 
     knowledge = "scores"
@@ -44,12 +46,14 @@ class Square(SearchAttack):
     passes: int = 10
     p_init: float = 0.8
     stop_when_lost: bool = True
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("queries", "passes"):
             check_count(name, getattr(self, name))
         if not 0 < self.p_init <= 1:
             raise ValueError(f"`p_init` must be in (0, 1], got {self.p_init}")
+        check_precision(self.precision)
 
     @property
     def samples(self) -> int:
@@ -68,7 +72,8 @@ class Square(SearchAttack):
     def describe(self, rules: bool) -> str:
         """Return the attack's name for people: queries, and passes where there are several."""
         head = f"Square-{self.queries}" + (f" ×{self.passes}" if self.passes > 1 else "")
-        return " ".join([head, *self._unusual("queries", "passes")])
+        rough = ["bfloat16"] if self.precision == "bfloat16" else []
+        return " ".join([head, *self._unusual("queries", "passes", "precision"), *rough])
 
     @property
     def _blocks(self) -> int:
@@ -79,7 +84,9 @@ class Square(SearchAttack):
         return Cost(self.passes, 0)
 
     def _asking(self, random: bool) -> MonteCarlo:
-        return MonteCarlo(self.passes if random else 1, average="probabilities", loss="margin")
+        return MonteCarlo(
+            self.passes if random else 1, average="probabilities", loss="margin", precision=self.precision
+        )
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int, watch: Watch | None) -> Tensor:
         windows, random = WINDOWS[problem.threat.norm], problem.random
@@ -88,7 +95,7 @@ class Square(SearchAttack):
         for turn in range(self.queries // 2 if random else self.queries - 1):
             if random or turn == 0:
                 part = problem.part(active).at(points[active])
-                present = asking.score(part, first_block + turn)
+                present = asking.query(part, first_block + turn)
                 going = _going(part, asking, present, first_block + turn, watch and watch.part(active))
                 active, loss = active[going], present.loss[going]
             if len(active) == 0:
@@ -96,7 +103,7 @@ class Square(SearchAttack):
             part = problem.part(active)
             share = self._share(turn * (1 + random))
             candidates = windows.candidates(part, points[active], eps, share, turn + 1)
-            score = asking.score(part.at(candidates), first_block + turn)
+            score = asking.query(part.at(candidates), first_block + turn)
             better = score.loss > loss
             points[active[better]] = candidates[better]
             if not random:

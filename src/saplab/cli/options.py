@@ -105,8 +105,8 @@ FailBelow = Annotated[
     float | None, option(JUDGING, "End with exit code 1 where robust accuracy may be below this, in %.")
 ]
 Precision = Annotated[str, option(MACHINE, "Of the network's arithmetic: float32 or bfloat16.")]
-GradientPrecision = Annotated[
-    str, option(MACHINE, "Of attacks' gradients alone: float32, bfloat16, or auto: bfloat16 where the hardware has it.")
+AttackPrecision = Annotated[
+    str, option(MACHINE, "Of attacks' own passes: float32, bfloat16, or auto: bfloat16 where the hardware has it.")
 ]
 BatchSize = Annotated[int, option(MACHINE, "Images computed, and saved, together.")]
 Threads = Annotated[int | None, option(MACHINE, "PyTorch's threads; by default its own choice.")]

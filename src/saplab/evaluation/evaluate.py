@@ -43,7 +43,7 @@ def evaluate(
     eps: float | Sequence[float] | None = None, norm: NormName = "linf", *, bounds: Bounds = (0.0, 1.0),
     passes: int = 20, samples: int = 20, seed: int = 0, seeds: int = 1, baseline: bool = True,
     out: Path | str | None = None, workers: int | None = None, engine: str | Engine = "local", progress: Choice = True,
-    precision: str = "float32", gradient_precision: PrecisionChoice = "float32", batch_size: int = 250,
+    precision: str = "float32", attack_precision: PrecisionChoice = "float32", batch_size: int = 250,
     examples: Array | None = None, classes: Sequence[str] = (), title: str = "",
 ) -> Result:  # fmt: skip
     """Attack a network, judge every adversarial image by fresh passes, and say what holds.
@@ -70,9 +70,9 @@ def evaluate(
         progress: True for a bar on a terminal or a line in a notebook, and before long work what it costs; "lines" for
             a line on stderr now and then, in a pipe as well; False for nothing.
         precision: of the network's arithmetic, ``float32`` or ``bfloat16``; a network of float64 keeps its own.
-        gradient_precision: of the gradients alone, where an attack is not given as an object: ``bfloat16``, which
-            halves their time where the hardware has it and leaves every judgement to `precision`, or ``auto`` for that
-            where it has. What attacks find then depends on the kind of machine.
+        attack_precision: of attacks' own passes, their gradients and queries, where an attack is not given as an
+            object: ``bfloat16``, which is faster where the hardware has it and leaves every judgement to `precision`,
+            or ``auto`` for that where it has. What attacks find then depends on the kind of machine.
         batch_size: images that are computed, and saved, together.
         examples: (N,) number of each image, which decides its draws; by default its position, and for images of the
             packaged sample their positions in CIFAR-10's test set, as on the command line.
@@ -97,9 +97,9 @@ def evaluate(
     radii = threat.usual_radii() if eps is None else _radii(eps)
     decisive = {
         "passes": passes, "samples": samples, "seed": seed, "seeds": seeds, "baseline": baseline,
-        "precision": precision, "gradient_precision": gradient_precision, "batch_size": batch_size,
+        "precision": precision, "attack_precision": attack_precision, "batch_size": batch_size,
     }  # fmt: skip
-    gradient = MonteCarlo(samples, precision=precision_of_gradients(model, gradient_precision))
+    gradient = MonteCarlo(samples, precision=precision_of_attacks(model, attack_precision))
     attackers = attackers_of(attacks, gradient, threat)
     job = planned(
         model, data, attackers, radii, threat=threat, passes=passes, seed=seed,
@@ -156,16 +156,16 @@ def planned(
     return Job(request, Images({(defender.model, defender.digest): plain}, data, str(place)))
 
 
-def precision_of_gradients(model: nn.Module, choice: PrecisionChoice) -> Precision:
-    """Return the precision of an evaluation's gradients; ``auto`` goes by the network's device and its parameters.
+def precision_of_attacks(model: nn.Module, choice: PrecisionChoice) -> Precision:
+    """Return the precision of an evaluation's attacks; ``auto`` goes by the network's device and its parameters.
 
     Raises ValueError for another word, and for bfloat16 with a network of float64.
     """
     if choice == "auto" and _is_double(model):
         return "float32"
-    found = resolve_precision(choice, device_of(model), "gradient_precision")
+    found = resolve_precision(choice, device_of(model), "attack_precision")
     if found != "float32":
-        _refuse_double(model, "gradient_precision", found)
+        _refuse_double(model, "attack_precision", found)
     return found
 
 

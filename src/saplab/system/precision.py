@@ -30,6 +30,12 @@ def resolve_precision(precision: PrecisionChoice, device: str | torch.device, na
     return "bfloat16" if native else "float32"
 
 
+def check_precision(precision: str) -> None:
+    """Raise ValueError for a word that names no precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+
 @contextmanager
 def computing_in(precision: str, device: str | torch.device, keep_casts: bool = False) -> Iterator[None]:
     """Compute convolutions and matrix products in a precision.
@@ -39,8 +45,7 @@ def computing_in(precision: str, device: str | torch.device, keep_casts: bool = 
         keep_casts: cast the weights once for all passes inside. PyTorch then keeps every leaf that requires a gradient
             until the end; an attack makes one at each step, so its memory would grow.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_precision(precision)
     kind, enabled = torch.device(device).type, precision == "bfloat16"
     with torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=keep_casts):
         yield

@@ -33,7 +33,7 @@ def evaluate(
     baseline: options.Baseline = True,
     fail_below: options.FailBelow = None,
     precision: options.Precision = "float32",
-    gradient_precision: options.GradientPrecision = "float32",
+    attack_precision: options.AttackPrecision = "float32",
     batch_size: options.BatchSize = 250,
     threads: options.Threads = None,
     device: options.Device = "auto",
@@ -57,7 +57,7 @@ def evaluate(
     from saplab.cli.computing import command_line, default_folder, show_plan
     from saplab.cli.results import compute_and_report
     from saplab.defenses import defend, parse_defenses
-    from saplab.evaluation.evaluate import planned, precision_of_gradients
+    from saplab.evaluation.evaluate import planned, precision_of_attacks
 
     defenses = parse_defenses(defense)
     threat = options.threat_model(norm, bounds)
@@ -67,7 +67,7 @@ def evaluate(
     console = Console(as_json)
     place = options.ready_place(device, threads, engine, workers, address)
     network = options.load_network(model, weights, console).to(place.device)
-    arithmetic = precision_of_gradients(network, gradient_precision)  # type: ignore[arg-type]
+    arithmetic = precision_of_attacks(network, attack_precision)  # type: ignore[arg-type]
     gradient = MonteCarlo(samples, backward, average, loss, precision=arithmetic)  # type: ignore[arg-type]
     attacks = "+".join(attack or [options.ATTACK_OF_IMAGES])
     attackers = parse_attackers(attacks, gradient, adversary, threat)  # type: ignore[arg-type]
