@@ -43,6 +43,12 @@ def test_the_strongest_comes_first_and_an_entry_once() -> None:
         assert [card.name for card in ranked(cards)] == ["weak", "pni", "rpf", "gaussian-0.25"]
 
 
+def test_equal_entries_are_told_apart_by_what_smaller_radii_leave() -> None:
+    much, more = make_card("much", (60.0, 15.0, 0.0), clean=80.0), make_card("more", (40.0, 20.0, 0.0), clean=80.0)
+    l2, clean = make_card("l2", (40.0, 0.0, 0.0), l2=50.0, clean=80.0), make_card("clean", (40.0, 0.0, 0.0), clean=91.0)
+    assert [card.name for card in ranked([clean, l2, much, more])] == ["more", "much", "l2", "clean"]
+
+
 def test_cards_of_another_protocol_or_battery_stay_away() -> None:
     assert ranked([make_card(protocol="0"), make_card(battery="standard saplab-0")]) == []
     with pytest.raises(ValueError, match="`cards` must hold at least one card of protocol"):

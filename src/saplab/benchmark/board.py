@@ -66,9 +66,12 @@ def ranked(cards: Iterable[Card]) -> list[Card]:
     return sorted(latest.values(), key=_rank)
 
 
-def _rank(card: Card) -> tuple[float, float, str]:
-    left = card.left(*PROTOCOL.headline)
-    return (-(left.worst.percent if left else -1.0), -card.clean.averaged.percent, card.name)
+def _rank(card: Card) -> tuple[list[float], str]:
+    """Order by what is left at the leaderboard's radius, then at the smaller ones, in the other norm and unattacked."""
+    norm, _ = PROTOCOL.headline
+    balls = (*((norm, eps) for eps in reversed(PROTOCOL.threats[0].eps)), PROTOCOL.second)
+    found = (card.left(*one) for one in balls)
+    return [*(-left.worst.percent if left else 1.0 for left in found), -card.clean.averaged.percent], card.name
 
 
 def write_board(cards: Sequence[Card], folder: Path) -> tuple[Path, ...]:
