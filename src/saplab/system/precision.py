@@ -6,6 +6,8 @@ from typing import Final, Literal, get_args
 
 import torch
 
+from saplab.system.words import did_you_mean
+
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 PrecisionChoice = Precision | Literal["auto"]
@@ -33,7 +35,8 @@ def resolve_precision(precision: PrecisionChoice, device: str | torch.device, na
 def check_precision(precision: str) -> None:
     """Raise ValueError for a word that names no precision."""
     if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        hint = did_you_mean(str(precision), PRECISIONS)
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}{hint}")
 
 
 @contextmanager
