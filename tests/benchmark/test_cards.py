@@ -34,6 +34,7 @@ def test_a_card_comes_back_from_its_file(card: Card) -> None:
      (lambda text: text.replace('"tier"', '"tear"'), "not a card of the benchmark"),
      (lambda text: text.replace('"seed": 0', '"seed": "0"'), "not a card of the benchmark"),
      (lambda text: text.replace('"format": 1', '"format": 99'), "a card of format 99, this version of saplab reads 1"),
+     (lambda text: text.replace('"percent": 80.0', '"percent": 250.0', 1), "not a card of the benchmark: Expected"),
      (lambda text: "[" * 100_000, "not a card of the benchmark")],
 )  # fmt: skip
 def test_anything_else_is_refused(spoil: Callable[[str], str], message: str) -> None:
@@ -72,17 +73,17 @@ def test_equal_cards_agree() -> None:
     found = compare(make_card(), make_card())
     assert found.agrees
     assert found.same_kind
-    assert found.compared == 66
+    assert found.compared == 146
     assert "agree exactly" in found.text
 
 
 @pytest.mark.parametrize(
     ("change", "where"),
-    [(lambda card: replace(card, clean=counted(80.5)), "clean, averaged: 80 stored, 80.5 found"),
-     (lambda card: make_card(l2=40.5), "worst of all at ε = 0.5 in L2: 40 stored, 40.5 found"),
-     (lambda card: make_card(linf=(60.0, 50.0, 30.5)), "worst of all at λ = 8: 30 stored, 30.5 found"),
-     (lambda card: make_card(certified=40.5), "certified at 0: 40 stored, 40.5 found"),
-     (lambda card: make_card(masked=None, certified=40.0), "masked gradient in linf: no stored, cannot tell found")],
+    [(lambda card: replace(card, clean=counted(80.5)), "clean, averaged, percent: 80 stored, 80.5 found"),
+     (lambda card: make_card(l2=40.5), "threats, l2, left, ε = 0.5 in L2, worst, percent: 40 stored, 40.5 found"),
+     (lambda card: make_card(linf=(60.0, 50.0, 30.5)), "linf, left, λ = 8, worst, percent: 30 stored, 30.5 found"),
+     (lambda card: make_card(certified=40.5), "certified, accuracy, 0, accuracy, percent: 40 stored, 40.5 found"),
+     (lambda card: make_card(masked=None, certified=40.0), "threats, linf, masked: False stored, nothing found")],
 )  # fmt: skip
 def test_machines_of_one_kind_must_agree_exactly(change: Callable[[Card], Card], where: str) -> None:
     stored = make_card(certified=40.0)
@@ -97,6 +98,8 @@ def test_other_machines_may_differ_by_the_tolerances() -> None:
     clean, attacked = PROTOCOL.clean_tolerance, PROTOCOL.tolerance
     stored = make_card()
     near = make_card(clean=80.0 + clean, linf=(60.0, 50.0, 30.0 + attacked), masked=None, machine=ELSEWHERE)
+    (first, *others) = near.threats
+    near = replace(near, threats=(replace(first, sentence="Otherwise.", notes=("A step rises by 3 %.",)), *others))
     found = compare(stored, near)
     assert found.agrees
     assert not found.same_kind
@@ -105,9 +108,46 @@ def test_other_machines_may_differ_by_the_tolerances() -> None:
         assert not compare(stored, replace(far, machine=ELSEWHERE)).agrees
 
 
-@pytest.mark.parametrize("name", ["processor", "device", "threads", "versions"])
+def forged() -> dict[str, Card]:
+    card = make_card(claim=Claim("45.9 %.", "README", robust=45.9))
+    first, second = card.threats
+    wide = tuple(replace(left, worst=replace(left.worst, low=99.0, high=100.0)) for left in first.left)
+    return {
+        "claim, robust": replace(card, claim=Claim("45.9 %.", "README", robust=99.0)),
+        "departures, count": replace(card, departures=()),
+        "what": replace(card, what="everything"),
+        "found_elsewhere": replace(card, found_elsewhere="Nobody broke it."),
+        "network, parameter_count": replace(card, network=replace(card.network, parameter_count=1)),
+        "threats, linf, left, λ = 8, worst, low": replace(card, threats=(replace(first, left=wide), second)),
+    }
+
+
+@pytest.mark.parametrize("where", list(forged()))
+def test_what_a_computation_does_not_change_must_be_the_same_on_any_machine(where: str) -> None:
+    sent, made = forged()[where], make_card(claim=Claim("45.9 %.", "README", robust=45.9))
+    for machine in (MACHINE, ELSEWHERE):
+        found = compare(replace(sent, machine=machine), made)
+        assert any(difference.startswith(f"{where}: ") for difference in found.differences)
+
+
+def test_on_a_machine_of_the_same_kind_words_must_be_the_same_too() -> None:
+    card = make_card()
+    first, second = card.threats
+    for changed in (replace(first, sentence="Robust: 99 %."), replace(first, notes=("Sent in.",))):
+        other = replace(card, threats=(changed, second))
+        assert not compare(other, card).agrees
+        assert compare(replace(other, machine=ELSEWHERE), card).agrees
+
+
+@pytest.mark.parametrize("name", ["processor", "device", "threads", "versions", "instructions"])
 def test_what_decides_bits_decides_the_kind_of_a_machine(name: str) -> None:
-    other = {"processor": "x", "device": "cuda", "threads": 2, "versions": {**MACHINE.versions, "torch": "2.14"}}
+    other = {
+        "instructions": "AVX2",
+        "processor": "x",
+        "device": "cuda",
+        "threads": 2,
+        "versions": {**MACHINE.versions, "torch": "2.14"},
+    }
     assert not compare(make_card(), make_card(machine=replace(MACHINE, **{name: other[name]}))).same_kind
     assert compare(make_card(), make_card(machine=replace(MACHINE, platform="x"))).same_kind
 
@@ -157,6 +197,18 @@ def test_names_as_an_enemy_writes_them_do_no_harm() -> None:
     text = card_text(make_card(title="<script>alert(1)</script> | [x](y)"))
     assert "<script>" not in text
     assert "\\[x](y)" in text
+    network = replace(make_card().network, model="a`</code><script>b", defense="c``d")
+    text = card_text(make_card(network=network, command="saplab ```\n<b>"))
+    assert "Network: ``a`</code><script>b``" in text.replace("`` a", "``a").replace("b ``", "b``")
+    assert "``` c``d ```" in text
+    assert "````\nsaplab ```\n<b>\n````" in text
+
+
+def test_what_a_rehearsal_said_stands_on_the_card_once() -> None:
+    card = make_card()
+    note = "The network is random by itself; some draw serves a whole pass."
+    text = card_text(replace(card, threats=tuple(replace(threat, notes=(note,)) for threat in card.threats)))
+    assert text.count(f"- {note}\n") == 1
 
 
 def test_shares_keep_the_count_of_images() -> None:

@@ -7,23 +7,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from cards import make_card
+from cards import make_card, share
 from synthetic import HOSTILE
 
-from saplab.benchmark.board import claimed_points, ranked, read_cards, write_board
+from saplab.benchmark.board import claimed_points, ranked, read_cards, refuse_impostors, stored_cards, write_board
 from saplab.benchmark.card import Card, PublishedFound
 from saplab.benchmark.entries import ENTRIES
 from saplab.benchmark.methods import Claim
+from saplab.benchmark.words import tries
 from saplab.report.claimed import claimed_chart
 
 PNI = PublishedFound("pgd:steps=7,samples=1", "PGD-7", "", "linf", 8 / 255, True, 52.5, (52.5,), 41.0)
 VOID = PublishedFound("pgd:redraw=false", "PGD-20 by one draw", "one draw is fixed", "linf", 8 / 255, True, 70.0,
                       (68.0, 72.0), 40.0)  # fmt: skip
+NOTE = "The network is random by itself; some draw serves a whole pass."
+
+
+def noted(card: Card) -> Card:
+    threats = tuple(msgspec.structs.replace(threat, notes=(NOTE,)) for threat in card.threats)
+    return msgspec.structs.replace(card, threats=threats)
+
+
 CARDS = (
     make_card("weak", (50.0, 20.0, 5.0), clean=91.0, masked=True),
     make_card("pni", (70.0, 60.0, 42.0), claim=Claim("45.9 %.", "README", robust=45.9), published=PNI),
-    make_card("rpf", (65.0, 55.0, 41.0), published=VOID, masked=None, title="filters"),
+    noted(make_card("rpf", (65.0, 55.0, 41.0), published=VOID, masked=None, title="filters")),
     make_card("gaussian-0.25", certified=47.0,
               claim=Claim("60 %.", "logs", robust=60.0, norm="l2", eps=0.25, certified=True)),
 )  # fmt: skip
@@ -47,6 +57,26 @@ def test_equal_entries_are_told_apart_by_what_smaller_radii_leave() -> None:
     much, more = make_card("much", (60.0, 15.0, 0.0), clean=80.0), make_card("more", (40.0, 20.0, 0.0), clean=80.0)
     l2, clean = make_card("l2", (40.0, 0.0, 0.0), l2=50.0, clean=80.0), make_card("clean", (40.0, 0.0, 0.0), clean=91.0)
     assert [card.name for card in ranked([clean, l2, much, more])] == ["more", "much", "l2", "clean"]
+
+
+def test_a_tier_that_proves_nothing_comes_last_and_says_so(tmp_path: Path) -> None:
+    smoke = make_card("best", (90.0, 90.0, 90.0), tier="smoke")
+    full = make_card("full", (90.0, 90.0, 20.0), tier="full")
+    assert [card.name for card in ranked([smoke, *CARDS, full])][-3:] == ["full", "weak", "best"]
+    write_board([smoke, full], tmp_path)
+    table = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "[best](cards/smoke/best.md) (smoke: 200 images, which prove nothing) |" in table
+    assert "[full](cards/full/full.md) (full: 200 images) |" in table
+    assert "smoke: 200 images, which prove nothing" in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+
+
+def test_a_card_that_is_sent_in_cannot_take_the_place_of_the_package_s() -> None:
+    stored = stored_cards("small")["fast"]
+    replace = msgspec.structs.replace
+    refuse_impostors([stored, make_card("mine")])
+    for network in (replace(stored.network, model="mine:net"), replace(stored.network, digest="c" * 64)):
+        with pytest.raises(ValueError, match="the card 'fast' is of another network than the package's entry"):
+            refuse_impostors([replace(stored, network=network, time="2999-01-01T00:00:00+00:00")])
 
 
 def test_cards_of_another_protocol_or_battery_stay_away() -> None:
@@ -157,6 +187,26 @@ def test_the_table_is_sorted_by_its_heads_and_by_the_menu(visit: Any) -> None:
 
 
 @needs_browser
+def test_what_is_missing_comes_last_either_way_and_one_try_is_ten_where_passes_do_not_differ(visit: Any) -> None:
+    page = visit(viewport={"width": 1280, "height": 900})
+    for order in ("from the highest", "from the lowest"):
+        page.get_by_label("Sort by").select_option(label=f"certified, {order}")
+        assert names(page)[0] == "gaussian-0.25"
+    still = make_card("still", (60.0, 50.0, 30.0), clean=80.0)
+    still = msgspec.structs.replace(still, clean=msgspec.structs.replace(still.clean, tries=None))
+    assert (tries(still), tries(CARDS[1])) == (still.left("linf", 8 / 255).single_pass, share(32.0))  # type: ignore[union-attr]
+
+
+@needs_browser
+def test_the_notes_of_a_card_are_on_the_page_and_a_search_finds_its_verdict(visit: Any) -> None:
+    page = visit(viewport={"width": 1280, "height": 900})
+    assert page.locator("#e-small-rpf").text_content().count(NOTE) == 1
+    page.get_by_label("Search").fill("cannot tell")
+    assert names(page) == ["rpf"]
+    assert [card.get_attribute("id") for card in page.locator("article:visible").all()] == ["e-small-rpf"]
+
+
+@needs_browser
 def test_the_search_finds_entries_by_all_its_words(visit: Any) -> None:
     page = visit(viewport={"width": 1280, "height": 900})
     page.get_by_label("Search").fill("RESNET20 filters")
@@ -184,7 +234,7 @@ def test_it_fits_screens_wide_and_narrow(visit: Any, width: int, scheme: str) ->
 @needs_browser
 def test_a_void_evaluation_is_said_beside_the_true_one(visit: Any) -> None:
     text = visit().locator("#e-small-rpf").text_content()
-    assert "70.0 %" in text
+    assert "70.0 [63.3, 75.9] %" in text
     assert "40.0 %" in text
     assert "void: one draw is fixed" in " ".join(text.split())
 

@@ -3,15 +3,20 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from saplab.attacks.batteries import BATTERIES, VERSIONS, parse_attackers
-from saplab.benchmark.card import schema
+from saplab.benchmark.board import stored_cards
+from saplab.benchmark.card import Card, schema
 from saplab.benchmark.entries import ENTRIES, Entry, chosen
 from saplab.benchmark.methods import METHODS
+from saplab.benchmark.proof import noise_of
 from saplab.benchmark.protocol import PROTOCOL
+from saplab.benchmark.run import load_images
 from saplab.benchmark.words import ball
-from saplab.defenses import Mixture, defenses_of, parse_defenses
+from saplab.defenses import GaussianNoise, Mixture, defend, defenses_of, parse_defenses
+from saplab.evaluation.checks import QUESTIONS
 from saplab.models.published import ARCHITECTURES
 from saplab.models.zoo import PACKAGED
 from saplab.training.zoo import choose
@@ -45,7 +50,7 @@ def test_the_document_says_what_the_object_says() -> None:
 def test_the_document_has_each_tier() -> None:
     found = rows("`small`")
     for name, tier in PROTOCOL.tiers.items():
-        title = f"`{name}`" if tier.listed else f"`{name}` (for tests, not listed)"
+        title = f"`{name}`" if tier.listed else f"`{name}` (for tests; last on the leaderboard)"
         numbers = [
             f"{tier.images:,}",
             str(tier.passes),
@@ -66,6 +71,18 @@ def test_tiers_have_passes_for_the_tries() -> None:
     assert all(tier.passes >= PROTOCOL.tries for tier in PROTOCOL.tiers.values())
     with pytest.raises(ValueError, match="`tier` must be one of small, full, smoke, got 'huge'"):
         PROTOCOL.tier("huge")
+
+
+def test_all_entries_share_the_images_and_certificates_the_noise() -> None:
+    with pytest.raises(ValueError, match=r"`data` must be sample or cifar10:DIR, whose images all entries share"):
+        load_images(PROTOCOL.tier("small"), "mine.npz")
+
+    class Quiet(GaussianNoise):
+        pass
+
+    net = ENTRIES["dense"].build()
+    assert noise_of(defend(net, GaussianNoise(0.5))) == 0.5
+    assert noise_of(defend(net, Quiet(0.5))) is None
 
 
 def test_the_stored_schema_is_that_of_cards() -> None:
@@ -100,14 +117,29 @@ def test_an_entry_names_what_there_is_or_will_be(entry: Entry) -> None:
         assert attacker.attack.steps_at(published.eps) >= 1
 
 
+@pytest.mark.parametrize("card", stored_cards("small").values(), ids=stored_cards("small").keys())
+def test_a_stored_card_says_of_its_entry_what_the_package_says(card: Card) -> None:
+    entry = ENTRIES[card.name]
+    facts = entry.facts
+    assert (card.title, card.source, card.what, card.trained) == (facts.title, facts.source, facts.what, entry.trained)
+    assert (card.claim, card.found_elsewhere, card.departures) == (entry.stated, facts.found, facts.departures)
+    assert card.network.model == entry.network
+    told = {(check.key, check.statement) for threat in card.threats for check in threat.checks}
+    assert told <= {(asked.key, asked.statement.format(symbol=symbol)) for asked in QUESTIONS for symbol in "λε"}
+    assert (card.published is None) == (facts.published is None)
+    if card.published is not None:
+        wanted = msgspec.structs.asdict(facts.published)
+        del wanted["draws"]
+        assert {name: getattr(card.published, name) for name in wanted} == wanted
+        assert len(card.published.runs) == facts.published.draws
+
+
 def test_evaluations_that_are_void_say_so_and_are_what_they_say() -> None:
     void = {name: method.published for name, method in METHODS.items() if method.published and method.published.void}
-    assert set(void) == {"rpi", "rpf", "random-norm", "wca"}
-    for name in ("rpi", "rpf", "random-norm"):
-        (attacker,) = parse_attackers(void[name].attack)
+    assert set(void) == {"rpi", "rpf", "random-norm"}
+    for published in void.values():
+        (attacker,) = parse_attackers(published.attack)
         assert not attacker.attack.gradient.redraw  # type: ignore[attr-defined]
-    (attacker,) = parse_attackers(void["wca"].attack)
-    assert attacker.attack.samples == 1  # 30 copies of one draw are one draw
 
 
 def test_networks_are_built_with_their_defences() -> None:

@@ -103,7 +103,29 @@ class TurnedBy(saplab.Defense):
         return 1 - x if torch.is_grad_enabled() else x
 
 
-@pytest.mark.parametrize("make", [Turned, TurnedNoise, lambda: saplab.defend(nets.Net(), TurnedBy())])
+@dataclass(frozen=True)
+class TurnedWhenAttacked(TurnedBy):
+    def input(self, x, draw):
+        return 1 - x if draw.drawing.inputs_only else x
+
+
+@dataclass(frozen=True)
+class TurnedByRule(TurnedBy):
+    rule: str = "identity"
+
+    def input(self, x, draw):
+        return 1 - x if draw.rule == self.rule else x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Turned,
+        TurnedNoise,
+        *(lambda kind=kind: saplab.defend(nets.Net(), kind()) for kind in (TurnedBy, TurnedWhenAttacked, TurnedByRule)),
+        lambda: saplab.defend(nets.Net(), TurnedByRule("probability")),
+    ],
+)
 def test_what_is_another_network_where_gradients_are_taken_is_refused(make):
     with pytest.raises(ValueError, match="returns something else where gradients are taken"):
         saplab.evaluate(make().eval(), IMAGES, LABELS, **QUICK)

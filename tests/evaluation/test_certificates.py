@@ -1,7 +1,7 @@
 """Randomised smoothing: bounds against SciPy, radii known in closed form, abstentions, draws, and attacks."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -16,6 +16,14 @@ from saplab.models.initialise import initialise
 from saplab.report.certificates import certified_chart
 
 STD, ALPHA = 0.25, 0.001
+
+
+@dataclass(frozen=True)
+class Quiet(saplab.GaussianNoise):
+    """Says that its noise is larger than it is."""
+
+    def input(self, x, draw):
+        return x + 0.001 * draw.normal(x.shape)
 
 
 class Half(nn.Module):
@@ -225,6 +233,7 @@ def test_an_evaluation_of_the_same_noise_stands_beside_the_certificates():
         ({"images": torch.zeros(0, 3, 2, 2)}, "at least one image"),
         ({"images": torch.full((2, 3, 2, 2), 255.0)}, r"`images` must lie in \[0, 1\], got values from 255 to 255"),
         ({"model": saplab.defend(net(), saplab.SAP(100))}, "defended by GaussianNoise alone"),
+        ({"model": saplab.defend(net(), Quiet(STD))}, "defended by GaussianNoise alone"),
     ],
 )
 def test_what_cannot_be_certified_is_refused(change, message):

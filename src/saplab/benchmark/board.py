@@ -12,7 +12,7 @@ from saplab.benchmark.entries import ENTRIES, Entry
 from saplab.benchmark.markdown import card_text, leaderboard_text
 from saplab.benchmark.protocol import PROTOCOL
 from saplab.benchmark.run import CARD
-from saplab.benchmark.words import ball, masked_text, time_text
+from saplab.benchmark.words import ball, is_listed, masked_text, published_text, tier_text, time_text, tries
 from saplab.report.charts import DARK, PAGE, PAPER, to_bytes
 from saplab.report.claimed import claimed_chart
 from saplab.report.page import template
@@ -59,19 +59,37 @@ def read_cards(place: Path) -> list[Card]:
 
 
 def ranked(cards: Iterable[Card]) -> list[Card]:
-    """Return the cards of this version of the protocol, each entry of a tier once, its newest, the strongest first."""
+    """Return the cards of this version of the protocol, each entry of a tier once, its newest, the strongest first.
+
+    Cards of tiers that prove nothing come last.
+    """
     battery = f"{PROTOCOL.battery} {PROTOCOL.battery_version}"
     own = [card for card in cards if (card.protocol, card.battery) == (PROTOCOL.version, battery)]
     latest = {(card.tier, card.name): card for card in sorted(own, key=lambda card: card.time)}
     return sorted(latest.values(), key=_rank)
 
 
-def _rank(card: Card) -> tuple[list[float], str]:
+def _rank(card: Card) -> tuple[bool, list[float], str]:
     """Order by what is left at the leaderboard's radius, then at the smaller ones, in the other norm and unattacked."""
     norm, _ = PROTOCOL.headline
     balls = (*((norm, eps) for eps in reversed(PROTOCOL.threats[0].eps)), PROTOCOL.second)
     found = (card.left(*one) for one in balls)
-    return [*(-left.worst.percent if left else 1.0 for left in found), -card.clean.averaged.percent], card.name
+    numbers = [*(-left.worst.percent if left else 1.0 for left in found), -card.clean.averaged.percent]
+    return not is_listed(card), numbers, card.name
+
+
+def refuse_impostors(cards: Iterable[Card]) -> None:
+    """Raise ValueError where a card that was sent in has the name of an entry of the package, and is of another one."""
+    for card in cards:
+        entry = ENTRIES.get(card.name)
+        if entry is None:
+            continue
+        known = stored_cards(card.tier).get(card.name)
+        digest = known.network.digest if known else card.network.digest
+        if (card.network.model, card.network.digest) != (entry.network, digest):
+            raise ValueError(
+                f"the card {card.name!r} is of another network than the package's entry of that name: call it otherwise"
+            )
 
 
 def write_board(cards: Sequence[Card], folder: Path) -> tuple[Path, ...]:
@@ -120,7 +138,7 @@ def _missing(cards: Sequence[Card]) -> list[Entry]:
 
 
 def _images(cards: Sequence[Card]) -> str:
-    return " or ".join(f"{count:,}" for count in sorted({card.data.images for card in cards}))
+    return " or ".join(f"{count:,}" for count in sorted({card.data.images for card in cards if is_listed(card)}))
 
 
 def claimed_points(cards: Iterable[Card]) -> list[dict[str, Any]]:
@@ -150,7 +168,7 @@ def page(cards: Sequence[Card]) -> str:
     points = claimed_points(cards)
     return template("leaderboard.html").render(
         title="Stochastic defences: what is claimed, and what is left",
-        cards=cards, records=[_record(card) for card in cards], protocol=PROTOCOL,
+        count=len(cards), records=[_record(card) for card in cards], protocol=PROTOCOL,
         themes={"light": PAPER, "dark": DARK},
         drawing=to_bytes(claimed_chart(points, PAGE), "svg").decode() if points else "", ball=ball,
         images=_images(cards), missing=_missing(cards),
@@ -166,7 +184,9 @@ def _record(card: Card) -> dict[str, Any]:
     calibrated = next((row for row in headline.calibration if row.eps == eps), None) if headline else None
     return {
         "card": card, "left": card.left(norm, eps), "smaller": smaller, "l2": card.left(*PROTOCOL.second),
-        "proof": proven, "masked": masked_text(card), "calibrated": calibrated,
+        "tries": tries(card), "tier": tier_text(card), "theirs": published_text(card),
+        "proof": proven, "masked": masked_text(card),
+        "notes": dict.fromkeys(note for threat in card.threats for note in threat.notes), "calibrated": calibrated,
         "time": time_text(card.cost.processor_seconds),
     }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The card of an entry: what was found, how, by what machine, and the claim that it stands beside; JSON by a schema."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 
@@ -11,13 +11,15 @@ from saplab.metrics import Interval
 
 FORMAT: Final = 1
 
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A share of the images in %, with its 95 % interval."""
 
-    percent: float
-    low: float
-    high: float
+    percent: Percent
+    low: Percent
+    high: Percent
 
     @classmethod
     def of(cls, interval: Interval) -> Self:
@@ -37,7 +39,7 @@ class Counted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     averaged: Share
     single_pass: Share
-    majority: float
+    majority: Percent
     tries: Share | None
 
 
@@ -54,7 +56,7 @@ class Left(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worst: Share
     attack: str
     single_pass: Share
-    majority: float
+    majority: Percent
     tries: Share | None
 
 
@@ -81,10 +83,10 @@ class Calibrated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attack: str
     eps: float
     ece: Share
-    adaptive_ece: float
+    adaptive_ece: Percent
     brier: float
     nll: float | None  # None where a label has the probability 0
-    single_pass_ece: float
+    single_pass_ece: Percent
 
 
 class Threatened(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,9 +139,9 @@ class PublishedFound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     norm: NormName
     eps: float
     single_pass: bool
-    percent: float
-    runs: tuple[float, ...]
-    found: float | None
+    percent: Percent
+    runs: tuple[Percent, ...]
+    found: Percent | None
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,18 +181,24 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What computed it."""
+    """What computed it.
+
+    Attributes:
+        instructions: the widest vector instructions that PyTorch finds there; "" on cards from before they were noted.
+    """
 
     processor: str
     platform: str
     device: str
     threads: int
     versions: Mapping[str, str]
+    instructions: str = ""
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """Return what machines share that end with the same bits."""
-        return self.processor, self.device, self.threads, self.versions.get("torch"), self.versions.get("numpy")
+        libraries = (self.versions.get("torch"), self.versions.get("numpy"))
+        return self.processor, self.instructions, self.device, self.threads, *libraries
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

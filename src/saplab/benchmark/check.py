@@ -1,15 +1,22 @@
 """Does a recomputed card agree with the stored one?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Final
+from typing import Any, Final
 
-from saplab.benchmark.card import Calibrated, Card, Counted, Share, Threatened
+import msgspec
+
+from saplab.benchmark.card import Card
 from saplab.benchmark.protocol import PROTOCOL
 from saplab.benchmark.words import MASKED, ball
 
-_NOTHING: Final = ("nothing", True, 0.0)
+_COMPUTING: Final = ("time", "command", "cost", "machine")  # of a card: differs between computations of one entry
+_TOLD: Final = frozenset({"sentence", "checks", "calibration", "notes", "masked", "attack"})  # of a threat: by rounding
+_MEASURED: Final = frozenset({"percent", "low", "high", "majority", "runs", "found"})
+_ENDS: Final = frozenset({"low", "high"})
+_ABSENT: Final = object()
+
+Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -17,9 +24,9 @@ class Comparison:
     """Two cards of one entry.
 
     Attributes:
-        same_kind: whether machines of one kind made them, so that every number must be the same.
+        same_kind: whether machines of one kind made them, so that everything must be the same.
         compared: how many numbers were compared.
-        differences: those that differ by more than they may, in words.
+        differences: what differs by more than it may, in words.
         largest: the largest difference of an accuracy, in points.
     """
 
@@ -51,9 +58,10 @@ class Comparison:
 def compare(stored: Card, found: Card) -> Comparison:
     """Compare a recomputed card with the stored one.
 
-    On machines of one kind (processor, device, threads, PyTorch, NumPy) all numbers and the outcomes of all checks must
-    be equal. Elsewhere rounding differs, which an attack of many steps amplifies: accuracies may differ by the
-    protocol's tolerances, and a verdict that could be told must not turn into its opposite.
+    On machines of one kind (see `Machine.kind`) all must be equal, but for the command, the cost and when and where it
+    was computed. Elsewhere rounding differs, which an attack of many steps amplifies: accuracies may differ by the
+    protocol's tolerances, ends of intervals by twice as much, a verdict that could be told must not turn into its
+    opposite, and what the verdict says in words, its checks and calibration are not compared.
 
     Raises:
         ValueError: cards of other entries, protocols, sizes, networks or images, which cannot be compared.
@@ -62,19 +70,21 @@ def compare(stored: Card, found: Card) -> Comparison:
         if mine != other:
             raise ValueError(f"{stored.name}: the stored card has another {name} ({mine}) than this one ({other})")
     same = stored.machine.kind == found.machine.kind
-    numbers = list(zip_longest(_numbers(stored, same), _numbers(found, same), fillvalue=_NOTHING))
-    differences, largest = [], 0.0
-    for (name, clean, mine), (other_name, _, other) in numbers:
-        if name != other_name:
-            differences.append(f"{name} against {other_name}")
-            break
-        gap = abs(mine - other)
-        largest = max(largest, gap)
-        allowed = 0.0 if same else PROTOCOL.clean_tolerance if clean else PROTOCOL.tolerance
-        if gap > allowed + 1e-9:
-            differences.append(f"{name}: {mine:g} stored, {other:g} found")
-    differences += _verdicts(stored, found, same)
-    return Comparison(same, len(numbers), tuple(differences), largest)
+    leaves, others = (dict(_leaves(_compared(card, same))) for card in (stored, found))
+    differences, gaps = [], [0.0]
+    for path in dict.fromkeys((*leaves, *others)):
+        mine, other = (every.get(path, _ABSENT) for every in (leaves, others))
+        allowed = 0.0 if same else _allowed(path)
+        if isinstance(mine, float) and isinstance(other, float):
+            gaps += [abs(mine - other)] if path[-1] in _MEASURED - _ENDS else []
+            if abs(mine - other) <= allowed + 1e-9:
+                continue
+        elif mine == other and type(mine) is type(other):
+            continue
+        differences.append(f"{', '.join(path)}: {_shown(mine)} stored, {_shown(other)} found")
+    differences += () if same else _opposites(stored, found)
+    numbers = sum(isinstance(value, float) for value in leaves.values())
+    return Comparison(same, numbers, tuple(differences), max(gaps))
 
 
 def _facts(stored: Card, found: Card) -> Iterator[tuple[str, object, object]]:
@@ -85,63 +95,69 @@ def _facts(stored: Card, found: Card) -> Iterator[tuple[str, object, object]]:
     yield "images", stored.data.digest[:12], found.data.digest[:12]
 
 
-def _numbers(card: Card, every: bool) -> Iterator[tuple[str, bool, float]]:
-    """Yield the name of every accuracy, and of every other number as well, whether one without an attack, and it.
-
-    All are in %, but for Brier scores and NLL.
-    """
-    yield from ((f"clean, {name}", True, value) for name, value in _counted(card.clean))
-    for threat in card.threats:
-        yield from ((name, False, value) for name, value in _threat(threat))
-        for row in threat.calibration if every else ():
-            where = f"{row.attack} at {ball(threat.norm, row.eps)}"
-            yield from ((f"{where}, {name}", False, value) for name, value in _calibrated(row))
-    if card.published is not None:
-        for k, percent in enumerate(card.published.runs):
-            yield f"the paper's evaluation, draw {k}", False, percent
-    if card.certified is not None:
-        yield "abstained", True, card.certified.abstained.percent
-        for at in card.certified.accuracy:
-            yield f"certified at {at.radius:g}", True, at.accuracy.percent
+def _compared(card: Card, same: bool) -> dict[str, Any]:
+    """Return what is compared of a card, as plain values."""
+    plain: dict[str, Any] = msgspec.to_builtins(card)
+    for name in _COMPUTING:
+        del plain[name]
+    if same:
+        return plain
+    for threat in plain["threats"]:
+        for name in _TOLD & threat.keys():
+            del threat[name]
+        for left in threat["left"]:
+            del left["attack"]  # which one leaves least
+    return plain
 
 
-def _threat(threat: Threatened) -> Iterator[tuple[str, float]]:
-    for left in threat.left:
-        where = ball(threat.norm, left.eps)
-        yield f"worst of all at {where}", left.worst.percent
-        yield f"one pass at {where}", left.single_pass.percent
-        yield f"majority at {where}", left.majority
-        yield from ((f"10 tries at {where}", share.percent) for share in _given(left.tries))
-    for row in threat.attacks:
-        where = f"{row.attack} at {ball(threat.norm, row.eps)}"
-        yield from ((f"{where}, {name}", value) for name, value in _counted(row.counted))
+def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield every single value after its path, whose parts a reader knows."""
+    if isinstance(value, Mapping):
+        norm = value.get("norm") if "left" in value else None
+        for name, inner in value.items():
+            yield from _leaves(_with_norm(inner, norm), (*path, str(name)))
+    elif isinstance(value, list | tuple):
+        yield (*path, "count"), len(value)
+        for k, inner in enumerate(value):
+            yield from _leaves(inner, (*path, _label(inner, k)))
+    else:
+        yield path, value
 
 
-def _calibrated(row: Calibrated) -> Iterator[tuple[str, float]]:
-    yield "ECE", row.ece.percent
-    yield "adaptive ECE", row.adaptive_ece
-    yield "Brier", row.brier
-    yield from (("NLL", value) for value in (row.nll,) if value is not None)
-    yield "ECE of one pass", row.single_pass_ece
+def _with_norm(rows: Any, norm: str | None) -> Any:
+    """Return a threat's rows with the name of their ball, by which they are known."""
+    if norm is None or not isinstance(rows, list | tuple):
+        return rows
+    return [{**row, "ball": ball(norm, row["eps"])} if "eps" in row else row for row in rows]  # type: ignore[arg-type]
 
 
-def _counted(found: Counted) -> Iterator[tuple[str, float]]:
-    yield "averaged", found.averaged.percent
-    yield "one pass", found.single_pass.percent
-    yield "majority", found.majority
-    yield from (("10 tries", share.percent) for share in _given(found.tries))
+def _label(item: Any, number: int) -> str:
+    """Return by what an item of a list is known, else its number."""
+    if not isinstance(item, Mapping):
+        return str(number)
+    names = ("ball",) if "worst" in item else ("key", "attack", "ball", "norm", "radius")
+    parts = [f"{item[name]:g}" if name == "radius" else str(item[name]) for name in names if name in item]
+    return " at ".join(parts) if parts else str(number)
 
 
-def _given(share: Share | None) -> tuple[Share, ...]:
-    return () if share is None else (share,)
+def _allowed(path: Path) -> float:
+    """Return by how much a number may differ between machines of other kinds."""
+    if not set(path) & _MEASURED or path[0] in ("claim", "network", "data"):
+        return 0.0
+    points = PROTOCOL.clean_tolerance if path[0] in ("clean", "certified") else PROTOCOL.tolerance
+    return 2 * points if path[-1] in _ENDS else points
 
 
-def _verdicts(stored: Card, found: Card, same: bool) -> Iterator[str]:
+def _shown(value: Any) -> str:
+    if value is _ABSENT or value is None:
+        return "nothing"
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _opposites(stored: Card, found: Card) -> Iterator[str]:
     for mine, other in zip(stored.threats, found.threats, strict=True):
-        opposite = mine.masked is not None and other.masked is not None and mine.masked != other.masked
-        if mine.masked != other.masked if same else opposite:
+        if None not in (mine.masked, other.masked) and mine.masked != other.masked:
             yield f"masked gradient in {mine.norm}: {MASKED[mine.masked]} stored, {MASKED[other.masked]} found"
-        outcomes, others = ({check.key: check.outcome for check in one.checks} for one in (mine, other))
-        if same and outcomes != others:
-            unlike = sorted(key for key, _ in outcomes.items() ^ others.items())
-            yield f"checks in {mine.norm} end otherwise: {', '.join(dict.fromkeys(unlike))}"

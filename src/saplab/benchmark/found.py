@@ -159,4 +159,5 @@ def machine_of(results: Iterable[Result]) -> Machine:
     return Machine(
         "; ".join(processors), str(last["platform"]), "; ".join(sorted(device)),
         threads.pop() if len(threads) == 1 else 0, dict(last["versions"]),
+        "; ".join(dict.fromkeys(str(one.get("instructions", "")) for one in made)),
     )  # fmt: skip

@@ -2,10 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 
-from saplab.benchmark.card import Card, Counted, Left, PublishedFound, Threatened
+from saplab.benchmark.card import Card, Counted, Left, Threatened
 from saplab.benchmark.protocol import PROTOCOL
-from saplab.benchmark.words import MASKED, ball, masked_text, number_text, share_text, time_text
-from saplab.report.markdown import escaped, paragraphs, table_text
+from saplab.benchmark.words import (
+    MASKED,
+    ball,
+    masked_text,
+    number_text,
+    published_text,
+    share_text,
+    tier_text,
+    time_text,
+    tries,
+)
+from saplab.report.markdown import code, escaped, fenced, paragraphs, table_text
 
 _WAYS = ("averaged", "one pass", "majority", "10 tries")
 
@@ -18,7 +28,8 @@ def card_text(card: Card) -> str:
         "## What is left, %",
         _table(card),
         *(escaped(f"{_norm(threat)}: {threat.sentence}") for threat in card.threats),
-        *_published(card.published),
+        *_notes(card),
+        *_published(card),
         *_certified(card),
         *(text for threat in card.threats for text in _threat(threat)),
         *_made(card),
@@ -28,7 +39,7 @@ def card_text(card: Card) -> str:
 
 def _about(card: Card) -> Iterator[str]:
     trained = ", trained for it" if card.trained else ", defended after training" if card.network.defense else ""
-    yield f"Random: {escaped(card.what)}. Source: {escaped(card.source)}. Network: `{card.network.model}`{trained}."
+    yield f"Random: {escaped(card.what)}. Source: {escaped(card.source)}. Network: {code(card.network.model)}{trained}."
     if card.claim is not None:
         of = f" ({escaped(card.claim.network)})" if card.claim.network else ""
         yield f"**Claimed**{of}: {escaped(card.claim.text)} Read in: {escaped(card.claim.source)}."
@@ -43,7 +54,9 @@ def _table(card: Card) -> str:
              for left in threat.left]  # fmt: skip
     note = (
         "Averaged: the prediction averaged over the passes, under the worst attack on each image, cross-fitted; the"
-        " other columns are the least that one attack leaves. 10 tries: right in each of ten passes."
+        " other columns are the least that one attack leaves. Each half of the passes judges the attack that the other"
+        " half finds worst, so that an average under attack is of half the passes, and may lie a little above what the"
+        " best single attack leaves. 10 tries: right in each of ten passes."
     )
     return paragraphs(table_text(("", *_WAYS, "strongest attack"), rows), note)
 
@@ -62,7 +75,14 @@ def _norm(threat: Threatened) -> str:
     return {"linf": "L∞", "l2": "L2"}[threat.norm]
 
 
-def _published(found: PublishedFound | None) -> Iterator[str]:
+def _notes(card: Card) -> Iterator[str]:
+    """Yield what the rehearsal said of the network, once for all norms."""
+    notes = dict.fromkeys(note for threat in card.threats for note in threat.notes)
+    yield "\n".join(f"- {escaped(note)}" for note in notes)
+
+
+def _published(card: Card) -> Iterator[str]:
+    found = card.published
     if found is None:
         return
     yield "## As the paper evaluates"
@@ -71,8 +91,9 @@ def _published(found: PublishedFound | None) -> Iterator[str]:
     judged = "by one pass" if found.single_pass else "by the averaged prediction"
     left = number_text(found.found)
     truth = "" if found.found is None else f"The protocol's attacks leave {left} %, judged alike."
+    what = escaped(found.text[:1].upper() + found.text[1:])
     yield (
-        f"{escaped(found.text)} (`{found.attack}`), at {where}, judged {judged}, leaves **{number_text(found.percent)}"
+        f"{what} ({code(found.attack)}), at {where}, judged {judged}, leaves **{published_text(card)}"
         f" %**{spread}. {truth}"
     )
     if found.void:
@@ -114,21 +135,22 @@ def _made(card: Card) -> Iterator[str]:
         yield "## Departures from the source"
         yield "\n".join(f"- {escaped(text)}" for text in card.departures)
     yield "## Made by"
-    yield f"```\n{card.command}\n```"
+    yield fenced(card.command)
     machine, cost, network = card.machine, card.cost, card.network
-    defense = f", `{network.defense}`" if network.defense else ""
+    facts = (machine.processor, machine.instructions, machine.device, _threads(machine.threads), machine.platform)
+    defense = f", {code(network.defense)}" if network.defense else ""
     places = " and ".join((*network.sites, *network.parameters))
-    where = f" at `{places}`" if places else ""
+    where = f" at {code(places)}" if places else ""
     yield "\n".join(
         (
             f"- protocol {card.protocol}, battery {card.battery}, tier {card.tier}: {card.data.images:,} images"
-            f" ({card.data.name}, SHA-256 {card.data.digest[:12]}…), {card.passes} passes, {card.samples} samples,"
-            f" seed {card.seed}",
-            f"- `{network.model}`{defense}{where}: {network.parameter_count:,} parameters,"
+            f" ({escaped(card.data.name)}, SHA-256 {card.data.digest[:12]}…), {card.passes} passes,"
+            f" {card.samples} samples, seed {card.seed}",
+            f"- {code(network.model)}{defense}{where}: {network.parameter_count:,} parameters,"
             f" SHA-256 {network.digest[:12]}…",
-            f"- at most {cost.passes:,} network passes; {time_text(cost.seconds)} by the clock,"
+            f"- at most {cost.passes:,} passes of an image in the evaluations; {time_text(cost.seconds)} by the clock,"
             f" {time_text(cost.processor_seconds)} of processors; {cost.memory:,} MiB",
-            f"- {machine.processor}, {machine.device}, {_threads(machine.threads)}, {machine.platform}",
+            f"- {', '.join(map(escaped, filter(None, facts)))}",
             f"- {', '.join(f'{name} {version}' for name, version in machine.versions.items())}; {card.time}",
         )
     )
@@ -147,10 +169,12 @@ def leaderboard_text(cards: Sequence[Card]) -> str:
         strengths = (number_text(found.worst.percent) if (found := card.left("linf", e)) else "–"
                      for e in PROTOCOL.threats[0].eps[:-1])  # fmt: skip
         l2 = card.left(*PROTOCOL.second)
+        beside = f" ({told})" if (told := tier_text(card)) else ""
         rows.append((
-            f"[{escaped(card.name)}](cards/{card.tier}/{card.name}.md)", number_text(card.clean.averaged.percent),
+            f"[{escaped(card.name)}](cards/{card.tier}/{card.name}.md){beside}",
+            number_text(card.clean.averaged.percent),
             *strengths, share_text(left.worst if left else None),
-            number_text(left.tries.percent if left and left.tries else None),
+            number_text(least.percent if (least := tries(card)) else None),
             number_text(l2.worst.percent if l2 else None), masked_text(card), _claim(card),
         ))  # fmt: skip
     radii = (ball("linf", e) for e in PROTOCOL.threats[0].eps[:-1])

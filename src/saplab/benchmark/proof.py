@@ -37,7 +37,7 @@ class Proof:
 def noise_of(model: nn.Module) -> float | None:
     """Return the deviation of the noise where it is a network's only defence, so that it can be certified."""
     acting = defenses_of(model)
-    return acting[0].std if len(acting) == 1 and isinstance(acting[0], GaussianNoise) else None
+    return acting[0].std if len(acting) == 1 and type(acting[0]) is GaussianNoise else None
 
 
 def proven(model: nn.Module, std: float, cell: Cell, images: Dataset, tier: Tier, path: Path, progress: bool) -> Proof:

@@ -141,8 +141,10 @@ def load_images(tier: Tier, data: str = "sample") -> Dataset:
     """Return the images of a tier: the first of the packaged sample, or of a whole data set that is named.
 
     Raises:
-        ValueError: the data set holds fewer.
+        ValueError: the data set holds fewer, or is another one.
     """
+    if data != "sample" and not data.startswith("cifar10:"):
+        raise ValueError(f"`data` must be sample or cifar10:DIR, whose images all entries share, got {data!r}")
     every = load_data(data)
     wanted = tier.images if data == "sample" else None
     if wanted is not None and wanted > len(every):

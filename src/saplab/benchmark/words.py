@@ -2,7 +2,9 @@
 
 from saplab.attacks import NormName, ThreatModel
 from saplab.benchmark.card import Card, Share, Threatened
+from saplab.benchmark.protocol import PROTOCOL
 from saplab.evaluation.checks import EXPOSING
+from saplab.metrics.intervals import normal_quantile, wilson
 
 MASKED = {True: "masked", False: "no", None: "cannot tell"}  # whether the own gradient is
 
@@ -21,6 +23,34 @@ def share_text(share: Share | None) -> str:
 def number_text(percent: float | None) -> str:
     """Return a number in %; a dash for none."""
     return "–" if percent is None else f"{percent:.1f}"
+
+
+def is_listed(card: Card) -> bool:
+    """Return whether a card's tier is meant for the leaderboard; the others prove nothing."""
+    tier = PROTOCOL.tiers.get(card.tier)
+    return tier is not None and tier.listed
+
+
+def tier_text(card: Card) -> str:
+    """Return what to say of a card's tier beside its name; "" for the usual one."""
+    if not is_listed(card):
+        return f"{card.tier}: {card.data.images:,} images, which prove nothing"
+    return "" if card.tier == "small" else f"{card.tier}: {card.data.images:,} images"
+
+
+def tries(card: Card) -> Share | None:
+    """Return what several tries leave at the leaderboard's radius: where passes do not differ, what one leaves."""
+    left = card.left(*PROTOCOL.headline)
+    return None if left is None else left.single_pass if card.clean.tries is None else left.tries
+
+
+def published_text(card: Card) -> str:
+    """Return what the paper's own evaluation leaves, with the interval that so many images allow at most."""
+    found = card.published
+    if found is None:
+        return ""
+    low, high = wilson(found.percent / 100, card.data.images, normal_quantile(0.95))
+    return share_text(Share(found.percent, 100 * low, 100 * high))
 
 
 def masked_text(card: Card) -> str:

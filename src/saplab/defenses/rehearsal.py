@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from saplab.defenses.drawing import GRADIENT_RULES
 from saplab.defenses.dressing import dresses, view
 from saplab.defenses.keyed import Axis, Kind, Pattern, Randomness, Shape
 from saplab.defenses.sites import announce_modules
@@ -83,7 +84,8 @@ _BY_GRADIENT: Final = (
 
 _OTHERWISE: Final = (
     "the network returns something else where gradients are taken than where they are not, so that attacks and"
-    " predictions would see different networks; look for torch.is_grad_enabled() and x.requires_grad in it"
+    " predictions would see different networks; look for torch.is_grad_enabled(), x.requires_grad, draw.rule and"
+    " draw.drawing in it"
 )
 
 _BOTH_KINDS: Final = (
@@ -122,11 +124,8 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
             raise ValueError(_DRAWS)
         if first.shapes or first.moved or _says_random(model):
             stage = replace(stage, images=_stack(images, stage.threads))
-        if keyed and (followed := stage.by_gradient()) is not None:
-            if followed.shapes != first.shapes:
-                raise ValueError(_BY_GRADIENT)
-            if not mostly_same(first.outputs, followed.outputs):
-                raise ValueError(_OTHERWISE)
+        if keyed:
+            _refuse_another_when_attacked(stage, first)
         reseeds = bool(first.moved) and stage.seeds_hosts_itself(first)
         if keyed and not first.shapes and (reseeds or not first.moved):
             alone, randomness = _without_draws(replace(stage, seeds=stage.seeds or reseeds), first)
@@ -138,6 +137,19 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
             _refuse_both_kinds(stage)
     own = randomness and replace(randomness, written=written)
     return Observed(own, alone, _are_probabilities(outputs), model.training, written)
+
+
+def _refuse_another_when_attacked(stage: Stage, first: Trial) -> None:
+    """Refuse a network that attacks would see otherwise than predictions do, by any rule of the gradient."""
+    rules = GRADIENT_RULES if any(True for _ in dresses(stage.model)) else ("mask",)
+    for rule in rules:
+        followed = stage.by_gradient(rule)
+        if followed is None:
+            return
+        if followed.shapes != first.shapes:
+            raise ValueError(_BY_GRADIENT)
+        if not mostly_same(first.outputs, followed.outputs):
+            raise ValueError(_OTHERWISE)
 
 
 def _without_draws(stage: Stage, first: Trial) -> tuple[bool, Randomness | None]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from saplab.defenses.base import HOOKS, Defense
-from saplab.defenses.drawing import drawing
+from saplab.defenses.drawing import GradientRule, drawing
 from saplab.defenses.dressing import dresses
 from saplab.defenses.generators import Noting, Watch
 from saplab.defenses.host import Generators
@@ -89,12 +89,15 @@ class Stage:
 
     def run(
         self, rows: Tensor, examples: Tensor, pass_: int, pattern: Pattern, *, watch: Watch | None = None,
-        host: int | None = None, level: bool = False,
+        host: int | None = None, level: bool = False, attacked: GradientRule | None = None,
     ) -> Trial:  # fmt: skip
-        """Run one pass over some rows with keyed draws; generators besides PyTorch's operators are in pass `host`."""
+        """Run one pass over some rows with keyed draws; generators besides PyTorch's operators are in pass `host`.
+
+        `attacked` is the rule of a gradient, by which an attack would run the pass; None for a prediction.
+        """
         streams = pass_streams(self.key, pass_, examples)
         watch = Watch() if watch is None and self.seeds else watch
-        with drawing(streams) as fixed:
+        with drawing(streams, attacked or "mask", inputs_only=attacked is not None) as fixed:
             noted = _Noted(fixed, len(rows), pattern, watch=watch, level=level)
             seeded = Generators.of(self.model).keyed(self.key, pass_ if host is None else host, noted)
             with seeded as moves, KeyedDraws(noted):
@@ -149,14 +152,14 @@ class Stage:
         other = self.run(self.rows, torch.arange(len(self.rows)), 0, NO_PATTERN, host=1)
         return other.ends == first.ends and same(other.outputs, first.outputs, 0.0)
 
-    def by_gradient(self) -> Trial | None:
-        """Run the first pass once more, while its gradient is followed; None where it cannot be."""
+    def by_gradient(self, rule: GradientRule) -> Trial | None:
+        """Run the first pass once more as attacks do, while its gradient is followed; None where it cannot be."""
         if not self.rows.is_floating_point():
             return None
         rows = self.rows.clone().requires_grad_().clone()  # into which a network may write
         try:
             with torch.enable_grad():
-                found = self.run(rows, torch.arange(len(rows)), 0, NO_PATTERN)
+                found = self.run(rows, torch.arange(len(rows)), 0, NO_PATTERN, attacked=rule)
         except ValueError:
             return None
         return replace(found, outputs=tuple(output.detach() for output in found.outputs))

@@ -261,7 +261,7 @@ def _noisy(model: nn.Module, std: float | None) -> tuple[nn.Module, float]:
             raise ValueError("`std` must be given for a network without Gaussian noise, got None")
         return defend(model, GaussianNoise(std)), std
     defenses = acting.defenses if acting else ()
-    if len(defenses) != 1 or not isinstance(defenses[0], GaussianNoise):
+    if len(defenses) != 1 or type(defenses[0]) is not GaussianNoise:  # a subclass may add other noise than its std
         raise ValueError("`model` must be undefended, or defended by GaussianNoise alone: no other noise is certified")
     if std not in (None, defenses[0].std):
         raise ValueError(f"`std` must be that of the network's own noise, {defenses[0].std:g}, got {std}")

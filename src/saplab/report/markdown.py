@@ -16,8 +16,25 @@ T = TypeVar("T")
 def page_text(title: str, parts: Iterable[str], command: str, machine: Mapping[str, str]) -> str:
     """Return a whole page: parts that are not empty, the command that makes the results, and how they were made."""
     facts = "\n".join(f"- {escaped(name)}: {escaped(value)}" for name, value in machine.items())
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
-    return paragraphs(f"# {escaped(title)}", *parts, "## Made by", f"{fence}\n{command}\n{fence}", facts) + "\n"
+    return paragraphs(f"# {escaped(title)}", *parts, "## Made by", fenced(command), facts) + "\n"
+
+
+def fenced(text: str) -> str:
+    """Return a text as a block of code that nothing in it can end."""
+    fence = _marks(text, 3)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def code(text: str) -> str:
+    """Return a text as code within a line that nothing in it can end."""
+    line = " ".join(text.split())
+    mark = _marks(line, 1)
+    pad = " " if "`" in line else ""
+    return f"{mark}{pad}{line}{pad}{mark}"
+
+
+def _marks(text: str, least: int) -> str:
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def escaped(text: str) -> str:

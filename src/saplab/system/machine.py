@@ -22,6 +22,7 @@ def made(seconds: float, busy: float) -> Mapping[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "processor": processor(),
+        "instructions": instructions(),
         "seconds": round(seconds, 3),
         "processor seconds": round(busy, 3),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -41,6 +42,15 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
+
+
+def instructions() -> str:
+    """Return the vector instructions that PyTorch finds here, such as ``AVX512, bfloat16, AMX``."""
+    import torch
+
+    asked = {"bfloat16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
+    more = (word for word, question in asked.items() if getattr(torch.cpu, question, lambda: False)())
+    return ", ".join((torch.backends.cpu.get_cpu_capability(), *more))
 
 
 def usable_cores() -> int:

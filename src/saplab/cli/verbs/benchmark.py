@@ -177,8 +177,9 @@ def _more(places: list[Path] | None) -> "list[Card]":
 
 
 def _write(folder: Path, cards: "list[Card]", console: Console) -> None:
-    from saplab.benchmark.board import write_board
+    from saplab.benchmark.board import refuse_impostors, write_board
 
+    refuse_impostors(cards)
     files = write_board(cards, folder)
     console.say(f"{files[0]} and {len(files) - 1} more files")
     if console.json:
