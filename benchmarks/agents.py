@@ -1,8 +1,10 @@
 """Time the parts of training an agent (acting, sampling, learning, the emulators) and all of them together.
 
-    python benchmarks/agents.py [--game assault] [--preset small] [--threads 1] [--steps 8000]
+    python benchmarks/agents.py [--game assault] [--preset small] [--batch N] [--precision float32] [--threads 1]
+        [--steps 8000]
 
-Prints the median time of each part, and the steps per second of a short run of the preset. Needs the extra `rl`.
+Prints the median time of each part, and the steps per second of a short run of the preset, with another batch or
+precision if these are given. Needs the extra `rl`.
 """
 
 import argparse
@@ -22,6 +24,8 @@ from saplab.rl.ddqn import Learner
 from saplab.rl.loop import train_agent
 from saplab.rl.recipes import AgentRecipe, find_recipe
 from saplab.rl.replay import Replay
+from saplab.system.memory import keep_freed_memory
+from saplab.system.precision import PRECISION_CHOICES
 
 ROUNDS = 30
 
@@ -31,11 +35,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--game", default="assault")
     parser.add_argument("--preset", default="small")
+    parser.add_argument("--batch", type=int, help="transitions of an update; by default the preset's")
+    parser.add_argument("--precision", choices=PRECISION_CHOICES, help="by default the preset's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=8_000, help="of the short run, after its warm-up")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as the command line does
     recipe = find_recipe(options.preset)
+    recipe = replace(recipe, batch=options.batch or recipe.batch, precision=options.precision or recipe.precision)
     print(f"{options.game}, {recipe.preset}, {options.threads} threads, load {os.getloadavg()[0]:.1f} before")
     for name, times in time_in_turn(parts(recipe, options.game, options.threads), ROUNDS).items():
         print(f"{name}: {times.spread(1e-3).median:.2f} ms")

@@ -5,7 +5,7 @@
 
 torchattacks' EOTPGD and pyautoattack's `rand` run at their defaults, as their users would call them, on the network
 that saplab defends, with its kernels; `backward` is the rule by which their gradients pass SAP. `standard` chooses its
-own, and judges by 20 fresh passes, its default; it runs again with gradients in bfloat16, for processors that have it.
+own, judges by 20 fresh passes, its default, and runs again with its attacks in bfloat16, for processors that have it.
 What the others leave is judged by 100 fresh passes of the averaged prediction; beside it stands what `rand` says
 itself, which judges by single passes. Needs the extra `peers`.
 """
@@ -32,7 +32,7 @@ from saplab.metrics import correct, mean_interval, paired_difference
 from saplab.pruning.operator import RULES
 from saplab.system.precision import Precision
 
-STANDARD, FASTER = "saplab standard", "saplab standard, gradients in bfloat16"
+STANDARD, FASTER = "saplab standard", "saplab standard, attacks in bfloat16"
 COLUMNS = (
     "evaluation",
     "accuracy left, %",

@@ -19,6 +19,11 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Lead from the site's pages to a notebook's page; in a checkout the same links lead to the notebook."""
+    return markdown if page.file.src_uri.startswith(FOLDER) else markdown.replace(".ipynb)", ".md)")
+
+
 def page_of(notebook: dict[str, Any], name: str) -> str:
     """Return a notebook as Markdown, with a line that leads to the file itself."""
     first, *others = notebook["cells"]

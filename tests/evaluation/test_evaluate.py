@@ -414,6 +414,8 @@ def test_the_precision_of_attacks_reaches_every_attack_that_asks_the_network():
     assert all("precision=bfloat16" in one.spec and "bfloat16" in one.describe(False) for one in asking)
     assert sum(isinstance(one, saplab.Square) for one in asking) == 5
     assert parse_attackers("square:precision=float32", gradient)[0].attack == saplab.Square()
+    square = saplab.Square(precision="bfloat16").plain(random=False, rules=False, own=True)
+    assert square == saplab.Square(passes=1)  # of a network that is not random
 
 
 def test_a_precision_of_attacks_that_is_none_is_refused():

@@ -3,14 +3,16 @@
 import hashlib
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from saplab.attacks import RandomNoise, eps_of, radii_of
+from saplab.attacks import FGSM, Attacker, RandomNoise, eps_of, radii_of
 from saplab.cli import app
-from saplab.evaluation.paper_numbers import PAPER_CHANGES
+from saplab.evaluation.game_plan import Played, plan_games
+from saplab.evaluation.paper_numbers import PAPER_CHANGES, paper_changes
 from saplab.models.qnetwork import new_network
 from saplab.paper import table1 as plan
 from saplab.paper.report import write_study
@@ -62,6 +64,23 @@ def test_table_1_has_the_papers_lines_and_numbers():
     assert (cell.max_frames, cell.epsilon) == (400, 0.05)
     assert set(PAPER_CHANGES) == set(PUBLISHED)
     assert EFFORTS["paper"].episodes * EFFORTS["paper"].seeds == 90
+
+
+def test_more_games_than_can_be_played_at_once_are_cells_of_their_own():
+    sap = next(iter(list(curves_of(figures_of("assault")).values())[1].cells_at(eps_of(4))))
+    whole = replace(sap.plain, stop=600)
+    (curve,) = plan_games(Played(whole, sap.attack, (eps_of(4),), 1), (), (Attacker(sap.attack),), baseline=True)
+    assert [(cell.start, cell.stop) for cell in curve.cells] == [(0, 512), (512, 600)]
+
+
+def test_the_papers_numbers_stand_beside_its_own_attack_and_rules_alone():
+    sap = list(curves_of(figures_of("assault")).values())[1]
+    cell = next(iter(sap.cells_at(eps_of(4))))
+    gradient = cell.attack.gradient
+    assert paper_changes(cell) == PAPER_CHANGES["assault"]
+    others = [replace(gradient, loss="margin"), replace(gradient, average="logits"), replace(gradient, redraw=False)]
+    for other in (*(replace(cell, attack=FGSM(one)) for one in others), replace(cell, epsilon=1.0)):
+        assert paper_changes(other) == {}
 
 
 def test_further_lines_go_beyond_the_paper():

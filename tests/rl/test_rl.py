@@ -285,6 +285,27 @@ def test_the_weights_that_scored_most_are_kept_if_asked_for(tmp_path):
     assert torch.equal(weights(last), seen[1_200])
 
 
+def test_a_run_that_is_done_or_small_goes_on_without_waiting_for_ever(tmp_path):
+    recipe = replace(SHORT, steps=800)
+    train_agent(recipe, Catch(4), CatchNetwork(), tmp_path)
+    idle = Catch(4)
+    idle.send = None  # nothing is left to learn, so that nothing is played
+    assert len(train_agent(recipe, idle, CatchNetwork(), tmp_path)) == 2
+    odd = replace(SHORT, steps=800, replay=SHORT.replay + 1)  # no multiple of the games
+    train_agent(odd, Catch(4), CatchNetwork(), tmp_path / "odd")
+    assert train_agent(replace(odd, steps=1_200), Catch(4), CatchNetwork(), tmp_path / "odd")[-1].step == 1_200
+
+
+def test_a_fused_optimiser_counts_beside_its_parameters():
+    """As on a GPU, where Adam's count of steps must lie; PyTorch's `meta` device stands for it."""
+    learner = Learner(CatchNetwork(), SHORT)
+    learner.optimizer.param_groups[0]["fused"] = True
+    there = torch.zeros(3, device="meta")
+    assert learner._like(torch.tensor(5.0), there).device.type == "meta"
+    learner.optimizer.param_groups[0]["fused"] = None
+    assert learner._like(torch.tensor(5.0), there).device.type == "cpu"
+
+
 def test_weights_targets_and_optimiser_come_back_as_they_were(tmp_path):
     recipe = replace(SHORT, steps=800)
     network = CatchNetwork()

@@ -58,9 +58,10 @@ class MonteCarlo:
 
     Attributes:
         samples: passes averaged; one is exact for a network without randomness.
-        backward: how SAP's gradient is taken: ``mask`` (the scale constant: the paper's adversary), ``probability``
-            (through p as well), ``identity`` (BPDA, Athalye et al. 2018). ``relaxed`` is the identity's, of a network
-            whose saturated and stepwise functions have smooth slopes on the way back, SAP or not.
+        backward: how the gradient passes a defence: ``mask`` (its own; of SAP with the scale constant: the paper's
+            adversary), ``probability`` (of SAP through p as well), ``identity`` (straight through: BPDA, Athalye et al.
+            2018). ``relaxed`` is the identity's, of a network whose saturated and stepwise functions have smooth slopes
+            on the way back, defended or not.
         average: ``loss``: the mean of the losses' gradients (the paper); ``logits``, ``probabilities``: the gradient
             of the loss of the mean logits or of the mean softmax, which runs each pass forward twice.
         loss: ``cross-entropy``, ``margin``, ``dlr``, or a function of one's own, (logits (N, C), labels (N,)) -> (N,),

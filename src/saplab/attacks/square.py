@@ -37,7 +37,8 @@ class Square(SearchAttack):
         passes: of the adversary, averaged in one query.
         p_init: share of the image that a square covers at first.
         stop_when_lost: as in `PGD`.
-        precision: of the queries' passes, as in `MonteCarlo`; in ``bfloat16`` whatever judges a point keeps the usual.
+        precision: of the passes of queries to a random network, as in `MonteCarlo`; whatever judges a point keeps the
+            usual one, and so do queries to any other network, whose small gains bfloat16 would round away.
     """
 
     knowledge = "scores"
@@ -65,9 +66,9 @@ class Square(SearchAttack):
         return self.queries
 
     def plain(self, random: bool, rules: bool, own: bool) -> Self:
-        """Return the attack with one pass a query where passes do not differ; see `Attack.plain`."""
+        """Return the attack with one pass a query, in the usual precision, where passes do not differ."""
         found: Any = super().plain(random, rules, own)
-        return cast(Self, found if random else replace(found, passes=1))
+        return cast(Self, found if random else replace(found, passes=1, precision="float32"))
 
     def describe(self, rules: bool) -> str:
         """Return the attack's name for people: queries, and passes where there are several."""
@@ -84,9 +85,8 @@ class Square(SearchAttack):
         return Cost(self.passes, 0)
 
     def _asking(self, random: bool) -> MonteCarlo:
-        return MonteCarlo(
-            self.passes if random else 1, average="probabilities", loss="margin", precision=self.precision
-        )
+        passes, precision = (self.passes, self.precision) if random else (1, "float32")
+        return MonteCarlo(passes, average="probabilities", loss="margin", precision=precision)
 
     def _climb(self, problem: Problem, eps: float, number: int, first_block: int, watch: Watch | None) -> Tensor:
         windows, random = WINDOWS[problem.threat.norm], problem.random

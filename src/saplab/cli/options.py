@@ -102,11 +102,16 @@ Seed = Annotated[int, option(JUDGING, "Seed of the defence's draws and, separate
 Seeds = Annotated[int, option(JUDGING, "Number of consecutive seeds.")]
 Baseline = Annotated[bool, option(JUDGING, "Evaluate the undefended network as well.")]
 FailBelow = Annotated[
-    float | None, option(JUDGING, "End with exit code 1 where robust accuracy may be below this, in %.")
+    float | None,
+    option(JUDGING, "End with exit code 1 where robust accuracy at the verdict's radius may be below this, in %."),
 ]
 Precision = Annotated[str, option(MACHINE, "Of the network's arithmetic: float32 or bfloat16.")]
 AttackPrecision = Annotated[
-    str, option(MACHINE, "Of attacks' own passes: float32, bfloat16, or auto: bfloat16 where the hardware has it.")
+    str,
+    option(
+        MACHINE,
+        "Of attacks' own passes: float32 (as --precision), bfloat16, or auto: bfloat16 where the hardware has it.",
+    ),
 ]
 BatchSize = Annotated[int, option(MACHINE, "Images computed, and saved, together.")]
 Threads = Annotated[int | None, option(MACHINE, "PyTorch's threads; by default its own choice.")]

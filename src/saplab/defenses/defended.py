@@ -196,9 +196,9 @@ def defend(
             tensors (see `saplab.defenses.weights`). A weight that its layer computes (weight_norm, pruning) goes by the
             name that the layer calls it.
         seed: of the draws of direct calls.
-        backward: how direct calls take SAP's gradient, for training code and for other libraries' attacks: ``mask``,
-            ``probability``, ``identity`` or ``relaxed`` (see `MonteCarlo`, whose own choice decides in the attacks of
-            saplab).
+        backward: how the gradient of direct calls passes the defences, for training code and for other libraries'
+            attacks: ``mask``, ``probability``, ``identity`` or ``relaxed`` (see `MonteCarlo`, whose own choice decides
+            in the attacks of saplab).
 
     Raises:
         TypeError: `model` is not an `nn.Module`, or a defence is none.

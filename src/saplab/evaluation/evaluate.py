@@ -70,9 +70,10 @@ def evaluate(
         progress: True for a bar on a terminal or a line in a notebook, and before long work what it costs; "lines" for
             a line on stderr now and then, in a pipe as well; False for nothing.
         precision: of the network's arithmetic, ``float32`` or ``bfloat16``; a network of float64 keeps its own.
-        attack_precision: of attacks' own passes, their gradients and queries, where an attack is not given as an
-            object: ``bfloat16``, which is faster where the hardware has it and leaves every judgement to `precision`,
-            or ``auto`` for that where it has. What attacks find then depends on the kind of machine.
+        attack_precision: of attacks' own passes, gradients and queries to random networks, where an attack is not an
+            object: ``float32`` for that of `precision`, ``bfloat16``, which is faster where the hardware has it and
+            leaves every judgement to `precision`, or ``auto`` for that where it has. What attacks find then depends on
+            the kind of machine.
         batch_size: images that are computed, and saved, together.
         examples: (N,) number of each image, which decides its draws; by default its position, and for images of the
             packaged sample their positions in CIFAR-10's test set, as on the command line.

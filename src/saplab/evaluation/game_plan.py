@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from saplab.attacks import FGSM, Attacker, GradientAttack
+from saplab.defenses.prediction import BATCH
 from saplab.evaluation.paper_numbers import paper_changes
 from saplab.evaluation.plan import attacked
 from saplab.runs import Curve, GameCell, Network, cut_each
@@ -56,7 +57,7 @@ def _curve(games: Played, defender: Network, attacker: Attacker, against: str) -
     one = replace(attacker, eps=None)
     whole = replace(games.whole, defender=defender, passes=games.whole.passes if defender.random else 1)
     wholes = [_attacked(replace(whole, eps=(radius,)), one).plain for radius in attacker.eps or games.radii]
-    cells, *repeats = cut_each(wholes, whole.stop, games.seeds)
+    cells, *repeats = cut_each(wholes, min(whole.stop, BATCH), games.seeds)
     cell = _attacked(replace(whole, eps=(1.0,)), one)
     label = _label_of(cell, _is_usual(attacker, games.usual))
     return Curve(label, cells, paper=paper_changes(cell), repeats=tuple(repeats), against=against)

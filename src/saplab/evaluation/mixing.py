@@ -87,7 +87,7 @@ def mix(
     reply: Attack = REPLY, points: Sequence[Array] = (), rounds: int = 10, norm: NormName = "linf",
     bounds: Bounds = (0.0, 1.0), seed: int = 0,
 ) -> Mixing:  # fmt: skip
-    """Find the weights of a mixture that leave an attacker least, by the game of defender and attacker.
+    """Find the weights of a mixture of which attacks leave most, by the game of defender and attacker.
 
     The defender draws a network for each prediction; the attacker knows the weights and not the draw, and chooses a
     point for each image. The game begins with the images, those of `attacks` on each network alone, and `points`. In

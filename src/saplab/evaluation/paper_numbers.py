@@ -57,7 +57,11 @@ def paper_accuracies(cell: ImageCell) -> Mapping[float, float]:
 
 def paper_changes(cell: GameCell) -> Mapping[float, float]:
     """Return Table 1's changes for a cell like its own: SAP-100 everywhere, FGSM by its own mask gradient."""
-    own = cell.adversary == cell.defender and isinstance(cell.attack, FGSM) and cell.attack.gradient.backward == "mask"
-    if cell.defender.defenses != (SAP(100),) or cell.defender.sites or cell.newest or cell.sticky or not own:
+    attack = cell.attack
+    plain = isinstance(attack, FGSM) and replace(attack.gradient, samples=1) == MonteCarlo()
+    usual = cell.epsilon == GameCell.epsilon and not (cell.newest or cell.sticky)
+    if cell.defender.defenses != (SAP(100),) or cell.defender.sites or cell.adversary != cell.defender:
+        return {}
+    if not (plain and usual):
         return {}
     return PAPER_CHANGES.get(cell.game, {})

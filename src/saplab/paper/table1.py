@@ -147,7 +147,7 @@ def _claims(changes: Mapping[float, float], original: str, sap: str) -> Iterator
 def _note(game: str, facts: Facts) -> str:
     own, random, published = mean_score(facts.scores), mean_score(facts.random_scores), PUBLISHED[game]
     return (
-        f"The original agent: Double DQN, preset {facts.preset}, {facts.steps:,} steps (the paper's: 100 million), seed"
+        f"The original agent: Double DQN, preset {facts.preset}, {facts.age} (the paper's: 100 million), seed"
         f" {facts.seed}; in {own.games} full games {own} points, random play {random}. Published means: random play"
         f" {published.random:,}, a human {published.human:,}, Double DQN after 50 million steps {published.ddqn:,}"
         " (Wang et al. 2016)."

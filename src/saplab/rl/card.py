@@ -24,7 +24,7 @@ def write_card(
     sticky = f"sticky actions {rules.sticky:g}" if rules.sticky else "no sticky actions"
     return f"""# {facts.game}: an agent by Double DQN
 
-Points in full games, mean with 95 % interval (Student's, over games; ε = {rules.epsilon:g}, up to 30 no-ops, {sticky},
+Points in full games, mean with 95 % interval (Student's, over games; ε = {rules.epsilon:g}, 0 to 29 no-ops, {sticky},
 unclipped rewards), of {_kept(recipe, history)}, in float16:
 
 | | points | games |

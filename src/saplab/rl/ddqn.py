@@ -90,14 +90,17 @@ class Learner:
         stored = [name.split(".", 2) for name in tensors if name.startswith("optimizer.")]
         for name, parameter in self.network.named_parameters():
             state = {key: tensors[f"optimizer.{key}.{name}"] for _, key, owner in stored if owner == name}
-            self.optimizer.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
+            self.optimizer.state[parameter] = {key: self._like(value, parameter) for key, value in state.items()}
+
+    def _like(self, value: Tensor, parameter: Tensor) -> Tensor:
+        """Lay out a state tensor in memory like its parameter, so that a resumed run computes as an uninterrupted one.
+
+        Of what has no parameter's shape, a fused optimiser wants the count of its steps beside the parameter.
+        """
+        if value.shape == parameter.shape:
+            return parameter.detach().clone().copy_(value)
+        fused = self.optimizer.param_groups[0].get("fused")
+        return value.to(parameter.device, copy=True) if fused else value.clone()
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
-
-
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """Lay out a state tensor in memory like its parameter, so that a resumed run computes as an uninterrupted one."""
-    if value.shape != parameter.shape:
-        return value.clone()
-    return parameter.detach().clone().copy_(value)

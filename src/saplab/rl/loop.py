@@ -155,9 +155,10 @@ class _Run:
         self.scores.extend(self.points[self.now.over].tolist())
 
     def _refill(self) -> None:
-        """Fill the replay buffer of a resumed run by play that counts as no step."""
+        """Fill the replay buffer of a resumed run, if it has anything left to learn, by play that counts as no step."""
         draws = self._draws(_REFILL, self.step)
-        while len(self.replay) < min(self.step, REFILL, self.recipe.replay):
+        wanted = min(self.step, REFILL, self.replay.capacity) if self.step < self.recipe.steps else 0
+        while len(self.replay) < wanted:
             self._receive(self._send(draws))
 
     def _draws(self, purpose: int, step: int) -> np.random.Generator:

@@ -47,7 +47,8 @@ class Replay:
     """
 
     def __init__(self, capacity: int, games: int, shape: tuple[int, int], gamma: float, n_step: int = 1) -> None:
-        self._slots = capacity // games
+        self._slots = capacity // games  # of each game
+        self.capacity = self._slots * games
         if n_step < 1:
             raise ValueError(f"`n_step` must be >= 1, got {n_step}")
         if self._slots < STACK + n_step + 2:

@@ -31,7 +31,10 @@ def train_agent(
     game: Annotated[str, typer.Argument(help=GAME)],
     preset: Annotated[str, options.option(options.TRAINING, "paper, small (one CPU core), gpu or smoke.")] = "small",
     out: Annotated[
-        Path | None, options.option(options.OUTPUT, "Folder for the run; by default runs/agents/GAME-PRESET.")
+        Path | None,
+        options.option(
+            options.OUTPUT, "Folder for the run; by default runs/agents/GAME, and -PRESET of another than small."
+        ),
     ] = None,
     seed: Annotated[
         int, options.option(options.TRAINING, "Of the first weights, the games, random actions and samples.")
@@ -98,7 +101,7 @@ def train_agent(
     n_step = usual.n_step if n_step is None else n_step
     recipe = replace(usual, steps=steps, n_step=n_step, reward_scale=reward_scale)
     rom, console = rom_name(game), Console(as_json)
-    folder = out or Path("runs/agents") / f"{rom}-{preset}"
+    folder = out or Path("runs/agents") / (rom if preset == "small" else f"{rom}-{preset}")
     games = Games(rom, recipe.games, sticky, threads=threads)
     network = new_network(games.actions, seed).to(place)
 
@@ -117,7 +120,7 @@ def train_agent(
     machine = f"{counted(threads, 'thread')}, {place}, {resolve_precision(recipe.precision, place)}"
     facts = _export(network, recipe, history, Rules(rom, sticky), folder, episodes, seed, machine)
     own, random = mean_score(facts.scores), mean_score(facts.random_scores)
-    console.say(f"{folder}: {own} points over {episodes} games after {facts.steps:,} steps; random play {random}")
+    console.say(f"{folder}: {own} points over {episodes} games after {facts.age}; random play {random}")
     if as_json:
         console.emit_json({"out": str(folder), **vars(facts)})
 
@@ -131,24 +134,30 @@ def _export(
 
     from saplab.rl.agents import Facts, pack, unpack, write_agent
     from saplab.rl.card import write_card
+    from saplab.rl.records import best_record
     from saplab.system.machine import processor
 
     content = pack(network)
     scores = tuple(_points(unpack(content), rules, episodes, seed=0))
     random = tuple(_points(network, replace(rules, epsilon=1.0), episodes, seed=0))
     digest = hashlib.sha256(content).hexdigest()
-    facts = Facts(rules.game, recipe.preset, history[-1].step, seed, digest, scores, random)
+    best = best_record(history) if recipe.keep_best else None
+    facts = Facts(
+        rules.game, recipe.preset, history[-1].step, seed, digest, scores, random, best.step if best else None
+    )
     command, machine = command_line(), f"{processor()}, {machine}; PyTorch {torch.__version__}"
     write_agent(folder, content, facts, write_card(facts, recipe, history, rules, command, machine))
     return facts
 
 
 def _points(network: "QNetwork", rules: "Rules", episodes: int, seed: int) -> list[float]:
+    from saplab.defenses.prediction import BATCH
     from saplab.rl.play import play
     from saplab.rl.player import Player
 
     player = Player(copy.deepcopy(network).cpu().eval())
-    return [episode.score for episode in play(player, rules, range(episodes), seed)]
+    parts = (range(start, min(start + BATCH, episodes)) for start in range(0, episodes, BATCH))
+    return [episode.score for part in parts for episode in play(player, rules, part, seed)]
 
 
 def _numbers(record: "AgentRecord") -> str:

@@ -28,8 +28,10 @@ class Facts:
     """What is known of an agent beside its weights.
 
     Attributes:
+        steps: of the whole training.
         sha256: of its file of weights.
         scores, random_scores: points of single games (ε = 0.05, no adversary), its own and those of random play.
+        weights_step: after which step the weights were kept; None for the last one.
     """
 
     game: str
@@ -39,6 +41,13 @@ class Facts:
     sha256: str
     scores: tuple[float, ...]
     random_scores: tuple[float, ...]
+    weights_step: int | None = None
+
+    @property
+    def age(self) -> str:
+        """Return how long the agent learned, in words."""
+        whole = f"{self.steps:,} steps"
+        return whole if self.weights_step in (None, self.steps) else f"{self.weights_step:,} of {whole}"
 
     @classmethod
     def from_json(cls, text: str) -> "Facts":
