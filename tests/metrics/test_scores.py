@@ -12,7 +12,8 @@ SHAPE = np.array([-1.3, -0.4, 0.2, 0.5, 1.0])  # mean 0
 
 
 def welch_freedom(a: np.ndarray, b: np.ndarray) -> float:
-    va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    """Return the degrees of freedom of mean(a) - ratio · mean(b), at the ratio of the means."""
+    va, vb = a.var(ddof=1) / len(a), (a.mean() / b.mean()) ** 2 * b.var(ddof=1) / len(b)
     return (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
 
 

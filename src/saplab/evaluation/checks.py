@@ -14,6 +14,7 @@ from saplab.evaluation.advice import Advice
 from saplab.evaluation.comparisons import Comparison
 from saplab.evaluation.evidence import Case
 from saplab.evaluation.thresholds import Level
+from saplab.metrics import Interval
 
 Outcome = Literal["passed", "failed", "unclear", "not run"]
 Readings = Sequence[Comparison] | Sequence[Level]
@@ -27,7 +28,11 @@ EXPOSING: Final = (
     "noise",
 )  # failed, they show a masked gradient
 DECISIVE: Final = ("transfer", "identity", "black-box")  # one must have passed before a gradient counts as not masked
-SYMPTOMS: Final = ("rises", "unbounded")  # failed, they say that the attack fails somewhere, but not why
+SYMPTOMS: Final = ("rises", "unbounded", "norm")  # failed, they say that the attack fails somewhere, but not why
+UNFINISHED: Final = ("steps", "samples")  # failed, they say that the attack along the own gradient can do better
+BY_OTHERS: Final = ("transfer", "black-box", "noise")  # they show as much of such an attack without a masked gradient
+_ROUNDING: Final = 1e-9
+PART: Final = 0.2  # of what the first attack leaves: a difference that counts, whatever its points
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def _answer(question: Question, readings: Readings, case: Case, confidence: floa
     if not readings:
         return Answer(Check(question.key, statement, "not run", "", question.how(case)))
     found = [(reading, reading.excess(confidence)) for reading in readings]
-    bad = sorted((pair for pair in found if pair[1].low > 0), key=lambda pair: -pair[1].low)
+    bad = sorted((pair for pair in found if _is_bad(*pair)), key=lambda pair: -pair[1].low)
     worst, excess = bad[0] if bad else max(found, key=lambda pair: pair[1].high)
     text = worst.text(confidence)
     if not bad and excess.high > worst.slack:
@@ -103,15 +108,30 @@ def _answer(question: Question, readings: Readings, case: Case, confidence: floa
     return Answer(Check(question.key, statement, "failed" if bad else "passed", text), failed)
 
 
+def _is_bad(reading: Comparison | Level, excess: Interval) -> bool:
+    """Return whether a number is bad beyond chance, and by so much that it counts.
+
+    Of two attacks the second must be stronger by the points up to which a comparison may pass, or by a fifth of what
+    the first leaves: among enough images any two attacks differ.
+    """
+    if excess.low <= 0 or isinstance(reading, Level):
+        return excess.low > 0
+    return excess.estimate >= min(reading.slack, PART * float(reading.first.scores.mean())) - _ROUNDING
+
+
 def is_masked(outcomes: Mapping[str, str]) -> bool | None:
     """Decide from the outcomes of the checks whether the gradient is masked; None where they cannot tell."""
-    if any(outcomes.get(key) == "failed" for key in EXPOSING):
+    exposing = [key for key in EXPOSING if outcomes.get(key) == "failed"]
+    unfinished = any(outcomes.get(key) == "failed" for key in UNFINISHED)
+    if exposing and not (unfinished and set(exposing) <= set(BY_OTHERS)):
         return True
     blind = outcomes.get("flat") == "failed"
     if blind and outcomes.get("loss") == "failed":
         return True  # what a flat cross-entropy hides, another loss shows
     if blind and outcomes.get("relaxed") != "passed":
         return None  # it sees nothing, and nothing that sees was run
+    if exposing:
+        return None
     decisive = [outcomes[key] for key in DECISIVE if outcomes.get(key, "not run") != "not run"]
     symptom = any(outcomes.get(key) == "failed" for key in SYMPTOMS)
     return False if decisive and all(outcome == "passed" for outcome in decisive) and not symptom else None

@@ -71,16 +71,16 @@ def one_step(case: Case) -> list[Comparison]:
 
 
 def identity(case: Case) -> list[Comparison]:
-    """Compare identity backward (BPDA) with the defence's own gradient of no smaller budget."""
+    """Compare identity backward (BPDA) with the defence's own gradient of no smaller budget, of the same kind."""
     straight = [e for e in case.own if e.backward == "identity"]
     plain = [e for e in case.own if e.backward not in ("identity", "relaxed", "")]
-    return _challenges(straight, plain, _as_large_budget)
+    return _of_one_kind(straight, plain)
 
 
 def relaxed(case: Case) -> list[Comparison]:
-    """Compare relaxed backward, where it is not flat itself, with the plain gradient of no smaller budget."""
+    """Compare relaxed backward, where it is not flat itself, with the plain gradient, as `identity` does."""
     smooth = [e for e in case.own if e.backward == "relaxed" and not (e.blind.size and e.blind.mean() > MARGIN)]
-    return _challenges(smooth, [e for e in case.own if e.backward != "relaxed"], _as_large_budget)
+    return _of_one_kind(smooth, [e for e in case.own if e.backward != "relaxed"])
 
 
 def loss(case: Case) -> list[Comparison]:
@@ -103,13 +103,13 @@ def noise(case: Case) -> list[Comparison]:
 
 def samples(case: Case) -> list[Comparison]:
     """Compare each attack's largest number of Monte Carlo samples with its second largest."""
-    return _two_budgets(case.own, lambda e: (*_kind(e), e.steps), lambda e: e.samples)
+    return _two_budgets(case.own, lambda e: (*_kind(e), e.steps), lambda e, _: e.samples)
 
 
 def steps(case: Case) -> list[Comparison]:
     """Compare each iterative attack's largest number of steps with its second largest."""
     iterative = [e for e in case.own if e.iterative]
-    return _two_budgets(iterative, lambda e: (*_kind(e), e.samples), lambda e: e.steps)
+    return _two_budgets(iterative, lambda e: (*_kind(e), e.samples), lambda e, eps: e.steps_at(eps))
 
 
 def rises(case: Case) -> list[Comparison]:
@@ -117,7 +117,7 @@ def rises(case: Case) -> list[Comparison]:
     return [
         Comparison(Point(e, high), Point(e, low))
         for e in case.evidence
-        if (e.own_gradient or e.transferred) and e.iterative
+        if e.own_gradient and e.iterative
         for low, high in pairwise(e.eps)
     ]
 
@@ -133,6 +133,20 @@ def _challenges(
         if eligible:
             found.append(Comparison(min(eligible, key=lambda point: (point.scores.mean(), -point.eps)), challenger))
     return found
+
+
+def _of_one_kind(challengers: Sequence[Evidence], rivals: Sequence[Evidence]) -> list[Comparison]:
+    """Compare attacks that differ in the backward rule alone; in more only where there is no such pair.
+
+    Another algorithm or loss may find more by itself, which tells nothing of the gradient.
+    """
+
+    def alike(rival: Point, challenger: Point) -> bool:
+        one, other = rival.evidence, challenger.evidence
+        same = type(one.attack) is type(other.attack) and one.loss == other.loss
+        return same and _as_large_budget(rival, challenger)
+
+    return _challenges(challengers, rivals, alike) or _challenges(challengers, rivals, _as_large_budget)
 
 
 def _kind(evidence: Evidence) -> tuple[object, ...]:
@@ -156,19 +170,24 @@ def _same_rule_as_large(rival: Point, challenger: Point) -> bool:
 
 def _same_rule_in_steps(rival: Point, challenger: Point) -> bool:
     passes = rival.steps * rival.evidence.samples
-    same = rival.evidence.backward == challenger.evidence.backward
+    same = (rival.evidence.backward, rival.evidence.loss) == (challenger.evidence.backward, challenger.evidence.loss)
     return same and rival.steps > 1 and passes >= challenger.evidence.samples
 
 
 def _two_budgets(
-    own: Sequence[Evidence], kind: Callable[[Evidence], object], budget: Callable[[Evidence], int]
+    own: Sequence[Evidence], kind: Callable[[Evidence], object], budget_at: Callable[[Evidence, float], int]
 ) -> list[Comparison]:
     """Compare the two largest budgets of each kind of attack; of runs with the same one, that with most radii."""
+
+    def budget(evidence: Evidence) -> int:
+        return budget_at(evidence, evidence.eps[-1])
+
     found: list[Comparison] = []
     for one in dict.fromkeys(map(kind, own)):
         by_budget = {budget(e): e for e in sorted(own, key=lambda e: len(e.eps)) if kind(e) == one}
         for few, many in list(pairwise(sorted(by_budget)))[-1:]:
             smaller, larger = by_budget[few], by_budget[many]
-            shared = (eps for eps in larger.eps if eps > 0 and eps in smaller.eps)
+            both = (eps for eps in larger.eps if eps > 0 and eps in smaller.eps)
+            shared = (eps for eps in both if budget_at(larger, eps) > budget_at(smaller, eps))
             found += [Comparison(Point(smaller, eps), Point(larger, eps)) for eps in shared]
     return found

@@ -36,6 +36,7 @@ class Evidence:
         values: how many an example has; 0 for not known.
         hits: (L, N) how many of each image's passes are right; None for one pass or a network without randomness.
         passes: over each image.
+        classes: C; 0 where it is not known.
 
     Raises:
         ValueError: a gradient attack that asks no network, radii that do not ascend, other shapes or ranges.
@@ -56,6 +57,7 @@ class Evidence:
     hits: NDArray[np.integer] | None = None
     passes: int = 1
     flat: Array | None = None
+    classes: int = 0
 
     @classmethod
     def of(
@@ -92,7 +94,7 @@ class Evidence:
         label = label or (attack.describe(has_rules) if attack.title else type(attack).__name__)
         radii = tuple(float(eps[k]) for k in order)
         found = None if hits is None else np.asarray(hits)[order]
-        notes = (half_cosine, gradient_norm, random, threat, values, found, passes, flat)
+        notes = (half_cosine, gradient_norm, random, threat, values, found, passes, flat, table.shape[2])
         return cls(label, attack, adversary, radii, right, has_rules, ordered, *notes)
 
     def __post_init__(self) -> None:

@@ -136,7 +136,7 @@ def evidence_of(finished: Finished) -> Evidence:
         finished.curve.label, cell.attack, adversary, eps, right, cell.adversary.has_rules, halves,
         half_cosine=_measured(result.half_cosine), gradient_norm=_measured(result.gradient_norm),
         random=cell.adversary.random, threat=cell.threat, values=values,
-        hits=hits, passes=cell.passes, flat=_flat(result),
+        hits=hits, passes=cell.passes, flat=_flat(result), classes=result.half.shape[-1],
     )  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """The two sentences of a verdict: what was found, and what it means."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from saplab.attacks import FGSM, Iterative
-from saplab.evaluation.checks import DECISIVE, EXPOSING, Answer
+from saplab.evaluation.checks import DECISIVE, EXPOSING, UNFINISHED, Answer
 from saplab.evaluation.comparisons import Comparison
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval
+from saplab.system.words import counted
 
 
 def describe(
@@ -22,12 +24,11 @@ def describe(
         alone: what the strongest attack alone leaves where all passes judge at once, if that is less than `bound`.
     """
     if eps == 0:
-        return f"Accuracy without an attack is {_judged(bound, alone)}; no {case.threat.symbol} > 0 was run."
+        none = "" if _attacked(case) else f"; no {case.threat.symbol} > 0 was run"
+        return f"Accuracy without an attack is {_judged(bound, alone)}{none}."
     outcomes = {answer.check.key: answer.check.outcome for answer in answers}
     if masked:
-        exposing = [c for answer in answers if answer.check.key in EXPOSING for c in answer.failed]
-        exposing = exposing or [c for answer in answers if answer.check.key == "loss" for c in answer.failed]
-        tail = _masked(exposing, eps)
+        tail = _masked(_shown(answers, eps), eps)
     elif bound.estimate == 0:
         tail = ": the attacks break every image"
     else:
@@ -43,12 +44,22 @@ def _judged(bound: Interval, alone: float | None) -> str:
     return f"{bound.percent()}, judged by half of the passes at a time ({told})"
 
 
-def explain(case: Case, masked: bool | None, eps: float, bound: Interval) -> str:
+def _attacked(case: Case) -> bool:
+    return any(e.eps[-1] > 0 for e in case.evidence)
+
+
+def explain(case: Case, answers: Sequence[Answer], masked: bool | None, eps: float, bound: Interval) -> str:
     """Return what the result means, for a reader who has read nothing; arguments as in `describe`."""
     if eps == 0:
-        return "No attack was run, so this says nothing of robustness."
+        return "" if _attacked(case) else "No attack was run, so this says nothing of robustness."
     network = "network" if case.plain else "defence"
     if masked:
+        shown = _shown(answers, eps)
+        if _is_part(shown):
+            return (
+                f"That is, the {network} hides its gradient: some attacks get further without it, so a part of the"
+                " robustness that it seems to have is not real. What is left is an upper bound."
+            )
         return (
             f"That is, the {network} hides its gradient: attacks that do not rely on it get through, so the robustness"
             " that it seems to have is not real."
@@ -56,8 +67,10 @@ def explain(case: Case, masked: bool | None, eps: float, bound: Interval) -> str
     if bound.estimate == 0:
         return f"At this radius the {network} has no robustness, real or masked."
     if masked is False:
+        passed = {answer.check.key for answer in answers if answer.check.outcome == "passed"}
+        told = [words for key, words in _DECISIVE.items() if key in passed]
         return (
-            "Attacks that do not rely on the gradient find no more than those that do, so nothing points to a masked"
+            f"{_listed(told)} no more than the attacks along the network's own gradient, so nothing points to a masked"
             " gradient. The accuracy is an upper bound: an attack that was not run may still find more."
         )
     return (
@@ -66,17 +79,43 @@ def explain(case: Case, masked: bool | None, eps: float, bound: Interval) -> str
     )
 
 
-def _masked(failed: Sequence[Comparison], eps: float) -> str:
-    """Name what the own gradient seemed to leave: at `eps`, unless the gap elsewhere is more than twice as wide."""
-    shown = max(failed, key=_gap)
-    here = [c for c in failed if c.first.eps == c.second.eps == eps and _gap(c) >= _gap(shown) / 2]
-    shown = max(here, key=_gap, default=shown)
-    share = f"{100 * shown.first.scores.mean():.1f} % under {name_of(shown.first.evidence)}"
-    if here:
-        return f"; the {share} is due to a masked gradient"
-    rest = f"{name_of(shown.second.evidence)} leaves {100 * shown.second.scores.mean():.1f} %"
+_DECISIVE: Final = {
+    "transfer": "attacks made on another network",
+    "identity": "attacks that pass the defence straight through",
+    "black-box": "a black box",
+}
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """Return a sentence's beginning: who finds, or find, no more."""
+    text = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f"{text[0].upper()}{text[1:]} {'finds' if list(parts) == ['a black box'] else 'find'}"
+
+
+def _shown(answers: Sequence[Answer], eps: float) -> Comparison:
+    """Return the comparison to tell of: at `eps`, unless the gap elsewhere is more than twice as wide."""
+    failed = [c for answer in answers if answer.check.key in EXPOSING for c in answer.failed]
+    failed = failed or [c for answer in answers if answer.check.key == "loss" for c in answer.failed]
+    widest = max(failed, key=_gap)
+    here = [c for c in failed if c.first.eps == c.second.eps == eps and _gap(c) >= _gap(widest) / 2]
+    return max(here, key=_gap, default=widest)
+
+
+def _is_part(shown: Comparison) -> bool:
+    """Return whether the second attack leaves more than half of what the first does."""
+    return bool(shown.second.scores.mean() > shown.first.scores.mean() / 2)
+
+
+def _masked(shown: Comparison, eps: float) -> str:
+    """Name what the own gradient seemed to leave, and how much of it is due to a masked gradient."""
     threat = shown.second.evidence.threat
-    return f"; at {threat.text(shown.second.eps)} the {share} is due to a masked gradient: {rest}"
+    share = f"{100 * shown.first.scores.mean():.1f} % under {name_of(shown.first.evidence)}"
+    due = f"{100 * _gap(shown):.1f} points of the {share} are" if _is_part(shown) else f"the {share} is"
+    if shown.first.eps == shown.second.eps == eps:
+        return f"; {due} due to a masked gradient"
+    rest = f"{name_of(shown.second.evidence)} leaves {100 * shown.second.scores.mean():.1f} %"
+    rest += "" if shown.first.eps == shown.second.eps else f" at {threat.text(shown.second.eps)}"
+    return f"; at {threat.text(shown.first.eps)} {due} due to a masked gradient: {rest}"
 
 
 def _gap(comparison: Comparison) -> float:
@@ -84,12 +123,12 @@ def _gap(comparison: Comparison) -> float:
 
 
 def _clear(outcomes: Mapping[str, str], dense: Interval | None) -> str:
-    told = f"; {sum(o == 'passed' for o in outcomes.values())} checks passed, none shows a masked gradient"
-    unfinished = [words for key, words in (("samples", "more Monte Carlo samples"), ("steps", "more steps"),
-                                           ("loss", "another loss"))
+    passed = sum(outcome == "passed" for outcome in outcomes.values())
+    told = f"; {counted(passed, 'check')} passed, none shows a masked gradient"
+    unfinished = [words for key, words in (("samples", "more Monte Carlo samples"), ("steps", "more steps"))
                   if outcomes.get(key) == "failed"]  # fmt: skip
     if unfinished:
-        told += f", but {' and '.join(unfinished)} still help: it is lower yet"
+        told += f", but {' and '.join(unfinished)} still help: it may be lower yet"
     return told if dense is None else f"{told}; the undefended network: {dense.percent()}"
 
 
@@ -98,14 +137,23 @@ def _undecided(case: Case, outcomes: Mapping[str, str]) -> str:
     if all(e.noise for e in case.evidence):
         return "; random noise searches for nothing, so an attack is needed to tell more"
     if outcomes.get("flat") == "failed":
-        return "; the gradient is flat, so the attack cannot see: relaxed backward or a black box is needed to tell"
+        seen = outcomes.get("black-box", "not run") != "not run"
+        return (
+            f"; the gradient is flat, so the attack cannot see: relaxed backward{'' if seen else ' or a black box'} is"
+            " needed to tell"
+        )
     if outcomes.get("rises") == "failed":
         rises = f"; accuracy rises with {case.threat.symbol}"
         return f"{rises}, so the attack fails somewhere: stronger attacks are needed to tell"
     if outcomes.get("unbounded") == "failed":
         return "; an unbounded attack does not reach chance, so it fails somewhere: stronger attacks are needed to tell"
+    if outcomes.get("norm") == "failed":
+        return "; the gradient is far shorter than the undefended network's: stronger attacks are needed to tell"
+    if any(outcomes.get(key) == "failed" for key in UNFINISHED):
+        return "; the attack has not converged: more steps or samples are needed to tell"
     if any(outcomes.get(key) == "unclear" for key in DECISIVE):
-        return f"; {case.evidence[0].n} images are too few to tell whether a gradient is masked"
+        few = counted(case.evidence[0].n, "image")
+        return f"; {few} {'is' if case.evidence[0].n == 1 else 'are'} too few to tell whether a gradient is masked"
     if case.plain:
         return "" if any(e.iterative for e in case.evidence) else "; one step bounds it loosely: more steps are needed"
     known = f"{attacks[0]} alone" if len(attacks) == 1 else "what was run"

@@ -7,13 +7,13 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
+from scipy.special import bdtr, stdtrit
 
 from saplab.attacks.threat import ROUNDING
 from saplab.evaluation.comparisons import MARGIN, Point
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval, mean_interval
-from saplab.metrics.intervals import normal_quantile
+from saplab.metrics.intervals import lower_bound
 
 COSINE: Final = 1 / 3
 """The gradients s + e and s + e' of two halves have the cosine c = |s|² / (|s|² + |e|²) on average; the noise of their
@@ -82,7 +82,7 @@ def unbounded(case: Case) -> list[Level]:
     def words(x: Interval) -> str:
         return f"{label} {x.percent()}; chance is {'' if case.chance else 'at most '}{100 * chance:.1f} %"
 
-    return [Level(partial(mean_interval, strongest.scores, 1), words, chance, above=True, slack=MARGIN)]
+    return [Level(partial(share_interval, strongest.scores), words, chance, above=True, slack=MARGIN)]
 
 
 def flat(case: Case) -> list[Level]:
@@ -95,7 +95,7 @@ def _flat(evidence: Evidence) -> Level:
         most = f"at most {100 * MARGIN:g} % wanted"
         return f"{evidence.label}: no gradient for {x.percent()} of the images that were still right; {most}"
 
-    return Level(partial(mean_interval, evidence.blind, 1), words, MARGIN, above=True, slack=MARGIN)
+    return Level(partial(share_interval, evidence.blind), words, MARGIN, above=True, slack=MARGIN)
 
 
 def _has_norm(evidence: Evidence) -> bool:
@@ -124,8 +124,21 @@ def _mean(values: NDArray[np.float64], confidence: float) -> Interval:
     mean = float(values.mean())
     if values.size < 2:
         return Interval(mean, -np.inf, np.inf, values.size)
-    half = normal_quantile(confidence) * float(values.std(ddof=1)) / np.sqrt(values.size)
+    half = float(stdtrit(values.size - 1, (1 + confidence) / 2)) * float(values.std(ddof=1)) / np.sqrt(values.size)
     return Interval(mean, mean - half, mean + half, values.size)
+
+
+def share_interval(scores: NDArray[np.float64], confidence: float) -> Interval:
+    """Estimate a share of images with the interval of Clopper & Pearson (1934); of scores between 0 and 1, Wilson's.
+
+    A level is held against an end of the interval, at a confidence that Wilson's does not keep for shares near 0.
+    """
+    hits, n = float(scores.sum()), scores.size
+    if not np.isin(scores, (0.0, 1.0)).all():
+        return mean_interval(scores, 1, confidence)
+    alpha = (1 - confidence) / 2
+    low, high = float(lower_bound(hits, n, alpha)), 1 - float(lower_bound(n - hits, n, alpha))
+    return Interval(hits / n, low, high, n)
 
 
 def median_interval(values: NDArray[np.float64], confidence: float) -> Interval:

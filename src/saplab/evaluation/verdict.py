@@ -112,7 +112,7 @@ def verdict(
 
     Robust accuracy at a radius is bounded by the worst attack on each image, cross-fitted
     (`saplab.metrics.worst_case`) over the evidence with `halves`. Evidence without them counts as a whole, since the
-    least of several fresh draws is biased low; the best of k such candidates has the confidence 1 - 0.05 / k.
+    least of several fresh draws is biased low; the best of k attacks and radii has the confidence 1 - 0.05 / k.
 
     Args:
         defended: attacks on the network in question, all on the same images: `Evidence`, or a dict by attack, as the
@@ -137,14 +137,16 @@ def verdict(
     _check(defended, dense, labels)
     bounds = _worst_of(defended, labels)
     headline = _headline(bounds, eps)
-    case = Case(defended, dense, _chance(defended, labels))
+    case = Case(defended, dense, _chance(defended))
     found = answers(case)
     masked = is_masked({answer.check.key: answer.check.outcome for answer in found})
+    if masked is False and not any(e.iterative for e in case.white_box):
+        masked = None  # one step bounds too loosely
     undefended = {bound.eps: bound.accuracy for bound in _worst_of(dense, labels)}
     dense_left = undefended.get(headline.eps)
     sentence = describe(case, found, masked, headline.eps, headline.accuracy, dense_left, headline.less_alone)
     checks, persistent = tuple(answer.check for answer in found), tuple(_persistent(defended, headline.eps))
-    meaning = _by_luck(bounds[0], case.chance) + explain(case, masked, headline.eps, headline.accuracy)
+    meaning = _by_luck(bounds[0], case.chance) + explain(case, found, masked, headline.eps, headline.accuracy)
     return Verdict(sentence, meaning, checks, bounds, masked, headline, persistent)
 
 
@@ -153,7 +155,7 @@ def _by_luck(first: Robust, chance: float) -> str:
     clean = first.accuracy
     if first.eps or not chance or clean.low > chance:
         return ""
-    found = f"Without an attack, {100 * clean.estimate:.1f} % cannot be told from chance, {100 * chance:.1f} %"
+    found = f"Without an attack, {100 * clean.estimate:.1f} % is not above chance, {100 * chance:.1f} %"
     return f"{found}: do the labels belong to these images? "
 
 
@@ -184,7 +186,8 @@ def _bound(evidence: Sequence[Evidence], known: Sequence[tuple[Evidence, NDArray
         rows = np.concatenate([margin[:, inside] for _, margin, inside in nested], axis=1)
         candidates.append((cross_fit(rows), strongest.label, alone))
     least, label, alone = min(candidates, key=lambda candidate: float(candidate[0].mean()))
-    return Robust(eps, mean_interval(least, confidence=1 - 0.05 / len(candidates)), label, evidence[0].threat, alone)
+    chosen = len(candidates) - len(whole) + sum(radius <= eps for e in evidence if e.halves is None for radius in e.eps)
+    return Robust(eps, mean_interval(least, confidence=1 - 0.05 / chosen), label, evidence[0].threat, alone)
 
 
 def _headline(bounds: Sequence[Robust], eps: float | None) -> Robust:
@@ -197,12 +200,10 @@ def _headline(bounds: Sequence[Robust], eps: float | None) -> Robust:
     return max((b for b in attacked if b.threat.up_to_usual(b.eps)), key=lambda b: b.eps, default=attacked[0])
 
 
-def _chance(evidence: Sequence[Evidence], labels: ArrayLike | None) -> float:
-    """Return the accuracy of a guess among as many classes as are known of; 0 where none are."""
-    classes = [e.halves.shape[-1] for e in evidence if e.halves is not None]
-    if not classes and labels is not None:
-        classes = [int(np.asarray(labels).max()) + 1]
-    return 1 / max(classes) if classes else 0.0
+def _chance(evidence: Sequence[Evidence]) -> float:
+    """Return the accuracy of a guess among as many classes as there are; 0 where that is not known."""
+    classes = max(e.classes if e.halves is None else e.halves.shape[-1] for e in evidence)
+    return 1 / classes if classes else 0.0
 
 
 def _check(defended: Sequence[Evidence], dense: Sequence[Evidence], labels: ArrayLike | None) -> None:

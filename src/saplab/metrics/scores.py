@@ -65,11 +65,11 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
     if min(len(a), len(b)) < 2 or b.mean() <= 0:
         return None
     va, vb = _variance_of_mean(a), _variance_of_mean(b)
-    t = _student(va, len(a), vb, len(b))
+    ratio = a.mean() / b.mean()
+    t = _student(va, len(a), ratio**2 * vb, len(b))  # of mean(a) - ratio · mean(b)
     g = t**2 * vb / b.mean() ** 2
     if g >= 1:
         return None
-    ratio = a.mean() / b.mean()
     half = t / b.mean() * np.sqrt((1 - g) * va + ratio**2 * vb)
     low, high = (ratio - half) / (1 - g), (ratio + half) / (1 - g)
     return Change(*(100 * (float(r) - 1) for r in (ratio, low, high)))
