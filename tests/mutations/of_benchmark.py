@@ -51,10 +51,30 @@ FAULTS = [
     Fault(
         "a verdict that turns is no difference",
         CHECK,
-        "    differences += _verdicts(stored, found, same)\n",
+        "    differences += () if same else _opposites(stored, found)\n",
         "",
-        f"{CARDS}::test_machines_of_one_kind_must_agree_exactly"
-        f" {CARDS}::test_other_machines_may_differ_by_the_tolerances",
+        f"{CARDS}::test_other_machines_may_differ_by_the_tolerances",
+    ),
+    Fault(
+        "claims may be forged",
+        CHECK,
+        """if not set(path) & _MEASURED or path[0] in ("claim", "network", "data"):""",
+        """if path[0] in ("network", "data"):""",
+        f"{CARDS}::test_what_a_computation_does_not_change_must_be_the_same_on_any_machine",
+    ),
+    Fault(
+        "intervals may be forged",
+        CHECK,
+        "return 2 * points if path[-1] in _ENDS else points",
+        "return 100.0 if path[-1] in _ENDS else points",
+        f"{CARDS}::test_what_a_computation_does_not_change_must_be_the_same_on_any_machine",
+    ),
+    Fault(
+        "noise that says more than it is gets a certificate",
+        "benchmark/proof.py",
+        "type(acting[0]) is GaussianNoise",
+        "isinstance(acting[0], GaussianNoise)",
+        "benchmark/test_protocol.py::test_all_entries_share_the_images_and_certificates_the_noise",
     ),
     Fault(
         "cards of other batteries are ranked",
