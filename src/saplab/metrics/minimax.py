@@ -15,8 +15,10 @@ from saplab.metrics.resampling import resamples
 class Game:
     """An equilibrium of the game in which the defender wants a high payoff and the adversary a low one.
 
-    The intervals are 95 % percentile bootstraps over images; a payoff matrix without images has none. `degenerate`
-    names those of width 0 ("value", or a label), which no resample moved: they say how firm a choice is, not how exact.
+    The intervals are 95 % bootstraps over images, percentiles for the probabilities; a payoff matrix without images has
+    none. The best of several equal rows looks better than each is, in a resample once more; so the value's interval lies
+    as far on the other side (the basic bootstrap). `degenerate` names intervals of width 0 ("value", or a label), which
+    no resample moved: they say how firm a choice is, not how exact.
 
     Attributes:
         defenders: labels of the D rows.
@@ -129,5 +131,7 @@ def _bootstrapped(table: NDArray[np.float64], found: Equilibrium, seed: int, rep
     images = table.shape[2]
     drawn = np.array([np.hstack(equilibrium(table @ w / images, found)) for w in resamples(images, replicates, seed)])
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0, method="inverted_cdf")
+    value, least, most = found[0], table.mean(axis=2).min(), table.mean(axis=2).max()
+    low[0], high[0] = (float(np.clip(2 * value - end, least, most)) for end in (high[0], low[0]))  # see `Game`
     ends = zip(np.hstack(found), low, high, strict=True)
     return tuple(Interval(float(estimate), float(a), float(b), images) for estimate, a, b in ends)
