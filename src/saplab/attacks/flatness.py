@@ -38,7 +38,7 @@ class Flatness:
     def __init__(self, examples: Tensor) -> None:
         self._place = {int(number): k for k, number in enumerate(examples)}
         self._seen = torch.zeros(len(examples), dtype=torch.bool)
-        self._last = torch.full((len(examples),), torch.nan)
+        self._last = torch.full((len(examples),), torch.nan, dtype=torch.float32)
         self.start = self._last.clone()
         self.ends: dict[float, Tensor] = {}
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saplab.attacks.threat import LINF, ThreatModel
 from saplab.data.given import Array, given_images, given_labels
 from saplab.defenses.defended import is_random
+from saplab.defenses.gradient import refuse_inference_mode
 from saplab.defenses.prediction import for_network, numbered
 from saplab.defenses.stochastic import ready
 from saplab.rng.streams import pass_streams, stream_key
@@ -61,6 +62,8 @@ class Problem:
         Raises:
             ValueError: images, labels or radii that `threat` refuses, or bad `seed`, `examples` or `targets`.
         """
+        if asked:
+            refuse_inference_mode()
         points = for_network(adversary, given_images(images))
         wanted = given_labels(labels, len(points)).to(points.device)
         threat.check(points, wanted, eps)

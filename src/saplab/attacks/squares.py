@@ -63,12 +63,12 @@ class LInfWindows(Windows):
 
     def _start(self, problem: Problem, eps: float) -> Tensor:
         count, channels, _, width = problem.images.shape
-        signs = _signs(_words(problem, 0, channels * width)).view(count, channels, 1, width)
+        signs = _signs(_words(problem, 0, channels * width)).view(count, channels, 1, width).to(problem.images)
         return problem.project(problem.images + eps * signs, eps)
 
     def _candidates(self, problem: Problem, points: Tensor, eps: float, share: float, turn: int) -> Tensor:
         words = _words(problem, turn, 2 + points.shape[1])
-        signs = _signs(words[:, 2:])[:, :, None, None]
+        signs = _signs(words[:, 2:])[:, :, None, None].to(points)
         window = _Window.at(words[:, :2], sides(share, points), points)
         return torch.where(window.covered, problem.project(problem.images + eps * signs, eps), points)
 
@@ -172,7 +172,7 @@ def _bumps(height: int, width: int) -> Tensor:
 
 def _halves(height: int, width: int) -> Tensor:
     if height == 1:
-        return _halves(width, 1).T if width > 1 else torch.ones(1, 1)
+        return _halves(width, 1).T if width > 1 else torch.ones(1, 1, dtype=torch.float32)
     upper, lower = _bump(height // 2, width), _bump(height - height // 2, width)
     halves = torch.cat((upper, -lower))
     return halves / float(halves.norm())
@@ -181,7 +181,7 @@ def _halves(height: int, width: int) -> Tensor:
 def _bump(height: int, width: int) -> Tensor:
     """Return a bump of length 1: nested rectangles, the k-th of which adds 1/k² (section 4 of the paper, η^{h1,h2})."""
     middle_row, middle_column = height // 2, width // 2
-    bump = torch.zeros(height, width)
+    bump = torch.zeros(height, width, dtype=torch.float32)
     for k in range(max(middle_row, middle_column) + 1):
         rows = slice(max(middle_row - k, 0), middle_row + k + 1)
         columns = slice(max(middle_column - k, 0), middle_column + k + 1)

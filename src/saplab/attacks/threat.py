@@ -93,7 +93,11 @@ class ThreatModel:
             raise ValueError(
                 f"`labels` must be {len(images)} integers, got {labels.dtype} of shape {tuple(labels.shape)}"
             )
-        largest = self.geometry.holding_cube(self.width, images[0].numel())
+        self.check_radii(eps, images[0].numel())
+
+    def check_radii(self, eps: Sequence[float], values: int) -> None:
+        """Refuse radii that are not within the bounds of examples of so many values; 0 where that is not known."""
+        largest = self.geometry.holding_cube(self.width, values) if values or self.norm == "linf" else math.inf
         for value in eps:
             if not (0.0 <= value <= largest and math.isfinite(value)):
                 steps = self.in_steps and 1 < value <= STEPS

@@ -106,7 +106,11 @@ class Defense(Named):
 
     def applied(self, hook: str, x: Tensor, draw: Draw, *where: str) -> Tensor:
         """Run a hook, in the type of its input and by the adversary's backward rule; see the class."""
+        written = None if torch.compiler.is_compiling() or x.is_inference() else x._version
         out = getattr(self, hook)(x, draw, *where)
+        if written is not None and x._version != written:
+            name = f"{type(self).__name__}.{hook}"
+            raise ValueError(f"{name} must not write into what it is given: return a new tensor, such as x + noise")
         if not isinstance(out, Tensor):
             raise TypeError(f"{type(self).__name__}.{hook} must return a tensor, got {type(out).__name__}")
         if self.knows_rules:
@@ -197,6 +201,8 @@ class Tuned(Defense):
         setting = self._setting
         if setting is None or isinstance(setting, float | int):  # a number: asking for a Mapping takes longer
             return setting
+        if not isinstance(setting, Mapping):
+            return float(setting)  # one of NumPy's
         return next((value for pattern, value in setting.items() if fnmatchcase(where, pattern)), None)
 
 

@@ -352,7 +352,7 @@ def sites(model: nn.Module, images: Tensor) -> SiteTable:
     plan, drawing = view._saplab_plan, fresh(view._saplab_key, 0).of_one_pass().on(images.device)
     run = Pass(plan, drawing, record=record)
     with torch.no_grad(), SiteMode(run):
-        super(Defended, view).forward(plan.changed_input(images, drawing))
+        super(Defended, view).forward(plan.changed_input(images.clone(), drawing))
     if not record:
         raise ValueError(_nothing_found(run))
     return SiteTable(record)

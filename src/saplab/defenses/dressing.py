@@ -100,7 +100,12 @@ _classes: Final[dict[tuple[type[Dress], type[nn.Module]], type[Dress]]] = {}
 
 
 def dressed(model: nn.Module, part: type[D], key: int, rule: GradientRule = "mask") -> D:
-    """Return a view of the model whose class has `part` before the model's own; the part's own fields are not set."""
+    """Return a view of the model whose class has `part` before the model's own; the part's own fields are not set.
+
+    Raises:
+        ValueError: what the model does around its forward pass would stay outside, or a part cannot be copied.
+    """
+    _refuse_around(model)
     found: Any = view(model)
     found.__class__ = _dressed_class(part, type(model))
     found._saplab_key, found._saplab_rule = key, rule
@@ -108,6 +113,20 @@ def dressed(model: nn.Module, part: type[D], key: int, rule: GradientRule = "mas
     if "forward" in vars(found):
         found._saplab_forward = vars(found).pop("forward")
     return found  # type: ignore[no-any-return]
+
+
+def _refuse_around(model: nn.Module) -> None:
+    """Refuse hooks of the network itself, and a `__call__` of its own: a part before its class would not see them."""
+    from saplab.defenses.sites import is_announcement  # which imports this module
+
+    hooks: tuple[Any, ...] = (*model._forward_pre_hooks.values(), *model._forward_hooks.values())
+    if not all(is_announcement(hook) or type(hook).__module__.startswith("torch.nn.utils") for hook in hooks):
+        raise ValueError("the network itself has forward hooks, which would act outside of what saplab puts around it;"
+                         " give torch.nn.Sequential(net), in which they act inside")  # fmt: skip
+    caller = next(kind for kind in undressed_class(model).__mro__ if "__call__" in vars(kind))
+    if not caller.__module__.startswith("torch."):
+        raise ValueError(f"{undressed_class(model).__name__} has a `__call__` of its own, which passes by its forward:"
+                         " name it `forward`")  # fmt: skip
 
 
 def _dressed_class(part: type[Dress], base: type[nn.Module]) -> type[Dress]:

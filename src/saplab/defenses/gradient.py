@@ -56,11 +56,17 @@ def own_loss(output: Any) -> Tensor:
     return F.cross_entropy(output, output.detach().argmax(1), reduction="sum")
 
 
+def refuse_inference_mode() -> None:
+    """Raise ValueError inside `torch.inference_mode`, where no gradient can be taken, and none would be missed."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("attacks need gradients, which torch.inference_mode() forbids: call this outside of it")
+
+
 def reach(model: nn.Module, images: Tensor, loss: Callable[[Any], Tensor] = squares) -> Reach:
     """Follow the gradient of a loss of a network's outputs back to the images (N, ...)."""
     x = images.detach().clone().requires_grad_()
     with torch.enable_grad(), _watched(model) as seen:
-        output = ran(model, x)
+        output = ran(model, x.clone())  # into which a network may write
         total = loss(output)
     nothing = torch.zeros_like(x)
     if not total.requires_grad:

@@ -6,8 +6,9 @@ with; a worker restores that at once, so that nobody else notices.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from contextvars import copy_context
 from itertools import chain
 from typing import Any, Final
@@ -21,6 +22,7 @@ from saplab.defenses.dressing import undressed_class
 from saplab.defenses.sites import is_announcement
 from saplab.defenses.stochastic import takes_whole_batches
 from saplab.defenses.surrogate import Surrogate
+from saplab.models.identity import attributes
 from saplab.rng.threads import pool
 
 Run = Callable[..., tuple[Tensor, ...]]  # rows (M, ...) of some tensors -> tensors (M, ...)
@@ -100,7 +102,7 @@ def may_run_in_threads(model: nn.Module, run: Run, columns: Sequence[Tensor]) ->
 
     They may on the CPU, without compiled parts, foreign hooks, a profiler or a mode of PyTorch
     around the caller, which other threads would not see. Modules of other packages, or in training mode, are tried once
-    on a single row: it must leave every attribute, list, dictionary, buffer and random generator as it was.
+    on two single rows: they must set no attribute, and leave objects, containers, buffers and generators as they were.
     """
     modules = list(model.modules())
     tensors = chain(columns, model.parameters(), model.buffers())
@@ -109,7 +111,7 @@ def may_run_in_threads(model: nn.Module, run: Run, columns: Sequence[Tensor]) ->
         return plain
     kinds = tuple(map(type, modules))
     if _tried.get(model, ((), False))[0] != kinds:
-        _tried[model] = kinds, _leaves_no_trace(modules, run, columns)
+        _tried[model] = kinds, _leaves_no_trace(model, modules, run, columns)
     return _tried[model][1]
 
 
@@ -147,33 +149,50 @@ def _is_plain(module: nn.Module) -> bool:
     )
 
 
-def _leaves_no_trace(modules: Sequence[nn.Module], run: Run, columns: Sequence[Tensor]) -> bool:
-    before = [_state(module) for module in modules]
+def _leaves_no_trace(model: nn.Module, modules: Sequence[nn.Module], run: Run, columns: Sequence[Tensor]) -> bool:
+    """Return whether passes over two single rows write nothing: what two threads hold at once would be mixed up."""
     generator = torch.default_generator.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _noting_writes(modules) as written:
+        before = _state(model, modules)
         try:
-            run(*(t[:1] for t in columns))
+            for row in (slice(1), slice(-1, None)):
+                run(*(t[row] for t in columns))
+                if written or _state(model, modules) != before:
+                    return False
         except Exception:
             return False  # whoever runs all rows will tell
-        drawn = not torch.equal(generator, torch.default_generator.get_state())
-    return not drawn and all(_same(old, _state(module)) for old, module in zip(before, modules, strict=True))
+        return torch.equal(generator, torch.default_generator.get_state())
 
 
-def _state(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Return a module's attributes, each with something that changes when it is modified in place."""
-    held = {**vars(module), **{f"buffer {name}": buffer for name, buffer in module._buffers.items()}}
-    return {name: (value, _version(value)) for name, value in held.items() if not name.startswith("_saplab")}
+@contextmanager
+def _noting_writes(modules: Sequence[nn.Module]) -> Iterator[list[str]]:
+    """Note the names of attributes that are set on the modules inside, also of those that are put back."""
+    written: list[str] = []
+    own, usual = set(map(id, modules)), nn.Module.__setattr__
+
+    def noting(module: nn.Module, name: str, value: Any) -> None:
+        if id(module) in own and not name.startswith("_saplab"):
+            written.append(name)
+        usual(module, name, value)
+
+    nn.Module.__setattr__ = noting  # type: ignore[method-assign, assignment]
+    try:
+        yield written
+    finally:
+        nn.Module.__setattr__ = usual  # type: ignore[method-assign]
 
 
-def _version(value: Any) -> Any:
-    if isinstance(value, torch.Generator):
-        return value.get_state().numpy().tobytes()
-    if isinstance(value, Tensor):
-        return None if value.is_inference() else value._version
-    return len(value) if isinstance(value, list | dict | set) else None
+def _state(model: nn.Module, modules: Sequence[nn.Module]) -> Any:
+    """Return all that attributes, objects below them and modules of the user's hold, with what tells writes in place.
 
-
-def _same(old: dict[str, tuple[Any, Any]], new: dict[str, tuple[Any, Any]]) -> bool:
-    return old.keys() == new.keys() and all(
-        value is new[name][0] and version == new[name][1] for name, (value, version) in old.items()
-    )
+    Also of the generators, and of the buffers.
+    """
+    held = {name: text for name, text in attributes(model).items() if "_saplab" not in name}
+    generators = [
+        value.get_state().numpy().tobytes()
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, torch.Generator)
+    ]
+    tensors = [(id(tensor), None if tensor.is_inference() else tensor._version) for tensor in model.buffers()]
+    return held, generators, tensors

@@ -67,6 +67,7 @@ def predict(
             that does not return finite logits, or whose outputs depend on the rest of their batch.
     """
     check_network(model)
+    check_count("batch_size", batch_size)
     show, images = show_of(progress), given_images(images)
     if bounds is not None and len(images):
         least, most = float(images.min()), float(images.max())
@@ -132,6 +133,7 @@ def numbered(examples: Tensor | None, count: int) -> Tensor:
     """Return the numbers of `count` examples, 0..N-1 by default."""
     if examples is None:
         return torch.arange(count)
+    examples = torch.as_tensor(examples)
     whole = not (examples.is_floating_point() or examples.is_complex())
     if examples.shape != (count,) or not whole or not 0 <= int(examples.min()) <= int(examples.max()) < EXAMPLES:
         raise ValueError(f"`examples` must be {count} integers within [0, 2^32), got {examples}")
@@ -147,8 +149,8 @@ def for_network(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def logits(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
-    """Run `model`, and insist on logits (N, classes)."""
-    return as_logits(model(images), len(images))
+    """Run `model` on a copy, into which it may write, and insist on logits (N, classes)."""
+    return as_logits(model(images.clone()), len(images))
 
 
 def as_logits(output: Any, count: int | None = None) -> Tensor:

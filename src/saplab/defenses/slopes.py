@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from saplab.defenses.defended import is_random
 from saplab.defenses.drawing import GradientRule, drawing
 from saplab.defenses.gradient import reach
+from saplab.defenses.prediction import as_logits
 from saplab.rng.streams import pass_streams, stream_key
 
 _IMAGES: Final = 8
@@ -63,11 +64,11 @@ def rises(model: nn.Module, images: Tensor) -> Tensor:
     gradient, low, high = reach(model, images).gradient, images.min(), images.max()
     found = []
     with torch.no_grad():
-        before = _sizes(model(images))
+        before = _sizes(model(images.clone()))
         for step in _STEPS:
             moved = (images + step * (high - low) * gradient.sign()).clamp(low, high)
             promised = (gradient * (moved - images)).double().flatten(1).sum(1)
-            found.append(torch.where(promised > 0, (_sizes(model(moved)) - before) / promised, torch.nan))
+            found.append(torch.where(promised > 0, (_sizes(model(moved.clone())) - before) / promised, torch.nan))
     return torch.stack(found)
 
 
@@ -83,6 +84,8 @@ def _slope(ratios: Tensor) -> Slope:
 def _sizes(output: Any) -> Tensor:
     """Return the sum of squared outputs of each image."""
     rows = [t.double().square().flatten(1).sum(1) for t in tree_leaves(output) if _is_of_rows(t)]
+    if not rows:
+        as_logits(output)  # says what is wrong
     return torch.stack(rows).sum(0)
 
 

@@ -101,7 +101,7 @@ class Stage:
             noted = _Noted(fixed, len(rows), pattern, watch=watch, level=level)
             seeded = Generators.of(self.model).keyed(self.key, pass_ if host is None else host, noted)
             with seeded as moves, KeyedDraws(noted):
-                outputs = tree_leaves(ran(self.model, rows))
+                outputs = tree_leaves(ran(self.model, rows.clone()))  # into which a network may write
                 ends = moves.ends
         return Trial(tuple(t for t in outputs if isinstance(t, Tensor)), tuple(noted.shapes), ends, noted.shared)
 

@@ -1,6 +1,8 @@
 """Networks that are random by themselves: the draws of their own code as functions of (seed, pass, example)."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -193,6 +195,7 @@ class _Known:
         runs: what runs in its place; None for itself.
         observed: what it was found to be.
         watched: whether its attributes are among its marks, but for those that passes write.
+        before: what was known before it was trusted.
     """
 
     marks: Any
@@ -201,6 +204,7 @@ class _Known:
     observed: Observed
     count: int = 0
     watched: bool = True
+    before: "_Known | None" = None
 
     def fits(self, model: nn.Module, images: Tensor) -> bool:
         tried = self.shape == tuple(images.shape[1:]) and min(len(images), LARGE) <= self.count
@@ -224,7 +228,7 @@ def learn(model: nn.Module, images: Tensor) -> tuple[nn.Module, Observed]:
         own = _learnt(model, images)
         if new:  # what a first pass sets for good is set, as in a network that was rehearsed itself
             with torch.no_grad(), drawing(pass_streams(stream_key(0), 0, torch.arange(len(few)))):
-                model(few)
+                model(few.clone())
         probabilities = model._saplab_probabilities
         bare = probabilities and not isinstance(model, Logarithm)
         runs: nn.Module = dressed(model, Logarithm, model._saplab_key) if bare else model
@@ -251,10 +255,21 @@ def trust(model: nn.Module) -> nn.Module:
     """Return a network that is known to run as it is."""
     known = _known.get(model)
     if known is not None and known.watched:
-        _known[model] = replace(known, shape=None)
+        _known[model] = replace(known, shape=None, before=known.before or known)
     else:
         _known[model] = _Known(_marks(model), None, None, Observed(), watched=False)
     return model
+
+
+@contextmanager
+def remembered(model: nn.Module) -> Iterator[None]:
+    """Put back afterwards what is known of a network, which is trusted with all shapes and batches inside a run."""
+    try:
+        yield
+    finally:
+        known = _known.get(model)
+        if known is not None and known.before is not None:
+            _known[model] = known.before
 
 
 def _marks(model: nn.Module, observed: Observed | None = None) -> tuple[Any, ...]:

@@ -15,10 +15,13 @@ from saplab.data.dataset import Dataset
 from saplab.data.given import Array, given_images, given_labels
 from saplab.data.load import load_data
 from saplab.defenses.defended import check_network
+from saplab.defenses.gradient import refuse_inference_mode
+from saplab.defenses.stochastic import remembered
 from saplab.evaluation.again import call_of
 from saplab.evaluation.budget import LONG, budget_of
 from saplab.evaluation.plan import plan
 from saplab.evaluation.result import Result
+from saplab.rng.streams import stream_key
 from saplab.runs import ImageCell, Memory, Request, Results, Store, run
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
@@ -93,6 +96,7 @@ def evaluate(
     """
     show = show_of(progress)
     check_network(model)
+    refuse_inference_mode()
     data = _dataset(images, labels, classes, examples)
     threat = ThreatModel(norm, bounds)
     radii = threat.usual_radii() if eps is None else _radii(eps)
@@ -110,7 +114,8 @@ def evaluate(
     )  # fmt: skip
     kind = torch.device(job.inputs.device).type
     who = make_engine(engine, Options(workers, device=kind)) if isinstance(engine, str) else engine
-    return replace(job, engine=who).result(out, show, note if progress and is_seen() else None)
+    with remembered(model):
+        return replace(job, engine=who).result(out, show, note if progress and is_seen() else None)
 
 
 def planned(
@@ -134,6 +139,8 @@ def planned(
         _refuse_double(model, "precision", precision)
     check_count("batch_size", batch_size)
     check_count("passes", passes)
+    check_count("seeds", seeds)
+    stream_key(seed)
     place = device_of(model)
     first = data.images[:batch_size].to(place)
     found = rehearsed(model, first)
@@ -149,6 +156,8 @@ def planned(
     if any(attacker.only for attacker in asking):
         traits = traits_of(found, first)
         asking = tuple(one for attacker in asking if (one := attacker.fitted(traits)) is not None)
+    if asking and all(one.eps for one in asking):  # clean accuracy is always measured
+        asking = (replace(asking[0], eps=tuple(dict.fromkeys((0.0, *(asking[0].eps or ()))))), *asking[1:])
     curves = plan(whole, asking, batch_size, baseline=baseline, seeds=seeds)
     if battery in VERSIONS:
         notes = (f"The attacks are the battery {battery}, version {VERSIONS[battery]}.", *notes)

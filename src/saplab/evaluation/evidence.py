@@ -104,6 +104,7 @@ class Evidence:
             raise ValueError("`adversary` must be own or transfer for an attack along a gradient, got 'none'")
         if not self.eps or list(self.eps) != sorted(set(self.eps)) or self.eps[0] < 0:
             raise ValueError(f"`eps` must ascend from 0 or more, got {self.eps}")
+        self.threat.check_radii(self.eps, self.values)
         right = np.asarray(self.right)
         if right.ndim != 2 or len(right) != len(self.eps) or right.size == 0:
             raise ValueError(f"`right` must have the shape ({len(self.eps)}, N), got {right.shape}")

@@ -19,6 +19,7 @@ from saplab.evaluation.verdict import Verdict
 from saplab.metrics.minimax import Game
 from saplab.report.charts import PAPER, accuracy_chart, to_bytes
 from saplab.runs import Request, Results, Store
+from saplab.system.words import counted
 
 _NOTEBOOK: Final = 92  # columns of text
 
@@ -104,9 +105,21 @@ class Result:
 
     def _numbers(self) -> str:
         """Return the table, and what the verdict rests on."""
-        told = [notes_text(self.request.notes)] if self.request.notes else []
+        told = [notes_text((*self._lacking, *self.request.notes))] if self._lacking or self.request.notes else []
         judged = [] if self.findings is None else [verdict_text(self.findings.verdict)]
         return "\n\n".join([*told, rows_text(self.summary.rows), *judged])
+
+    @property
+    def _lacking(self) -> tuple[str, ...]:
+        """Return what to say where results are missing, which the table and the verdict leave out."""
+        summary = self.summary
+        if summary.finished == summary.total:
+            return ()
+        broken = f"; {counted(len(summary.damaged), 'file')} damaged" if summary.damaged else ""
+        return (
+            f"Unfinished: {summary.total - summary.finished} of {counted(summary.total, 'part')} are missing{broken};"
+            " the call that made this folder computes them.",
+        )
 
     def _repr_html_(self) -> str:
         found = self.findings and self.findings.verdict

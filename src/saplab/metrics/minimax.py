@@ -17,8 +17,8 @@ class Game:
 
     The intervals are 95 % bootstraps over images, percentiles for the probabilities; a payoff matrix without images has
     none. The best of several equal rows looks better than each is, and in a resample once more; so the value's interval
-    lies as far on the other side (the basic bootstrap). `degenerate` names intervals of width 0 ("value", or a label), which
-    no resample moved: they say how firm a choice is, not how exact.
+    lies as far on the other side (the basic bootstrap). `degenerate` names intervals of width 0 ("value", or a label),
+    which no resample moved: they say how firm a choice is, not how exact.
 
     Attributes:
         defenders: labels of the D rows.

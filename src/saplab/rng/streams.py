@@ -17,6 +17,7 @@ A batch carries its coordinates as one tensor of streams, shape (N, 3), int64: k
 """
 
 import hashlib
+from numbers import Integral
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -41,9 +42,9 @@ def stream_key(seed: int, purpose: Purpose = "defense") -> int:
     Defence, attack, noise and training of one seed are unrelated streams: the first 8 bytes of SHA-256 over both names.
     Raises ValueError where `seed` is negative or not an integer.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"`seed` must be an integer >= 0, got {seed!r}")
-    digest = hashlib.sha256(f"saplab/{purpose}/{seed}".encode()).digest()
+    digest = hashlib.sha256(f"saplab/{purpose}/{int(seed)}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
 
 

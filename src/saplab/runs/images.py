@@ -207,7 +207,10 @@ def _predict(
 def _result(
     predictions: Sequence[Prediction], craft: Craft, shard: Dataset, pictures: Sequence[Tensor], eps: Sequence[float]
 ) -> ImageResult:
-    nothing, flatness = torch.full((len(shard),), torch.nan), craft.flatness or Flatness(shard.indices)
+    nothing, flatness = (
+        torch.full((len(shard),), torch.nan, dtype=torch.float32),
+        craft.flatness or Flatness(shard.indices),
+    )
     arrays: dict[str, Any] = {
         name: torch.stack([getattr(p, name) for p in predictions]) for name in vars(predictions[0])
     } | {

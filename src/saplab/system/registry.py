@@ -300,7 +300,10 @@ def _refuse_inside(module: str, closed: Path) -> None:
     """
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
-        spec = find_spec(".".join(parts[:end]))  # runs the packages around it, which were looked at before
+        name = ".".join(parts[:end])
+        if getattr(sys.modules.get(name), "__spec__", find_spec) is None:  # a script, which runs already
+            continue
+        spec = find_spec(name)  # runs the packages around it, which were looked at before
         if spec is None:
             return
         for place in filter(None, (spec.origin, *(spec.submodule_search_locations or ()))):
