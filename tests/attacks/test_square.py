@@ -148,7 +148,7 @@ def test_each_turn_asks_about_both_points_with_fresh_passes(images: Tensor, monk
     Held against its score of an earlier turn, the luckiest point of 300 would stay for most of the search.
     """
     asked: list[tuple[int, Tensor]] = []
-    original = MonteCarlo.score
+    original = MonteCarlo.query
 
     def score(self: MonteCarlo, problem: Problem, block: int = 0) -> Any:
         asked.append((block, problem.images))
@@ -156,7 +156,7 @@ def test_each_turn_asks_about_both_points_with_fresh_passes(images: Tensor, monk
         rng = torch.Generator().manual_seed(len(asked))
         return replace(found, loss=torch.randn(len(found.loss), generator=rng))
 
-    monkeypatch.setattr(MonteCarlo, "score", score)
+    monkeypatch.setattr(MonteCarlo, "query", score)
     noisy = saplab.defend(Noise(), saplab.RandomNoisyActivations(1.0))
     Square(600, passes=2, stop_when_lost=False)(noisy, images, torch.zeros(9, dtype=torch.long), eps=0.1)
     assert [block for block, _ in asked] == [turn for turn in range(300) for _ in "ab"]

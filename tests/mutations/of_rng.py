@@ -30,7 +30,7 @@ FAULTS = [
     Fault(
         "purposes share a key",
         STREAMS,
-        'f"saplab/{purpose}/{seed}"',
+        'f"saplab/{purpose}/{int(seed)}"',
         'f"saplab/{seed}"',
         "rng/test_streams.py::test_keys_of_seeds_and_purposes_differ",
     ),
@@ -44,7 +44,7 @@ FAULTS = [
     Fault(
         "true is a seed",
         STREAMS,
-        "not isinstance(seed, int) or isinstance(seed, bool) or seed < 0",
+        "not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0",
         "not isinstance(seed, int) or seed < 0",
         "rng/test_streams.py::test_a_bad_seed_is_named",
     ),

@@ -204,7 +204,7 @@ def test_the_results_for_a_repository_say_what_the_page_says(written):
     assert "| original | 100.0 [99.1, 100.9] | 0.0 [-0.9, 0.9] | 10.0 [9.1, 10.9] |" in lines
     assert "| λ | Assault, % |" in lines
     (clean,) = (line for line in lines if line.startswith("| 0 |"))
-    assert clean.startswith("| 0 | -50.0 [-50.")
+    assert clean.startswith("| 0 | -50.0 [-51.0, -49.0]")
     assert clean.endswith("]; paper -12.2 |")
     assert "| 1 | blank; paper +10.4 |" in lines
     assert "![Mean points against strength](figures/points.svg)" in lines

@@ -116,13 +116,7 @@ def dressed(model: nn.Module, part: type[D], key: int, rule: GradientRule = "mas
 
 
 def _refuse_around(model: nn.Module) -> None:
-    """Refuse hooks of the network itself, and a `__call__` of its own: a part before its class would not see them."""
-    from saplab.defenses.sites import is_announcement  # which imports this module
-
-    hooks: tuple[Any, ...] = (*model._forward_pre_hooks.values(), *model._forward_hooks.values())
-    if not all(is_announcement(hook) or type(hook).__module__.startswith("torch.nn.utils") for hook in hooks):
-        raise ValueError("the network itself has forward hooks, which would act outside of what saplab puts around it;"
-                         " give torch.nn.Sequential(net), in which they act inside")  # fmt: skip
+    """Refuse a `__call__` of the network's own: a part before its class would not see it."""
     caller = next(kind for kind in undressed_class(model).__mro__ if "__call__" in vars(kind))
     if not caller.__module__.startswith("torch."):
         raise ValueError(f"{undressed_class(model).__name__} has a `__call__` of its own, which passes by its forward:"

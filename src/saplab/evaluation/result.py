@@ -105,9 +105,9 @@ class Result:
 
     def _numbers(self) -> str:
         """Return the table, and what the verdict rests on."""
-        told = [notes_text((*self._lacking, *self.request.notes))] if self._lacking or self.request.notes else []
+        told = [notes_text(self.request.notes)] if self.request.notes else []
         judged = [] if self.findings is None else [verdict_text(self.findings.verdict)]
-        return "\n\n".join([*told, rows_text(self.summary.rows), *judged])
+        return "\n\n".join([*told, rows_text(self.summary.rows), *judged, *self._lacking])
 
     @property
     def _lacking(self) -> tuple[str, ...]:
