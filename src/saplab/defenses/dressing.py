@@ -103,9 +103,9 @@ def dressed(model: nn.Module, part: type[D], key: int, rule: GradientRule = "mas
     """Return a view of the model whose class has `part` before the model's own; the part's own fields are not set.
 
     Raises:
-        ValueError: what the model does around its forward pass would stay outside, or a part cannot be copied.
+        ValueError: a model with a `__call__` of its own, or a part that cannot be copied.
     """
-    _refuse_around(model)
+    _refuse_own_call(model)
     found: Any = view(model)
     found.__class__ = _dressed_class(part, type(model))
     found._saplab_key, found._saplab_rule = key, rule
@@ -115,7 +115,7 @@ def dressed(model: nn.Module, part: type[D], key: int, rule: GradientRule = "mas
     return found  # type: ignore[no-any-return]
 
 
-def _refuse_around(model: nn.Module) -> None:
+def _refuse_own_call(model: nn.Module) -> None:
     """Refuse a `__call__` of the network's own: a part before its class would not see it."""
     caller = next(kind for kind in undressed_class(model).__mro__ if "__call__" in vars(kind))
     if not caller.__module__.startswith("torch."):

@@ -35,6 +35,8 @@ _DISTRIBUTED: Final = ("torch.nn.parallel.", "torch.distributed.")
 _PER_THREAD: Final = "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
 
 _tried: WeakKeyDictionary[nn.Module, tuple[Kinds, bool]] = WeakKeyDictionary()
+_noting: Final = threading.RLock()
+_SETATTR: Final = nn.Module.__setattr__
 
 
 def over_threads(model: nn.Module, run: Run, *columns: Tensor) -> tuple[Tensor, ...]:
@@ -168,25 +170,23 @@ def _leaves_no_trace(model: nn.Module, modules: Sequence[nn.Module], run: Run, c
 def _noting_writes(modules: Sequence[nn.Module]) -> Iterator[list[str]]:
     """Note the names of attributes that are set on the modules inside, also of those that are put back."""
     written: list[str] = []
-    own, usual = set(map(id, modules)), nn.Module.__setattr__
+    own, usual = set(map(id, modules)), _SETATTR
 
     def noting(module: nn.Module, name: str, value: Any) -> None:
         if id(module) in own and not name.startswith("_saplab"):
             written.append(name)
         usual(module, name, value)
 
-    nn.Module.__setattr__ = noting  # type: ignore[method-assign, assignment]
-    try:
-        yield written
-    finally:
-        nn.Module.__setattr__ = usual  # type: ignore[method-assign]
+    with _noting:  # one at a time, as all modules share the method
+        nn.Module.__setattr__ = noting  # type: ignore[method-assign, assignment]
+        try:
+            yield written
+        finally:
+            nn.Module.__setattr__ = usual  # type: ignore[method-assign]
 
 
 def _state(model: nn.Module, modules: Sequence[nn.Module]) -> Any:
-    """Return all that attributes, objects below them and modules of the user's hold, with what tells writes in place.
-
-    Also of the generators, and of the buffers.
-    """
+    """Return what a pass may write: attributes and what they hold, the user's own globals, generators, buffers."""
     held = {name: text for name, text in attributes(model).items() if "_saplab" not in name}
     generators = [
         value.get_state().numpy().tobytes()

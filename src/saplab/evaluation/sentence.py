@@ -10,6 +10,12 @@ from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval
 from saplab.system.words import counted
 
+_CLEARING: Final = {  # who finds no more, by the checks of `DECISIVE`
+    "transfer": "attacks made on another network",
+    "identity": "attacks that pass the defence straight through",
+    "black-box": "a black box",
+}
+
 
 def describe(
     case: Case, answers: Sequence[Answer], masked: bool | None, eps: float, bound: Interval, dense: Interval | None,
@@ -68,7 +74,7 @@ def explain(case: Case, answers: Sequence[Answer], masked: bool | None, eps: flo
         return f"At this radius the {network} has no robustness, real or masked."
     if masked is False:
         passed = {answer.check.key for answer in answers if answer.check.outcome == "passed"}
-        told = [words for key, words in _DECISIVE.items() if key in passed]
+        told = [words for key, words in _CLEARING.items() if key in passed]
         return (
             f"{_listed(told)} no more than the attacks along the network's own gradient, so nothing points to a masked"
             " gradient. The accuracy is an upper bound: an attack that was not run may still find more."
@@ -77,13 +83,6 @@ def explain(case: Case, answers: Sequence[Answer], masked: bool | None, eps: flo
         "The accuracy is an upper bound. Whether the robustness is real or a masked gradient cannot be told from what"
         " was run."
     )
-
-
-_DECISIVE: Final = {
-    "transfer": "attacks made on another network",
-    "identity": "attacks that pass the defence straight through",
-    "black-box": "a black box",
-}
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -301,7 +301,7 @@ def _refuse_inside(module: str, closed: Path) -> None:
     parts = module.split(".")
     for end in range(1, len(parts) + 1):
         name = ".".join(parts[:end])
-        if getattr(sys.modules.get(name), "__spec__", find_spec) is None:  # a script, which runs already
+        if name in sys.modules and sys.modules[name].__spec__ is None:  # a script, which runs already
             continue
         spec = find_spec(name)  # runs the packages around it, which were looked at before
         if spec is None:
