@@ -1,9 +1,10 @@
 """Measure the speed and memory of saplab against what people would use instead, in interleaved rounds.
 
-    python benchmarks/bench.py [--quick] [--only sampler,pass,gradients,scaling,memory,roofline] [--threads 2]
+    python benchmarks/bench.py [--quick] [--only sampler,pass,calls,gradients,scaling,memory,roofline] [--threads 2]
 
-The sampler, passes under every defence, Monte Carlo gradients, scaling, peak memory and the distance to this machine's
-limits. Prints tables, and writes results.json, report.html with charts, and tables.md. See docs/performance.md.
+The sampler, passes under every defence, calls on tiny maps, Monte Carlo gradients, scaling, peak memory and the
+distance to this machine's limits. Prints tables, and writes results.json, report.html with charts, and tables.md. See
+docs/performance.md.
 """
 
 import argparse

@@ -133,6 +133,7 @@ def _limits(records: Sequence[Record]) -> list[Point]:
 _POINTS: Final[Mapping[str, tuple[str, Any]]] = {
     "sampler": ("nanoseconds per activation", _values),
     "pass": ("time, relative to the dense network's", _ratios),
+    "calls": ("microseconds", _values),
     "gradients": ("examples per second", _rates),
     "memory": ("memory, relative to the dense network's", _ratios),
     "roofline": ("nanoseconds per activation", _limits),

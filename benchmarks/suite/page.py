@@ -17,6 +17,7 @@ from suite.tables import BEGIN, END, conditions, options_text, put_between, tabl
 TITLES: Final = {
     "sampler": "Sampler",
     "pass": "Passes under each defence",
+    "calls": "Calls on tiny maps",
     "gradients": "Monte Carlo gradients",
     "scaling": "Scaling",
     "memory": "Peak memory of a gradient pass",

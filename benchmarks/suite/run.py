@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Final
 
 from saplab.rng.threads import torch_threads
+from suite.calls import measure_calls
 from suite.gradients import measure_gradients
 from suite.machine import load_average, machine
 from suite.memory import measure_memory
@@ -19,6 +20,7 @@ from suite.scaling import measure_scaling
 SECTIONS: Final[Mapping[str, Callable[[Plan], Part]]] = {
     "sampler": measure_sampler,
     "pass": measure_passes,
+    "calls": measure_calls,
     "gradients": measure_gradients,
     "scaling": measure_scaling,
     "memory": measure_memory,

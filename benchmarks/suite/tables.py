@@ -77,6 +77,12 @@ def _pass(results: Results) -> list[Table]:
     return [Table("pass", f"Pass: {case}", columns, rows) for case, rows in _timed(results, "pass")]
 
 
+def _calls(results: Results) -> list[Table]:
+    columns = ("network", "µs", "processor", "relative to a ReLU")
+    note = "A network that is a single ReLU, undefended and defended; its overhead is what is beyond the kernel."
+    return [Table("calls", f"Call: {case}", columns, rows, note) for case, rows in _timed(results, "calls")]
+
+
 def _timed(results: Results, section: str) -> Iterable[tuple[str, tuple[tuple[str, ...], ...]]]:
     """Yield each case of a section with its rows: name, time, processor time and ratio."""
     records = results.section(section)
@@ -155,6 +161,7 @@ def _speed_row(name: str, value: float) -> tuple[str, str]:
 _LAYOUTS: Final[Mapping[str, Callable[[Results], list[Table]]]] = {
     "sampler": _sampler,
     "pass": _pass,
+    "calls": _calls,
     "gradients": _gradients,
     "scaling": _scaling,
     "memory": _memory,

@@ -10,7 +10,7 @@ import bench
 import msgspec
 import pytest
 import torch
-from suite import gradients, memory, passes, roofline, sampling, scaling, timing
+from suite import calls, gradients, memory, passes, roofline, sampling, scaling, timing
 from suite.handwritten import (
     MultinomialSAP,
     gradient_by_loop,
@@ -213,6 +213,7 @@ def test_a_run_has_every_contender(results):
     assert names["sampler"] == [sampling.OURS, sampling.BERNOULLI, sampling.MULTINOMIAL, sampling.SEARCH, sampling.COPY]
     every = [DENSE, *DEFENSES]
     assert names["pass"] == 2 * [*every, BY_HAND] + every
+    assert names["calls"] == [calls.BARE, "sap:100", "dropout:0.1", calls.KERNEL]
     assert names["gradients"] == [gradients.OURS, gradients.ALONE, gradients.LOOP, gradients.LOOP]
     assert names["memory"] == [DENSE, "sap:100", BY_HAND]
     assert names["roofline"] == list(NEEDS)
@@ -299,7 +300,7 @@ def test_tables_hold_the_numbers():
 
 def test_markdown_has_every_table(results):
     text = to_markdown(results)
-    assert text.count("\n### ") == len(tables(results)) == 1 + 3 + 1 + 1 + 1 + 2
+    assert text.count("\n### ") == len(tables(results)) == 1 + 3 + 1 + 1 + 1 + 1 + 2
     assert "| torch.multinomial + scatter |" in text
     assert "Left out: " in text
     assert results.machine["processor"] in text
@@ -372,7 +373,10 @@ def test_stored_results_are_shown_compared_and_written(stored, tmp_path, capsys,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--only", "speed"], "must name some of sampler, pass, gradients, scaling, memory, roofline, got speed"),
+        (
+            ["--only", "speed"],
+            "must name some of sampler, pass, calls, gradients, scaling, memory, roofline, got speed",
+        ),
         (["--device", "tpu"], "'tpu'"),
         (["--device", "cuda"], "`--device` is cuda, but PyTorch finds no GPU here"),
         (["--from", "no/such.json"], "No such file or directory: 'no/such.json'"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from saplab.pruning.operator import prune
-from saplab.rng.streams import EXAMPLES, SITES, derived_key, pass_streams, philox, random_words, stream_key
+from saplab.rng.streams import EXAMPLES, SITES, derived_key, numbered, pass_streams, philox, random_words, stream_key
 
 WORD = st.integers(0, 2**32 - 1)
 COORDINATES = st.tuples(
@@ -154,3 +154,11 @@ def test_neighbouring_streams_are_uniform_and_uncorrelated(step: str) -> None:
     cells = np.bincount((u * 256).astype(int).ravel(), minlength=256)
     statistic = ((cells - size / 256) ** 2 / (size / 256)).sum()
     assert abs(statistic - 255) / np.sqrt(2 * 255) < 5
+
+
+def test_examples_of_a_pass_are_numbered_alike_in_a_graph_and_outside(monkeypatch):
+    pass_ = pass_streams(-5, 7, torch.zeros(1))
+    expected = pass_streams(-5, 7, torch.arange(9))
+    assert torch.equal(numbered(pass_, 9), expected)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(numbered(pass_, 9), expected)

@@ -7,13 +7,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from saplab.defenses.relaxed import relaxing
 from saplab.pruning.operator import BackwardRule
 from saplab.rng.numbers import normals, uniforms, words
-from saplab.rng.streams import EXAMPLES, SITES, derived_key, pass_streams
+from saplab.rng.streams import EXAMPLES, SITES, derived_key, numbered, pass_streams
 
 GradientRule = BackwardRule | Literal["relaxed"]  # how an adversary takes a network's gradient
 GRADIENT_RULES: Final = (*get_args(BackwardRule), "relaxed")
@@ -49,8 +50,7 @@ class Drawing:
         whose number of examples is not known, each map counts as one.
         """
         if self.fresh:
-            numbers = torch.arange(count, device=self.streams.device)
-            return torch.cat((self.streams[:, :2].expand(count, 2), numbers.unsqueeze(1)), 1)
+            return numbered(self.streams, count)
         share, rest = divmod(count, max(len(self.streams), 1))
         if rest:
             raise ValueError(f"site {where!r} has {count} maps for a batch of {len(self.streams)} examples")
@@ -219,7 +219,7 @@ def _picked(options: Sequence[Any], indices: Any) -> Any:
 
 def fresh(key: int, pass_: int, rule: GradientRule = "mask") -> Drawing:
     """Return the draws of a direct call."""
-    return Drawing(torch.tensor([[key, pass_, 0]]), rule, fresh=True)
+    return Drawing(torch.from_numpy(np.array([[key, pass_, 0]], np.int64)), rule, fresh=True)
 
 
 def check_rule(rule: str) -> None:

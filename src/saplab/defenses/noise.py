@@ -50,7 +50,7 @@ class Dropout(_FusedNoise):
 
     def _apart(self, h: Tensor, draw: Draw, amount: float) -> Tensor:
         """Drop entries of the maps `h` (N, ...)."""
-        kept = uniforms(draw.rows, h[:1].numel(), draw.site).ge_(amount)
+        kept = uniforms(draw.rows, h.shape[1:].numel(), draw.site).ge_(amount)
         return _scaled(h, kept.mul_(torch.ones(()) / (1.0 - amount)).view(h.shape), draw)
 
 
@@ -90,7 +90,7 @@ class RandomlyScaledActivations(_FusedNoise):
 
 
 def _normals_like(h: Tensor, draw: Draw) -> Tensor:
-    return normals(draw.rows, h[:1].numel(), draw.site).view(h.shape).to(h.dtype)
+    return normals(draw.rows, h.shape[1:].numel(), draw.site).view(h.shape).to(h.dtype)
 
 
 def _scaled(h: Tensor, factor: Tensor, draw: Draw) -> Tensor:

@@ -41,7 +41,7 @@ class SAP(Tuned):
         return prune(h, draw.rows, draws, draw.site, draw.rule, place, rectify=True)
 
     def _checked_draws(self, h: Tensor, where: str) -> int:
-        activations = h[:1].numel()
+        activations = h.shape[1:].numel()
         draws = self.draws(activations, where)
         if draws < 1 and len(h) > 0:
             percent = self.at(where)

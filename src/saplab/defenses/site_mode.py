@@ -163,7 +163,7 @@ class SiteMode(TorchFunctionMode):
         defenses = run.plan.at_site(name)
         run.defended += bool(defenses)
         if run.record is not None and (defenses or not run.plan.acting["activation"]):
-            activations = h[:1].numel()
+            activations = h.shape[1:].numel()
             draws = sum(defense.draws(activations, name) for _, defense in defenses)
             run.record.append(Site(index, name, function, tuple(h.shape[1:]), activations, draws))
         norm, run.norm = run.norm, None if rectify else run.norm

@@ -73,5 +73,5 @@ def _gradient(grad: Tensor, scale: Tensor, h: Tensor, *out: Tensor) -> Tensor:
     kernel: Any = scale_gradient_by_channel if out else pass_gradient_by_channel
     grad = grad.to(h.dtype).contiguous(memory_format=torch.channels_last)
     maps = [as_array(t.permute(0, 2, 3, 1).flatten(1, 2)) for t in (grad, h, *out, result)]
-    over_rows(lambda start, stop: kernel(*(t[start:stop] for t in maps), scale.numpy()), len(h), h[:1].numel())
+    over_rows(lambda start, stop: kernel(*(t[start:stop] for t in maps), scale.numpy()), len(h), h.shape[1:].numel())
     return result
