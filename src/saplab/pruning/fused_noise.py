@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saplab.pruning.layouts import as_array, dense_format, scatter
+from saplab.pruning.layouts import as_array, dense_format
 from saplab.rng.compiled import scalar_kernel, vector_kernel
 from saplab.rng.numbers import KIND, normal_block
 from saplab.rng.operators import operator
 from saplab.rng.simd import BLOCK, fill_words, full_width, read, select, write
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
+from saplab.rng.tiles import NO_FLOOR, transpose
 
 Law = Literal["dropout", "add", "scale"]
 
 _DROPOUT, _ADD, _SCALE = 0, 1, 2
 _CODES: Final = {"dropout": _DROPOUT, "add": _ADD, "scale": _SCALE}
-_F0, _F1, _NO_FLOOR = np.float32(0.0), np.float32(1.0), np.float32(-np.inf)
+_F0, _F1 = np.float32(0.0), np.float32(1.0)
 
 
 @vector_kernel
@@ -84,7 +85,7 @@ def _noise_channels_last(
         for lo in range(0, size, BLOCK):
             fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
             _noise(bits, row[lo : lo + BLOCK], law, amount)
-        scatter(row[:size], values.reshape(places, channels))
+        transpose(row[:size].reshape(channels, places), values.reshape(places, channels), NO_FLOOR)
         _apply(x[n], values, out[n], law, floor)
 
 
@@ -124,7 +125,7 @@ def _noised(
     if h.numel() == 0:
         return out
     maps, results = (as_array((t.permute(0, 2, 3, 1) if innermost else t).flatten(1)) for t in (x, out))
-    keys, level, floor = streams.contiguous().numpy(), np.float32(amount), _F0 if rectify else _NO_FLOOR
+    keys, level, floor = streams.contiguous().numpy(), np.float32(amount), _F0 if rectify else NO_FLOOR
 
     def work(start: int, stop: int) -> None:
         part = slice(start, stop)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from saplab.pruning.cpu import lift, prune_any_row, scratch_for
-from saplab.rng.compiled import scalar_kernel, vector_kernel
-from saplab.rng.simd import convert_row, full_width, read, write
+from saplab.rng.compiled import scalar_kernel
+from saplab.rng.simd import convert_row, full_width
+from saplab.rng.tiles import NO_FLOOR, transpose
 
 
 def as_array(t: Tensor) -> np.ndarray[Any, Any]:
@@ -45,26 +46,8 @@ def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float,
     size = x.shape[1] * x.shape[2]
     scratch, proposals = scratch_for(size)
     row, pruned = np.empty(size, np.float32), np.zeros(size, np.float32)
+    rows, kept = row.reshape(x.shape[2], x.shape[1]), pruned.reshape(x.shape[2], x.shape[1])  # as (C, H·W)
     for n in range(x.shape[0]):
-        _gather(x[n], row, floor)
+        transpose(x[n], rows, floor)
         bad[n] = not prune_any_row(row, pruned, draws, streams[n], site, scratch, proposals)
-        scatter(pruned, out[n])
-
-
-@vector_kernel
-def _gather(x: Any, row: Any, floor: Any) -> None:
-    """Write max(x, floor) of the map `x` (H·W, C) as a row (C·H·W,); NaN stays."""
-    full_width()
-    for k in range(x.shape[1]):
-        for i in range(x.shape[0]):
-            value = read(x[i, k])
-            row[k * x.shape[0] + i] = floor if value < floor else value
-
-
-@vector_kernel
-def scatter(row: Any, x: Any) -> None:
-    """Write a row (C·H·W,) as the map `x` (H·W, C)."""
-    full_width()
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            x[i, k] = write(row[k * x.shape[0] + i], x[i, k])
+        transpose(kept, out[n], NO_FLOOR)

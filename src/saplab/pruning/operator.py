@@ -21,13 +21,13 @@ from saplab.pruning.layouts import as_array, dense_format, prune_bfloat16_rows, 
 from saplab.rng.gpu import gpu_kernels
 from saplab.rng.operators import operator
 from saplab.rng.threads import over_rows
+from saplab.rng.tiles import NO_FLOOR
 
 BackwardRule = Literal["mask", "probability", "identity"]
 RULES: Final = get_args(BackwardRule)
 MOST_DRAWS: Final = 1 << 53  # that the kernels can count
 
 _ONE_THREAD: Final = 1 << 18  # activations that one thread copies while others would wake up
-_NO_FLOOR: Final = np.float32(-np.inf)
 _KERNELS: Final = {torch.float32: prune_rows, torch.bfloat16: prune_bfloat16_rows}
 
 
@@ -73,9 +73,9 @@ def prune(
 
 
 def _prune(h: Tensor, streams: Tensor, draws: int, site: int, rule: str, name: str, rectify: bool = False) -> Tensor:
-    keys, floor = streams.contiguous(), np.float32(0.0) if rectify else _NO_FLOOR
+    keys, floor = streams.contiguous(), np.float32(0.0) if rectify else NO_FLOOR
 
-    def prune_rows(rows: Tensor, floor: np.float32 = _NO_FLOOR) -> Tensor:
+    def prune_rows(rows: Tensor, floor: np.float32 = NO_FLOOR) -> Tensor:
         return _prune_maps(rows, keys, draws, site, name, _KERNELS[rows.dtype], floor)
 
     if h.numel() and h.dtype in _KERNELS and dense_format(h) == torch.channels_last:

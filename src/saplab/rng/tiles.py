@@ -1,0 +1,126 @@
+"""Matrices turned over in the cache, by vector registers."""
+
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from saplab.rng.compiled import vector_kernel
+from saplab.rng.simd import full_width, read, write
+
+NO_FLOOR: Final = np.float32(-np.inf)
+_TILE: Final = 16  # a cache line of float32
+_INT32: Final = ir.IntType(32)
+
+
+@vector_kernel
+def transpose(x: Any, out: Any, floor: Any) -> None:
+    """Write max(x, floor) of the matrix `x` (R, C) to `out` (C, R), each of float32 or of bfloat16 bits (uint16).
+
+    Both are contiguous; NaN stays.
+    """
+    full_width()
+    rows, columns = x.shape[0] // _TILE * _TILE, x.shape[1] // _TILE * _TILE
+    for i in range(0, rows, _TILE):
+        for k in range(0, columns, _TILE):
+            _turn_tile(x, i, k, out, floor)
+    for i in range(x.shape[0]):  # what is beyond the last whole tile
+        for k in range(columns if i < rows else 0, x.shape[1]):
+            value = read(x[i, k])
+            out[k, i] = write(floor if value < floor else value, out[k, i])
+
+
+@intrinsic
+def _turn_tile(typing_context: Any, x: Any, i: Any, k: Any, out: Any, floor: Any) -> Any:
+    """Write max(x, floor) of the tile that begins at x[i, k] to out[k, i]."""
+    if x.layout != "C" or out.layout != "C":
+        raise TypeError("only contiguous matrices can be turned over")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        matrices = (signature.args[0], args[0]), (signature.args[3], args[3])
+        source, target = (_Matrix(builder, kind.dtype, context.make_array(kind)(context, builder, value))
+                          for kind, value in matrices)  # fmt: skip
+        width = 16 if "+avx512f" in context.codegen().magic_tuple()[2] else 8  # numbers in a register
+        lowest = _repeated(builder, args[4], width)
+        for across in range(0, _TILE, width):
+            for down in range(0, _TILE, width):
+                row, column = (builder.add(at, at.type(offset)) for at, offset in ((args[1], down), (args[2], across)))
+                lanes = source.load(row, column, width)
+                below = [builder.fcmp_ordered("<", lane, lowest) for lane in lanes]
+                lifted = [builder.select(is_low, lowest, lane) for is_low, lane in zip(below, lanes, strict=True)]
+                target.store(column, row, _turned(builder, lifted))
+        return context.get_dummy_value()
+
+    return types.none(x, types.intp, types.intp, out, types.float32), codegen
+
+
+class _Matrix:
+    """A contiguous matrix in generated code, of float32 or of bfloat16 bits, as rows of float32 vectors."""
+
+    def __init__(self, builder: Any, dtype: Any, array: Any) -> None:
+        self._builder, self._half, self._data = builder, dtype == types.uint16, array.data
+        self._columns = builder.extract_value(array.shape, 1)
+
+    def load(self, row: Any, column: Any, width: int) -> list[Any]:
+        """Read `width` rows of as many numbers."""
+        return [self._load(place, width) for place in self._places(row, column, width)]
+
+    def store(self, row: Any, column: Any, lanes: list[Any]) -> None:
+        """Write as many rows as there are lanes."""
+        for place, lane in zip(self._places(row, column, len(lanes)), lanes, strict=True):
+            self._store(place, lane)
+
+    def _places(self, row: Any, column: Any, count: int) -> list[Any]:
+        at, places = self._builder.add(self._builder.mul(row, self._columns), column), []
+        for _ in range(count):
+            places.append(self._builder.gep(self._data, [at]))
+            at = self._builder.add(at, self._columns)
+        return places
+
+    def _load(self, place: Any, width: int) -> Any:
+        build, floats, bits, halves = self._builder, *_vectors(width)
+        if not self._half:
+            return build.load(build.bitcast(place, floats.as_pointer()), align=4, typ=floats)
+        wide = build.zext(build.load(build.bitcast(place, halves.as_pointer()), align=2, typ=halves), bits)
+        return build.bitcast(build.shl(wide, _constants(16, width)), floats)
+
+    def _store(self, place: Any, lane: Any) -> None:
+        build, width = self._builder, lane.type.count
+        floats, bits, halves = _vectors(width)
+        if not self._half:
+            build.store(lane, build.bitcast(place, floats.as_pointer()), align=4)
+            return
+        wide, shift = build.bitcast(lane, bits), _constants(16, width)  # to the nearest, ties to even, as `narrow` does
+        odd = build.and_(build.lshr(wide, shift), _constants(1, width))
+        nearest = build.lshr(build.add(wide, build.add(odd, _constants(0x7FFF, width))), shift)
+        build.store(build.trunc(nearest, halves), build.bitcast(place, halves.as_pointer()), align=2)
+
+
+def _turned(builder: Any, lanes: list[Any]) -> list[Any]:
+    """Turn a square of vectors over: each round interleaves those of its first half with those of its second."""
+    width = len(lanes)
+    low, high = ([n // 2 + (n % 2) * width for n in range(first, first + width)] for first in (0, width))
+    for _ in range(width.bit_length() - 1):
+        pairs = zip(lanes[: width // 2], lanes[width // 2 :], strict=True)
+        lanes = [builder.shuffle_vector(*pair, _indices(mask)) for pair in pairs for mask in (low, high)]
+    return lanes
+
+
+def _repeated(builder: Any, value: Any, width: int) -> Any:
+    floats = _vectors(width)[0]
+    first = builder.insert_element(ir.Constant(floats, ir.Undefined), value, _INT32(0))
+    return builder.shuffle_vector(first, ir.Constant(floats, ir.Undefined), _indices([0] * width))
+
+
+def _vectors(width: int) -> tuple[Any, Any, Any]:
+    return ir.VectorType(ir.FloatType(), width), ir.VectorType(_INT32, width), ir.VectorType(ir.IntType(16), width)
+
+
+def _indices(values: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(_INT32, len(values)), [_INT32(value) for value in values])
+
+
+def _constants(value: int, width: int) -> Any:
+    return _indices([value] * width)
