@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from synthetic import HOSTILE, MINE, fill, make_curve
 
 from saplab.evaluation.report import write_report
@@ -14,8 +15,9 @@ from saplab.runs import Request
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-CHART = {"evaluation": "#chart", "study": "#chart-mine"}
-BOXES = {"evaluation": "#legend input", "study": "fieldset[data-chart=mine] input"}
+OWN = "1 of my.own+"  # a figure's name, which is no name for CSS
+CHART = {"evaluation": "#chart", "study": f'[data-drawing="{OWN}"]'}
+BOXES = {"evaluation": "#legend input", "study": f'fieldset[data-chart="{OWN}"] input'}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def pages(tmp_path_factory):
     evaluation = fill(folder / "evaluation")
     study = fill(folder / "study", Request("Mine", tuple(_curve(k) for k in range(3)), "saplab reproduce"))
     (folder / "s.toml").write_text(MINE)
-    save_figures(study.root, read_study(folder / "s.toml"))
+    save_figures(study.root, [structs.replace(one, name=OWN) for one in read_study(folder / "s.toml")])
     curves = (make_curve(HOSTILE, claim=HOSTILE), make_curve("other", seed=1))
     hostile = fill(folder / "hostile", Request(HOSTILE, curves, HOSTILE, notes=(HOSTILE * 3,)))
     found = {
@@ -46,7 +48,7 @@ def pages(tmp_path_factory):
 
 def _curve(k):
     label = ("plain", "pruned", "from the other")[k]
-    return replace(make_curve(label, seed=k, eps=(0.0, 4 / 255)), figure="mine")
+    return replace(make_curve(label, seed=k, eps=(0.0, 4 / 255)), figure=OWN)
 
 
 @pytest.fixture

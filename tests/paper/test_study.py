@@ -14,6 +14,7 @@ from saplab.cli import app
 from saplab.cli.errors import guarded
 from saplab.defenses import SAP
 from saplab.metrics import correct, paired_difference
+from saplab.metrics.calibration import calibration
 from saplab.paper.choice import choose, load_networks
 from saplab.paper.claims import judge, measured
 from saplab.paper.figures import figures
@@ -154,7 +155,7 @@ def test_a_study_of_ones_own_is_read(tmp_path):
     (figure,) = read_study(tmp_path / "s.toml")
     assert figure.strengths == (0.0, 4.0)
     assert figure.lines[0] == Line("plain", "mine:small", paper={0.0: 90.0, 4.0: 20.5})
-    assert figure.claims == (Claim("Pruning helps.", "pruned", "plain", "higher", (4.0,)),)
+    assert figure.claims == (Claim("Pruning helps.", "pruned", "higher", (4.0,), "plain"),)
 
 
 def test_the_study_of_the_documentation_is_one(tmp_path):
@@ -231,7 +232,9 @@ def judged(relation, slopes, strengths=(2.0, 4.0), size=400):
     store = Memory(Request("t", tuple(curves.values())))
     for name, slope in slopes.items():
         store.save(curves[name].first, make_result(curves[name].first, slope))
-    return judge(Claim("", *slopes, relation, strengths), *(measured(store, curve) for curve in curves.values()))
+    first, *second = slopes
+    claim = Claim("", first, relation, strengths, tuple(second))
+    return judge(claim, {name: measured(store, curve) for name, curve in curves.items()})
 
 
 @pytest.mark.parametrize(
@@ -247,6 +250,12 @@ def judged(relation, slopes, strengths=(2.0, 4.0), size=400):
         ("better calibrated", 0.05, 0.3, "holds"),
         ("better calibrated", 0.3, 0.05, "does not hold"),
         ("better calibrated", 0.2, 0.2, "unclear"),
+        ("not higher", 0.3, 0.05, "holds"),
+        ("not higher", 0.2, 0.2, "holds"),
+        ("not higher", 0.05, 0.3, "does not hold"),
+        ("mostly lower", 0.3, 0.05, "holds"),
+        ("mostly lower", 0.05, 0.3, "does not hold"),
+        ("mostly lower", 0.2, 0.2, "unclear"),
     ],
 )
 def test_claims_are_judged(relation, first, second, outcome):
@@ -259,9 +268,62 @@ def test_evidence_is_the_paired_difference_in_points():
     first, second = (make_result(cell, slope) for slope in (0.05, 0.3))
     gap = paired_difference(*(correct(one.probs[3], one.labels) for one in (first, second)))
     points = [f"{100 * share:+.1f}" for share in (gap.estimate, gap.low, gap.high)]
-    assert found.evidence == f"λ = 4: {points[0]} points [{points[1]}, {points[2]}]"
-    assert found.text == f"a − b. {found.evidence}"
-    assert "points of ECE" in judged("better calibrated", {"a": 0.05, "b": 0.3}).evidence
+    assert found.text == found.evidence == f"a − b. λ = 4: {points[0]} points [{points[1]}, {points[2]}]"
+
+
+def test_evidence_of_calibration_is_the_first_s_error_minus_the_second_s():
+    found = judged("better calibrated", {"a": 0.05, "b": 0.3}, (4.0,))
+    cell = make_curve("a", shards=1, size=400, data="a", defender=DENSE).first
+    first, second = (make_result(cell, slope) for slope in (0.05, 0.3))
+    a, b = (calibration(one.probs[3], one.labels, 10).ece.estimate for one in (first, second))
+    assert a < b
+    assert found.evidence.startswith(f"a − b. λ = 4: {100 * (a - b):+.1f} points of ECE [-")
+
+
+def test_a_line_alone_is_held_against_chance_and_against_its_confidence():
+    cell = make_curve("a", shards=1, size=400, data="a", defender=DENSE).first
+    result = make_result(cell, 0.3)
+    share, error = correct(result.probs[3], result.labels).mean(), calibration(result.probs[3], result.labels, 10).ece
+    chance = judged("near chance", {"a": 0.3}, (4.0,))
+    assert chance.evidence.startswith(f"a. λ = 4: {100 * (share - 1 / result.probs.shape[2]):+.1f} points from chance")
+    assert judged("near chance", {"a": 0.05}, (0.0,)).outcome == "does not hold"
+    shown = judged("calibrated", {"a": 0.3}, (4.0,))
+    assert shown.evidence.startswith(f"a. λ = 4: ECE {100 * error.estimate:.1f} points [")
+    assert {shown.outcome, judged("not calibrated", {"a": 0.3}, (4.0,)).outcome} == {"holds", "does not hold"}
+
+
+def test_a_claim_of_several_lines_must_hold_for_each():
+    slopes = {"a": 0.05, "b": 0.3, "c": 0.3}
+    curves = {name: make_curve(name, shards=1, size=400, data=name, defender=DENSE) for name in slopes}
+    store = Memory(Request("t", tuple(curves.values())))
+    for name, slope in slopes.items():
+        store.save(curves[name].first, make_result(curves[name].first, slope))
+    found = {name: measured(store, curve) for name, curve in curves.items()}
+    assert judge(Claim("", "a", "higher", (4.0,), ("b", "c")), found).outcome == "holds"
+    mixed = judge(Claim("", ("a", "c"), "higher", (4.0,), "b"), found)
+    assert mixed.outcome == "unclear"
+    assert [part.split(".")[0] for part in mixed.evidence.split("]. ")] == ["a − b", "c − b"]
+    assert judge(Claim("", ("a", "b"), "lower", (4.0,), "c"), found).outcome == "does not hold"
+    assert judge(Claim("", ("a", "z"), "higher", (4.0,), "b"), found).outcome == "unclear"
+
+
+def test_many_comparisons_contradict_no_claim_by_chance():
+    claim, gap = Claim("", "a", "higher", (1.0, 2.0), "b"), 15  # images of 400 that the second alone gets right
+    images = np.arange(400)
+    probs = {name: np.eye(2)[(images < lost).astype(int)] for name, lost in (("a", 200 + gap), ("b", 200))}
+    labels = np.zeros(400, int)
+    found = {name: dict.fromkeys(claim.strengths, (p, labels)) for name, p in probs.items()}
+    assert judge(claim, found).outcome == "does not hold"
+    right = {name: correct(p, labels) for name, p in probs.items()}
+    least = next(n for n in range(1, 40) if _contradicts(n, 0.95) and not _contradicts(n, 0.975))
+    found["a"] = {s: (np.eye(2)[(images < 200 + least).astype(int)], labels) for s in claim.strengths}
+    assert judge(claim, found).outcome == "unclear"
+    assert right["a"].sum() == 400 - 200 - gap
+
+
+def _contradicts(lost: int, confidence: float) -> bool:
+    images = np.arange(400)
+    return paired_difference(images >= 200 + lost, images >= 200, 1, confidence).high < 0
 
 
 def test_a_claim_at_a_strength_that_was_not_run_does_not_hold_there():
@@ -272,13 +334,13 @@ def test_a_claim_at_a_strength_that_was_not_run_does_not_hold_there():
 
 
 def test_a_claim_about_an_unfinished_curve_is_not_computed():
-    claim = Claim("", "a", "b", "higher", (4.0,))
-    assert judge(claim, {}, {}).outcome == "not computed"
+    claim = Claim("", "a", "higher", (4.0,), "b")
+    assert judge(claim, {}).outcome == "not computed"
 
 
 def test_an_unfinished_study_says_so(tmp_path):
     lines = (Line("a"), Line("b"))
-    figure = Figure("f", "A figure", lines, (Claim("a is better.", "a", "b", "higher", (4.0,)),))
+    figure = Figure("f", "A figure", lines, (Claim("a is better.", "a", "higher", (4.0,), "b"),))
     curves = tuple(replace(make_curve(name, seed=k), figure="f") for k, name in enumerate("ab"))
     store = Store.open(tmp_path, Request("t", curves))
     store.save(curves[0].cells[0], make_result(curves[0].cells[0]))
@@ -313,7 +375,7 @@ def test_a_network_from_elsewhere_joins_the_architectures():
 def test_the_results_are_written_as_markdown(tmp_path):
     curves = tuple(replace(make_curve(label, paper={0.0: 80.0}), figure="f") for label in ("a|b", "c"))
     figure = Figure("f", "A figure", tuple(Line(curve.label) for curve in curves),
-                    (Claim("It helps.", "c", "a|b", "higher", (4,)),))  # fmt: skip
+                    (Claim("It helps.", "c", "higher", (4,), "a|b"),))  # fmt: skip
     fill(tmp_path, Request("Title", curves, "saplab reproduce mine"))
     save_figures(tmp_path, (figure,))
     report = write_study(Store.read(tmp_path))
@@ -343,10 +405,10 @@ def test_a_second_chart_shows_accuracy_against_what_the_lines_differ_in(tmp_path
     report = write_study(Store.read(tmp_path))
     drawing = (tmp_path / "figures" / "f-against.svg").read_text(encoding="utf-8")
     assert all(f">{text}</text>" in drawing for text in ("size", "x", "y", "accuracy (%)"))
-    assert "![A figure](figures/f-against.svg)" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "![A figure: against size](figures/f-against.svg)" in (tmp_path / "results.md").read_text(encoding="utf-8")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert 'id="chart-f-against"' in page
-    chart = json.loads(page.partition("const charts = ")[2].partition(";\n")[0])["chart-f-against"]
+    assert 'data-drawing="f-against"' in page
+    chart = json.loads(page.partition("const charts = ")[2].partition(";\n")[0])["f-against"]
     row = next(row for row in report.summary.rows if row.curve == "b" and row.strength == 4)
     point = next(p for p in chart["data"]["values"] if (p["value"], p["series"], p["strength"]) == (10, "x", 4))
     assert point["percent"] == 100 * row.averaged.estimate

@@ -178,7 +178,7 @@ def test_the_page_shows_changes_blanks_and_what_is_missing(written):
     found = [(name, found.outcome, found.claim.strengths) for name, found in report.judged]
     assert found[:2] == [("Assault", "holds", (0,)), ("Assault", "unclear", (1, 2, 4, 8))]
     assert {outcome for _, outcome, _ in found[2:]} == {"not computed"}
-    assert report.judged[0][1].evidence.startswith("λ = 0: -50.0 points [-51.")
+    assert report.judged[0][1].evidence.startswith("SAP-100, mask backward − original. λ = 0: -50.0 points [-51.")
     assert report.judged[1][1].evidence.endswith("λ = 2 not computed; λ = 4 not computed; λ = 8 not computed")
     page = (root / "report.html").read_text(encoding="utf-8")
     for text in ("<b>-50.0</b>", "paper -12.2", "paper +10.4", ">blank</b>", "10 of 40 cells", "preset smoke, 16 steps",
@@ -234,7 +234,7 @@ def test_a_claim_is_contradicted_by_one_strength(tmp_path):
     scores = {("assault", d, s): 50.0 + d * (-20 if s == 4 else 20) for d in (False, True) for s in (0, 1, 2, 4, 8)}
     report = write_study(stored(tmp_path, scores))
     assert [found.outcome for _, found in report.judged] == ["does not hold", "does not hold"]
-    assert report.tally == "Of 2 claims, 2 do not."
+    assert report.tally == "Of 2 claims, 2 do not hold."
     assert "Unfinished" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

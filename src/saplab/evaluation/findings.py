@@ -39,6 +39,17 @@ class CalibrationRow:
     averaged: Calibration
     single: Calibration
 
+    def record(self) -> dict[str, Any]:
+        """Return the row as plain values by column; errors in %, with the ends of the 95 % interval of the first."""
+        found = self.averaged
+        errors = {"ece_percent": found.ece.estimate, "ece_low": found.ece.low, "ece_high": found.ece.high,
+                  "adaptive_ece_percent": found.adaptive_ece, "mce_percent": found.mce,
+                  "single_pass_ece_percent": self.single.ece.estimate}  # fmt: skip
+        return {
+            "curve": self.curve, "strength": self.strength, "images": found.ece.n,
+            **{name: round(100 * error, 4) for name, error in errors.items()}, "brier": found.brier, "nll": found.nll,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Findings:

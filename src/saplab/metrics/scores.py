@@ -75,13 +75,13 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
     return Change(*(100 * (float(r) - 1) for r in (ratio, low, high)))
 
 
-def score_difference(first: Sequence[float], second: Sequence[float]) -> Interval | None:
+def score_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """Estimate mean(first) - mean(second) in points, with Welch's interval; None where one of them is a single game."""
     a, b = _checked(first, "first"), _checked(second, "second")
     if min(len(a), len(b)) < 2:
         return None
     va, vb = _variance_of_mean(a), _variance_of_mean(b)
-    half = _student(va, len(a), vb, len(b)) * float(np.sqrt(va + vb))
+    half = _student(va, len(a), vb, len(b), confidence) * float(np.sqrt(va + vb))
     difference = float(a.mean() - b.mean())
     return Interval(difference, difference - half, difference + half, len(a) + len(b))
 
@@ -97,7 +97,7 @@ def _variance_of_mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> f
     return float(values.var(ddof=1) / len(values))
 
 
-def _student(va: float, na: int, vb: float, nb: int) -> float:
-    """Return the 97.5 % quantile of Student's law with Welch's degrees of freedom."""
+def _student(va: float, na: int, vb: float, nb: int, confidence: float = 0.95) -> float:
+    """Return the t with P(|T| <= t) = `confidence` of Student's law with Welch's degrees of freedom."""
     spread = va**2 / (na - 1) + vb**2 / (nb - 1)
-    return float(stdtrit((va + vb) ** 2 / spread, 0.975)) if spread > 0 else 0.0
+    return float(stdtrit((va + vb) ** 2 / spread, (1 + confidence) / 2)) if spread > 0 else 0.0

@@ -1,12 +1,30 @@
-"""What is claimed of a figure's curves, judged by stored results."""
+"""What is claimed of a figure's curves, judged by stored results.
+
+What is enough, at a strength λ, for a claim of two curves, of which the first is a − b higher:
+
+- ``higher``, ``lower``: a − b is above, below zero.
+- ``alike``, ``not higher``: it is within 5 points of zero, or at most 5 above.
+- ``mostly lower``: below zero at more than half of the strengths.
+- ``better calibrated``: the expected calibration error (ECE) of the first is lower.
+
+Of a curve alone:
+
+- ``near chance``: its accuracy is within 5 points of one divided by the number of classes.
+- ``calibrated``, ``not calibrated``: its ECE is at most 10 points, or above.
+
+A claim holds where its 95 % interval says so at every strength, for every pair of its curves. It does not hold where an
+interval says the opposite somewhere; these are wider, so that all of a claim hold together (Bonferroni), and the number
+of comparisons makes no claim fail by chance. Else it is unclear. Accuracies are compared by the paired difference over
+images, ECEs by the ends of both intervals (which are not widened), points of games by Welch's interval.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from saplab.evaluation.findings import whole
+from saplab.evaluation.findings import DIAGRAM_BINS, whole
 from saplab.evaluation.rows import scores_at
-from saplab.metrics import correct, paired_difference
+from saplab.metrics import correct, mean_interval, paired_difference
 from saplab.metrics.calibration import calibration
 from saplab.metrics.scores import score_difference
 from saplab.paper.study import Claim
@@ -14,17 +32,16 @@ from saplab.runs import Curve, Results
 
 Outcome = Literal["holds", "does not hold", "unclear", "not computed"]
 ALIKE: Final = 5.0  # accuracies within 5 points of each other are alike
+CALIBRATED: Final = 10.0  # an expected calibration error up to 10 points
+_SURE: Final = 0.95
 
 Measured = Mapping[float, Any]  # by λ or ε: probabilities (N, C) and labels (N,) of images, or points of games
-_Gap = tuple[float, float, float]  # first minus second in points, and its 95 % interval
+_Interval = tuple[float, float, float]  # in points: what was found, and its interval
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim, what the numbers say of it, and the numbers, λ by λ.
-
-    It holds where it does at every λ, beyond the 95 % interval, and does not where it is contradicted at one.
-    """
+    """A claim, what the numbers say of it, and the numbers: pair by pair, strength by strength."""
 
     claim: Claim
     outcome: Outcome
@@ -32,8 +49,8 @@ class Judged:
 
     @property
     def text(self) -> str:
-        """Return the evidence with what is subtracted; a dash without any."""
-        return f"{self.claim.first} − {self.claim.second}. {self.evidence}" if self.evidence else "–"
+        """Return the evidence; a dash without any."""
+        return self.evidence or "–"
 
 
 def measured(store: Results, curve: Curve) -> Measured:
@@ -47,48 +64,76 @@ def measured(store: Results, curve: Curve) -> Measured:
     return {curve.first.threat.shown(e): (p, result.labels) for e, p in zip(curve.first.eps, result.probs, strict=True)}
 
 
-def judge(claim: Claim, first: Measured, second: Measured, symbol: str = "λ") -> Judged:
-    """Judge a claim about two curves.
-
-    Accuracies are compared by the paired difference over images, calibration by the ends of both intervals, points of
-    games by Welch's interval.
-    """
-    both = (strength for strength in claim.strengths if strength in first and strength in second)
-    found = {strength: _gap(claim, first[strength], second[strength]) for strength in both}
-    gaps = {strength: gap for strength, gap in found.items() if gap is not None}
-    if not gaps:
+def judge(claim: Claim, found: Mapping[str, Measured], symbol: str = "λ") -> Judged:
+    """Judge a claim by what was measured of each curve, by its label; curves that are missing were not computed."""
+    together = 1 - (1 - _SURE) / (len(claim.pairs) * len(claim.strengths))
+    outcomes: list[Outcome] = []
+    evidence = []
+    for first, second in claim.pairs:
+        one, other = found.get(first, {}), found.get(second, {}) if second else found.get(first, {})
+        pair: dict[float, Outcome] = {}
+        told = []
+        for strength in claim.strengths:
+            both = (one[strength], other[strength]) if strength in one and strength in other else None
+            shown = both and _found(claim.relation, *both, _SURE)
+            wider = both and _found(claim.relation, *both, together)
+            pair[strength] = _outcome(claim.relation, shown, wider) if shown and wider else "not computed"
+            told.append(f"{symbol} = {strength:g}{_text(claim.relation, shown) if shown else ' not computed'}")
+        outcomes += [_mostly(list(pair.values()))] if claim.relation == "mostly lower" else pair.values()
+        evidence.append(f"{first}{f' − {second}' if second else ''}. {'; '.join(told)}")
+    if set(outcomes) == {"not computed"}:
         return Judged(claim, "not computed", "")
-    left = [f"{symbol} = {strength:g} not computed" for strength in claim.strengths if strength not in gaps]
-    evidence = "; ".join([*(f"{symbol} = {strength:g}: {_text(claim, gap)}" for strength, gap in gaps.items()), *left])
-    outcomes = {_outcome(claim, gap) for gap in gaps.values()}
-    if "does not hold" in outcomes:
-        return Judged(claim, "does not hold", evidence)
-    return Judged(claim, "holds" if outcomes == {"holds"} and not left else "unclear", evidence)
+    outcome: Outcome = "does not hold" if "does not hold" in outcomes else "holds"
+    if outcome == "holds" and set(outcomes) != {"holds"}:
+        outcome = "unclear"
+    return Judged(claim, outcome, ". ".join(evidence))
 
 
-def _gap(claim: Claim, first: Any, second: Any) -> _Gap | None:
+def _found(relation: str, first: Any, second: Any, confidence: float) -> _Interval | None:
+    """Return what the relation is about, in points: a difference, an accuracy above chance, or an ECE."""
     if not isinstance(first, tuple):
-        points = score_difference(first, second)
+        points = score_difference(first, second, confidence)
         return (points.estimate, points.low, points.high) if points else None
-    if claim.relation == "better calibrated":
-        a, b = (calibration(*one).ece for one in (first, second))
-        return 100 * (b.estimate - a.estimate), 100 * (b.low - a.high), 100 * (b.high - a.low)
-    gap = paired_difference(correct(*first), correct(*second))
+    if relation in ("calibrated", "not calibrated", "better calibrated"):
+        a, b = (calibration(probs, labels, DIAGRAM_BINS).ece for probs, labels in (first, second))
+        if relation != "better calibrated":
+            return 100 * a.estimate, 100 * a.low, 100 * a.high
+        return 100 * (a.estimate - b.estimate), 100 * (a.low - b.high), 100 * (a.high - b.low)
+    if relation == "near chance":
+        share, chance = mean_interval(correct(*first), 1, confidence), 1 / first[0].shape[1]
+        return 100 * (share.estimate - chance), 100 * (share.low - chance), 100 * (share.high - chance)
+    gap = paired_difference(correct(*first), correct(*second), 1, confidence)
     return 100 * gap.estimate, 100 * gap.low, 100 * gap.high
 
 
-def _outcome(claim: Claim, gap: _Gap) -> Outcome:
-    _, low, high = gap
-    if claim.relation == "alike":
-        if low >= -ALIKE and high <= ALIKE:
-            return "holds"
-        return "does not hold" if low > ALIKE or high < -ALIKE else "unclear"
-    if claim.relation == "lower":
-        low, high = -high, -low
-    return "holds" if low > 0 else "does not hold" if high < 0 else "unclear"
+def _outcome(relation: str, shown: _Interval, wider: _Interval) -> Outcome:
+    """Judge one strength: the 95 % interval says whether it holds, the wider one whether it does not."""
+    least, most = {
+        "higher": (0.0, None), "lower": (None, 0.0), "mostly lower": (None, 0.0), "better calibrated": (None, 0.0),
+        "alike": (-ALIKE, ALIKE), "near chance": (-ALIKE, ALIKE), "not higher": (None, ALIKE),
+        "calibrated": (None, CALIBRATED), "not calibrated": (CALIBRATED, None),
+    }[relation]  # fmt: skip
+    _, low, high = shown
+    if (least is None or low > least) and (most is None or high < most):
+        return "holds"
+    _, low, high = wider
+    below, above = least is not None and high < least, most is not None and low > most
+    return "does not hold" if below or above else "unclear"
 
 
-def _text(claim: Claim, gap: _Gap) -> str:
-    what = " of ECE" if claim.relation == "better calibrated" else ""
-    estimate, low, high = (f"{points:+.1f}" for points in gap)
-    return f"{estimate} points{what} [{low}, {high}]"
+def _mostly(outcomes: list[Outcome]) -> Outcome:
+    """Judge a curve by the outcomes at its strengths, of which more than half decide."""
+    if "not computed" in outcomes:
+        return "not computed" if set(outcomes) == {"not computed"} else "unclear"
+    half = len(outcomes) / 2
+    if outcomes.count("holds") > half:
+        return "holds"
+    return "does not hold" if outcomes.count("does not hold") >= half else "unclear"
+
+
+def _text(relation: str, found: _Interval) -> str:
+    """Write what was found, behind a strength."""
+    if relation in ("calibrated", "not calibrated"):
+        return ": ECE {:.1f} points [{:.1f}, {:.1f}]".format(*found)
+    what = {"better calibrated": " of ECE", "near chance": " from chance"}.get(relation, "")
+    return ": {:+.1f} points{} [{:+.1f}, {:+.1f}]".format(found[0], what, *found[1:])

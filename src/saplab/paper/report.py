@@ -1,7 +1,7 @@
 """The report of a study: every figure beside the paper's numbers, and each claim judged, on one offline page."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +22,10 @@ from saplab.runs import Curve, Request, Results, Store
 from saplab.system.folder import inside, write_files
 from saplab.system.words import counted
 
+_POINTS: Final = "points"  # the chart of games, for which no figure of games is named
 _OUTCOMES: Final[dict[Outcome, tuple[str, str]]] = {  # of one claim, of several
     "holds": ("holds", "hold"),
-    "does not hold": ("does not", "do not"),
+    "does not hold": ("does not hold", "do not hold"),
     "unclear": ("stays unclear", "stay unclear"),
     "not computed": ("was not computed", "were not computed"),
 }
@@ -63,7 +64,7 @@ class StudyReport:
         images = (section for section in self.sections if isinstance(section, ImageSection))
         found = {name: chart for section in images for name, chart in section.charts(theme).items()}
         points = [{**row.record(), "game": row.figure} for row in self.summary.games]
-        return found | ({"points": points_chart(points, theme)} if points else {})
+        return found | ({_POINTS: points_chart(points, theme)} if points else {})
 
     def markdown(self) -> str:
         """Return all as Markdown."""
@@ -74,7 +75,7 @@ class StudyReport:
     def _claims(self) -> Iterator[str]:
         if self.judged:
             place, line = ("game", "agent") if self.games else ("figure", "curve")
-            columns = ("claim", place, "found", f"evidence: first {line} minus second")
+            columns = ("claim", place, "found", f"evidence: the first {line} minus the second")
             rows = (
                 (escaped(one.claim.text), escaped(name), f"**{one.outcome}**", escaped(one.text))
                 for name, one in self.judged
@@ -84,7 +85,7 @@ class StudyReport:
 
     def _changes(self) -> Iterator[str]:
         if self.summary.games:
-            yield drawing_text("Mean points against strength", "points")
+            yield drawing_text("Mean points against strength", _POINTS)
         changes = (row for section in self.games for row in section.changes.values())
         rows = sorted(changes, key=lambda row: row.strength)
         table = pivot(rows, lambda row: strength_text(row.strength), lambda row: row.figure)
@@ -96,11 +97,11 @@ class StudyReport:
         """Return the page's HTML; the store has its pictures."""
         charts, curves = self.charts(PAGE), self.request.curves
         threat = curves[0].first.threat  # of the pictures: one for all
-        points = charts.pop("points", None)
+        points = charts.pop(_POINTS) if self.summary.games else None
         return template("study.html").render(
             title=self.title,
             study=self,
-            charts={f"chart-{name}": chart.to_dict() for name, chart in charts.items()},
+            charts={name: chart.to_dict() for name, chart in charts.items()},
             points=to_bytes(points, "svg").decode() if points else "",
             bundle=vega() if charts else "",
             themes={"light": PAPER, "dark": DARK},
@@ -115,8 +116,9 @@ def write_study(store: Store, title: str = "", figures: Sequence[Figure] | None 
     """Write a study's report into its folder, finished or not.
 
     That is ``report.html``; ``results.md``, the same without a browser; the numbers as CSV and Parquet (``accuracy`` of
-    images, ``table1`` of games); and ``figures/`` as SVG and PDF. Raises ValueError if no cell is stored yet, or if the
-    folder's ``study.json`` cannot be read, which is not asked where `figures` are given.
+    images, ``calibration`` where a figure is about it, ``table1`` of games); and ``figures/`` as SVG and PDF. Raises
+    ValueError if no cell is stored yet, or if the folder's ``study.json`` cannot be read, which is not asked where
+    `figures` are given.
     """
     summary = summarise(store)
     shown = load_figures(store.root) if figures is None else figures
@@ -124,8 +126,12 @@ def write_study(store: Store, title: str = "", figures: Sequence[Figure] | None 
     judged = tuple((one.figure.name, found) for one in sections for found in _judged(store, one.figure))
     report = StudyReport(store.request, title or store.request.title, summary, sections, judged)
     contents = {"report.html": report.page(store).encode(), "results.md": report.markdown().encode()}
-    for name, rows in (("accuracy", summary.images), ("table1", summary.games)):
-        if records := [row.record() for row in rows]:
+    tables = {
+        "accuracy": [row.record() for row in summary.images], "calibration": list(_calibration(sections)),
+        "table1": [row.record() for row in summary.games],
+    }  # fmt: skip
+    for name, records in tables.items():
+        if records:
             contents |= {f"{name}.csv": to_csv(records).encode(), f"{name}.parquet": to_parquet(records)}
     for name, chart in report.charts(PAPER).items():
         contents |= {f"figures/{name}.svg": to_bytes(chart, "svg"), f"figures/{name}.pdf": to_bytes(chart, "pdf")}
@@ -133,12 +139,18 @@ def write_study(store: Store, title: str = "", figures: Sequence[Figure] | None 
     return replace(report, files=write_files(store.root, contents))
 
 
+def _calibration(sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
+    for section in sections:
+        if isinstance(section, ImageSection):
+            yield from ({**row.record(), "figure": section.figure.name} for row in section.calibration)
+
+
 def _judged(store: Results, figure: Figure) -> Iterator[Judged]:
-    spoken = {label for claim in figure.claims for label in (claim.first, claim.second)}
+    spoken = {label for claim in figure.claims for label in claim.labels}
     own = (curve for curve in store.request.curves if curve.figure == figure.name and curve.label in spoken)
     found = {curve.label: measured(store, curve) for curve in own}
     for claim in figure.claims:
-        yield judge(claim, found.get(claim.first, {}), found.get(claim.second, {}), threat_of(figure).symbol)
+        yield judge(claim, found, threat_of(figure).symbol)
 
 
 def _firsts(curves: Sequence[Curve]) -> list[Curve]:

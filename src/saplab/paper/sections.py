@@ -1,13 +1,12 @@
 """The sections of a study's report: a figure of images or of games, as charts, in Markdown and on the page."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import altair as alt
 
 from saplab.attacks import ThreatModel
-from saplab.evaluation.findings import calibration_rows, finished_curves, reliability_records
+from saplab.evaluation.findings import CalibrationRow, calibration_rows, finished_curves, reliability_records
 from saplab.evaluation.report import axis_of, by_curve, chart_records
 from saplab.evaluation.rows import GameRow, Row, Summary
 from saplab.paper.study import Figure, threat_of
@@ -19,15 +18,20 @@ from saplab.report.tables import pivot
 from saplab.runs import Curve, Results
 
 _CALIBRATED: Final = "fig4"
+_OF_CALIBRATION: Final = frozenset({"better calibrated", "calibrated", "not calibrated"})
+_KINDS: Final = {
+    "-against": "against {}",
+    "-reliability": "accuracy against confidence",
+}  # of a figure's further charts
 
 
 @dataclass(frozen=True)
 class ImageSection:
-    """A figure of images: its rows, and the bins of reliability diagrams where it is about calibration."""
+    """A figure of images: its rows, and how well its curves are calibrated where it is about that."""
 
     figure: Figure
     rows: tuple[Row, ...]
-    diagrams: Sequence[Mapping[str, Any]]
+    calibration: tuple[CalibrationRow, ...] = ()
 
     @property
     def threat(self) -> ThreatModel:
@@ -38,6 +42,11 @@ class ImageSection:
     def table(self) -> dict[str, dict[float, Row]]:
         """Return the rows by curve and radius, as people read it."""
         return by_curve(self.rows)
+
+    @property
+    def errors(self) -> dict[str, dict[float, CalibrationRow]]:
+        """Return the calibration by curve and radius."""
+        return pivot(self.calibration, lambda row: row.curve, lambda row: row.strength)
 
     @property
     def against(self) -> list[dict[str, Any]]:
@@ -58,14 +67,20 @@ class ImageSection:
             found[name] = accuracy_chart(chart_records(self.rows), theme, title, axis=axis_of(self.rows))
         if self.against:
             found[f"{name}-against"] = against_chart(self.against, self.figure.against, theme, self.threat.symbol)
-        if self.diagrams:
-            found[f"{name}-reliability"] = reliability_chart(self.diagrams, theme, self.threat.symbol)
+        if self.calibration:
+            records = reliability_records(self.calibration)
+            found[f"{name}-reliability"] = reliability_chart(records, theme, self.threat.symbol)
         return found
 
     @property
-    def drawing(self) -> str:
-        """Return the first chart as SVG, for a page without JavaScript."""
-        return to_bytes(self.charts(PAPER)[self.figure.name], "svg").decode()
+    def drawings(self) -> dict[str, str]:
+        """Return the charts as SVG, for a page without JavaScript."""
+        return {name: to_bytes(chart, "svg").decode() for name, chart in self.charts(PAPER).items()}
+
+    def alt(self, name: str) -> str:
+        """Return what the chart of that name shows."""
+        kind = _KINDS.get(name.removeprefix(self.figure.name), "")
+        return f"{self.figure.title}{kind and ': ' + kind.format(self.figure.against)}"
 
     @property
     def legend(self) -> list[tuple[str, str, str]]:
@@ -77,10 +92,13 @@ class ImageSection:
         title = self.figure.title
         numbers = pivot_text("accuracy, %", self.table, lambda row: accuracy_text(row.averaged, row.paper),
                               f"{self.threat.symbol} = {{:g}}")  # fmt: skip
-        drawings = (drawing_text(title, name) for name in self.charts(PAPER))
+        drawings = (drawing_text(self.alt(name), name) for name in self.charts(PAPER))
+        errors = pivot_text("expected calibration error, %", self.errors, lambda row: accuracy_text(row.averaged.ece),
+                            f"{self.threat.symbol} = {{:g}}")  # fmt: skip
         return paragraphs(
-            f"## {escaped(title)}", escaped(self.figure.note), *drawings, numbers if self.rows else "Not computed."
-        )
+            f"## {escaped(title)}", escaped(self.figure.note), *drawings, numbers if self.rows else "Not computed.",
+            errors if self.calibration else "",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,7 +137,6 @@ def section_of(store: Results, figure: Figure, summary: Summary) -> Section:
         played = tuple(row for row in summary.games if row.figure == figure.name)
         return GameSection(figure, played, next((curve for curve in own if curve.against), None))
     rows = tuple(row for row in summary.images if row.figure == figure.name)
-    calibrated = figure.name == _CALIBRATED or any(claim.relation == "better calibrated" for claim in figure.claims)
+    calibrated = figure.name == _CALIBRATED or any(claim.relation in _OF_CALIBRATION for claim in figure.claims)
     finished = finished_curves(store, own) if calibrated else ()
-    bins = reliability_records(row for one in finished for row in calibration_rows(one.curve, one.result))
-    return ImageSection(figure, rows, bins)
+    return ImageSection(figure, rows, tuple(row for one in finished for row in calibration_rows(one.curve, one.result)))

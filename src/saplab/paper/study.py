@@ -12,7 +12,8 @@ import msgspec
 from saplab.attacks import NormName, ThreatModel
 from saplab.system.folder import inside, read_inside, write_inside
 
-RELATIONS: Final = ("higher", "lower", "alike", "better calibrated")
+ALONE: Final = ("near chance", "calibrated", "not calibrated")  # relations of one line
+RELATIONS: Final = ("higher", "lower", "alike", "not higher", "mostly lower", "better calibrated", *ALONE)
 _STUDY: Final = "study.json"
 _BESIDE: Final = ("-against", "-reliability")  # what the names of a figure's other charts end with
 _LARGEST: Final = sys.float_info.max
@@ -56,27 +57,45 @@ def split_model(model: str) -> tuple[str, str | None]:
 
 
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is said of two curves, for stored numbers to judge.
+    """What is said of curves, for stored numbers to judge.
 
     Attributes:
-        first, second: labels of two lines.
-        relation: of the first to the second: ``higher``, ``lower`` or ``alike`` in accuracy or points, or ``better
-            calibrated``.
+        first: the label of a line, or of several, of each of which it is said.
+        relation: to the second: ``higher``, ``lower``, ``alike``, ``not higher`` or, at more than half of the
+            strengths, ``mostly lower`` in accuracy or points, or ``better calibrated``; of a line alone ``near
+            chance``, ``calibrated`` or ``not calibrated``. `saplab.paper.claims` says what is enough.
         strengths: λ at which it is claimed.
+        second: the label of a line, or of several, each of which the first are compared with; none for what is said of
+            a line alone.
     """
 
     text: str
-    first: str
-    second: str
+    first: str | tuple[str, ...]
     relation: str
     strengths: Annotated[tuple[Strength, ...], msgspec.Meta(min_length=1)]
+    second: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_distinct(self.strengths)
         if self.relation not in RELATIONS:
             raise ValueError(f"`relation` must be one of {', '.join(RELATIONS)}, got {self.relation!r}")
-        if self.first == self.second:
-            raise ValueError(f"a claim must speak of two lines, got {self.first!r} twice")
+        if not _several(self.first):
+            raise ValueError("`first` must name a line")
+        if bool(_several(self.second)) == (self.relation in ALONE):
+            wanted = "name no line" if self.relation in ALONE else "name a line"
+            raise ValueError(f"`second` must {wanted} where `relation` is {self.relation!r}")
+        if twice := set(_several(self.first)) & set(_several(self.second)):
+            raise ValueError(f"a claim must speak of two lines, got {min(twice)!r} twice")
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Return the labels that are compared; the second is "" where a line stands alone."""
+        return tuple((a, b) for a in _several(self.first) for b in _several(self.second) or ("",))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels of all lines that it speaks of."""
+        return _several(self.first) + _several(self.second)
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"lines": "line", "claims": "claim"}):
@@ -116,8 +135,8 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(f"{self.name}: `lines` must hold lines with different labels, got {labels}")
         for claim in self.claims:
-            if missing := {claim.first, claim.second} - set(labels):
-                raise ValueError(f"{self.name}: a claim speaks of {sorted(missing)[0]!r}, but the lines are {labels}")
+            if missing := set(claim.labels) - set(labels):
+                raise ValueError(f"{self.name}: a claim speaks of {min(missing)!r}, but the lines are {labels}")
 
 
 class _Study(msgspec.Struct, forbid_unknown_fields=True):
@@ -132,6 +151,10 @@ class _Study(msgspec.Struct, forbid_unknown_fields=True):
         for name in names:
             if taken := {f"{name}{end}" for end in _BESIDE} & set(names):
                 raise ValueError(f"a chart of {name!r} and the figure {taken.pop()!r} would be one file")
+
+
+def _several(labels: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (labels,) if isinstance(labels, str) and labels else tuple(labels)
 
 
 def _check_distinct(strengths: tuple[float, ...]) -> None:

@@ -124,8 +124,8 @@ def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
         ]
         claims += [
             Claim("BPDA (identity backward) takes points that the mask's gradient leaves (Dhillon & Carlini 2020).",
-                  bpda, sap, "lower", STRENGTHS[1:]),
-            Claim("So does the original agent's gradient.", transfer, sap, "lower", STRENGTHS[1:]),
+                  bpda, "lower", STRENGTHS[1:], sap),
+            Claim("So does the original agent's gradient.", transfer, "lower", STRENGTHS[1:], sap),
         ]  # fmt: skip
     name = game.title().replace("_", "")
     return Figure(name, name, tuple(lines), tuple(claims), STRENGTHS, note=_note(game, facts))
@@ -137,11 +137,11 @@ def _rival(defense: str) -> str:
 
 
 def _claims(changes: Mapping[float, float], original: str, sap: str) -> Iterator[Claim]:
-    yield Claim("SAP-100 costs points where nobody attacks.", sap, original, "lower", (0,))
+    yield Claim("SAP-100 costs points where nobody attacks.", sap, "lower", (0,), original)
     if gains := tuple(strength for strength, change in changes.items() if strength and change > 0):
-        yield Claim("SAP-100 gains points under attack.", sap, original, "higher", gains)
+        yield Claim("SAP-100 gains points under attack.", sap, "higher", gains, original)
     if losses := tuple(strength for strength, change in changes.items() if strength and change < 0):
-        yield Claim("The one exception: SAP-100 loses points under attack.", sap, original, "lower", losses)
+        yield Claim("The one exception: SAP-100 loses points under attack.", sap, "lower", losses, original)
 
 
 def _note(game: str, facts: Facts) -> str:

@@ -72,8 +72,8 @@ def pivot_text(
     return table_text((corner, *map(heading.format, columns_of(table))), rows)
 
 
-def accuracy_text(accuracy: Interval, paper: float | None) -> str:
-    """Return an accuracy in % with its interval, and the paper's: ``78.0 [74.2, 81.4]; paper 78.5``."""
+def accuracy_text(accuracy: Interval, paper: float | None = None) -> str:
+    """Return a share in % with its interval, and the paper's: ``78.0 [74.2, 81.4]; paper 78.5``."""
     estimate, low, high = (f"{100 * share:.1f}" for share in (accuracy.estimate, accuracy.low, accuracy.high))
     return f"{estimate} [{low}, {high}]" + ("" if paper is None else f"; paper {paper:.1f}")
 

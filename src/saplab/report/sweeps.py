@@ -28,7 +28,7 @@ def against_chart(records: Records, what: str, theme: Theme = PAPER, symbol: str
 
 def _layers(records: Records, what: str, theme: Theme, symbol: str) -> alt.LayerChart:
     values, strengths = (sorted({record[name] for record in records}) for name in ("value", "strength"))
-    axis = alt.Axis(values=values, format="~d", labelOverlap=True)
+    axis = alt.Axis(values=values, labelExpr="format(datum.value, ',~r')", labelOverlap=True)
     scale = alt.Scale(type="log", domain=[values[0], values[-1]], nice=False)
     legend = alt.Legend(title=symbol, orient="right", symbolOpacity=1)
     base = alt.Chart().encode(
