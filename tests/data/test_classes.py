@@ -64,3 +64,14 @@ def test_the_same_images_get_other_labels_alone() -> None:
     assert np.array_equal(after.images, before.images)
     assert torch.equal(after.indices, before.indices)
     assert after.digest() != before.digest()
+
+
+def test_another_spelling_is_taken_over_and_a_comma_may_be_part_of_a_name():
+    found, _ = matched(data("Cat", "polar-bear"), ("cat", "polar bear"))
+    assert found.classes == ("cat", "polar bear")
+    names = ("tench, Tinca", "cat", "polar bear")
+    some, _ = matched(data("cat", "tench, Tinca"), names, listed=False)
+    assert some.classes == names
+    assert some.labels.unique().tolist() == [0, 1]
+    with pytest.raises(ValueError, match="does not know by name: tench, Tinca"):
+        matched(data("cat", "tench, Tinca"), names)

@@ -248,3 +248,11 @@ def test_one_part_of_several_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match=f"{name} is one part of weights in several files; save them as one file"):
         read_states(tmp_path / name)
+
+
+def test_equal_copies_load_with_or_without_counters_and_beside_keys_that_are_no_names(tmp_path: Path) -> None:
+    counted = S | {"bn.num_batches_tracked": torch.tensor(3)}
+    bare = {name: tensor for name, tensor in S.items() if name != "bn.num_batches_tracked"}
+    for content in ({"model": bare, "net": counted}, {"model": counted, "net": bare}, {"state_dict": {**S, 3: S}}):
+        found = loaded(content, tmp_path)[0]
+        assert equal({name: found[name] for name in bare}, bare)

@@ -118,6 +118,11 @@ def test_own_images_of_another_size_and_number_of_classes(
     assert load_model("preact-resnet20", tmp_path / "run" / "model.safetensors").linear.out_features == 4
     tested = [*arguments, "--test", str(tmp_path / "own.npz"), "--out", str(tmp_path / "tested"), "--json"]
     assert json.loads(command(*tested)[1])["images"] == 30
+    assert "--data own.npz --test own.npz" in (tmp_path / "tested" / "model.md").read_text()
+    with pytest.raises(
+        ValueError, match="`data` must have the classes of CIFAR-10, as preact-resnet20-fast has, got a"
+    ):
+        command("bat", "--preset", "smoke", "--data", str(tmp_path / "own.npz"), "--out", str(tmp_path / "bat"))
 
 
 def test_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +137,7 @@ def test_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, stdout, _ = command("dense", "--preset", "smoke", *arguments)
     assert code == 0
     assert "of 4 right" in stdout
+    assert "--data pictures --image-size 16" in (out / "model.md").read_text()
 
 
 def test_command_refuses(small_cifar10: Path, tmp_path: Path) -> None:

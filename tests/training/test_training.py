@@ -218,3 +218,13 @@ def test_wrong_arguments(data: Records, tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text("{}")
     with pytest.raises(ValueError, match="holds a training history without a checkpoint"):
         train(TINY, data, None, tmp_path)
+
+
+def test_a_run_is_told_from_one_with_other_classes_or_numbers_of_images() -> None:
+    data = read_sample()
+    requests = [
+        describe(TINY, one, None, 0)
+        for one in (data, replace(data, classes=(*data.classes, "more")), replace(data, indices=data.indices[::-1]))
+    ]
+    assert "classes" not in requests[0]
+    assert len({json.dumps(request) for request in requests}) == 3

@@ -11,21 +11,24 @@ from saplab.data.dataset import Dataset
 _LISTED: Final = 3
 
 
-def matched(data: Dataset, names: Sequence[str]) -> tuple[Dataset, str]:
-    """Return data with the labels of a network whose classes have names, and what was done, in words.
+def matched(data: Dataset, names: Sequence[str], listed: bool = True) -> tuple[Dataset, str]:
+    """Return data with the labels and names of other classes, such as a network's, and what was done, in words.
 
     Args:
         data: images whose `classes` have names, or numbers for the network's.
-        names: of the network's classes, alternatives joined by ", "; empty where they are not known.
+        names: of the network's classes; empty where they are not known.
+        listed: whether a comma in a name separates alternatives, of which the first is shown.
 
     Raises ValueError where labels by order would be wrong: names that the network does not have, where it has others.
     """
-    if not names or _keys(data.classes) == _keys(names):
+    if not names:
         return data, ""
-    shown = [name.partition(",")[0] for name in names]
+    if _keys(data.classes) == _keys(names):
+        return replace(data, classes=tuple(names)), ""
+    shown = [name.partition(",")[0] if listed else name for name in names]
     found = [_number(name, len(names)) for name in data.classes]
     if None in found:
-        known = _numbers(names)
+        known = _numbers(names, listed)
         found = [known.get(_key(name), known.get(_key(name).removesuffix("s"))) for name in data.classes]
     numbers = [number for number in found if number is not None]
     if len(set(numbers)) == len(found):
@@ -46,9 +49,9 @@ def matched(data: Dataset, names: Sequence[str]) -> tuple[Dataset, str]:
     return data, f"warning: {others}, and are taken in order"
 
 
-def _numbers(names: Sequence[str]) -> dict[str, int]:
+def _numbers(names: Sequence[str], listed: bool) -> dict[str, int]:
     """Return the numbers of classes by every name that one class alone has."""
-    every = [(_key(name), k) for k, alternatives in enumerate(names) for name in alternatives.split(",")]
+    every = [(_key(n), k) for k, name in enumerate(names) for n in (name.split(",") if listed else (name,))]
     owners: dict[str, set[int]] = {}
     for name, k in every:
         owners.setdefault(name, set()).add(k)

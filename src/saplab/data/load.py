@@ -49,7 +49,7 @@ def load_records(
         return read_records(split, cifar10_root(spec))
     if spec == "sample" and split == "train":
         raise ValueError("`data` must not be 'sample' for training: its images are test images")
-    return matched(load_data(spec, cut), names)[0].as_records()
+    return matched(load_data(spec, cut), names, listed=False)[0].as_records()
 
 
 def cifar10_root(spec: str) -> Path:

@@ -97,7 +97,8 @@ def unwrapped(names: Sequence[str], own: Sequence[str] = ()) -> str:
 def _attempts(model: nn.Module, state: State, reader: Reader | None) -> Iterator[_Attempt]:
     """Yield the ways in which a state_dict may be meant."""
     own = model.state_dict()
-    plain = {name if name in own else name.replace(_COMPILED, ""): value for name, value in state.tensors.items()}
+    named = {name: value for name, value in state.tensors.items() if isinstance(name, str)}
+    plain = {name if name in own else name.replace(_COMPILED, ""): value for name, value in named.items()}
     given = {name: value for name, value in plain.items() if isinstance(value, Tensor) or name in own}
     for prefix in _prefixes(own, given) or [unwrapped([*given], [*own])]:
         left = [name for name in given if not name.startswith(prefix) and not is_counter(name)]
@@ -149,7 +150,11 @@ def _lacking(attempts: Sequence[_Attempt]) -> str:
 
 
 def _same(one: Tensors, other: Tensors) -> bool:
-    return all(isinstance(t, Tensor) and t.shape == other[n].shape and torch.equal(t, other[n]) for n, t in one.items())
+    weights = {name: tensor for name, tensor in one.items() if not is_counter(name)}
+    return all(
+        isinstance(t, Tensor) and isinstance(o := other.get(n), Tensor) and t.shape == o.shape and torch.equal(t, o)
+        for n, t in weights.items()
+    )
 
 
 def _check(name: str, tensor: Any, own: Tensor) -> None:

@@ -90,7 +90,8 @@ def _facts(beside: Path) -> Packaged | None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
         raise ValueError(f"{beside} may hold the checksum of the weights and cannot be read: {reason}") from None
-    if not isinstance(others, dict) or not others.keys() & {"sha256", "architecture", "measured"}:
+    own = {"sha256", "architecture", "measured"}
+    if not isinstance(others, dict) or ("sha256" not in others and len(own & others.keys()) < 2):
         return None
     try:
         return Packaged.from_json(content)

@@ -35,12 +35,12 @@ class Choice:
         chosen = {name: value for name, value in asdict(self).items() if name not in ("recipe", "preset")}
         return {f"--{name}": str(value) for name, value in chosen.items() if value not in (None, "")}
 
-    def command(self, data: str = "cifar10:DIR", processes: int = 1, **others: int | str | None) -> str:
-        """Return the command that trains so; `others` are options that do not belong to the recipe."""
+    def command(self, data: str = "cifar10:DIR", processes: int = 1, **others: int | str | bool | None) -> str:
+        """Return the command that trains so; `others` are options that do not belong to the recipe, True for a flag."""
         launcher = ("torchrun", "--nproc-per-node", str(processes), "-m") if processes > 1 else ()
         options = {"--preset": self.preset, **self.options(), "--data": data}
         options |= {f"--{name.replace('_', '-')}": str(value) for name, value in others.items() if value is not None}
-        words = (word for pair in options.items() for word in pair)
+        words = (word for name, value in options.items() for word in ((name,) if value == "True" else (name, value)))
         return shlex.join([*launcher, "saplab", "train", self.recipe, *words])
 
     def folder(self) -> str:

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from saplab.data.cifar10 import CLASSES
 from saplab.data.dataset import Records, digest
 from saplab.defenses import SAP, StochasticWeightPruning
 from saplab.learning.checkpoint import CHECKPOINT, Diverged, RunFolder
@@ -79,7 +81,18 @@ def describe(recipe: Recipe, data: Records, test: Records | None, seed: int) -> 
     numerics = PRUNING_NUMERICS if prunes else NUMERICS
     if isinstance(recipe.objective, Transferred):
         digests["source"] = weights_digest(load_model(recipe.objective.source))
-    return {"numerics": numerics, "recipe": recipe.described(), "seed": seed, **digests}
+    return {"numerics": numerics, "recipe": recipe.described(), "seed": seed, **digests, **_numbering(data)}
+
+
+def _numbering(data: Records) -> dict[str, Any]:
+    """Return what decides weights beside images and labels: classes without an image, and numbers of images."""
+    found: dict[str, Any] = {}
+    if (count := _class_count(data)) != int(data.labels.max()) + 1:
+        found["classes"] = count
+    counted = np.array_equal(data.indices, np.arange(len(data)))
+    if not counted and not (data.classes == CLASSES and (np.diff(data.indices) > 0).all()):  # CIFAR-10's exact images
+        found["indices"] = digest(data.indices)
+    return found
 
 
 class _Totals:
@@ -212,6 +225,9 @@ class _Run:
 
 def _checked_data(recipe: Recipe, data: Records, test: Records | None, seed: int, place: Place) -> Records:
     check_seed(seed)
+    if isinstance(recipe.objective, Transferred) and data.classes != CLASSES:
+        source = recipe.objective.source
+        raise ValueError(f"`data` must have the classes of CIFAR-10, as {source} has, got {_names(data)}")
     used = data.chosen(slice(recipe.images))
     needed = max(recipe.images or 0, recipe.batch + recipe.held_out)
     if len(used) < needed:

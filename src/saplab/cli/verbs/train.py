@@ -42,10 +42,15 @@ class Job:
     seed: int = 0
     threads: int | None = None
     tensorboard: bool = False
+    test_source: str | None = None  # of test images that were given
+    image_size: int | None = None  # of a folder's pictures
 
-    def command(self, processes: int) -> str:
+    def command(self, processes: int, compiled: bool = False) -> str:
         """Return the command that makes the same network with this number of processes."""
-        return self.choice.command(self.source, processes, seed=self.seed or None, threads=self.threads)
+        return self.choice.command(
+            self.source, processes, test=self.test_source, image_size=self.image_size, seed=self.seed or None,
+            threads=self.threads, compile=compiled or None,
+        )  # fmt: skip
 
 
 def train(
@@ -112,15 +117,26 @@ def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
 
     cut, is_cifar = Cut(image_size, image_size), data.startswith("cifar10:")
     source = CIFAR10 if is_cifar else Path(data).name
+    named = Path(test).name if test else None
+    size = image_size if any(Path(name).is_dir() for name in (data, test) if name) else None
     images = load_records(data, cut=cut)
     _say(images.note)
     if test or is_cifar:
         tested = load_records(test or data, "test", cut, images.classes)
         _say(tested.note)
-        return Job(choice, images, tested, Path(), source, _GIVEN_IMAGES if test else TEST_IMAGES)
+        return Job(
+            choice,
+            images,
+            tested,
+            Path(),
+            source,
+            _GIVEN_IMAGES if test else TEST_IMAGES,
+            test_source=named,
+            image_size=size,
+        )
     if not choice.resolve().held_out:
         choice = replace(choice, validation=max(1, len(images) // _SHARE_HELD_OUT))
-    return Job(choice, images, None, Path(), source, _HELD_OUT_IMAGES)
+    return Job(choice, images, None, Path(), source, _HELD_OUT_IMAGES, test_source=named, image_size=size)
 
 
 def _say(note: str) -> None:
@@ -164,7 +180,7 @@ def _finished(
     assert test is not None  # _job holds some out where there are no test images
     kind = "test" if job.test is not None else "held out"
     measured = Measured(CLEAN, 0.0, count_correct(model, test), len(test), kind)
-    command, machine = job.command(place.world), place.described(job.threads)
+    command, machine = job.command(place.world, place.compiled), place.described(job.threads)
     return FinishedRun(recipe, job.seed, history, command, machine, (measured,), job.tested_on)
 
 
