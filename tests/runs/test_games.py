@@ -141,8 +141,6 @@ def test_requests_for_games_share_a_folder(agents, toys, tmp_path):
     store = Store.open(tmp_path, request_of(other))
     assert (store.survey().missing, store.survey().foreign) == ((other,), ())
     assert Store.open(tmp_path, request_of(other, PLAIN)).survey().missing == (other,)
-    grown = Store.open(tmp_path, Request("more", (Curve("9", (SHIELDED,)),)), extend=True)
-    assert [curve.label for curve in grown.request.curves] == ["0", "1", "9"]
 
 
 def test_a_curve_of_games_may_hold_several_radii(tmp_path):

@@ -94,9 +94,9 @@ def test_figures_may_have_lines_of_one_label(store):
     """A curve of another figure is another curve, whatever its label."""
     dense = store.request.curves[0]
     other = replace(dense, figure="fig", cells=tuple(replace(cell, passes=9) for cell in dense.cells))
-    again = Store.open(store.root, Request("u", (other,)), extend=True)
+    again = Store.open(store.root / "again", replace(store.request, curves=(*store.request.curves, other)))
     assert [curve.name for curve in again.request.curves] == [*SLOPES, "fig: dense"]
-    assert again.survey().missing == other.cells
+    assert other.cells[0] in again.survey().missing
     assert [curve.label for curve in progress_of(again).curves] == [*SLOPES, "fig: dense"]
 
 
@@ -123,27 +123,52 @@ def test_cells_that_are_no_ranges_of_one_are_refused(change):
         Request("t", (Curve("a", (cells[0], replace(cells[1], **change))),)).to_json()
 
 
-def test_a_request_grows_and_shares_cells(store, reads):
-    dense = store.request.curves[0]
-    other = Request("u", (dense, replace(dense, label="the same"), make_curve("new", seed=4)), "saplab other")
-    again = Store.open(store.root, other, extend=True)
-    assert [curve.label for curve in again.request.curves] == [*SLOPES, "the same", "new"]
-    assert again.request.command == "saplab demo --out saplab-demo && saplab other"
-    assert again.request.title == store.request.title
-    assert again.survey().missing == other.curves[2].cells
-    assert Store.read(store.root).request == again.request
-    assert Store.open(store.root, store.request, extend=True).request == again.request
+def test_the_same_numbers_in_other_words_get_the_new_words(store, reads):
+    dense, *others = store.request.curves
+    named = replace(store.request, title="Better", classes=("a", "b"), notes=("seen",))
+    told = replace(named, curves=(replace(dense, paper={0.0: 89.8}, claim="So."), *others))
+    for words in (named, told):
+        assert Store.open(store.root, words).request == words
+        assert Store.read(store.root).request == words
     assert reads == []
 
 
-def test_a_request_that_asks_otherwise_does_not_extend(store):
-    dense = store.request.curves[0]
-    other = Request("u", (replace(dense, cells=tuple(replace(cell, passes=9) for cell in dense.cells)),))
-    with pytest.raises(ValueError, match=r"another request \(curve 'dense': passes 1, not 9\); choose another --out"):
-        Store.open(store.root, other, extend=True)
-    assert Store.read(store.root).request == store.request
-    with pytest.raises(ValueError, match="`other` must not ask otherwise"):
-        store.request.extended(other)
+def test_a_study_s_figures_go_with_its_request(tmp_path):
+    curve = make_curve("a")
+    for request, stays in ((Request("t", (curve,)), True), (Request("u", (replace(curve, label="b"),)), False)):
+        Store.open(tmp_path, Request("t", (curve,)))
+        (tmp_path / "study.json").write_text("{}")
+        Store.open(tmp_path, request)
+        assert (tmp_path / "study.json").exists() == stays
+
+
+def test_a_folder_without_a_cell_is_free_where_a_class_has_changed(tmp_path, monkeypatch):
+    request = Request("t", (make_curve("a"),))
+    own, faults = Request.from_json, ["the source of `defense` mine:Mine has changed since this was stored"]
+
+    def read(text):
+        if faults:
+            raise ValueError(faults.pop())
+        return own(text)
+
+    Store.open(tmp_path, request)
+    monkeypatch.setattr(Request, "from_json", read)
+    store = Store.open(tmp_path, request)
+    assert faults == []
+    store.save(request.cells[0], make_result(request.cells[0]))
+    del store
+    faults.append("the source has changed")
+    with pytest.raises(ValueError, match="request.json cannot be read: the source has changed"):
+        Store.open(tmp_path, request)
+
+
+def test_a_run_inside_the_folder_is_no_other_file(tmp_path):
+    Store.open(tmp_path / "table1", Request("t", (make_curve("a"),)))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds other files \(notes.txt\)"):
+        Store.open(tmp_path, Request("u", (make_curve("b"),)))
+    (tmp_path / "notes.txt").unlink()
+    assert Store.open(tmp_path, Request("u", (make_curve("b"),))).request.title == "u"
 
 
 # How far a run is

@@ -22,7 +22,7 @@ from saplab.evaluation.budget import LONG, budget_of
 from saplab.evaluation.plan import plan
 from saplab.evaluation.result import Result
 from saplab.rng.streams import stream_key
-from saplab.runs import ImageCell, Memory, Request, Results, Store, run
+from saplab.runs import ImageCell, Memory, Request, Results, Store, run, unfinished
 from saplab.runs.cell import work_of
 from saplab.runs.engines import Engine, Failed, Options, make_engine
 from saplab.runs.images import Images
@@ -219,7 +219,8 @@ class Job:
             return ()
         if say is not None and isinstance(self.inputs, Images):
             self._tell_cost([cell for cell in missing if isinstance(cell, ImageCell)], say)
-        with show(_WORK[missing[0].kind], work_of(missing)) as tick:
+        work = work_of(cell for group in unfinished(self.request.cells, missing) for cell in group)
+        with show(_WORK[missing[0].kind], work) as tick:
             return run(store, self.inputs, tick, self.engine)
 
     def _tell_cost(self, cells: Sequence[ImageCell], say: Callable[[str], None]) -> None:
@@ -233,6 +234,10 @@ class Job:
     def result(self, out: Path | str | None, show: Show, say: Callable[[str], None] | None = None) -> Result:
         """Compute what is missing and return the result; EvaluationError where cells could not be computed or read."""
         store = self.open(out)
+        if say is not None and isinstance(store, Store):
+            damaged = (f"{problem}; computing it again" for problem in store.survey().damaged)
+            for line in filter(None, (store.note, *damaged)):
+                say(line)
         if failed := self.run(store, show, say):
             raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
         found = Result(store)

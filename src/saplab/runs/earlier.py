@@ -56,6 +56,7 @@ def _refuse_other_files(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file, not a folder; choose another --out")
     own = (root / "cells", root / LOCK)
-    files = (path for path in (*root.glob("*"), *root.glob("cells/*")) if not is_temporary(path))
+    found = (path for path in (*root.glob("*"), *root.glob("cells/*")) if not is_temporary(path))
+    files = (path for path in found if not (path / "request.json").is_file())  # a run of its own may lie inside
     if names := sorted(str(path.relative_to(root)) for path in files if path not in own):
         raise ValueError(f"{root} holds other files ({', '.join(names[:3])}); choose another --out")

@@ -42,13 +42,15 @@ class FailureNote(msgspec.Struct):
 def running(root: Path, engine: str) -> Iterator[None]:
     """Note that this process computes the run of the folder `root`, until the context is left."""
     note = RunNote(os.getpid(), socket.gethostname(), engine, time.time(), None)
-    inside(root, FAILURES).unlink(missing_ok=True)
+    if not is_alive(last_run(root)[0]):  # another process may share the folder
+        inside(root, FAILURES).unlink(missing_ok=True)
     write_inside(root, RUN, msgspec.json.encode(note))
     try:
         yield
     finally:
         with suppress(OSError):  # of a full disk: what has gone wrong before matters more
-            write_inside(root, RUN, msgspec.json.encode(msgspec.structs.replace(note, ended=time.time())))
+            if last_run(root)[0] in (note, None):
+                write_inside(root, RUN, msgspec.json.encode(msgspec.structs.replace(note, ended=time.time())))
 
 
 def last_run(root: Path) -> tuple[RunNote | None, tuple[str, ...]]:

@@ -107,16 +107,6 @@ class Request:
     def _by_name(self) -> dict[str, Curve]:
         return {curve.name: curve for curve in self.curves}
 
-    def extended(self, other: "Request") -> "Request":
-        """Return this request with the curves of `other` that it lacks, and both commands; a `conflict` is an error."""
-        if conflict := self.conflict(other):
-            raise ValueError(f"`other` must not ask otherwise ({conflict})")
-        more = tuple(curve for name, curve in other._by_name.items() if name not in self._by_name)
-        if not more:
-            return self
-        commands = dict.fromkeys(filter(None, (self.command, other.command)))
-        return replace(self, curves=(*self.curves, *more), command=" && ".join(commands))
-
     def conflict(self, other: "Request") -> str:
         """Name what `other` asks otherwise of a curve that both have; empty if the two may share a folder."""
         theirs = other._by_name

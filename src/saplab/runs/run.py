@@ -1,12 +1,12 @@
 """Compute the cells of a request that are missing: an engine's results into a store."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any, Final
 
-from saplab.runs.cell import Cell, groups_of
+from saplab.runs.cell import Cell, Group, groups_of
 from saplab.runs.engines.base import Engine, Failed, Tick, Workload
 from saplab.runs.engines.in_process import InProcess
 from saplab.runs.store import Results
@@ -36,7 +36,9 @@ def run(
     """
     engine = engine or InProcess()
     failed = []
-    outcomes = engine(groups_of(store.survey().missing), inputs, tick)
+    missing = store.survey().missing
+    lacking = {cell.digest for cell in missing}
+    outcomes = engine(unfinished(store.request.cells, missing), inputs, tick)
     with store.running(str(engine)), saving(store) as save, closing(outcomes):
         for outcome in outcomes:
             if isinstance(outcome, Failed):
@@ -44,8 +46,15 @@ def run(
                 store.note_failure(outcome)
             else:
                 for cell, result in zip(outcome.group, outcome.results, strict=True):
-                    save(cell, result)
+                    if cell.digest in lacking:
+                        save(cell, result)
     return tuple(failed)
+
+
+def unfinished(cells: Iterable[Cell], missing: Iterable[Cell]) -> list[Group]:
+    """Return the groups of cells of which one is missing: whole, since in a smaller one some sums would be others."""
+    lacking = {cell.digest for cell in missing}
+    return [group for group in groups_of(cells) if any(cell.digest in lacking for cell in group)]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from saplab.system.registry import no_imports_from
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 _REQUEST: Final = "request.json"
+_STUDY: Final = "study.json"  # of a study's figures, which `saplab.paper` writes
 _CELLS: Final = "cells"
 _INDEX: Final = "index.txt"  # a line for each file that was found whole: digest, size, time; the last line is valid
 _DAMAGED: Final[Stamp] = (0, 0)  # no file's
@@ -87,7 +88,7 @@ class Store:
     _broken: set[str] = field(default_factory=set, repr=False, compare=False)  # digests of cells found damaged
 
     @classmethod
-    def open(cls, root: Path | str, request: Request, extend: bool = False) -> "Store":
+    def open(cls, root: Path | str, request: Request) -> "Store":
         """Make the run folder `root`, or go on with the one that is there.
 
         A folder that was asked for something else is taken over where it holds no cell yet and no other process uses
@@ -96,8 +97,7 @@ class Store:
 
         Args:
             root: of the run.
-            request: what it shall hold.
-            extend: whether to add curves that the folder was not asked for yet.
+            request: what it shall hold; its words (title, names, the paper's numbers) replace those that were there.
 
         Raises:
             ValueError: `root` holds another request, or other files. Nothing is changed then.
@@ -108,14 +108,16 @@ class Store:
         root.mkdir(parents=True, exist_ok=True)
         own = claim(root)
         with own.alone() as alone:
-            found, note = cls._found(root, request)
-            joined = request if found is None else found._joined(request, extend, alone)
+            found, note = cls._found(root, request, alone)
+            if found is not None:
+                found._check_same(request, alone)
             (root / _CELLS).mkdir(exist_ok=True)
-            if found is None or joined is not found.request:
-                write_inside(root, _REQUEST, joined.to_json().encode())
-        store = cls(root, joined, note, own)
-        if alone and not extend:  # before others may use the folder too, one of them may have been alone in it
-            cls.read(root)._joined(request, extend=False, alone=False)
+            if found is None or found.request != request:
+                inside(root, _STUDY).unlink(missing_ok=True)  # of another request's figures
+                write_inside(root, _REQUEST, request.to_json().encode())
+        store = cls(root, request, note, own)
+        if alone:  # before others may use the folder too, one of them may have been alone in it
+            cls.read(root)._check_same(request, alone=False)
         remove_leftovers(root)
         remove_leftovers(root / _CELLS)
         return store
@@ -139,7 +141,7 @@ class Store:
                 raise
 
     @classmethod
-    def _found(cls, root: Path, request: Request) -> tuple["Store | None", str]:
+    def _found(cls, root: Path, request: Request, alone: bool) -> tuple["Store | None", str]:
         """Return what the folder holds, None where it is free for `request`, and a line about it."""
         try:
             return cls.read(root), ""
@@ -152,16 +154,17 @@ class Store:
                     f"{error}; the command that made this run can rebuild it, this one is another"
                 ) from None
             return None, f"{error}; it is written anew"
+        except ValueError:  # of a class that has changed since
+            if alone and next(cls(root, request)._names(), None) is None:
+                return None, ""
+            raise
 
-    def _joined(self, request: Request, extend: bool, alone: bool) -> Request:
-        """Return what the folder shall hold from now on: its own request where that asks for the same, named alike."""
-        own = self.request
-        if not (difference := own.conflict(request) if extend else own.difference(request)):
-            renamed = not extend and own.names != request.names
-            return request if renamed else own.extended(request) if extend else own
-        if (own.shareable and request.shareable) or (alone and next(self._names(), None) is None):
-            return request
-        raise ValueError(f"{self.root} holds another request ({difference}); choose another --out")
+    def _check_same(self, request: Request, alone: bool) -> None:
+        """Refuse a request for other numbers than those that the folder is for."""
+        difference = self.request.difference(request)
+        shared = self.request.shareable and request.shareable
+        if difference and not shared and not (alone and next(self._names(), None) is None):
+            raise ValueError(f"{self.root} holds another request ({difference}); choose another --out")
 
     @classmethod
     def read(cls, root: Path | str) -> "Store":
