@@ -25,6 +25,7 @@ from saplab.cli.options import radii
 from saplab.data.load import load_data
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.result import load
+from saplab.system.errors import EvaluationError
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("demo", "evaluate", "certify", "reproduce", "sites", "train", "zoo", "train-agent", "play", "report", "runs",
@@ -147,6 +148,11 @@ def raising(error):
 def test_mistakes_are_explained(error, line, capsys):
     assert guarded(raising(error)) == 2
     assert capsys.readouterr().err == f"saplab: error: {line}\n"
+
+
+def test_cells_that_failed_are_no_bug_and_no_mistake(capsys):
+    assert guarded(raising(EvaluationError("1 group of cells failed"))) == 1
+    assert capsys.readouterr().err == "saplab: error: 1 group of cells failed\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), TypeError("bug"), KeyError("bug"), ZeroDivisionError()])

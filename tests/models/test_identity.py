@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -432,3 +432,95 @@ def test_functions_that_were_looked_at_are_not_kept_alive() -> None:
     del held
     gc.collect()
     assert seen() is None
+
+
+TABLE = torch.tensor([1.0, 2.0])
+SEEN: list[int] = []
+CONFIG = {"std": 0.1}
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad
+
+
+@dataclass(frozen=True)
+class Looks(saplab.Defense):
+    levels: ClassVar = [0.1, 0.2]
+
+    def input(self, x: Tensor, draw: saplab.Draw) -> Tensor:
+        SEEN.append(len(x))
+        return looked_up(x) + self.levels[0] * draw.normal(x.shape)
+
+
+def looked_up(x: Tensor) -> Tensor:
+    return Rounded.apply(x * TABLE[0]) * CONFIG["std"]  # type: ignore[no-any-return]
+
+
+def key_of(defense: saplab.Defense) -> str:
+    return str(type(defense).registry.encode(defense))
+
+
+def test_tables_and_code_that_a_defence_names_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cell of a notebook changes them, whose source is in no file."""
+    first = key_of(Looks())
+    monkeypatch.setitem(globals(), "SEEN", [1, 2])  # which passes write
+    assert key_of(Looks()) == first
+    changes: tuple[tuple[Any, str, Any], ...] = (
+        (globals(), "TABLE", torch.tensor([1.0, 3.0])), (globals(), "CONFIG", {"std": 0.2}),
+        (globals(), "looked_up", shifted), (Rounded, "backward", staticmethod(lambda ctx, grad: -grad)),
+    )  # fmt: skip
+    found = {first}
+    for place, name, value in changes:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(place, name, value) if isinstance(place, dict) else patch.setattr(place, name, value)
+            found.add(key_of(Looks()))
+        assert key_of(Looks()) == first
+    assert len(found) == 1 + len(changes)
+
+
+def test_backward_hooks_count() -> None:
+    net, other, before = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    for one in (other, before):
+        one.load_state_dict(net.state_dict())
+    other.register_full_backward_hook(lambda module, grad, out: (-grad[0],))
+    before.register_full_backward_pre_hook(lambda module, out: (-out[0],))
+    assert len({network_digest(one) for one in (net, other, before)}) == 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_networks_are_told_apart_by_their_code_and_found_again(tmp_path: Path) -> None:
+    def traced(factor: float) -> Any:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.fill_(0.5)
+        return torch.jit.trace(Times(net, factor), IMAGES)  # type: ignore[no-untyped-call]
+
+    once, twice = traced(1.0), traced(2.0)
+    torch.jit.save(once, tmp_path / "net.pt")  # type: ignore[no-untyped-call]
+    again = [torch.jit.load(tmp_path / "net.pt") for _ in range(2)]  # type: ignore[no-untyped-call]
+    assert network_digest(once) != network_digest(twice)
+    assert network_digest(again[0]) == network_digest(again[1])
+
+
+class Times(nn.Module):
+    def __init__(self, net: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x) * self.factor
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantized tensor:UserWarning")
+def test_quantised_weights_count() -> None:
+    nets = [nn.Sequential(nn.Linear(4, 2)) for _ in range(2)]
+    quantised = [torch.ao.quantization.quantize_dynamic(net) for net in nets]
+    assert len({network_digest(net) for net in quantised}) == 2
+    assert network_digest(quantised[0]) == network_digest(torch.ao.quantization.quantize_dynamic(nets[0]))

@@ -8,9 +8,11 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from synthetic import SLOPES, fill, make_curve, make_result
 
+import saplab
 from saplab.runs import BrokenCellError, Curve, Request, Store
 from saplab.runs import store as module
 from saplab.runs.engines.base import Failed
@@ -158,7 +160,7 @@ def test_a_folder_without_a_cell_is_free_where_a_class_has_changed(tmp_path, mon
     store.save(request.cells[0], make_result(request.cells[0]))
     del store
     faults.append("the source has changed")
-    with pytest.raises(ValueError, match="request.json cannot be read: the source has changed"):
+    with pytest.raises(ValueError, match=r"request\.json cannot be read: the source has changed"):
         Store.open(tmp_path, request)
 
 
@@ -240,3 +242,32 @@ def test_ten_thousand_cells_are_looked_at_in_little_time(tmp_path, monkeypatch):
     found = progress_of(Store.read(tmp_path))
     assert found.stored == 10_000
     assert time.process_time() - begin < 6
+
+
+def test_processes_that_share_a_folder_keep_each_other_s_notes(tmp_path):
+    store = fill(tmp_path, cells=2)
+    failed = Failed((store.request.cells[3],), "RuntimeError: no", "", 3)
+    with running(store.root, "first"):
+        note_failure(store.root, failed)
+        other = "from saplab.runs.record import running; from pathlib import Path; import sys\n"
+        other += "with running(Path(sys.argv[1]), 'second'): pass"
+        subprocess.run([sys.executable, "-c", other, str(store.root)], check=True)
+        progress = progress_of(store)
+        assert (progress.state, progress.engine, len(progress.failures)) == ("running", "first", 1)
+    assert progress_of(store).state == "stopped"
+
+
+def test_of_a_family_that_a_kill_has_torn_the_rest_is_the_same_bit_for_bit(tmp_path):
+    images, labels = saplab.load_cifar10("sample")
+    net = saplab.defend(saplab.load_model("preact-resnet20-dense"), saplab.SAP(100))
+    attacks = [saplab.FGSM(saplab.MonteCarlo(samples)) for samples in (1, 3, 30)]
+    kept = []
+    for _ in range(2):
+        found = saplab.evaluate(net, images[:4], labels[:4], attacks, 8 / 255, passes=2, out=tmp_path, baseline=False,
+                                progress=False)  # fmt: skip
+        store = Store.read(tmp_path)
+        results = [store.load(cell) for cell in store.request.cells]
+        kept.append([getattr(one, name) for one in results for name in one.layout])
+        store.path(next(cell for cell in store.request.cells if cell.attack.samples == 30)).unlink()
+        del found, store
+    assert all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(*kept, strict=True))

@@ -46,6 +46,7 @@ class Run:
         device: of PyTorch, on which the network is.
         engine: who computes the evaluations; None for this process.
         command: that makes the card again.
+        kind: of the device that computes them, where that is another one.
     """
 
     entry: Entry
@@ -54,6 +55,7 @@ class Run:
     device: str = "cpu"
     engine: Engine | None = None
     command: str = ""
+    kind: str = ""
 
     def jobs(self) -> dict[str, Job]:
         """Return the evaluations by the names of their folders; ValueError where the network cannot be evaluated."""
@@ -76,7 +78,7 @@ class Run:
         job = planned(
             model, self.images, attackers_of(attacks, MonteCarlo(tier.samples), ball), threat.eps, threat=ball,
             passes=tier.passes, seed=seed, baseline=False, batch_size=tier.batch, command=self.command,
-            title=f"{self.entry.name}, {threat.norm}", battery=attacks,
+            title=f"{self.entry.name}, {threat.norm}", battery=attacks, device=self.kind,
         )  # fmt: skip
         return replace(job, engine=self.engine)
 

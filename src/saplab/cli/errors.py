@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 
 import typer
 
+from saplab.system.errors import EvaluationError
 from saplab.system.words import harmless
 
-MISTAKE, INTERRUPTED, CLOSED_PIPE = 2, 130, 1
+FAILED, MISTAKE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 1
 _GRACE_SECONDS = 1.0
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -25,7 +26,8 @@ def guarded(command: Callable[[], object]) -> int:
     """Run `command` and return the process's exit code.
 
     ValueError and OSError are a user's mistakes (bad input, missing file, full disk): one line on stderr and 2, or
-    the traceback where the environment has SAPLAB_DEBUG=1. Other errors are bugs and pass through.
+    the traceback where the environment has SAPLAB_DEBUG=1; an EvaluationError, of cells that failed, is 1. Other errors
+    are bugs and pass through.
     """
     try:
         result = _shown(command)
@@ -40,7 +42,7 @@ def guarded(command: Callable[[], object]) -> int:
         with suppress(OSError):
             tell(f"error: {line}")
         _give_up_streams()
-        return MISTAKE
+        return FAILED if isinstance(error, EvaluationError) else MISTAKE
     if result == INTERRUPTED:
         tell("interrupted")
     return result if isinstance(result, int) else 0
@@ -78,7 +80,7 @@ def explain(error: Exception) -> str:
         return _one_line(f"{error.filename}: {error.strerror}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return f"the output cannot be written: {error.strerror}"
-    return _one_line(str(error) or repr(error)) if isinstance(error, ValueError | OSError) else ""
+    return _one_line(str(error) or repr(error)) if isinstance(error, ValueError | OSError | EvaluationError) else ""
 
 
 def show_own_warnings() -> None:

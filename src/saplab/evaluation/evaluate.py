@@ -29,16 +29,14 @@ from saplab.runs.images import Images
 from saplab.runs.networks import rehearsed, traits_of
 from saplab.system.counts import check_count
 from saplab.system.device import device_of
+from saplab.system.errors import EvaluationError
 from saplab.system.precision import Precision, PrecisionChoice, resolve_precision
 from saplab.system.progress import Choice, Show, is_seen, note, show_of
+from saplab.system.words import counted
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
 _WORK: Final = {"images": "network passes", "games": "games"}  # what each kind's work is called
-
-
-class EvaluationError(RuntimeError):
-    """Some cells of an evaluation could not be computed; the others are kept."""
 
 
 def evaluate(
@@ -163,7 +161,9 @@ def planned(
         notes = (f"The attacks are the battery {battery}, version {VERSIONS[battery]}.", *notes)
     name = defender.model.removeprefix("__main__:")
     request = Request(title or f"{name}: accuracy under attack", curves, command, data.classes, notes)
-    return Job(request, Images({(defender.model, defender.digest): plain}, data, str(place)))
+    in_turn = place.type == "cuda" and place.index == torch.cuda.current_device()  # of several, by worker processes
+    where = "cuda" if in_turn else str(place)
+    return Job(request, Images({(defender.model, defender.digest): plain}, data, where))
 
 
 def precision_of_attacks(model: nn.Module, choice: PrecisionChoice) -> Precision:
@@ -239,7 +239,9 @@ class Job:
             for line in filter(None, (store.note, *damaged)):
                 say(line)
         if failed := self.run(store, show, say):
-            raise EvaluationError(f"{len(failed)} groups of cells failed, the first by {failed[0].reason}")
+            groups = counted(len(failed), "group of cells", "groups of cells")
+            again = "; the same call computes them again" if out else ""
+            raise EvaluationError(f"{groups} failed, the first by {failed[0].reason}{again}")
         found = Result(store)
         if found.summary.damaged:
             raise EvaluationError(f"{found.summary.damaged[0]}; the same call computes it again")

@@ -1,12 +1,14 @@
 """Who a network is: digests of its weights, and of all that decides its numbers."""
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from enum import Enum
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from saplab.system.digest import tensors_digest
@@ -14,7 +16,10 @@ from saplab.system.source import contents_text, data_of, is_users, source_digest
 
 SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
 TAKEN: Final = "saplab_weights"  # likewise: where in a file its weights were found, where that is not at the top
-_HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks")  # of a module's own fields, those that change its numbers
+_HOOKS: Final = (  # of a module's own fields, those that change its numbers or its gradient
+    "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
+)  # fmt: skip
+_MANGLED: Final = re.compile(r"___torch_mangle_\d+\.")  # in names of what was loaded before
 _WHOLE: Final[tuple[Any, ...]] = (
     nn.Module,
     Tensor,
@@ -72,6 +77,9 @@ def values(model: nn.Module) -> Iterator[tuple[str, Any]]:
         if type(module).__module__.startswith("torch._dynamo"):  # what was compiled is in the module inside
             continue
         kinds[type(module)] = None
+        if isinstance(module, torch.jit.ScriptModule):
+            yield _joined(name, "code"), _scripted(module)
+            continue
         for key, value in list(vars(module).items()):
             if key in _HOOKS and value:
                 yield _joined(name, key), list(value.values())
@@ -82,6 +90,15 @@ def values(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield f"code of {kind.__qualname__}", source_digest(kind)
         for name, value in data_of(kind):
             yield from _parts(f"read by {kind.__qualname__}: {name}", value)
+
+
+def _scripted(module: torch.jit.ScriptModule) -> list[Any]:
+    """Return the code of a TorchScript module and the tensors in it; its constants are in the code."""
+    try:
+        code, constants = module.code_with_constants
+    except RuntimeError:  # a module without a `forward`
+        return []
+    return [_MANGLED.sub("", code), dict(constants.const_mapping)]
 
 
 def is_part(name: str, of: Collection[str]) -> bool:

@@ -42,7 +42,9 @@ class FailureNote(msgspec.Struct):
 def running(root: Path, engine: str) -> Iterator[None]:
     """Note that this process computes the run of the folder `root`, until the context is left."""
     note = RunNote(os.getpid(), socket.gethostname(), engine, time.time(), None)
-    if not is_alive(last_run(root)[0]):  # another process may share the folder
+    before = last_run(root)[0]
+    other = before if is_alive(before) else None  # processes may share a folder
+    if other is None:
         inside(root, FAILURES).unlink(missing_ok=True)
     write_inside(root, RUN, msgspec.json.encode(note))
     try:
@@ -50,7 +52,8 @@ def running(root: Path, engine: str) -> Iterator[None]:
     finally:
         with suppress(OSError):  # of a full disk: what has gone wrong before matters more
             if last_run(root)[0] in (note, None):
-                write_inside(root, RUN, msgspec.json.encode(msgspec.structs.replace(note, ended=time.time())))
+                ended = msgspec.structs.replace(note, ended=time.time())
+                write_inside(root, RUN, msgspec.json.encode(other if other and is_alive(other) else ended))
 
 
 def last_run(root: Path) -> tuple[RunNote | None, tuple[str, ...]]:

@@ -49,7 +49,11 @@ class Contents:
         if isinstance(value, enum.Enum):
             return f"{kind} {value.name}"
         if isinstance(value, Tensor):
+            if value.is_quantized:
+                return f"{value.dtype} {self.text(value.dequantize())}"
             return tensors_digest({"": value.detach().to_dense() if value.layout != torch.strided else value})
+        if isinstance(value, torch.ScriptObject):  # such as the packed weights of a quantised layer
+            return f"{kind} {self._scripted(value)}"
         if isinstance(value, np.ndarray | np.generic):
             return self._array(np.asarray(value))
         if isinstance(value, _GENERATORS):
@@ -71,6 +75,12 @@ class Contents:
         if isinstance(value, partial) or hasattr(value, "__qualname__") or hasattr(value, "__func__"):
             return self._called(value, self)
         return f"{self._source(type(value))} {getattr(value, '__name__', '')} {self._own(value)}"
+
+    def _scripted(self, value: Any) -> str:
+        try:
+            return self.text(value.__getstate__())
+        except (RuntimeError, AttributeError):  # it cannot be saved
+            return ""
 
     def _own(self, value: Any) -> str:
         """Return the fields of an object, whether it keeps them in a dict or in slots."""

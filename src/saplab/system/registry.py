@@ -1,5 +1,6 @@
 """Named kinds of objects: the one place where text and plain values become objects, and objects text."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -167,10 +168,19 @@ class Registry(Generic[T]):
         left out for classes and functions of saplab, whose numbers have versions.
 
         Raises:
-            ValueError: a function that cannot be named.
+            ValueError: a function that cannot be named, or a setting that is no plain value.
         """
         settings = {s.name: s.value(value) for s in settings_of(type(value))}
+        for name, given in settings.items():
+            self._check_plain(name, given)
         return {"class": self.name_of(type(value)), **_sources(value), **settings}
+
+    def _check_plain(self, name: str, value: Any) -> None:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            wanted = "finite numbers, text, lists or dicts of these, to be named in results"
+            raise ValueError(f"`{self.kind}` setting `{name}` must be {wanted}, got {value!r:.80}") from None
 
     def decode(self, values: Mapping[str, Any]) -> T:
         """Return the object that `encode` described; ValueError for other settings or a class that has changed."""
@@ -284,7 +294,8 @@ def import_object(path: str) -> Any:
             _refuse_inside(module, closed)
         return attrgetter(name)(import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be imported: {error}") from None
+        hint = "; it is of a script: put it into a module" if module == "__main__" else ""
+        raise ValueError(f"{path} cannot be imported: {error}{hint}") from None
     finally:
         if closed is not None:
             sys.path[:] = every

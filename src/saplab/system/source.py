@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import resolve_name
 from pathlib import Path
@@ -23,25 +24,56 @@ _KNOWN: Final = {"saplab", *sys.stdlib_module_names} - {"__main__"}
 _PLAIN: Final = str | int | float | tuple | None  # values whose text tells them
 _NUMBERS: Final = (bool, int, float, complex, Tensor, np.ndarray, np.generic)
 _FIXED: Final = (bool, int, float, complex, str, bytes, tuple, frozenset, np.generic)
-_Globals = tuple[tuple[ModuleType, str, bool], ...]
-_known: Final[WeakKeyDictionary[Any, tuple[tuple[Any, ...], _Globals]]] = WeakKeyDictionary()
+_HELD: Final = (Tensor, np.ndarray, list, dict, set)  # what can be written into
+_WRITES: Final = frozenset({"STORE_SUBSCR", "DELETE_SUBSCR"})
+_WRITERS: Final = frozenset({  # methods that write into what they are called on
+    "append", "appendleft", "extend", "insert", "remove", "pop", "popleft", "popitem", "clear", "sort", "reverse",
+    "add", "discard", "update", "setdefault", "fill", "put", "resize", "setflags",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """What is reached from a class's methods or a function.
+
+    Attributes:
+        names: globals, each as its module and its name, in order.
+        assigned: those that the code assigns to.
+        written: names of globals and attributes that the code may write into: named where something is written into.
+        code: the user's functions and classes among the globals, with where each was found and its methods.
+    """
+
+    names: tuple[tuple[ModuleType, str], ...]
+    assigned: frozenset[tuple[ModuleType, str]]
+    written: frozenset[str]
+    code: tuple[tuple[ModuleType, str, Any, tuple[Any, ...]], ...]
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the names still stand for the same code."""
+        return all(vars(m).get(name) is found and _methods(found) == now for m, name, found, now in self.code)
+
+
+_known: Final[WeakKeyDictionary[Any, tuple[tuple[Any, ...], _Reached]]] = WeakKeyDictionary()
 _DATA: Final = (*_NUMBERS, str, bytes, tuple, list, dict, set, frozenset, SimpleNamespace)
 
 
 def source_digest(cls: Any) -> str:
     """Return a hash of the source of a class and its bases, but for those of saplab and of Python; "" if none is left.
 
-    It is that of their modules, of the user's modules that these import, and of what was compiled, so that a class
-    written at a prompt counts as well, and one whose method was replaced. Values that a module or a class is given
-    while it runs do not count; see `data_of`.
+    It is that of their modules, of the user's modules that these import, and of what was compiled of the classes and
+    of the user's functions and classes that they name, so that what is written at a prompt counts as well, and a method
+    that was replaced. Values that a module or a class is given while it runs do not count; see `data_of`.
     """
-    return _digest(tuple(base for base in cls.__mro__ if _is_own(base)), _methods(cls))
+    own = tuple(base for base in cls.__mro__ if _is_own(base))
+    return _digest(own, _methods(cls), tuple(one[2:] for one in _reached(cls).code)) if own else ""
 
 
 @cache
-def _digest(own: tuple[type, ...], methods: tuple[Any, ...]) -> str:
-    """Return the hash for classes, whose methods are these: others after one was replaced."""
-    return hashlib.sha256("\0".join(map(_source, own)).encode()).hexdigest()[:16] if own else ""
+def _digest(own: tuple[type, ...], methods: tuple[Any, ...], named: tuple[Any, ...]) -> str:
+    """Return the hash for classes, whose methods are these and which name that code: others after one was replaced."""
+    texts = [*map(_source, own), *(_code(found) for found, _ in named)]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def _is_own(base: type) -> bool:
@@ -72,37 +104,38 @@ def data_of(code: Any) -> Iterator[tuple[str, Any]]:
         for name, value in list(vars(base).items()) if is_users(base) else ():
             if name[:2] != "__" and _is_data(value):
                 yield f"{base.__module__}.{base.__qualname__}.{name}", value
-    for module, name, _ in _globals_named(code):
+    for module, name in _reached(code).names:
         value = vars(module).get(name)
         if _is_data(value):
             yield f"{module.__name__}.{name}", value
 
 
 def _constants_of(code: Any) -> Iterator[tuple[str, Any]]:
-    """Yield of `data_of` what cannot change by itself: no container that is written into, no global that is assigned.
+    """Yield of `data_of` what cannot change by itself: nothing that may be written into, no global that is assigned.
 
     A counter must not make a class another one, where nobody looks which values passes write.
     """
-    assigned = {f"{module.__name__}.{name}" for module, name, is_assigned in _globals_named(code) if is_assigned}
+    reached = _reached(code)
+    assigned = {f"{module.__name__}.{name}" for module, name in reached.assigned}
     for name, value in data_of(code):
-        if isinstance(value, _FIXED) and name not in assigned:
+        written = isinstance(value, _HELD) and name.rpartition(".")[2] in reached.written
+        if isinstance(value, (*_FIXED, *_HELD)) and name not in assigned and not written:
             yield name, value
 
 
-def _globals_named(code: Any) -> _Globals:
-    """Return what `_followed` finds, looked for once as long as the function lives, or the class has these methods."""
+def _reached(code: Any) -> _Reached:
+    """Return what `_followed` finds, looked for once as long as the methods and what they name are the same."""
     methods, known = _methods(code), _known.get(code)
-    if known is None or known[0] != methods:
+    if known is None or known[0] != methods or not known[1].is_current:
         known = _known[code] = methods, _followed(code)
     return known[1]
 
 
-def _followed(code: Any) -> _Globals:
-    """Return the globals that are reached from a class's methods or a function, in order.
-
-    Each as its module, its name, and whether the code assigns to it.
-    """
-    found: dict[tuple[ModuleType, str], bool] = {}
+def _followed(code: Any) -> _Reached:
+    """Follow a class's methods, or a function, to the globals that they name, and on from there."""
+    found: set[tuple[ModuleType, str]] = set()
+    assigned: set[tuple[ModuleType, str]] = set()
+    written: set[str] = set()
     done: set[int] = set()
     ahead: list[Any] = [code]
     while ahead:
@@ -113,18 +146,39 @@ def _followed(code: Any) -> _Globals:
         if isinstance(here, type):
             ahead += [*here.__bases__, *(vars(here)[name] for name in vars(here) if name[:2] != "__")]
         elif (function := _function(here)) is not None:
-            assigned = _assigned(function.__code__)
+            own, writes = _written(function.__code__)
+            written.update(_names(function.__code__) if writes else ())
             for module, name in _reads(function):
-                found[module, name] = found.get((module, name), False) or name in assigned
+                found.add((module, name))
+                assigned.update({(module, name)} if name in own else ())
                 ahead.append(vars(module)[name])
-    reached = ((module, name, is_assigned) for (module, name), is_assigned in found.items())
-    return tuple(sorted(reached, key=lambda one: (one[0].__name__, one[1])))
+    names = sorted(found, key=lambda one: (one[0].__name__, one[1]))
+    values = ((module, name, vars(module)[name]) for module, name in names)
+    named = tuple((*one, _methods(one[2])) for one in values if _is_code(one[2]))
+    return _Reached(tuple(names), frozenset(assigned), frozenset(written), named)
 
 
-def _assigned(code: CodeType) -> set[str]:
-    """Return the globals that a function's code assigns to."""
-    inner = (name for constant in code.co_consts if isinstance(constant, CodeType) for name in _assigned(constant))
-    return {one.argval for one in dis.get_instructions(code) if one.opname == "STORE_GLOBAL"} | set(inner)
+def _is_code(value: Any) -> bool:
+    """Return whether a global is a function or a class of the user's."""
+    return (isinstance(value, type) or _function(value) is not None) and _is_users(
+        sys.modules.get(getattr(value, "__module__", None) or "")
+    )
+
+
+def _written(code: CodeType) -> tuple[set[str], bool]:
+    """Return the globals that a function's code assigns to, and whether it may write into what it names."""
+    instructions = list(dis.get_instructions(code))
+    assigned = {one.argval for one in instructions if one.opname == "STORE_GLOBAL"}
+    writes = any(one.opname in _WRITES for one in instructions) or any(map(_is_writer, code.co_names))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            own, inner = _written(constant)
+            assigned, writes = assigned | own, writes or inner
+    return assigned, writes
+
+
+def _is_writer(name: str) -> bool:
+    return name in _WRITERS or (name[-1:] == "_" and name[:1] != "_")  # PyTorch's methods that work in place
 
 
 def _function(member: Any) -> FunctionType | None:
@@ -181,6 +235,7 @@ def _called(called: Any, contents: Contents) -> str:
         own = called.__module__.partition(".")[0] not in _KNOWN
         captured = [_captured(cell, contents) for cell in called.__closure__ or ()]
         read = [f"{name} {contents.text(value)}" for name, value in _constants_of(called)]
+        read += [_code(found) for _, _, found, _ in _reached(called).code] if own else []
         values = [contents.text(called.__defaults__), contents.text(called.__kwdefaults__), *read]
         return "\n".join([called.__qualname__, _text(called) if own else "", _member(called), *captured, *values])
     if bound is not None and not inspect.ismodule(bound):
@@ -253,9 +308,15 @@ def _is_users(module: Any) -> bool:
 
 def _source(cls: type) -> str:
     """Return a class's module as it is on the disk, and what of the class was compiled, which may be older."""
-    text = _text(cls)
-    members = (f"{name} {_member(value)}" for name, value in sorted(vars(cls).items()) if not name.startswith("__"))
-    return "\n".join([cls.__qualname__, text, *members])
+    return "\n".join([_text(cls), _code(cls)])
+
+
+def _code(found: Any) -> str:
+    """Return what was compiled of a function or a class."""
+    if not isinstance(found, type):
+        return f"{getattr(found, '__qualname__', '')} {_member(found)}"
+    members = (f"{name} {_member(value)}" for name, value in sorted(vars(found).items()) if name[:2] != "__")
+    return "\n".join([found.__qualname__, *members])
 
 
 def _member(value: Any) -> str:

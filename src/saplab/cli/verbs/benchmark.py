@@ -104,7 +104,8 @@ def _run(entry: "Entry", tier: str, data: str, place: options.Place) -> "Run":
     from saplab.benchmark.run import Run, load_images
 
     chosen = PROTOCOL.tier(tier)
-    return Run(entry, chosen, load_images(chosen, data), place.device, place.engine, _command(entry, tier, data))
+    images, command = load_images(chosen, data), _command(entry, tier, data)
+    return Run(entry, chosen, images, place.device, place.engine, command, place.kind)
 
 
 def _command(entry: "Entry", tier: str, data: str) -> str:
