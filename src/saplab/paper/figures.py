@@ -53,7 +53,7 @@ def _first(preset: Preset) -> tuple[Figure, ...]:
             Claim("SAP-100 keeps more than the dense model.", own, "higher", _GAINS, plain),
             Claim("The attack computed on the dense model leaves less of SAP-100 than its own.", transferred, "lower",
                   _GAINS, own),
-        ), (0, 1, 2, 4, 8)),
+        ), (0, 1, 2, 4, 8) if preset.images else None),
     )  # fmt: skip
 
 
