@@ -1,7 +1,7 @@
 """A whole evaluation of SAP-100: `standard` beside other libraries' attacks for random networks, in one run.
 
     python benchmarks/whole.py [--images 200] [--lam 8] [--passes 100] [--battery-passes 20] [--backward mask]
-        [--only standard] [--threads 1] [--json PATH]
+        [--only standard rand] [--threads 1] [--json PATH]
 
 torchattacks' EOTPGD and pyautoattack's `rand` run at their defaults, as their users would call them, on the network
 that saplab defends, with its kernels; `backward` is the rule by which their gradients pass SAP. `standard` chooses its
@@ -99,7 +99,7 @@ def main() -> None:
     evaluations, left_out = installed(EVALUATIONS, MODULES)
     for line in left_out:
         print(f"left out: {line}")
-    evaluations = {name: one for name, one in evaluations.items() if args.only in name}
+    evaluations = {name: one for name, one in evaluations.items() if any(part in name for part in args.only)}
     dense = saplab.load_model("preact-resnet20-dense")
     net = trust(saplab.defend(dense, saplab.SAP(100), backward=args.backward))
     x, y = (t[: args.images] for t in saplab.load_cifar10("sample"))
@@ -134,7 +134,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--lam", type=float, default=8.0)
     parser.add_argument("--passes", type=int, default=100)
     parser.add_argument("--battery-passes", type=int, default=20)
-    parser.add_argument("--only", default="", help="a part of an evaluation's name")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of evaluations' names")
     parser.add_argument("--backward", choices=RULES, default="mask")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
