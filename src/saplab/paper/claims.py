@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from saplab.evaluation.findings import DIAGRAM_BINS, whole
 from saplab.evaluation.rows import scores_at
-from saplab.metrics import correct, mean_interval, paired_difference
+from saplab.metrics import Interval, correct, mean_interval, paired_difference
 from saplab.metrics.calibration import calibration
 from saplab.metrics.scores import score_difference
 from saplab.paper.study import Claim
@@ -66,27 +66,33 @@ def measured(store: Results, curve: Curve) -> Measured:
 
 def judge(claim: Claim, found: Mapping[str, Measured], symbol: str = "λ") -> Judged:
     """Judge a claim by what was measured of each curve, by its label; curves that are missing were not computed."""
-    together = 1 - (1 - _SURE) / (len(claim.pairs) * len(claim.strengths))
     outcomes: list[Outcome] = []
     evidence = []
     for first, second in claim.pairs:
-        one, other = found.get(first, {}), found.get(second, {}) if second else found.get(first, {})
-        pair: dict[float, Outcome] = {}
-        told = []
-        for strength in claim.strengths:
-            both = (one[strength], other[strength]) if strength in one and strength in other else None
-            shown = both and _found(claim.relation, *both, _SURE)
-            wider = both and _found(claim.relation, *both, together)
-            pair[strength] = _outcome(claim.relation, shown, wider) if shown and wider else "not computed"
-            told.append(f"{symbol} = {strength:g}{_text(claim.relation, shown) if shown else ' not computed'}")
-        outcomes += [_mostly(list(pair.values()))] if claim.relation == "mostly lower" else pair.values()
-        evidence.append(f"{first}{f' − {second}' if second else ''}. {'; '.join(told)}")
+        pair = _compared(claim, found.get(first, {}), found.get(second or first, {}))
+        own = [outcome for _, outcome in pair.values()]
+        outcomes += [_mostly(own)] if claim.relation == "mostly lower" else own
+        told = "; ".join(f"{symbol} = {strength:g}{text}" for strength, (text, _) in pair.items())
+        evidence.append(f"{first} − {second}. {told}" if second else f"{first}. {told}")
     if set(outcomes) == {"not computed"}:
         return Judged(claim, "not computed", "")
-    outcome: Outcome = "does not hold" if "does not hold" in outcomes else "holds"
-    if outcome == "holds" and set(outcomes) != {"holds"}:
-        outcome = "unclear"
-    return Judged(claim, outcome, ". ".join(evidence))
+    all_hold, one_fails = set(outcomes) == {"holds"}, "does not hold" in outcomes
+    return Judged(claim, "does not hold" if one_fails else "holds" if all_hold else "unclear", ". ".join(evidence))
+
+
+def _compared(claim: Claim, first: Measured, second: Measured) -> dict[float, tuple[str, Outcome]]:
+    """Compare two curves, of which the second is the first where it stands alone: evidence and outcome by strength."""
+    together = 1 - (1 - _SURE) / (len(claim.pairs) * len(claim.strengths))
+    pair: dict[float, tuple[str, Outcome]] = {}
+    for strength in claim.strengths:
+        pair[strength] = " not computed", "not computed"
+        if strength in first and strength in second:
+            shown, wider = (
+                _found(claim.relation, first[strength], second[strength], sure) for sure in (_SURE, together)
+            )
+            if shown and wider:
+                pair[strength] = _text(claim.relation, shown), _outcome(claim.relation, shown, wider)
+    return pair
 
 
 def _found(relation: str, first: Any, second: Any, confidence: float) -> _Interval | None:
@@ -94,16 +100,22 @@ def _found(relation: str, first: Any, second: Any, confidence: float) -> _Interv
     if not isinstance(first, tuple):
         points = score_difference(first, second, confidence)
         return (points.estimate, points.low, points.high) if points else None
-    if relation in ("calibrated", "not calibrated", "better calibrated"):
-        a, b = (calibration(probs, labels, DIAGRAM_BINS).ece for probs, labels in (first, second))
-        if relation != "better calibrated":
-            return 100 * a.estimate, 100 * a.low, 100 * a.high
+    if relation in ("calibrated", "not calibrated"):
+        error = _error(first)
+        return 100 * error.estimate, 100 * error.low, 100 * error.high
+    if relation == "better calibrated":
+        a, b = _error(first), _error(second)
         return 100 * (a.estimate - b.estimate), 100 * (a.low - b.high), 100 * (a.high - b.low)
     if relation == "near chance":
         share, chance = mean_interval(correct(*first), 1, confidence), 1 / first[0].shape[1]
         return 100 * (share.estimate - chance), 100 * (share.low - chance), 100 * (share.high - chance)
     gap = paired_difference(correct(*first), correct(*second), 1, confidence)
     return 100 * gap.estimate, 100 * gap.low, 100 * gap.high
+
+
+def _error(measured: tuple[Any, Any]) -> Interval:
+    probs, labels = measured
+    return calibration(probs, labels, DIAGRAM_BINS).ece
 
 
 def _outcome(relation: str, shown: _Interval, wider: _Interval) -> Outcome:
