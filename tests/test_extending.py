@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import saplab
-from saplab.evaluation.evaluate import EvaluationError
 from saplab.runs.engines.base import Computed, Options, make_engine
+from saplab.system.errors import EvaluationError
 
 DEFENSES = """
 from dataclasses import dataclass

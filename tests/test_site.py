@@ -13,10 +13,10 @@ from typing import Any, get_args, get_type_hints
 from synthetic import make_cell
 
 import saplab
-from saplab.evaluation.evaluate import EvaluationError
 from saplab.evaluation.rows import GameRow, Row, Summary
 from saplab.metrics import Counts, Interval
 from saplab.metrics.scores import Score
+from saplab.system.errors import EvaluationError
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from own_entry import OWN
 
 from saplab.benchmark.card import Card
 from saplab.benchmark.run import CARD
 from saplab.cli import app
 from saplab.cli.errors import guarded
-
-OWN = ("--model", "tiny:plain", "--defense", "gaussian-noise:0.1", "--name", "mine")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import OWN  # of this folder
+from own_entry import OWN
 
 import saplab
 from saplab.benchmark.card import Card, Left

@@ -12,11 +12,11 @@ import saplab
 from saplab.attacks import FGSM, PGD, MonteCarlo, RandomNoise, ThreatModel, eps_of
 from saplab.data.dataset import Dataset
 from saplab.defenses import SAP
-from saplab.evaluation.evaluate import EvaluationError
 from saplab.models.initialise import initialise
 from saplab.runs import Curve, ImageCell, Memory, Network, Request, Store, groups_of, images, run, work_of
 from saplab.runs.images import Images
 from saplab.runs.results import ImageResult, join
+from saplab.system.errors import EvaluationError
 
 DENSE = Network("net", "a" * 64)
 DEFENDED = replace(DENSE, defenses=(SAP(100),))
