@@ -10,11 +10,11 @@ from typing import Annotated, Final
 import msgspec
 
 from saplab.attacks import NormName, ThreatModel
+from saplab.runs.store import STUDY
 from saplab.system.folder import inside, read_inside, write_inside
 
 ALONE: Final = ("near chance", "calibrated", "not calibrated")  # relations of one line
 RELATIONS: Final = ("higher", "lower", "alike", "not higher", "mostly lower", "better calibrated", *ALONE)
-_STUDY: Final = "study.json"
 _BESIDE: Final = ("-against", "-reliability")  # what the names of a figure's other charts end with
 _LARGEST: Final = sys.float_info.max
 
@@ -183,12 +183,12 @@ def read_study(path: str | Path) -> tuple[Figure, ...]:
 def save_figures(root: Path, figures: Iterable[Figure]) -> None:
     """Keep the figures of a study in its run folder."""
     text = msgspec.json.format(msgspec.json.encode(_Study(tuple(figures))), indent=1)
-    write_inside(root, _STUDY, text + b"\n")
+    write_inside(root, STUDY, text + b"\n")
 
 
 def load_figures(root: Path) -> tuple[Figure, ...]:
     """Read what `save_figures` wrote; ValueError names the file if it holds something else."""
-    return _decoded(root / _STUDY, read_inside(root, _STUDY), msgspec.json.decode)
+    return _decoded(root / STUDY, read_inside(root, STUDY), msgspec.json.decode)
 
 
 def _decoded(path: Path, content: bytes, decode: Callable[..., _Study]) -> tuple[Figure, ...]:
@@ -224,7 +224,7 @@ def line_of(text: str, error: str) -> int | None:
 
 def is_study(root: Path | str) -> bool:
     """Return whether a run folder holds a study; a link, or what is no file, in its place is an error."""
-    return inside(Path(root), _STUDY).exists()
+    return inside(Path(root), STUDY).exists()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from saplab.system.registry import no_imports_from
 Stamp = tuple[int, int]  # size in bytes, time of the last change in nanoseconds
 
 _REQUEST: Final = "request.json"
-_STUDY: Final = "study.json"  # of a study's figures, which `saplab.paper` writes
+STUDY: Final = "study.json"  # of a study's figures, which `saplab.paper` writes
 _CELLS: Final = "cells"
 _INDEX: Final = "index.txt"  # a line for each file that was found whole: digest, size, time; the last line is valid
 _DAMAGED: Final[Stamp] = (0, 0)  # no file's
@@ -113,7 +113,7 @@ class Store:
                 found._check_same(request, alone)
             (root / _CELLS).mkdir(exist_ok=True)
             if found is None or found.request != request:
-                inside(root, _STUDY).unlink(missing_ok=True)  # of another request's figures
+                inside(root, STUDY).unlink(missing_ok=True)  # of another request's figures
                 write_inside(root, _REQUEST, request.to_json().encode())
         store = cls(root, request, note, own)
         if alone:  # before others may use the folder too, one of them may have been alone in it

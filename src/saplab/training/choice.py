@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 from saplab.defenses import Dropout, parse_defenses
@@ -38,10 +39,10 @@ class Choice:
     def command(self, data: str = "cifar10:DIR", processes: int = 1, **others: int | str | bool | None) -> str:
         """Return the command that trains so; `others` are options that do not belong to the recipe, True for a flag."""
         launcher = ("torchrun", "--nproc-per-node", str(processes), "-m") if processes > 1 else ()
-        options = {"--preset": self.preset, **self.options(), "--data": data}
-        options |= {f"--{name.replace('_', '-')}": str(value) for name, value in others.items() if value is not None}
-        words = (word for name, value in options.items() for word in ((name,) if value == "True" else (name, value)))
-        return shlex.join([*launcher, "saplab", "train", self.recipe, *words])
+        options: dict[str, Any] = {"--preset": self.preset, **self.options(), "--data": data}
+        options |= {f"--{name.replace('_', '-')}": value for name, value in others.items() if value is not None}
+        pairs = ((name,) if value is True else (name, str(value)) for name, value in options.items())
+        return shlex.join([*launcher, "saplab", "train", self.recipe, *chain.from_iterable(pairs)])
 
     def folder(self) -> str:
         """Return the name of a folder for the run, a different one for each choice."""

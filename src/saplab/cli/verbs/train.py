@@ -115,28 +115,22 @@ def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
     from saplab.data.images import Cut
     from saplab.data.load import load_records
 
-    cut, is_cifar = Cut(image_size, image_size), data.startswith("cifar10:")
-    source = CIFAR10 if is_cifar else Path(data).name
-    named = Path(test).name if test else None
+    cut, held_out = Cut(image_size, image_size), not (test or data.startswith("cifar10:"))
     size = image_size if any(Path(name).is_dir() for name in (data, test) if name) else None
     images = load_records(data, cut=cut)
     _say(images.note)
-    if test or is_cifar:
-        tested = load_records(test or data, "test", cut, images.classes)
-        _say(tested.note)
-        return Job(
-            choice,
-            images,
-            tested,
-            Path(),
-            source,
-            _GIVEN_IMAGES if test else TEST_IMAGES,
-            test_source=named,
-            image_size=size,
-        )
-    if not choice.resolve().held_out:
+    tested = None if held_out else load_records(test or data, "test", cut, images.classes)
+    _say(tested.note if tested else "")
+    if held_out and not choice.resolve().held_out:
         choice = replace(choice, validation=max(1, len(images) // _SHARE_HELD_OUT))
-    return Job(choice, images, None, Path(), source, _HELD_OUT_IMAGES, test_source=named, image_size=size)
+    kind = _HELD_OUT_IMAGES if held_out else _GIVEN_IMAGES if test else TEST_IMAGES
+    given = _named(test) if test else None
+    return Job(choice, images, tested, Path(), _named(data), kind, test_source=given, image_size=size)
+
+
+def _named(data: str) -> str:
+    """Return what a command for others calls data: without the folders that it lies in here."""
+    return CIFAR10 if data.startswith("cifar10:") else Path(data).name
 
 
 def _say(note: str) -> None:
