@@ -153,10 +153,12 @@ def test_the_same_cells_by_other_names_go_on_under_the_new_names(store):
     assert again.survey() == store.survey()
 
 
-def test_the_words_around_a_request_may_differ(store):
+def test_words_around_a_request_that_changed_replace_those_that_were_there(store):
     curves = tuple(replace(curve, claim="Other words.", paper={}) for curve in store.request.curves)
-    again = Store.open(store.root, Request("Another title", curves, "another command"))
-    assert again.request == store.request
+    asked = Request("Another title", curves, "another command")
+    again = Store.open(store.root, asked)
+    assert again.request == Store.read(store.root).request == asked
+    assert again.survey() == store.survey()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "cells/ab.safetensors", ".hidden"])
