@@ -154,7 +154,7 @@ def test_the_order_of_patterns_is_a_setting():
 
 def test_values_that_json_has_no_word_for_are_refused():
     infinite = replace(DENSE, defenses=(Clip(float("inf")),))
-    with pytest.raises(ValueError, match="`limit` must be finite numbers.*got inf"):
+    with pytest.raises(ValueError, match=r"`limit` must be finite numbers.*got inf"):
         replace(IMAGES, defender=infinite).digest  # noqa: B018
     with pytest.raises(TypeError):
         replace(IMAGES, passes=1.5).digest  # noqa: B018
