@@ -389,6 +389,20 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(workplace: Path, runner: "Ru
     assert "backward passes of one image" in runner.out
 
 
+def test_a_dry_run_counts_what_is_there_as_done(workplace: Path, runner: "Runner") -> None:
+    options = [*command()[3:], "--limit", "10", "--attack", "noise", "--out", "begun"]
+    assert runner(workplace, [*options, "--lambda", "8"])[0] == 0
+    first, *others = sorted((workplace / "begun/cells").iterdir())
+    assert runner(workplace, [*options, "--lambda", "8", "--dry-run"])[0] == 0
+    assert f"begun: {1 + len(others)} of {1 + len(others)} cells already there\n" in runner.out
+    assert "passes" not in runner.out
+    first.unlink()
+    assert runner(workplace, [*options, "--lambda", "8", "--dry-run"])[0] == 0
+    assert f"begun: {len(others)} of {1 + len(others)} cells already there; the rest:\n" in runner.out
+    assert "forward and" in runner.out
+    assert sorted((workplace / "begun/cells").iterdir()) == others
+
+
 def test_a_network_that_falls_short_ends_with_code_1(workplace: Path, runner: "Runner") -> None:
     options = [*command()[3:], "--limit", "12", "--lambda", "0,8", "--out"]
     assert runner(workplace, [*options, "short", "--fail-below", "99"])[0] == 1

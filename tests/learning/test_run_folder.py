@@ -151,6 +151,7 @@ def test_a_history_without_a_checkpoint_is_left_alone(saved: RunFolder[Record]) 
 def test_only_the_process_that_writes_touches_files(saved: RunFolder[Record]) -> None:
     leftover = saved.path / f".{CHECKPOINT}.999999999.0.tmp"
     leftover.touch()
+    os.utime(leftover, (0, 0))
     before = {path.name: path.read_bytes() for path in saved.path.iterdir()}
     reader = replace(saved, writes=False)
     assert reader.open()[1] == RECORDS

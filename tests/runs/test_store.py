@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -278,14 +279,17 @@ def test_results_of_another_size_are_refused(store, cell):
 def test_leftovers_of_killed_processes_are_removed_and_others_kept(store):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead = store.root / "cells" / f".x.safetensors.{ended.pid}.aa.tmp"
-    alive = store.root / "cells" / f".x.safetensors.{os.getppid()}.bb.tmp"
-    old = store.root / f".request.json.{os.getpid()}.cc.tmp"
-    for path in (dead, alive, old):
+    host = re.sub(r"\W", "-", socket.gethostname())
+    dead = store.root / "cells" / f".x.safetensors.{ended.pid}@{host}.aa.tmp"
+    alive = store.root / "cells" / f".x.safetensors.{os.getppid()}@{host}.bb.tmp"
+    elsewhere = store.root / "cells" / f".x.safetensors.{ended.pid}@{host}-2.cc.tmp"
+    old = store.root / f".request.json.{os.getpid()}@{host}.dd.tmp"
+    paths = (dead, alive, elsewhere, old)
+    for path in paths:
         path.write_text("part")
     os.utime(old, (time.time() - 3600,) * 2)
     Store.open(store.root, store.request)
-    assert [path.exists() for path in (dead, alive, old)] == [False, True, False]
+    assert [path.exists() for path in paths] == [False, True, True, False]
 
 
 def test_a_folder_with_only_leftovers_is_taken(tmp_path):

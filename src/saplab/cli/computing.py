@@ -14,7 +14,7 @@ from saplab.system.words import counted, readable
 if TYPE_CHECKING:
     from saplab.cli.console import Console
     from saplab.evaluation.evaluate import Job
-    from saplab.runs import Request, Store
+    from saplab.runs import Cell, Request, Store
 
 _MOST_FAILURES = 10  # lines
 
@@ -38,8 +38,7 @@ def open_store(job: "Job", folder: Path, console: "Console") -> "Store":
     for problem in found.damaged:
         console.say(f"{problem}; computing it again")
     if found.stored:
-        every = counted(len(job.request.by_digest), "cell")
-        console.say(f"{store.root}: {len(found.stored)} of {every} already there")
+        console.say(f"{store.root}: {len(found.stored)} of {_cells(job)} already there")
     return store
 
 
@@ -59,20 +58,38 @@ def fill(job: "Job", store: "Store", console: "Console") -> bool:
     return False
 
 
-def show_plan(job: "Job", console: "Console") -> None:
-    """Show what a job would compute: curves, network passes, and the longest time that they may take here."""
+def show_plan(job: "Job", folder: Path, console: "Console") -> None:
+    """Show what a job would compute: curves, network passes, and the longest time that they may take here.
+
+    What the run folder `folder` holds already is not counted.
+    """
     from saplab.evaluation.budget import budget_of
     from saplab.runs import groups_of
 
     job.inputs.rehearse(job.request.cells)
-    todo = groups_of(job.request.cells)
-    curves, cells = counted(len(job.request.curves), "curve"), counted(len(job.request.cells), "cell")
-    console.say(f"{curves}, {cells} in {counted(len(todo), 'group')} of shared images:")
+    groups = counted(len(groups_of(job.request.cells)), "group")
+    console.say(f"{counted(len(job.request.curves), 'curve')}, {_cells(job)} in {groups} of shared images:")
     for curve in job.request.curves:
         console.say(f"  {curve.label}")
-    budget = budget_of(cast("Any", job.request.cells), job.inputs)
-    console.say(budget.passes)
-    console.say(budget.time)
+    if todo := what_is_lacking(job, folder, console):
+        budget = budget_of(cast("Any", todo), job.inputs)
+        console.say(budget.passes)
+        console.say(budget.time)
+
+
+def what_is_lacking(job: "Job", folder: Path, console: "Console") -> "list[Cell]":
+    """Return the cells of a job that have no file in the folder of its run, and tell of those that have one."""
+    from saplab.runs import Store
+
+    store = Store(folder, job.request)
+    todo = [cell for cell in job.request.cells if not store.path(cell).exists()]
+    if there := len(job.request.cells) - len(todo):
+        console.say(f"{folder}: {there} of {_cells(job)} already there{'; the rest:' if todo else ''}")
+    return todo
+
+
+def _cells(job: "Job") -> str:
+    return counted(len(job.request.cells), "cell")
 
 
 def default_folder(verb: str, request: "Request") -> Path:

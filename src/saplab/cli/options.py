@@ -126,7 +126,7 @@ Address = Annotated[
     str | None, option(MACHINE, "Of a Ray cluster: auto or HOST:PORT; by default one on this machine for the run.")
 ]
 Out = Annotated[Path | None, option(OUTPUT, "Run folder; by default one under runs/.")]
-Json = Annotated[bool, option(OUTPUT, "Write the result as JSON to stdout.", "--json")]
+Json = Annotated[bool, option(OUTPUT, "Write the result as JSON to stdout, a line for each entry or study.", "--json")]
 DryRun = Annotated[bool, option(OUTPUT, "Show what would be computed, and what it costs, and no more.", "--dry-run")]
 
 

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import re
 import secrets
+import socket
 import time
 from pathlib import Path
 
@@ -12,10 +14,10 @@ _STALE_SECONDS = 60.0
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`: whatever happens, a reader sees the whole old file or the whole new one.
 
-    The bytes go to a hidden file in the same folder (``.NAME.PID.RANDOM.tmp``) and are flushed to the disk before that
+    The bytes go to a hidden file in the same folder (``.NAME.PID@HOST.RANDOM.tmp``) and are flushed to the disk before that
     file is renamed. An OSError names `path`, which is as it was before; for a full disk it says what to do.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = path.parent / f".{path.name}.{os.getpid()}@{_host()}.{secrets.token_hex(4)}.tmp"
     try:
         _write_through(temporary, content)
         temporary.replace(path)
@@ -79,9 +81,14 @@ def _is_stale(temporary: Path) -> bool:
     return age > _STALE_SECONDS or not _may_be_alive(temporary)
 
 
+def _host() -> str:
+    """Return the name of this machine, fit for a part of a file name."""
+    return re.sub(r"\W", "-", socket.gethostname())
+
+
 def _may_be_alive(temporary: Path) -> bool:
-    pid = temporary.name.split(".")[-3]
-    if os.name != "posix" or not pid.isdecimal():  # elsewhere `os.kill` would end the process
+    pid, _, host = temporary.name.split(".")[-3].partition("@")
+    if host != _host() or os.name != "posix" or not pid.isdecimal():  # elsewhere `os.kill` would end the process
         return True
     try:
         os.kill(int(pid), 0)

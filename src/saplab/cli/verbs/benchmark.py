@@ -129,12 +129,12 @@ def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: boo
     name, tier = run.entry.name, run.tier.name
     if known is not None and name not in known:
         raise ValueError(f"`check` needs a stored card, and {name} has none in the tier {tier}")
+    folder = inside(out, f"{'' if known is None else 'check/'}{tier}/{name}", folder=True)
     if dry_run:
         for part, job in run.jobs().items():
             console.say(f"{name}, {part}:")
-            show_plan(job, console)
+            show_plan(job, folder / part, console)
         return True
-    folder = inside(out, f"{'' if known is None else 'check/'}{tier}/{name}", folder=True)
     if known is not None and (folder / CARD).exists():
         raise ValueError(f"{folder} holds a finished check: remove it, or name another --out, to compute it anew")
     card = run.card(folder, console.progress, lambda part: console.say(f"{name}: {part}"), progress=not console.json)

@@ -80,7 +80,8 @@ def evaluate(
             battery=attacks,
         )  # fmt: skip
     job = replace(job, engine=place.engine)
+    folder = out or default_folder("evaluate", job.request)
     if budget or dry_run:
-        show_plan(job, console)
+        show_plan(job, folder, console)
     if not dry_run:
-        compute_and_report(job, out or default_folder("evaluate", job.request), console, fail_below)
+        compute_and_report(job, folder, console, fail_below)

@@ -117,10 +117,10 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
     request = Request(f"{listed}: {ask.preset}", curves, command_line(), images.classes, tuple(notes))
     known = {(one.network.model, one.network.digest): one.plain for one in found.values()}
     job = Job(request, Images(known, images, ask.place.device), ask.place.engine)
-    if ask.dry_run:
-        show_plan(job, ask.console)
-        return True
     folder = ask.out or Path("runs") / f"{ask.preset}-{'-'.join(Path(name).stem for name in names)}"
+    if ask.dry_run:
+        show_plan(job, folder, ask.console)
+        return True
     return _computed(job, figures, folder, ask.console)
 
 
@@ -148,12 +148,12 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
     )  # fmt: skip
     request = Request(f"{chosen.table}: {ask.preset}", curves, command_line())
     job = Job(request, Games(agents.models(ask.place.device), ask.place.device), ask.place.engine)
-    if ask.dry_run:
-        _show_games(job, EFFORTS[ask.preset].max_frames, ask.console)
-        return True
-    own = Path("runs") / f"{ask.preset}-{chosen.table}"
     beside = inside(ask.out, chosen.table, folder=True) if ask.out and chosen.figures else ask.out
-    return _computed(job, figures, beside or own, ask.console)
+    run = beside or Path("runs") / f"{ask.preset}-{chosen.table}"
+    if ask.dry_run:
+        _show_games(job, run, EFFORTS[ask.preset].max_frames, ask.console)
+        return True
+    return _computed(job, figures, run, ask.console)
 
 
 def _tell_absent(agents: "Agents", folder: Path | None, console: Console) -> None:
@@ -167,13 +167,14 @@ def _tell_absent(agents: "Agents", folder: Path | None, console: Console) -> Non
     console.say(f"left out, as no agent is {where}: {', '.join(agents.absent)} (to train one: {how})")
 
 
-def _show_games(job: "Job", max_frames: int, console: Console) -> None:
+def _show_games(job: "Job", folder: Path, max_frames: int, console: Console) -> None:
+    from saplab.cli.computing import what_is_lacking
     from saplab.rl.atari import FRAME_SKIP
 
     job.inputs.rehearse(job.request.cells)
     for game in dict.fromkeys(curve.figure for curve in job.request.curves):
         console.say(f"{game}: " + "; ".join(curve.label for curve in job.request.curves if curve.figure == game))
-    cells = job.request.cells
+    cells = what_is_lacking(job, folder, console)
     games = counted(sum(cell.stop - cell.start for cell in cells), "game")
     console.say(f"{counted(len(cells), 'cell')}, {games} of at most {max_frames // FRAME_SKIP:,} actions each")
 
