@@ -78,7 +78,8 @@ def captured(work: Work, device: torch.device) -> Work:
     """Record a work's launches as a CUDA graph, to leave out the time that Python takes between them."""
     if device.type != "cuda":
         return work
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         work()
         work()
@@ -275,6 +276,8 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     check_device(device, args.small)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     info = machine(torch.get_num_threads(), device.type)
     print_machine(info)
     content: dict[str, Any] = {"machine": info}
@@ -282,6 +285,7 @@ def main() -> None:
         for name, found in results(args, device):
             content[name] = found
             print_result(name, found)
+            save(args.json, content)  # what was measured stays, also where time runs out
     if not args.small:
         content["targets"] = targets(content)
         print_targets(content["targets"])

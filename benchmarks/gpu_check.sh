@@ -3,12 +3,11 @@
 #
 #     benchmarks/gpu_check.sh [--out DIR] [--wheels DIR] [--rehearse]
 #
-# It asks for a Python with PyTorch and Triton (another than `python3` in $PYTHON); what else is missing is installed for
+# It asks for a Python with PyTorch and Triton (another than `python3` in $PYTHON) and a C compiler; what else is missing is installed for
 # this run alone from the wheels in a folder, without the internet. `--rehearse` tries the script without a GPU: Triton
 # interprets, tests that need CUDA skip, limits are ten times as long, and the times mean nothing. Exit status 0: every
 # stage ended well.
 set -uo pipefail
-cd "$(dirname "$0")/.."
 
 out=gpu-check wheels="" rehearse="" slower=1 python=${PYTHON:-python3}
 while [ $# -gt 0 ]; do
@@ -20,6 +19,8 @@ while [ $# -gt 0 ]; do
   esac
 done
 mkdir -p "$out" && out=$(cd "$out" && pwd)
+[ -z "$wheels" ] || wheels=$(cd "$wheels" && pwd) || exit 2
+cd "$(dirname "$0")/.." || exit 2
 parts=$(mktemp -d)
 trap 'rm -rf "$parts"' EXIT
 export PYTHONPATH=$PWD/src PYTHONUNBUFFERED=1
@@ -46,6 +47,9 @@ if [ -n "$rehearse" ]; then
   slower=10 where=(--device cpu --small)
 elif ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   echo "benchmarks/gpu_check.sh: PyTorch sees no GPU here; --rehearse tries the script without one" >&2
+  exit 2
+elif ! command -v cc > /dev/null && ! command -v gcc > /dev/null && ! command -v clang > /dev/null; then
+  echo "benchmarks/gpu_check.sh: Triton needs a C compiler (cc, gcc or clang) and Python's headers" >&2
   exit 2
 fi
 stage doctor 60 "$python" -m saplab doctor

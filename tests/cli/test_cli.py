@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from dataclasses import replace
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from synthetic import fill, make_request
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from saplab import __version__
 from saplab.attacks import eps_of
 from saplab.cli import app
 from saplab.cli.advice import in_options
@@ -417,6 +419,20 @@ def test_doctor_finds_this_machine_in_order(capsys):
     assert found["threads"]["usable cores"] >= 1
     assert found["kernels"]["cpu"].startswith("numba")
     assert found["kernels"]["cuda"].startswith("triton")
+
+
+def test_doctor_needs_no_installation_of_the_package_itself(monkeypatch, capsys):
+    """It runs from a source tree, as benchmarks/gpu_check.sh does."""
+    find = metadata.version
+
+    def version(name):
+        if name == "saplab":
+            raise metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert run_here("doctor", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["versions"]["saplab"] == __version__
 
 
 def test_doctor_tries_the_kernel_of_a_gpu_that_is_there(monkeypatch):

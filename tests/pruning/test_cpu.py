@@ -458,6 +458,14 @@ def test_binomial_law_where_rejection_is_coarsest(mean: float, p: float) -> None
     assert chi_square(counts, stats.binom(n, p).pmf(np.arange(n + 1))) > LEVEL
 
 
+@pytest.mark.parametrize("n", [1e14, 1e15, 2.0**53])
+def test_binomial_law_of_as_many_draws_as_can_be_counted(n: float) -> None:
+    drawn, law = draw_binomials(n, 1000 / n, 100_000), stats.poisson(1000)  # whose distance is below 1e-11
+    edges = np.unique(law.ppf(np.linspace(0, 1, 200)[1:-1]))
+    cdf = np.concatenate([[0.0], law.cdf(edges), [1.0]])
+    assert chi_square(np.bincount(np.searchsorted(edges, drawn), minlength=len(cdf) - 1), np.diff(cdf)) > LEVEL
+
+
 @njit
 def stirling(k):
     return np.array([_stirling(number) for number in k])

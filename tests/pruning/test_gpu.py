@@ -332,14 +332,14 @@ def test_numbers_are_those_of_the_cpu(size: int, kind: int) -> None:
 
 @triton.jit
 def draw_poisson(out, streams, means, N: tl.constexpr):
-    rows = tl.arange(0, N)[:, None]
+    rows = tl.program_id(0) * N + tl.arange(0, N)[:, None]
     of = stream(streams, rows, rows >= 0, 0, 3)
     tl.store(out + rows, poisson(tl.load(means + rows), of, rows >= 0))
 
 
 @triton.jit
 def draw_binomial(out, streams, sizes, chances, N: tl.constexpr):
-    rows = tl.arange(0, N)[:, None]
+    rows = tl.program_id(0) * N + tl.arange(0, N)[:, None]
     of = stream(streams, rows, rows >= 0, 0, 3)
     tl.store(out + rows, binomial(tl.load(sizes + rows), tl.load(chances + rows), of, rows >= 0))
 
@@ -355,7 +355,7 @@ def test_poisson_law() -> None:
     means, n = [1e-9, 0.3, 20.0, 63.9, 64.0, 1e3, 1e6, 1e9], 4096
     out = torch.zeros(len(means) * n, dtype=torch.float64, device=DEVICE)
     given = torch.tensor(means, dtype=torch.float64, device=DEVICE).repeat_interleave(n)
-    draw_poisson[(1,)](out, rows(len(given)).to(DEVICE), given, N=len(given))
+    draw_poisson[(len(given) // 512,)](out, rows(len(given)).to(DEVICE), given, N=512)
     for mean, drawn in zip(means, out.cpu().numpy().reshape(-1, n), strict=True):
         check_numbers(drawn, stats.poisson(mean))
 
@@ -365,7 +365,7 @@ def test_binomial_law() -> None:
     n = 4096
     out = torch.zeros(len(cases) * n, dtype=torch.float64, device=DEVICE)
     sizes, chances = torch.tensor(cases, dtype=torch.float64, device=DEVICE).repeat_interleave(n, 0).T.contiguous()
-    draw_binomial[(1,)](out, rows(len(out)).to(DEVICE), sizes, chances, N=len(out))
+    draw_binomial[(len(out) // 512,)](out, rows(len(out)).to(DEVICE), sizes, chances, N=512)
     for (size, p), drawn in zip(cases, out.cpu().numpy().reshape(-1, n), strict=True):
         check_numbers(drawn, stats.binom(size, p))
 

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from synthetic import make_cell, make_result
 
 from saplab.defenses import Defense
 from saplab.runs import ImageCell, Network, Store, groups_of, images, run, work_of
-from saplab.runs.engines import Computed, Failed, InProcess, Options, Workers, make_engine
+from saplab.runs.engines import Computed, Failed, InProcess, Options, Workers, make_engine, parcel
 from saplab.runs.engines.base import Queue, Trouble, trouble_of
 from saplab.runs.engines.parcel import pack, unpack
 from saplab.runs.record import failures
@@ -203,6 +204,16 @@ def test_a_network_that_cannot_be_sent_is_named(tmp_path):
     next(iter(inputs.models.values())).hook = lambda: None
     with pytest.raises(ValueError, match=r"cannot be sent to other processes, compute in process: .*lambda"):
         next(Workers(1, 1)([()], inputs, lambda n: None))
+
+
+def test_a_process_ends_whose_gpu_answers_no_more(monkeypatch):
+    """... instead of failing one group after another; its engine starts another process."""
+    ended = []
+    monkeypatch.setattr(parcel.os, "_exit", lambda code: ended.append(code) or (_ for _ in ()).throw(SystemExit(code)))
+    with pytest.raises(SystemExit):
+        parcel.compute(b"", SimpleNamespace(device="cuda:7"))
+    assert ended == [1]
+    assert parcel._computes("cpu")
 
 
 # Worker processes

@@ -67,6 +67,20 @@ def test_a_node_that_takes_its_time_to_begin_is_waited_for(monkeypatch):
     assert services.get_node is get_node
 
 
+def test_what_cannot_be_a_left_folder_of_ray_stops_no_run(tmp_path, monkeypatch):
+    """... a dangling link, a file, and the folder of a process that is there; that of one that has ended is removed."""
+    monkeypatch.setattr(private_ray.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(private_ray, "_LONGEST", 1000)
+    (tmp_path / "saplab-ray-1-link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "saplab-ray-99999999-file").touch()
+    for name in (f"saplab-ray-{os.getpid()}-mine", "saplab-ray-99999999-left"):
+        (tmp_path / name).mkdir()
+    with private_ray._folder():
+        pass
+    left = {path.name.rpartition("-")[2] for path in tmp_path.iterdir()}
+    assert left == {"link", "file", "mine"}
+
+
 class FakeRay:
     """Nodes by their cores and GPUs, and the options of the task that is made."""
 
@@ -108,6 +122,10 @@ def test_a_cluster_that_lacks_what_is_asked_for_is_refused():
         RayCluster("auto", threads=5)._task(nodes)
     with pytest.raises(ValueError, match="`device` cuda needs a cluster with GPUs, this one has none"):
         RayCluster("auto", device="cuda")._task(nodes)
+    with pytest.raises(
+        ValueError, match="`threads` must be at most 4, the cores of the largest node with a GPU, got 8"
+    ):
+        RayCluster("auto", device="cuda", threads=8)._task(FakeRay((64, 0), (4, 1)))
 
 
 @needs_ray

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -132,8 +133,12 @@ def joined(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     return tuple(tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in columns)
 
 
+_NO_MEMORY: Final = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")  # of the CPU, cuBLAS and cuDNN, Triton
+
+
 def _memory_ran_out(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in _NO_MEMORY)
 
 
 def cut(passes: tuple[Tensor, ...], start: int, marks: Iterable[int]) -> Iterator[tuple[Tensor, ...]]:

@@ -67,7 +67,7 @@ def _binomial_small_p(n: Any, p: Any, first: Any, c1: Any, c2: Any, c3: Any, k0:
         v = math.log(v * alpha / (a / (us * us) + b))
         bound = (
             (m + 0.5) * math.log((m + 1.0) / (odds * (n - m + 1.0)))
-            + (n + 1.0) * math.log((n - m + 1.0) / (n - k + 1.0))
+            + (n + 1.0) * math.log1p((k - m) / (n - k + 1.0))
             + (k + 0.5) * math.log(odds * (n - k + 1.0) / (k + 1.0))
             + _stirling(m) + _stirling(n - m) - _stirling(k) - _stirling(n - k)
         )  # fmt: skip

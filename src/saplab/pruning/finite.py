@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+_WIDTH: Final = 4  # numbers of a place, of which two are used: 16 bytes, by which kernels are compiled once for all
 _PLACES: Final = 1024  # prunings between two checks; the next one checks by itself
 _NOBODY: Final = 2**31 - 1
 
@@ -32,7 +33,7 @@ class _Notes:
     calls: list[tuple[str, Tensor]] = field(default_factory=list)
 
     def clear(self) -> None:
-        self.places.copy_(torch.tensor([0, _NOBODY], dtype=torch.int32).expand(_PLACES, 2))
+        self.places.copy_(torch.tensor([0, _NOBODY, 0, 0], dtype=torch.int32).expand(_PLACES, _WIDTH))
 
 
 _lock = threading.Lock()
@@ -40,23 +41,23 @@ _notes: dict[torch.device, _Notes] = {}
 
 
 def note(streams: Tensor, name: str) -> Tensor:
-    """Return a place (2,) int32, on the device of `streams` (N, 3), where a pruning can note maps that are not finite.
+    """Return a place (4,) int32, on the device of `streams` (N, 3), where a pruning can note maps that are not finite.
+
+    It notes their number and the first of them.
 
     Raises NotFiniteError where no place is left and a map of an earlier pruning was not finite.
     """
     device = streams.device
-    with _lock:
-        notes = _notes.get(device)
-        full = notes is not None and len(notes.calls) == _PLACES
-    if full:
+    while True:
+        with _lock:
+            if device not in _notes:
+                _notes[device] = _Notes(torch.empty((_PLACES, _WIDTH), dtype=torch.int32, device=device))
+                _notes[device].clear()
+            notes = _notes[device]
+            if len(notes.calls) < _PLACES:
+                notes.calls.append((name, streams))
+                return notes.places[len(notes.calls) - 1]
         check_finite(device)
-    with _lock:
-        if device not in _notes:
-            _notes[device] = _Notes(torch.empty((_PLACES, 2), dtype=torch.int32, device=device))
-            _notes[device].clear()
-        notes = _notes[device]
-        notes.calls.append((name, streams))
-        return notes.places[len(notes.calls) - 1]
 
 
 def check_finite(*devices: torch.device) -> None:

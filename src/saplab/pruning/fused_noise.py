@@ -124,7 +124,7 @@ def _noised(
     out = torch.empty_like(x)
     if h.numel() == 0:
         return out
-    maps, results = (as_array((t.permute(0, 2, 3, 1) if innermost else t).flatten(1)) for t in (x, out))
+    maps, results = (as_array((t.permute(0, 2, 3, 1) if innermost else t).reshape(len(t), -1)) for t in (x, out))
     keys, level, floor = streams.contiguous().numpy(), np.float32(amount), _F0 if rectify else NO_FLOOR
 
     def work(start: int, stop: int) -> None:

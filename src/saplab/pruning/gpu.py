@@ -65,7 +65,7 @@ def prune_rows(x: Tensor, streams: Tensor, draws: int, site: int, bad: Tensor, c
 
     Args:
         x, streams, draws, site: as in `saplab.pruning.operator.prune`, all on one device.
-        bad: (2,) int32, where the number of rows with NaN or infinity, which become NaN, and the first are noted.
+        bad: int32, where the number of rows with NaN or infinity, which become NaN, and the first are noted.
         cut: how to cut the batch; by `tiling` if None.
     """
     with on_device_of(x):
@@ -95,8 +95,9 @@ class _Pruning:
         self.out = torch.empty_like(x)
         cells = self.n * self.chunks
         sizes = (cells * self.groups, cells, cells, 2 * cells, self.n, self.n)
-        memory = torch.empty(sum(sizes), dtype=torch.float64, device=x.device)
-        self.sums, self.all_masses, light_masses, self.totals, self.goals, self.missing = memory.split(sizes)
+        even = [size + size % 2 for size in sizes]  # each part begins at 16 bytes, so that kernels are compiled once
+        memory = torch.empty(sum(even), dtype=torch.float64, device=x.device)
+        self.sums, self.all_masses, light_masses, self.totals, self.goals, self.missing = memory.split(even)
         self.masses = light_masses if self.light else self.all_masses
 
     def run(self) -> Tensor:

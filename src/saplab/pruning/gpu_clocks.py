@@ -167,7 +167,7 @@ def _law(mass, light_mass, usable, goal, draws, margin, FEW: tl.constexpr):
     return unit, speed, heavy_limit(mass, draws), scale_of(mass * unit, draws, FEW)
 
 
-@triton.jit(do_not_specialize=["draws", "site", "margin"])
+@triton.jit(do_not_specialize=["n", "draws", "site", "margin"])
 def ring(x, out, streams, sums, masses, light_masses, goals, totals, bad, n, a, chunks, draws, site, margin,
          FUSED: tl.constexpr, LIGHT: tl.constexpr, FEW: tl.constexpr,
          ROWS: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):  # fmt: skip

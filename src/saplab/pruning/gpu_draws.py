@@ -10,7 +10,7 @@ _TURNS = tl.constexpr(1 << 22)  # first counter, of a row's totals, for the turn
 _BELOW_ONE = tl.constexpr(1.0 - 2.0**-53)
 
 
-@triton.jit(do_not_specialize=["draws", "site"])
+@triton.jit(do_not_specialize=["n", "draws", "site"])
 def settle(streams, masses, goals, totals, missing, n, chunks, draws, site,
            LIGHT: tl.constexpr, ROWS: tl.constexpr, CHUNKS: tl.constexpr):  # fmt: skip
     """Store how many draws of each row the clocks have not made; negative where they made too many."""
@@ -117,7 +117,7 @@ def _begin_anew(x, out, rows, live, a, limit, unit, scale, LIGHT: tl.constexpr, 
     tl.debug_barrier()  # draws come to the same places from other threads
 
 
-@triton.jit(do_not_specialize=["draws", "site"])
+@triton.jit(do_not_specialize=["n", "draws", "site"])
 def add(x, out, streams, sums, masses, all_masses, goals, missing, n, a, chunks, draws, site,
         LIGHT: tl.constexpr, FEW: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
         LEVELS: tl.constexpr, STEPS: tl.constexpr, DRAWS: tl.constexpr):  # fmt: skip

@@ -49,11 +49,15 @@ def _uniform(word):
 
 @triton.jit(do_not_specialize=["site", "kind"])
 def fill(out, streams, n, size, site, kind, LAW: tl.constexpr, TILE: tl.constexpr):
-    """Write numbers of the streams (n, 3) to `out` (n, size); a program writes TILE numbers of one row."""
-    rows = (tl.program_id(0) + tl.arange(0, 1)).to(tl.int64)[:, None]
+    """Write numbers of the streams (n, 3) to `out` (n, size); a program writes TILE numbers of one row.
+
+    The grid has one axis, as the others end at 65,535.
+    """
+    tiles = (size + TILE - 1) // TILE
+    rows = (tl.program_id(0) // tiles + tl.arange(0, 1)).to(tl.int64)[:, None]
     live = rows < n
     lane = tl.arange(0, TILE // 4)[None, :]
-    start = tl.program_id(1) * TILE
+    start = tl.program_id(0) % tiles * TILE
     w0, w1, w2, w3 = philox(start // 4 + lane, stream(streams, rows, live, site, kind))
     if LAW == _NORMAL:
         v0, v2 = _two_normals(w0, w2)
@@ -77,7 +81,7 @@ def variates(streams: torch.Tensor, size: int, site: int, law: str, kind: int) -
     """Draw (N, size) numbers of a law for the streams (N, 3) on their device."""
     out = torch.empty((len(streams), size), dtype=dtype_of(law), device=streams.device)
     if out.numel():
-        grid, n = (len(streams), -(-size // _TILE)), len(streams)
+        n = len(streams)
         with on_device_of(streams):
-            fill[grid](out, streams.contiguous(), n, size, site, kind, LAW=CODES[law], TILE=_TILE)
+            fill[(n * -(-size // _TILE),)](out, streams.contiguous(), n, size, site, kind, LAW=CODES[law], TILE=_TILE)
     return out

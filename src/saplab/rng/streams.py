@@ -26,7 +26,7 @@ from numba import njit
 
 from saplab.rng.compiled import scalar_kernel
 
-Purpose = Literal["defense", "attack", "noise", "training"]
+Purpose = Literal["defense", "call", "attack", "noise", "training"]
 
 SITES: Final = 1 << 24
 EXAMPLES: Final = 1 << 32
@@ -39,7 +39,8 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 def stream_key(seed: int, purpose: Purpose = "defense") -> int:
     """Derive the 64-bit key of a seed for one purpose, as a signed integer that fits an int64 tensor.
 
-    Defence, attack, noise and training of one seed are unrelated streams: the first 8 bytes of SHA-256 over both names.
+    Those of one seed are unrelated streams: judgement's passes (``defense``), direct calls (``call``), attack, noise
+    and training. A key is the first 8 bytes of SHA-256 over both names.
     Raises ValueError where `seed` is negative or not an integer.
     """
     if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:

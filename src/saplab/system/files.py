@@ -8,14 +8,14 @@ import socket
 import time
 from pathlib import Path
 
-_STALE_SECONDS = 60.0
+_STALE_SECONDS = 86_400.0  # a day, in which no writer is still at it, wherever it runs
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` to `path`: whatever happens, a reader sees the whole old file or the whole new one.
 
-    The bytes go to a hidden file in the same folder (``.NAME.PID@HOST.RANDOM.tmp``) and are flushed to the disk before that
-    file is renamed. An OSError names `path`, which is as it was before; for a full disk it says what to do.
+    The bytes go to a hidden file in the same folder (``.NAME.PID@HOST.RANDOM.tmp``) and are flushed to the disk
+    before that file is renamed. An OSError names `path`, which is as it was before; for a full disk it says what to do.
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}@{_host()}.{secrets.token_hex(4)}.tmp"
     try:

@@ -1,7 +1,7 @@
 """The precision of a network's arithmetic."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Literal, get_args
 
 import torch
@@ -43,6 +43,8 @@ def check_precision(precision: str) -> None:
 def computing_in(precision: str, device: str | torch.device, keep_casts: bool = False) -> Iterator[None]:
     """Compute convolutions and matrix products in a precision.
 
+    On a GPU, convolutions keep all bits of float32, which PyTorch's usual TF32 does not, and give the same bits again.
+
     Args:
         precision: ``float32`` or ``bfloat16``; another one raises ValueError.
         keep_casts: cast the weights once for all passes inside. PyTorch then keeps every leaf that requires a gradient
@@ -50,5 +52,11 @@ def computing_in(precision: str, device: str | torch.device, keep_casts: bool = 
     """
     check_precision(precision)
     kind, enabled = torch.device(device).type, precision == "bfloat16"
-    with torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=keep_casts):
+    exact = _exact_convolutions() if kind == "cuda" else nullcontext()
+    with exact, torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=keep_casts):
         yield
+
+
+def _exact_convolutions() -> AbstractContextManager[None]:
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)

@@ -1,6 +1,7 @@
 """Networks and what belongs to them, as they travel to other processes and machines, and what is computed there."""
 
 import copy
+import os
 import pickle
 import sys
 import uuid
@@ -66,11 +67,26 @@ def unpack(parcel: Parcel, device: str) -> Workload:
 
 
 def compute(group: bytes, inputs: Workload) -> Sequence[Any] | Trouble:
-    """Compute a pickled group in a worker process; the parcel may have made classes of the user's known there."""
+    """Compute a pickled group in a worker process; the parcel may have made classes of the user's known there.
+
+    A process whose GPU an earlier group has left unusable ends, so that its engine starts another one.
+    """
+    if not _computes(inputs.device):
+        os._exit(1)
     try:
         return inputs.compute(pickle.loads(group), lambda n: None)
     except Exception as error:  # whatever the user's classes raise
         return trouble_of(error)
+
+
+def _computes(device: str) -> bool:
+    """Return whether a device still answers: after some errors a process can use its GPU no more."""
+    if not device.startswith("cuda"):
+        return True
+    try:
+        return int(torch.ones(1, device=device).sum()) == 1
+    except (RuntimeError, AssertionError):
+        return False
 
 
 def shared(array: NDArray[Any]) -> Tensor:

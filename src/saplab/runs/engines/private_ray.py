@@ -3,10 +3,11 @@
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,8 +89,10 @@ def _folder() -> Iterator[str]:
     if len(str(base)) > _LONGEST:
         base = Path("/tmp")
     for left in base.glob(f"{_PREFIX}*-*"):
-        if left.stat().st_uid == os.getuid() and not _runs(left.name.removeprefix(_PREFIX).partition("-")[0]):
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # somebody else has just removed it
+            found, pid = left.lstat(), left.name.removeprefix(_PREFIX).partition("-")[0]
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not _runs(pid):
+                shutil.rmtree(left, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base)
     try:
         yield f"{folder}/r"  # Ray opens its own to everybody, but this one lies in that of the user alone

@@ -203,6 +203,8 @@ def _serve(pipe: Connection, threads: int, device: str) -> None:
     keep_freed_memory()
     threading.Thread(target=_end_with_driver, daemon=True).start()
     torch.set_num_threads(threads)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)  # which code of the user's may call cuda alone
     try:
         inputs = unpack(pickle.loads(pipe.recv_bytes()), device)
     except Exception as error:  # whatever loading somebody's network raises

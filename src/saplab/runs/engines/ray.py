@@ -116,9 +116,14 @@ class RayCluster:
         gpus = ray.cluster_resources().get("GPU", 0)
         if self.device != "cpu" and not gpus:
             raise ValueError(f"`device` {self.device} needs a cluster with GPUs, this one has none")
-        cores = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        able = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        able = able if self.device == "cpu" else [found for found in able if found.get("GPU", 0)]
+        cores = max((found.get("CPU", 0) for found in able), default=0)
         if 0 < cores < self.threads:
-            raise ValueError(f"`threads` must be at most {cores:g}, the cores of the largest node, got {self.threads}")
+            node = "node" if self.device == "cpu" else "node with a GPU"
+            raise ValueError(
+                f"`threads` must be at most {cores:g}, the cores of the largest {node}, got {self.threads}"
+            )
         share = 1 / ceil(max(self.workers or 1, gpus) / gpus) if self.device != "cpu" else 0.0
         needs = {"num_cpus": self.threads, "num_gpus": share}
         return ray.remote(max_retries=0, max_calls=0, **needs)(_compute)  # processes live on, on GPUs as well
