@@ -24,10 +24,10 @@ GOLDEN = {
     "fgsm": "8ce54dc3ca751710",
     "iterative": "af9a2051ffb457a8",
     "pgd": "56a55d824b95df9c",
-    "pgd, momentum": "de66d4ec0e5bf3c8",
-    "pgd, targets": "9e26175a32193619",
-    "apgd": "e265618275d9c0e1",
-    "apgd, targets": "92658f8a9a023a21",
+    "pgd, momentum": "fb42892843d17d58",
+    "pgd, targets": "fc4d4a261b08fa1d",
+    "apgd": "7bd3b7bdb4e51306",
+    "apgd, targets": "0290bf9e9b6eafbd",
     "square": "16d8974b4579f512",
 }
 

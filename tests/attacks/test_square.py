@@ -88,6 +88,14 @@ def test_bumps_are_the_papers() -> None:
     assert torch.equal(upright, flat.T)
 
 
+@pytest.mark.parametrize("shape", [(1, 128, 20), (1, 20, 128), (3, 3, 200), (1, 32, 32)])
+def test_the_l2_attack_starts_on_the_ball_with_five_tiles_a_side(shape: tuple[int, ...]) -> None:
+    images = torch.full((4, *shape), 0.5)
+    change = WINDOWS["l2"].start(problem_of(images, threat=ThreatModel("l2")), 0.2) - images
+    torch.testing.assert_close(change.flatten(1).norm(dim=1), torch.full((4,), 0.2))
+    assert (change != 0).float().mean() > 0.8
+
+
 @pytest.mark.parametrize("shape", [(3, 12, 12), (1, 7, 9), (20,), (4, 30)])
 def test_l2_candidates_keep_the_length_and_change_two_windows(shape: tuple[int, ...]) -> None:
     """Images far from the bounds: every point is exactly eps away, and what lies outside both windows is scaled alone.

@@ -305,9 +305,30 @@ FAULTS = [
     Fault(
         "the last try wins",
         SEARCH,
-        "better = ~(score.rank < highest[active])",
-        "better = ~(score.rank < -torch.inf)",
+        "~(merit < highest[active])",
+        "~(merit < -torch.inf)",
         "attacks/test_pgd.py::test_more_restarts_find_no_lower_loss",
+    ),
+    Fault(
+        "a try that is right, but of higher loss, replaces one that is wrong",
+        SEARCH,
+        "better = lost | (wins & ~held) | ((wins == held) & ~(merit < highest[active]))",
+        "better = ~(merit < highest[active])",
+        "attacks/test_search.py",
+    ),
+    Fault(
+        "tries on a random network are judged by their mean loss",
+        SEARCH,
+        "lead if problem.random else score.rank.double()",
+        "score.rank.double()",
+        "attacks/test_search.py",
+    ),
+    Fault(
+        "tries towards a target are judged by the label",
+        SEARCH,
+        "return lead if problem.targets is None else -lead",
+        "return lead",
+        "attacks/test_search.py",
     ),
     Fault(
         "tries are judged by the climb's own samples",

@@ -124,6 +124,8 @@ def reaches(wanted: Tensor, leads: Leads) -> Tensor:
     return found
 
 
-def cost_of(samples: int, looks: int) -> Cost:
-    """Return the most passes that all questions about an example take, over looks of so many samples each."""
-    return Cost(PASSES * looks.bit_length() if samples > 1 else 0, 0)
+def cost_of(gradient: MonteCarlo, looks: int) -> Cost:
+    """Return the most passes that all questions about an example take, over so many looks."""
+    if gradient.samples > 1:
+        return Cost(PASSES * looks.bit_length(), 0)
+    return Cost(0 if gradient.precision == "float32" else looks, 0)  # a pass in the usual precision confirms

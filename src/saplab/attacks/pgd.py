@@ -112,7 +112,7 @@ class Iterative(GradientAttack):
     def cost(self, eps: Sequence[float]) -> Cost:
         """Bound the passes of a curve for one image: those of its largest radius."""
         steps = self._steps(max(eps, default=0.0))
-        asked = cost_of(self.samples, steps) if self.stop_when_lost else Cost(0, 0)
+        asked = cost_of(self.gradient, steps) if self.stop_when_lost else Cost(0, 0)
         return self.gradient.cost * steps + asked
 
 
@@ -122,7 +122,7 @@ class PGD(GradientSearch):
     """Projected gradient descent (Madry et al. 2017), with an expectation over the adversary's passes in each step.
 
     A try ends with its last point, not with the best one on its way: among many noisy estimates the best is one of
-    lucky draws. Among tries the one of highest loss over fresh passes is kept.
+    lucky draws. Fresh passes decide among tries (see `SearchAttack`).
 
     Attributes:
         gradient: how each step's gradient is estimated.

@@ -18,10 +18,12 @@ from saplab.system.counts import MOST, check_count
 class SearchAttack(Attack):
     """An attack that tries several times at each eps.
 
-    Each try ends with a score of its points by passes that the climb has not seen, and the point of highest loss is
-    kept: by the climb's own draws, the luckiest try would win. An example that is lost there (see `Watch`) is attacked
-    no more if `stop_when_lost`, neither here nor at larger eps, whose balls hold its point too; nor is one that is
-    misclassified before any attack.
+    Each try ends with a score of its points by passes that the climb has not seen: by the climb's own draws, the
+    luckiest try would win. A point that is wrong there, or the target, is kept before one that is not; among such, of
+    a random network the one whose averaged prediction is farthest from right, of another network that of highest
+    loss. The mean loss of a random network would not do: few passes of an enormous loss may outweigh a majority that
+    is right. An example that is lost there (see `Watch`) is attacked no more if `stop_when_lost`, neither here nor at
+    larger eps, whose balls hold its point too; nor is one that is misclassified before any attack.
 
     Attributes:
         restarts: tries, or tries towards each target.
@@ -73,9 +75,9 @@ class SearchAttack(Attack):
         radii = len({e for e in eps if e > 0})
         looks = (self.stop_when_lost or self.targets != 0) * (radii > 0)
         judged = radii * self.tries if self.tries > 1 else max(radii - 1, 0) * self.stop_when_lost
-        samples, blocks = self._asking(random=True).samples, radii * self.tries * self._blocks
-        own = self._block_cost * blocks + Cost(samples, 0) * (looks + judged)
-        return own + cost_of(samples, blocks + looks + judged) if self.stop_when_lost else own
+        asking, blocks = self._asking(random=True), radii * self.tries * self._blocks
+        own = self._block_cost * blocks + Cost(asking.samples, 0) * (looks + judged)
+        return own + cost_of(asking, blocks + looks + judged) if self.stop_when_lost else own
 
     def ascending(self, problem: Problem, radii: Sequence[float]) -> Iterator[Tensor]:
         """Yield the points found at each of `radii`."""
@@ -102,6 +104,7 @@ class SearchAttack(Attack):
     ) -> Tensor:  # fmt: skip
         """Write the best point of each active example into `best`, and return the examples that go on."""
         highest = torch.full((len(best),), -torch.inf, dtype=torch.float64, device=best.device)
+        won = torch.zeros_like(highest, dtype=torch.bool)
         for number in range(self.tries):
             if len(active) == 0:
                 break
@@ -113,9 +116,13 @@ class SearchAttack(Attack):
                 continue
             asking, part, block = self._asking(problem.random), problem.part(active), first + self._blocks
             score = asking.score(part.at(points), block)
-            better = ~(score.rank < highest[active])
-            best[active[better]], highest[active[better]] = points[better], score.rank[better].double()
-            active = active[~own.lost(part.at(points), asking, score, block)] if own else active
+            lead = _lead(score.log_probs, part)
+            wins, merit, held = lead > 0, lead if problem.random else score.rank.double(), won[active]
+            lost = own.lost(part.at(points), asking, score, block) if own else torch.zeros_like(wins)
+            better = lost | (wins & ~held) | ((wins == held) & ~(merit < highest[active]))
+            kept = active[better]
+            best[kept], highest[kept], won[kept] = points[better], merit[better], wins[better]
+            active = active[~lost]
         return active
 
 
@@ -141,6 +148,17 @@ class GradientSearch(SearchAttack, GradientAttack):
 
     def _head(self) -> str:
         return f"{self.title}-{self.steps}"
+
+
+def _lead(logs: Tensor, problem: Problem) -> Tensor:
+    """Return how far averaged predictions are from the label, or beyond all others at the target, (n,), in logarithms.
+
+    It is above 0 where the attack has what it wants.
+    """
+    wanted = problem.labels if problem.targets is None else problem.targets
+    own = logs.gather(1, wanted[:, None])[:, 0]
+    lead = logs.masked_fill(F.one_hot(wanted, logs.shape[1]).bool(), -torch.inf).amax(1) - own
+    return lead if problem.targets is None else -lead
 
 
 def _others(logs: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -80,7 +80,7 @@ class L2Windows(Windows):
         """Tile the image with bumps, five a side or more, each with an orientation, and a sign in each channel."""
         images = problem.images
         count, channels, height, width = images.shape
-        side = (max(1, height // 5), max(1, (width if height == 1 else height) // 5))
+        side = (max(1, height // 5), max(1, width // 5))
         begin = [size % one // 2 for size, one in zip((height, width), side, strict=True)]
         tiles = [size // one for size, one in zip((height, width), side, strict=True)]
         words = _words(problem, 0, (channels + 1) * tiles[0] * tiles[1]).view(count, channels + 1, *tiles)

@@ -85,7 +85,8 @@ def claim_of(cell: ImageCell) -> str:
     if attack.claim:
         return attack.claim
     if attack.knowledge == "nothing":
-        return "Random signs, as large as the attack's: what any perturbation of this size does."
+        what = "Random signs" if cell.threat.norm == "linf" else "A random direction"
+        return f"{what}, as large as the attack's: what any perturbation of this size does."
     if attack.knowledge == "scores":
         return "A black box: the attacker sees averaged probabilities only, no gradient."
     if isinstance(attack, GradientAttack) and not attack.gradient.redraw:
