@@ -114,6 +114,19 @@ def test_answers_that_are_no_numbers_are_not_counted(images: Tensor) -> None:
         saplab.Mixture([broken, Always(FIRST)]).eval().expected(images)
 
 
+def test_a_mixture_of_networks_that_draw_is_attacked_without_arc() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + 0.1 * torch.randn_like(x)).flatten(1) @ torch.eye(4, 3)
+
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    told = {"eps": 0.1, "attacks": "standard", "passes": 4, "progress": False}
+    x, y = torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
+    for nets, known in (([Noisy(), flat], False), ([flat, nn.Sequential(nn.Flatten(), nn.Linear(4, 3))], True)):
+        result = saplab.evaluate(saplab.Mixture(nets).eval(), x, y, **told)  # type: ignore[arg-type]
+        assert any("ARC" in row["curve"] for row in result.rows) == known
+
+
 def test_it_has_the_mode_of_its_networks() -> None:
     assert not saplab.Mixture([Always(FIRST).eval()]).training
     assert saplab.Mixture([Always(FIRST).eval(), Always(SECOND).train()]).training

@@ -1,5 +1,6 @@
 """Randomised smoothing: bounds against SciPy, radii known in closed form, abstentions, draws, and attacks."""
 
+import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -212,11 +213,29 @@ def test_an_evaluation_of_the_same_noise_stands_beside_the_certificates():
     ]
     with pytest.raises(ValueError, match="of the images that were certified"):
         found.left(saplab.evaluate(noisy, x[5:], y[5:], attacks[0], norm="l2", examples=torch.arange(5, 40), **told))
+    tilted = Half().eval()
+    with torch.no_grad():
+        tilted.w += 0.1
+    with pytest.raises(ValueError, match="of the network that was certified, got another one's"):
+        found.left(
+            saplab.evaluate(saplab.defend(tilted, saplab.GaussianNoise(STD)), x, y, attacks[0], norm="l2", **told)
+        )
     weaker = saplab.defend(plane, saplab.GaussianNoise(0.1))
     for defended, name in ((noisy, "linf"), (weaker, "l2")):
         other = saplab.evaluate(defended, x, y, attacks[0], norm=name, **told)
         with pytest.raises(ValueError, match="in L2 of a network under Gaussian noise of"):
             found.left(other)
+
+
+def test_arrays_and_networks_of_float64_are_certified_as_they_are_predicted():
+    plane, x = Half().eval(), points(8)
+    first = saplab.certify(plane, x, torch.ones(8).long(), std=STD, n=50, progress=False)
+    for model, images, labels in (
+        (plane, x.numpy(), np.ones(8, np.int32)), (copy.deepcopy(plane).double(), x, [1] * 8)
+    ):  # fmt: skip
+        again = saplab.certify(model, images, labels, std=STD, n=50, progress=False)
+        assert np.array_equal(again.votes, first.votes)
+        assert np.array_equal(again.labels, first.labels)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import shutil
 import warnings
 from collections import OrderedDict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,15 @@ def test_averaged_weights_come_first_as_timm_has_it(content: Any, words: str, tm
     found, said = loaded(content, tmp_path)
     assert equal(found, AVERAGE)
     assert said == f"the weights are {words}"
+
+
+def test_weights_of_another_architecture_with_the_same_names_are_refused(tmp_path: Path) -> None:
+    facts = Path(str(resources.files("saplab") / "models/weights"))
+    shutil.copy(facts / "preact-resnet20-lwta.safetensors", tmp_path / "lwta.safetensors")
+    shutil.copy(facts / "preact-resnet20-lwta.json", tmp_path / "lwta.json")
+    with pytest.raises(ValueError, match="of the architecture 'lwta-resnet20', not 'preact-resnet20'"):
+        load_model("preact-resnet20", tmp_path / "lwta.safetensors")
+    assert load_model("lwta-resnet20", tmp_path / "lwta.safetensors").state_dict()
 
 
 def test_two_networks_that_fit_are_not_guessed_between(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ FAULTS = [
     Fault(
         "weights are rounded by one range for all filters",
         "defenses/precision.py",
-        "rows: Any = x.detach().reshape(len(x), -1).float()",
+        "rows: Any = x.detach().reshape(len(x), math.prod(x.shape[1:])).float()",
         "rows: Any = x.detach().flatten().expand(len(x), -1).float()",
         "defenses/test_features_and_precision.py::test_weights_are_rounded_filter_by_filter",
     ),

@@ -103,7 +103,10 @@ _ADV_SAP: Final = Claim(
     "With adversarial training (80/20, λ = 2): 74.1 % clean, and as much as that training alone for small λ.",
     "Dhillon et al. 2018, Fig. 3 and its text", "pre-activation ResNet-20", 74.1,
 )  # fmt: skip
-_OTHER_CLAIMS: Final = {"sap-100-adversarial": _ADV_SAP}
+_FAST_SAP: Final = Claim(
+    "Nothing is claimed for a network trained against one step of its attack.", "Dhillon et al. 2018"
+)
+_OTHER_CLAIMS: Final = {"sap-100-adversarial": _ADV_SAP, "sap-100-fast": _FAST_SAP}
 
 
 def _post_hoc(method: str, name: str, text: str, network: str) -> Entry:

@@ -121,7 +121,7 @@ METHODS: Final[Mapping[str, Method]] = {
         "Athalye et al. 2018 report 0 % for a re-implementation that differs from the paper. Dhillon & Carlini 2020"
         " take that back for SAP as published, and break it by identity backward (BPDA) instead.",
         ("The authors' attack ran with batch-norm in training mode, which makes it weaker: on 1,000 images SAP-100"
-         " keeps 73.7 % of it at λ = 2, and 69.5 % with batch-norm as in prediction (20 samples).",),
+         " on `dense` keeps 73.7 % of it at λ = 2, and 69.5 % with batch-norm as in prediction (20 samples).",),
         published=Published(
             "fgsm:samples=100,backward=mask", "one step along the gradient of the mask, averaged over 100 passes",
             eps=2 / 255, single_pass=False,
@@ -179,7 +179,7 @@ METHODS: Final[Mapping[str, Method]] = {
         "random crop and rescaling", "Guo et al. 2018 (ICLR)", "the place of a crop, stretched to the image's size",
         Claim("Counters attacks on ImageNet by averaging 30 crops.", "the paper", "ImageNet"),
         "Athalye et al. 2018: 0 % on ImageNet at an L2 of 0.05 by averaged gradients.",
-        ("Crops of 0.9 of the side (29 of 32 pixels); the paper's 90 of 299 leave this network 17 % clean.",),
+        ("Crops of 0.9 of the side (29 of 32 pixels); the paper's 90 of 299 leave `dense` 17 % clean.",),
     ),
     "jpeg": Method(
         "JPEG of random quality", "Das et al. 2018, SHIELD", "the quality by which cosine coefficients are rounded",

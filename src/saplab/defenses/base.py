@@ -34,7 +34,8 @@ class Defense(Named):
         bends: whether those gradients differ, so that the rules are a choice. Where they do not, as where the surrogate
             is the identity, or where straight through would be no honest choice, as where pixels move, every rule takes
             the gradient of surrogate or hook.
-        knows_rules: whether the hooks themselves follow `Draw.rule`, so that nothing here is done for them.
+        knows_rules: whether the hooks themselves follow `Draw.rule`, so that nothing here is done for them. A class
+            that writes a hook of its parent anew says this and `bends` anew.
         title: what a chart calls it, before its settings; by default its text in capitals.
 
     Examples:
@@ -54,10 +55,16 @@ class Defense(Named):
     title: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
-        """Let a class with an `activation` of its own take no ReLU along by the way of the class it derives from."""
+        """Let what a class says of its hooks not hold for those that a class derived from it writes anew.
+
+        It then takes no ReLU along by its parent's way, and the backward rules act on it as on any other defence.
+        """
         super().__init_subclass__()
-        if "activation" in vars(cls) and "rectified" not in vars(cls):
+        own, parent = vars(cls), cls.__mro__[1]
+        if "activation" in own and "rectified" not in own:
             cls.rectified = Defense.rectified  # type: ignore[method-assign]
+        if any(hook in own and getattr(parent, hook) is not getattr(Defense, hook) for hook in HOOKS):
+            cls.knows_rules, cls.bends = own.get("knows_rules", False), own.get("bends", True)
 
     def input(self, x: Tensor, draw: Draw) -> Tensor:
         """Return what the network gets instead of its input (N, ...)."""

@@ -64,7 +64,7 @@ class Defended(Dress):
         drawing = (drawing.of_one_pass() if plan.shares_draws else drawing).on(_device_of(self, args, kwargs))
         named = self._saplab_weights()
         weights = {id(weight): plan.changed_weight(name, weight, drawing) for name, weight in named.items()}
-        run = Pass(plan, drawing, weights, signs=signs())
+        run = Pass(plan, drawing, weights, signs=signs(), batch=_batch_of(args, kwargs))
         with relaxing(self._saplab_relaxes()):
             return (run, *_with_input(plan, drawing, args, kwargs)) if inputs else (run, args, kwargs)
 
@@ -129,6 +129,14 @@ def _device_of(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) ->
     return torch.device("cpu")
 
 
+def _batch_of(args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+    """Return the examples of a pass: the first axis of its first tensor, and 0 while it is compiled."""
+    if torch.compiler.is_compiling():
+        return 0
+    first = next((v for v in chain(args, kwargs.values()) if isinstance(v, Tensor)), None)
+    return 0 if first is None or first.dim() == 0 else len(first)
+
+
 def _maps_examples() -> bool:
     """Return whether a `torch.vmap` is running."""
     levels = torch._C._functorch.get_interpreter_stack() or ()
@@ -186,7 +194,8 @@ def defend(
     """Put one or more defences on a trained network.
 
     The result shares the parameters and buffers of `model`, which stays as it is; keys, attributes and class (by
-    `isinstance`) are the same. Each call is one fresh pass. Its training mode decides nothing about the defences.
+    `isinstance`) are the same. Move a network to its device and type first: `.to()` and its like replace buffers, which
+    are then shared no more. Each call is one fresh pass. Its training mode decides nothing about the defences.
 
     Args:
         model: any network whose forward pass calls activation functions, as modules, functions or methods.
@@ -195,7 +204,9 @@ def defend(
         parameters: name pattern, or several, of the parameters that weight defences change; by default all weight
             tensors (see `saplab.defenses.weights`). A weight that its layer computes (weight_norm, pruning) goes by the
             name that the layer calls it.
-        seed: of the draws of direct calls.
+        seed: of the draws of direct calls, which are other draws than those of `predict` or `evaluate` with this seed:
+            whoever attacks through direct calls has not seen the passes that judge. Networks with the same seed draw
+            the same.
         backward: how the gradient of direct calls passes the defences, for training code and for other libraries'
             attacks: ``mask``, ``probability``, ``identity`` or ``relaxed`` (see `MonteCarlo`, whose own choice decides
             in the attacks of saplab).
@@ -213,7 +224,7 @@ def defend(
     _check(model, defenses)
     check_rule(backward)
     plan = _plan(model, defenses, _patterns(sites), _patterns(parameters))
-    return _defended(model, plan, stream_key(seed), backward)
+    return _defended(model, plan, stream_key(seed, "call"), backward)
 
 
 def _patterns(given: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -22,6 +22,7 @@ GRADIENT_RULES: Final = (*get_args(BackwardRule), "relaxed")
 _FIRST_KIND: Final = 16  # of the numbers that hooks draw themselves; those below belong to kernels and attacks
 _KINDS: Final = 256 - _FIRST_KIND
 MOST_DEFENSES: Final = 16  # per network: a place's number in the streams is its own · MOST_DEFENSES + position
+NARROW: Final = 1 << 20  # numbers of equal chance, to 2^-12 of it, that one word tells apart
 _EVERYWHERE: Final = SITES // 2 - 2 * MOST_DEFENSES  # beyond all weights, and below what maps share in a pass
 
 
@@ -53,9 +54,17 @@ class Drawing:
             return numbered(self.streams, count)
         share, rest = divmod(count, max(len(self.streams), 1))
         if rest:
-            raise ValueError(f"site {where!r} has {count} maps for a batch of {len(self.streams)} examples")
+            raise ValueError(not_examples(where, count, len(self.streams)))
         if share == 1:
             return self.streams
+        if (
+            not torch.compiler.is_compiling()
+            and self.streams.is_cpu
+            and int(self.streams[:, 2].max()) * share >= EXAMPLES
+        ):
+            raise ValueError(
+                f"site {where!r} has {share} maps for each example, whose numbers must be below 2^32 / {share}"
+            )
         copies, size = torch.arange(share, device=self.streams.device), len(self.streams)
         rows = self.streams.repeat(share, 1) if tiled else self.streams.repeat_interleave(share, 0)
         rows[:, 2] = rows[:, 2] * share + (copies.repeat_interleave(size) if tiled else copies.repeat(size))
@@ -90,6 +99,11 @@ class Drawing:
         return replace(self, shared=row)
 
 
+def not_examples(where: str, count: int, batch: int) -> str:
+    """Return what is wrong where the first axis of a site's maps is not that of the examples."""
+    return f"site {where!r} has {count} maps for a batch of {batch} examples: the first axis must be the examples'"
+
+
 def _moved(streams: Tensor, device: torch.device) -> Tensor:
     """Return streams on a device. They are few bytes, which nothing waits for."""
     return streams.to(device, non_blocking=True)
@@ -116,6 +130,7 @@ class Draw:
     count: int | None
     device: torch.device
     _used: list[int] = field(default_factory=lambda: [0], repr=False)
+    _common: list[int] = field(default_factory=lambda: [0], repr=False)  # the same of `everywhere`
 
     @property
     def rule(self) -> BackwardRule:
@@ -138,6 +153,8 @@ class Draw:
     @property
     def per_pass(self) -> "Draw":
         """Return the draws that all examples of a pass share, in any shape; such a defence must be `shared`."""
+        if self.count is None:  # a weight's draws, or those of `everywhere`
+            return self
         site = (self.site + SITES // 2) % SITES  # the other half's: weights have these sites for a whole pass
         return Draw(self.drawing, site, self.where, None, self.device, self._used)
 
@@ -148,7 +165,7 @@ class Draw:
         The first call of each hook gives the same numbers, and so on; such a defence must be `shared`.
         """
         site = _EVERYWHERE + self.site % MOST_DEFENSES
-        return Draw(self.drawing, site, self.where, None, self.device)
+        return Draw(self.drawing, site, self.where, None, self.device, self._common)
 
     @property
     def anew(self) -> "Draw":
@@ -169,9 +186,12 @@ class Draw:
 
     def randint(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
         """Draw integers from `low` to `high` - 1, int64."""
-        if not low < high <= low + 2**31:
+        span = high - low
+        if not 0 < span <= 2**31:
             raise ValueError(f"`high` must be above `low` by at most 2^31, got {low} and {high}")
-        return low + (self._filled(words, shape) * (high - low) >> 32)
+        if span <= NARROW:
+            return low + (self._filled(words, shape) * span >> 32)
+        return low + wide(self._filled(words, shape), self._filled(words, shape)) % span
 
     def choice(self, options: int | Sequence[Any] | Tensor, shape: Sequence[int] | None = None) -> Any:
         """Choose among options: a number of them, a tensor's rows or a sequence.
@@ -188,7 +208,8 @@ class Draw:
     def multinomial(self, probs: Tensor, draws: int) -> Tensor:
         """Draw indices (N, draws) with replacement, by the probabilities (N, K) of each example, which need no norm."""
         edges = probs.double().cumsum(1)
-        points = self.uniform((len(probs), draws)).double() * edges[:, -1:]
+        shape = (len(probs), draws)
+        points = wide(self._filled(words, shape), self._filled(words, shape)).double() * 2.0**-63 * edges[:, -1:]
         return torch.searchsorted(edges, points, right=True).clamp(max=probs.shape[1] - 1)
 
     def permutation(self, n: int) -> Tensor:
@@ -211,6 +232,11 @@ class Draw:
         kind = _FIRST_KIND + self._used[0]
         self._used[0] += 1
         return numbers(self.rows, math.prod(shape[len(own) :]), self.site, kind).view(shape)
+
+
+def wide(first: Tensor, second: Tensor) -> Tensor:
+    """Return uniform integers in [0, 2^63) from two words each."""
+    return first << 31 ^ second >> 1
 
 
 def _picked(options: Sequence[Any], indices: Any) -> Any:

@@ -14,6 +14,10 @@ import torch
 from scipy import special, stats
 from torch import Tensor
 
+from saplab.defenses.drawing import NARROW, wide
+
+_DIGITS: Final = {torch.float64: 53, torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}  # of types' fractions
+
 
 class Source(Protocol):
     """The numbers of one draw; see `saplab.defenses.keyed.Source`."""
@@ -123,8 +127,11 @@ class Call:
 
 
 def _uniform(call: Call) -> Any:
-    source = call.source()
-    return source.fine() if call.real() else source.uniform()
+    """Return numbers uniform in [0, 1) that the result's type holds exactly, so that rounding makes none of them 1."""
+    source, digits = call.source(), _DIGITS.get(call.dtype(torch.get_default_dtype()), 24)
+    if digits > 24:
+        return source.fine()
+    return source.uniform() if digits == 24 else (source.words() >> (32 - digits)).float() * 2.0**-digits
 
 
 def _normal(call: Call) -> Any:
@@ -147,10 +154,9 @@ def _randint(call: Call) -> Any:
 
 def _integers(call: Call, low: int, high: int) -> Tensor:
     source, span = call.source(), high - low
-    if span <= 1 << 31:
+    if span <= NARROW:
         return low + (source.words() * span >> 32)
-    wide = source.words() << 31 ^ source.words() >> 1
-    return low + wide % span
+    return low + wide(source.words(), source.words()) % span
 
 
 def _random(call: Call) -> Any:
@@ -159,9 +165,8 @@ def _random(call: Call) -> Any:
     Of int64 the largest one is left out, whose span would not fit.
     """
     given, dtype = call.given, call.dtype(torch.float32)
-    digits = {torch.float64: 53, torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
-    if dtype in digits:
-        most = 2 ** digits[dtype] + 1
+    if dtype in _DIGITS:
+        most = 2 ** _DIGITS[dtype] + 1
     else:
         most = 2 if dtype == torch.bool else min(torch.iinfo(dtype).max + 1, torch.iinfo(torch.int64).max)
     low, high = given.get("from") or 0, given.get("to")

@@ -24,12 +24,14 @@ class Mixture(nn.Module):
     As any network that draws by itself, it is found to be random where saplab runs it, and its draws are keyed.
 
     Args:
-        nets: images (N, ...) -> logits (N, classes), at least one, none of them random.
+        nets: images (N, ...) -> logits (N, classes), at least one, none of them defended or `Stochastic`. Of one whose
+            own code draws, passes differ as well; what the mixture answers is then not known exactly, so that
+            `expected` refuses it and batteries leave ARC out.
         weights: probability of each; all the same by default.
         drawn: whether one net is drawn for each ``pass``, or for each ``example`` of it.
 
     Raises:
-        ValueError: no net, one that is random, weights that are no distribution, an unknown `drawn`.
+        ValueError: no net, one that is defended or `Stochastic`, weights that are no distribution, an unknown `drawn`.
 
     Examples:
         >>> mixture = saplab.Mixture([first, second], weights=[0.9, 0.1])

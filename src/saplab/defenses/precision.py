@@ -1,5 +1,6 @@
 """Random bit widths: each pass computes with weights and maps of another precision."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ class RandomPrecision(Defense):
 
 def rounded(x: Tensor, steps: Tensor | float) -> Tensor:
     """Round each row of `x` (N, ...) to steps + 1 values, evenly spaced from its least to its greatest."""
-    rows: Any = x.detach().reshape(len(x), -1).float()
+    rows: Any = x.detach().reshape(len(x), math.prod(x.shape[1:])).float()
     low, high = (value.view(-1, *[1] * (x.dim() - 1)) for value in torch.aminmax(rows, dim=1))
     step = ((high - low) / steps).clamp(min=torch.finfo(torch.float32).tiny)
     return (low + ((x.float() - low) / step).round() * step).to(x.dtype)

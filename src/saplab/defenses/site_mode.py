@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from saplab.defenses.base import HOOKS, Defense
 from saplab.defenses.checkpoints import Signs, refuse_checkpoint
-from saplab.defenses.drawing import MOST_DEFENSES, Draw, Drawing
+from saplab.defenses.drawing import MOST_DEFENSES, Draw, Drawing, not_examples
 from saplab.defenses.sites import RECTIFIERS, Site, classify, in_parametrization, path_of
 from saplab.pruning.normalised import Normalised, normalised
 from saplab.rng.streams import SITES
@@ -88,6 +88,7 @@ class Pass:
         defended: how many sites a defence acted on.
         signs: by which an activation checkpoint that begins inside is known.
         norm: the last batch-norm, where gradients have a way past it.
+        batch: examples of the pass; 0 where no input tells.
     """
 
     plan: Plan
@@ -100,6 +101,7 @@ class Pass:
     defended: int = 0
     signs: Signs = (False, None)
     norm: Normalised | None = None
+    batch: int = 0
 
     def call(self, path: str) -> tuple[int, str]:
         """Note a call, and return its number and its site's name."""
@@ -169,6 +171,8 @@ class SiteMode(TorchFunctionMode):
         norm, run.norm = run.norm, None if rectify else run.norm
         for position, defense in defenses:
             count = h.shape[0]  # len(h) would fix the size of batches in torch.export
+            if run.batch and count % run.batch:
+                raise ValueError(not_examples(name, count, run.batch))
             draw = Draw(run.drawing, index * MOST_DEFENSES + position, name, count, h.device)
             if rectify and h.is_cpu:
                 norm = norm if norm is not None and norm.is_the_origin_of(h) else None

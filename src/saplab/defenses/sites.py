@@ -28,7 +28,7 @@ def _functions(names: Sequence[str]) -> dict[Any, str]:
     return {getattr(owner, n): n for n in names for owner in (F, torch, Tensor) if hasattr(owner, n)}
 
 
-_OUT_OF_PLACE: Final = _functions(_NAMES)
+_OUT_OF_PLACE: Final = {**_functions(_NAMES), torch.special.expit: "sigmoid"}
 _IN_PLACE: Final = {call: name[:-1] for call, name in _functions([f"{name}_" for name in _NAMES]).items()}
 _CLAMPS: Final = _functions(("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"))  # rectifiers when min=0
 _INPLACE_POSITION: Final = {

@@ -110,7 +110,7 @@ def Stochastic(model: nn.Module, seed: int = 0, example: Tensor | None = None) -
 
     Args:
         model: images (N, ...) -> logits (N, classes); it stays as it is, and the result shares its parameters.
-        seed: of the draws of direct calls.
+        seed: of the draws of direct calls, which are other draws than those of `predict` or `evaluate` with this seed.
         example: a batch of real images (N, ...) to find out on whose the draws are; by default the first batch that
             comes.
 
@@ -131,7 +131,7 @@ def Stochastic(model: nn.Module, seed: int = 0, example: Tensor | None = None) -
         raise TypeError(f"`model` must be an nn.Module, got {type(model).__name__}")
     if any(isinstance(part, Keyed) for part in dresses(model)):
         raise ValueError("`model` is a saplab.Stochastic already")
-    found = dressed(model, Keyed, stream_key(seed))
+    found = dressed(model, Keyed, stream_key(seed, "call"))
     found._saplab_randomness = None
     if example is not None:
         learn(found, example)
@@ -235,11 +235,33 @@ def learn(model: nn.Module, images: Tensor) -> tuple[nn.Module, Observed]:
         return runs, Observed(own, probabilities=probabilities, trains=model.training, written=own.written)
     known = _known.get(model)
     if known is None or not known.fits(model, images):
+        _refuse_repeated(model, images)
         observed = checked(observe(model, images))
         runs, marks = readied(model, observed), _marks(model, observed)
         shape, count = tuple(images.shape[1:]), min(len(images), LARGE)
         known = _known[model] = _Known(marks, shape, None if runs is model else runs, observed, count)
     return model if known.runs is None else known.runs, known.observed  # a compiled one has no truth value
+
+
+def _refuse_repeated(model: nn.Module, images: Tensor) -> None:
+    """Refuse a network that calls defended or `Stochastic` parts more than once a pass, all with the same draws."""
+    parts = [part for part in dresses(model) if part is not model]
+    if not parts or hasattr(model, "_orig_mod") or len(images) == 0:  # hooks would compile a network again
+        return
+    calls: list[nn.Module] = []
+    hooks = [part.register_forward_pre_hook(lambda part, _: calls.append(part)) for part in parts]
+    few = images[:1].detach()
+    try:
+        for _ in range(2):  # in a first pass parts are found out, which calls them as well
+            calls.clear()
+            with torch.no_grad(), drawing(pass_streams(stream_key(0), 0, torch.arange(len(few)))):
+                model(few.clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(calls) > 1:
+        raise ValueError(f"the network calls parts that are defended or saplab.Stochastic {len(calls)} times a pass,"
+                         " and all would get the same draws: defend or wrap the whole network instead")  # fmt: skip
 
 
 def ready(model: nn.Module, images: Tensor) -> nn.Module:

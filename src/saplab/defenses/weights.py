@@ -1,7 +1,7 @@
 """Defences that act on weights: in each pass a network computes with changed weights, and keeps its own.
 
 They change the weight tensors of linear, convolution, recurrent and attention layers, the last layer included: what
-the paper calls W^i. Biases, batch-norm and embeddings are left alone, unless `parameters=` of `saplab.defend` names
+the paper calls W^i. Biases, normalisations and embeddings are left alone, unless `parameters=` of `saplab.defend` names
 others. A weight that its layer computes in each pass is changed as the layer uses it (`saplab.defenses.computed`).
 One draw serves a whole pass, all examples alike (appendix B).
 """
@@ -18,7 +18,7 @@ from saplab.pruning.operator import draws_of, prune, share_of
 from saplab.rng.numbers import normals
 from saplab.system.registry import register
 
-_NOT_WEIGHTS: Final = (nn.Embedding, nn.EmbeddingBag)
+_NOT_WEIGHTS: Final = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
 
 
 @register("rnw")

@@ -17,18 +17,21 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from saplab.attacks import Bounds, ThreatModel
+from saplab.data.given import Array, given_images, given_labels
 from saplab.defenses import GaussianNoise, defend
-from saplab.defenses.defended import defenses_of, plan_of, shares_draws, undefended
+from saplab.defenses.defended import check_network, defenses_of, plan_of, shares_draws, undefended
 from saplab.defenses.drawing import drawing
+from saplab.defenses.dressing import stripped
 from saplab.defenses.parallel import over_threads
-from saplab.defenses.prediction import BATCH, logits, numbered, of_classes
-from saplab.defenses.stochastic import ready
+from saplab.defenses.prediction import BATCH, for_network, logits, numbered, of_classes
+from saplab.defenses.stochastic import learn, ready
 from saplab.evaluation.findings import finished_curves
 from saplab.evaluation.result import Result
 from saplab.evaluation.rows import Row
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.accuracy import class_labels
 from saplab.metrics.intervals import lower_bound
+from saplab.models.identity import network_digest
 from saplab.report.certificates import certified_chart
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.runs import ImageCell
@@ -58,6 +61,7 @@ class Certificates:
         alpha: chance of a wrong certificate, for one image.
         seed: of the noise.
         examples: (N,) number of each image, which with the seed decides its noise.
+        network: digest of the network without the noise; "" where it is not known.
     """
 
     predictions: NDArray[np.int64]
@@ -70,6 +74,7 @@ class Certificates:
     alpha: float
     seed: int
     examples: NDArray[np.int64]
+    network: str = ""
 
     @property
     def ceiling(self) -> float:
@@ -123,13 +128,16 @@ class Certificates:
         of it within the radius: the empirical side of the same accuracy that certificates bound from below.
 
         Raises:
-            ValueError: an evaluation in another norm than L2, without this Gaussian noise, or of other images.
+            ValueError: an evaluation in another norm than L2, without this Gaussian noise, of another network or of
+                other images.
         """
         noisy = [
             curve for curve in result.request.curves
             if isinstance(cell := curve.first, ImageCell) and cell.threat.norm == "l2"
             and cell.defender.defenses == (GaussianNoise(self.std),)
         ]  # fmt: skip
+        if self.network and any(curve.first.defender.digest != self.network for curve in noisy):
+            raise ValueError("`result` must be an evaluation of the network that was certified, got another one's")
         if any(not np.array_equal(one.result.examples, self.examples) for one in finished_curves(result.store, noisy)):
             raise ValueError("`result` must be an evaluation of the images that were certified, got others")
         labels = {curve.label for curve in noisy}
@@ -168,7 +176,7 @@ class Certificates:
 
 
 def certify(
-    model: nn.Module, images: Tensor, labels: Tensor | None = None, *, std: float | None = None, n0: int = 100,
+    model: nn.Module, images: Array, labels: Array | None = None, *, std: float | None = None, n0: int = 100,
     n: int = 10_000, alpha: float = 0.001, seed: int = 0, examples: Tensor | None = None, batch_size: int = BATCH,
     bounds: Bounds = (0.0, 1.0), progress: Choice = True,
 ) -> Certificates:  # fmt: skip
@@ -201,9 +209,13 @@ def certify(
         >>> found.accuracy(0.25).percent(), found.radii, found.predictions
     """
     _check(n0, n, alpha)
-    ThreatModel("l2", bounds).check(images, torch.zeros(len(images)).long() if labels is None else labels, ())
+    check_network(model)
+    images = for_network(model, given_images(images))
+    known = None if labels is None else given_labels(labels, len(images))
+    ThreatModel("l2", bounds).check(images, torch.zeros(len(images)).long() if known is None else known, ())
     noisy, sigma = _noisy(model, std)
-    noisy, key, numbers = ready(noisy, images), stream_key(seed), numbered(examples, len(images))
+    plain, (_, observed) = undefended(model), learn(undefended(model), images[:batch_size])
+    noisy, key, numbers = ready(noisy, images[:batch_size]), stream_key(seed), numbered(examples, len(images))
     with show_of(progress)("noisy passes", (n0 + n) * len(images)) as tick:
         parts = []
         for some, own in zip(images.split(batch_size), numbers.split(batch_size), strict=True):
@@ -212,9 +224,10 @@ def certify(
             )
             parts.append(tuple(stacks))
     chosen, votes = (np.concatenate(tables) for tables in zip(*parts, strict=True))
-    classes = None if labels is None else class_labels(labels.cpu(), votes.shape)
+    classes = None if known is None else class_labels(known.cpu(), votes.shape)
     predictions, radii = certificates_of(chosen, votes, sigma, alpha)
-    return Certificates(predictions, radii, votes, classes, sigma, n0, n, alpha, seed, numbers.cpu().numpy())
+    digest = network_digest(stripped(plain), observed.written)
+    return Certificates(predictions, radii, votes, classes, sigma, n0, n, alpha, seed, numbers.cpu().numpy(), digest)
 
 
 def certificates_of(

@@ -78,6 +78,12 @@ def checked_bytes(path: Path) -> bytes:
     return content
 
 
+def architecture_beside(path: Path) -> str:
+    """Return the architecture that the file of facts beside weights names; "" where it names none."""
+    facts = _facts(path.with_suffix(".json"))
+    return facts.architecture if facts else ""
+
+
 def _facts(beside: Path) -> Packaged | None:
     """Read the file of facts beside weights; None for no file, or somebody else's."""
     try:

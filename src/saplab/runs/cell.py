@@ -188,7 +188,7 @@ class ImageCell(Cell):
     """A cell of images: each is attacked at each radius and predicted by fresh passes."""
 
     kind = "images"
-    numerics = 9
+    numerics = 10
     ranges = "examples"
 
     attack: Attack

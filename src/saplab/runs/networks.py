@@ -151,8 +151,19 @@ def traits_of(found: Rehearsed, images: Tensor) -> Traits:
     return Traits(
         random=network.random, saturated=not torch.equal(straight.gradient, smooth.gradient),
         blind=(straight.state != "whole" and smooth.state != "whole") or misled,
-        mixture=isinstance(plain, Mixture) and not network.defenses, classes=straight.output.shape[1],
+        mixture=not network.defenses and _is_known_exactly(plain, few), classes=straight.output.shape[1],
     )  # fmt: skip
+
+
+def _is_known_exactly(plain: nn.Module, images: Tensor) -> bool:
+    """Return whether a network is a mixture of networks none of which draws by itself."""
+    if not isinstance(plain, Mixture):
+        return False
+    try:
+        plain.expected(images)
+    except ValueError:
+        return False
+    return True
 
 
 def network_of(network: Network, models: Models) -> nn.Module:
