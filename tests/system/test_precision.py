@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from saplab.system.precision import PRECISIONS, computing_in, resolve_precision
+from saplab.system.precision import PRECISIONS, computing_in, exact_convolutions, resolve_precision
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -56,3 +56,18 @@ def test_a_name_that_is_none() -> None:
         computing_in("float16", "cpu"),
     ):
         pass
+
+
+def test_convolutions_on_a_gpu_are_exact_and_repeatable_and_the_users_choice_comes_back():
+    def chosen():
+        cudnn = torch.backends.cudnn
+        return cudnn.deterministic, cudnn.benchmark, cudnn.conv.fp32_precision
+
+    before = chosen()
+    with pytest.raises(RuntimeError, match="inside"), exact_convolutions():
+        assert chosen() == (True, False, "ieee")
+        with exact_convolutions():
+            pass
+        assert chosen() == (True, False, "ieee")
+        raise RuntimeError("inside")
+    assert chosen() == before

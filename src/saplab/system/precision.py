@@ -1,8 +1,8 @@
 """The precision of a network's arithmetic."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final, Literal, get_args
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, Literal, get_args
 
 import torch
 
@@ -52,11 +52,21 @@ def computing_in(precision: str, device: str | torch.device, keep_casts: bool = 
     """
     check_precision(precision)
     kind, enabled = torch.device(device).type, precision == "bfloat16"
-    exact = _exact_convolutions() if kind == "cuda" else nullcontext()
+    exact = exact_convolutions() if kind == "cuda" else nullcontext()
     with exact, torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=keep_casts):
         yield
 
 
-def _exact_convolutions() -> AbstractContextManager[None]:
-    cudnn = torch.backends.cudnn
-    return cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Let cuDNN convolve with all bits of float32, by algorithms that give the same bits again."""
+    cudnn: Any = torch.backends.cudnn
+    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False), (cudnn.conv, "fp32_precision", "ieee")]
+    before = [getattr(owner, name) for owner, name, _ in wanted]
+    try:
+        for owner, name, value in wanted:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for (owner, name, _), value in zip(wanted, before, strict=True):
+            setattr(owner, name, value)
