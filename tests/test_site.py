@@ -93,5 +93,5 @@ def test_every_key_of_a_row_is_explained():
     page = (DOCS / "reference" / "results.md").read_text(encoding="utf-8")
     half = Interval(0.5, 0.4, 0.6, 10)
     images = Row("a curve", make_cell(), 0.0, Counts(half, half, half, {}, 1)).record()
-    games = GameRow("pong", "an agent", 0.0, Score(1.0, None, None, 1), False, None, None, 1.0).record()
+    games = GameRow("pong", "an agent", 0.0, Score(1.0, None, None, 1), False, None, None, 1.0, 0).record()
     assert not [key for key in (*images, *games) if f"`{key}`" not in page]

@@ -38,6 +38,19 @@ def test_what_attacks_leave_stands_beside(tmp_path):
     assert len(list(csv.DictReader((tmp_path / "attacked.csv").read_text().splitlines()))) == 2
 
 
+def test_labels_follow_the_names_of_folders(tmp_path):
+    """... as in every verb: dogs are class 5, though theirs is the second folder."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    for name, shade in (("cat", 40), ("dog", 200)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        image.new("RGB", (32, 32), (shade,) * 3).save(tmp_path / "pictures" / name / "one.png")
+    asked = ("certify", "--data", str(tmp_path / "pictures"), "--image-size", "32", "--std", "0.05", "--n", "4")
+    found = CliRunner().invoke(app, [*asked, "--n0", "2", "--json"])
+    assert found.exit_code == 0, found.output
+    assert [one["label"] for one in json.loads(found.stdout)["images"]] == [3, 5]
+    assert "classes are matched by name: cat is 3, dog is 5" in found.stderr
+
+
 def test_mistakes_are_refused():
     found = CliRunner().invoke(app, [*RUN, "--std", "0"])
     assert isinstance(found.exception, ValueError)

@@ -21,6 +21,8 @@ def data(*classes: str) -> Dataset:
         (("Dogs", "cats"), CLASSES, [5, 3], "classes are matched by name: Dogs is 5, cats is 3"),
         (("3", "5"), CLASSES, [3, 5], "classes are matched by name: 3 is 3, 5 is 5"),
         (("0", "1"), CLASSES, [0, 1], ""),
+        (("1", "2"), ("1", "10", "2"), [0, 2], "classes are matched by name: 1 is 0, 2 is 2"),
+        (("1", "2"), ("1", "2", "3"), [0, 1], ""),
         (CLASSES[:2], CLASSES, [0, 1], ""),
         (("truck", "ship", "frog", "cat"), CLASSES, [9, 8, 6, 3],
          "classes are matched by name: truck is 9, ship is 8, frog is 6, …"),

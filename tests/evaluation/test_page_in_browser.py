@@ -109,6 +109,20 @@ def test_a_point_tells_its_numbers_under_the_mouse(watched, name):
     sync_api.expect(tip).to_contain_text("λ")
 
 
+def test_another_way_of_counting_is_taken_back_by_the_menu(watched):
+    """What is drawn otherwise must leave the records as they were."""
+    page = watched("evaluation")
+    drawn = lines(page, CHART["evaluation"]).first
+    sync_api.expect(drawn).to_be_visible()
+    menu, averaged = page.locator(".vega-bindings select"), drawn.get_attribute("d")
+    seen = []
+    for way in ("single_pass", "averaged", "after_10_tries", "averaged"):
+        menu.select_option(way)
+        seen.append(drawn.get_attribute("d"))
+    assert seen[1] == seen[3] == averaged
+    assert len({averaged, seen[0], seen[2]}) == 3
+
+
 @pytest.mark.parametrize("name", ["evaluation", "study", "hostile"])
 def test_a_small_screen_needs_no_sideways_scrolling(watched, name):
     page = watched(name, viewport={"width": 390, "height": 800})

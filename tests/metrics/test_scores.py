@@ -64,6 +64,13 @@ def test_a_difference_has_welchs_interval():
     assert score_difference(DEFENDED, [1.0]) is None
 
 
+def test_games_that_all_end_alike_say_nothing_of_their_spread():
+    """... as where every throw of a bowler is the same: an interval without width would be certain of anything."""
+    assert score_difference([30.0] * 5, [29.0] * 5) is None
+    assert relative_change([30.0] * 5, [29.0] * 5) is None
+    assert score_difference([30.0] * 5, [29.0, 28.0]) is not None
+
+
 @pytest.mark.parametrize("scores", [[], [1.0, float("nan")], [[1.0]]])
 def test_scores_refuse(scores):
     with pytest.raises(ValueError, match="`scores` must be finite numbers"):

@@ -26,7 +26,7 @@ from saplab.runs.progress import progress_of
 
 MISSING = [name for name in ("ale_py", "gymnasium") if importlib.util.find_spec(name) is None]
 needs_ale = pytest.mark.skipif(bool(MISSING), reason=f"needs the extra rl: {', '.join(MISSING)} is not installed")
-EFFORT = Effort(episodes=3, seeds=2, samples=2, passes=2, max_frames=400)
+EFFORT = Effort(quiet=3, attacked=3, seeds=2, samples=2, passes=2, max_frames=400)
 GAMES = ("assault", "battle_zone", "bowling")
 
 
@@ -63,7 +63,7 @@ def test_table_1_has_the_papers_lines_and_numbers():
     assert {(c.passes, c.attack.samples) for c in original.cells_at(eps_of(4))} == {(1, 1)}
     assert (cell.max_frames, cell.epsilon) == (400, 0.05)
     assert set(PAPER_CHANGES) == set(PUBLISHED)
-    assert EFFORTS["paper"].episodes * EFFORTS["paper"].seeds == 90
+    assert EFFORTS["paper"].quiet * EFFORTS["paper"].seeds == 102
 
 
 def test_more_games_than_can_be_played_at_once_are_cells_of_their_own():
@@ -119,12 +119,13 @@ def test_a_request_comes_back_from_its_file_and_plans_each_cell_once():
 
 def test_cells_hold_so_few_games_that_many_workers_have_some():
     figures = figures_of("assault")
-    original, _ = curves_of(figures, Effort(7, 2, 2, 2, 400, together=3)).values()
+    original, _ = curves_of(figures, Effort(5, 7, 2, 2, 2, 400, together=3)).values()
     assert [(cell.seed, cell.start, cell.stop) for cell in original.cells_at(eps_of(4))] == [
         (seed, *bounds) for seed in (0, 1) for bounds in ((0, 3), (3, 6), (6, 7))
     ]  # fmt: skip
+    assert [(cell.start, cell.stop) for cell in original.cells_at(0.0)] == [(0, 3), (3, 5)] * 2
     every = {len(list(curve.every_cell())) for curve in curves_of(figures, EFFORTS["paper"]).values()}
-    assert every == {5 * 3 * 3}
+    assert every == {5 * 3 * 4}
 
 
 def test_claims_are_about_the_strengths_that_the_paper_gives():
@@ -140,7 +141,7 @@ def test_claims_are_about_the_strengths_that_the_paper_gives():
 def test_a_game_comes_with_what_is_known_of_its_agent():
     (figure,) = figures_of("assault")
     assert "preset smoke, 16 steps" in figure.note
-    assert "in 2 full games 3.5 ±" in figure.note
+    assert "in the 2 games of its card 3.5 ±" in figure.note
     assert "Double DQN after 50 million steps 5,393.2 (Wang et al. 2016)" in figure.note
 
 
@@ -183,7 +184,9 @@ def test_the_page_shows_changes_blanks_and_what_is_missing(written):
     page = (root / "report.html").read_text(encoding="utf-8")
     for text in ("<b>-50.0</b>", "paper -12.2", "paper +10.4", ">blank</b>", "10 of 40 cells", "preset smoke, 16 steps",
                  ">Assault</a>", ">Bowling</a>", "paper +3425.9", "Not computed yet.",
-                 "Each number: 6 games (2 seeds), stopped after 400 frames", "ε = 0.05, sticky actions off",
+                 "Each number: 6 games without an attack and 6 under one, of 2 seeds of games",
+                 "after 400 frames, as 0 of", "0 lie within the 95 % interval of the one measured here, 1 outside, and 1",
+                 "ε = 0.05, sticky actions off",
                  "average 2 passes, their actions 2"):  # fmt: skip
         assert text in page
     assert "<script" not in page
@@ -208,6 +211,8 @@ def test_the_results_for_a_repository_say_what_the_page_says(written):
     assert clean.endswith("]; paper -12.2 |")
     assert "| 1 | blank; paper +10.4 |" in lines
     assert "![Mean points against strength](figures/points.svg)" in lines
+    assert any(line.startswith("Of the paper's ") for line in lines)
+    assert any(line.startswith("Each number: 6 games without an attack") for line in lines)
     assert "Not played." in lines
 
 
@@ -266,7 +271,7 @@ def refuses(max_frames):
 
 @needs_ale
 def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setitem(plan.EFFORTS, "smoke", Effort(2, 1, 1, 1, 40))
+    monkeypatch.setitem(plan.EFFORTS, "smoke", Effort(2, 2, 1, 1, 1, 40))
     agent(tmp_path / "agents" / "Assault")
     words = ("reproduce", "table1", "--preset", "smoke", "--agents", tmp_path / "agents", "--out", tmp_path / "run",
              "--threads", 1, "--json")  # fmt: skip

@@ -44,11 +44,11 @@ def test_chart_holds_every_number_and_the_papers():
     assert spec["layer"][0]["encoding"]["x"]["axis"]["values"] == list(STRENGTHS)
     assert spec["layer"][0]["encoding"]["x"]["scale"]["type"] == "symlog"
     fields = [layer["encoding"]["y"]["field"] for layer in spec["layer"]]
-    assert fields == ["averaged_low", "averaged_percent", "averaged_percent", "paper_percent", "paper_percent"]
-    assert spec["layer"][0]["encoding"]["y2"]["field"] == "averaged_high"
+    assert fields == ["drawn_low", "drawn_percent", "drawn_percent", "paper_percent", "paper_percent"]
+    assert spec["layer"][0]["encoding"]["y2"]["field"] == "drawn_high"
     assert spec["layer"][1]["encoding"]["y"]["scale"]["domain"] == [0, 100]
     shown = {tooltip["field"] for tooltip in spec["layer"][2]["encoding"]["tooltip"]}
-    assert {"curve", "strength", "images", "averaged_low", "single_pass_percent", "paper_percent"} <= shown
+    assert {"curve", "strength", "images", "drawn_low", "single_pass_percent", "paper_percent"} <= shown
 
 
 def test_chart_without_the_papers_numbers_has_no_hollow_points():
@@ -86,8 +86,8 @@ def test_a_menu_on_the_page_chooses_how_accuracy_is_counted():
     assert menu["bind"]["options"] == ["averaged", "single_pass", "after_10_tries"]
     assert menu["bind"]["labels"] == ["the averaged prediction", "one pass", "10 tries"]
     calculated = {step["as"]: step["calculate"] for step in page["transform"] if "as" in step}
-    assert set(calculated) == {"averaged_percent", "averaged_low", "averaged_high"}
-    assert calculated["averaged_low"] == (
+    assert set(calculated) == {"drawn_percent", "drawn_low", "drawn_high"}  # none of the records' own
+    assert calculated["drawn_low"] == (
         "isValid(datum[counted + '_low']) ? datum[counted + '_low'] : datum.averaged_low"
     )
     assert "counted" not in str(accuracy_chart([random, dense]).to_dict())

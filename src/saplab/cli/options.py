@@ -196,14 +196,9 @@ def ready_place(
 
     from saplab.runs.engines import Options, make_engine
     from saplab.system.device import find_device
-    from saplab.system.machine import usable_cores
 
-    most = max(64, 4 * usable_cores())  # beyond that, starting them alone takes minutes
     for name, value in (("threads", threads), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` must be >= 1, got {value}")
-        if value is not None and value > most and engine != "ray":
-            raise ValueError(f"`{name}` must be at most {most} on this machine, got {value}")
+        check_number(name, value, here=engine != "ray")
     if engine != "ray":
         place = kind = str(find_device(device))
     else:
@@ -213,6 +208,17 @@ def ready_place(
     if threads is not None:
         torch.set_num_threads(threads)
     return Place(place, kind.partition(":")[0], made)
+
+
+def check_number(name: str, value: int | None, here: bool = True) -> None:
+    """Refuse a number of threads or processes below 1, or `here` above what this machine starts in seconds."""
+    from saplab.system.machine import usable_cores
+
+    most = max(64, 4 * usable_cores())
+    if value is not None and value < 1:
+        raise ValueError(f"`{name}` must be >= 1, got {value}")
+    if value is not None and value > most and here:
+        raise ValueError(f"`{name}` must be at most {most} on this machine, got {value}")
 
 
 def radii(lambdas: str, eps: str, usual: str, threat: "ThreatModel | None" = None) -> tuple[float, ...]:
@@ -311,7 +317,7 @@ def cut_of(network: "nn.Module", image_size: int | None) -> "Cut | None":
     if view is None:
         return None if image_size is None else Cut(image_size, image_size)
     size = view.size if image_size is None else image_size
-    return Cut(size, round(size * view.resize / view.size), view.interpolation, view.mode, view.fill)
+    return Cut(size, int(size * view.resize / view.size), view.interpolation, view.mode, view.fill)
 
 
 def load_network(spec: str, weights: Path | None, console: Console) -> "nn.Module":

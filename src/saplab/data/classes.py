@@ -27,7 +27,7 @@ def matched(data: Dataset, names: Sequence[str], listed: bool = True) -> tuple[D
         return replace(data, classes=tuple(names)), ""
     shown = [name.partition(",")[0] if listed else name for name in names]
     found = [_number(name, len(names)) for name in data.classes]
-    if None in found:
+    if None in found or all(name.isdecimal() for name in names):  # of which each may be another's number
         known = _numbers(names, listed)
         found = [known.get(_key(name), known.get(_key(name).removesuffix("s"))) for name in data.classes]
     numbers = [number for number in found if number is not None]

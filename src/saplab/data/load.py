@@ -1,6 +1,7 @@
 """Data by name."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,7 +50,9 @@ def load_records(
         return read_records(split, cifar10_root(spec))
     if spec == "sample" and split == "train":
         raise ValueError("`data` must not be 'sample' for training: its images are test images")
-    return matched(load_data(spec, cut), names, listed=False)[0].as_records()
+    data, words = matched(load_data(spec, cut), names, listed=False)
+    records = data.as_records()
+    return replace(records, note="; ".join(filter(None, (records.note, words))))
 
 
 def cifar10_root(spec: str) -> Path:

@@ -93,6 +93,7 @@ class GameRow:
         change: relative change as the paper's Table 1 defines it; None where it is blank.
         paper: the paper's change in %, where it exists.
         steps: mean number of the agent's actions in a game.
+        cut: games that were stopped at the limit of frames, before they were over.
         figure: that the curve belongs to; "" where a run has but one.
     """
 
@@ -104,6 +105,7 @@ class GameRow:
     change: Change | None
     paper: float | None
     steps: float
+    cut: int
     figure: str = ""
 
     @property
@@ -119,6 +121,7 @@ class GameRow:
             "points": score.mean, "points_low": score.low, "points_high": score.high,
             "change_percent": change and change.percent, "change_low": change and change.low,
             "change_high": change and change.high, "paper_percent": self.paper, "steps": self.steps,
+            "games_cut": self.cut,
         }  # fmt: skip
 
 
@@ -227,7 +230,8 @@ def _game_rows(store: Results, curve: Curve, made: dict[str, Mapping[str, Any]])
         base = scores_at(store, against, eps) if against else None
         change = relative_change(scores, base) if base else None
         paper, score, length = curve.paper.get(strength_of(eps)), mean_score(scores), sum(steps) / len(steps)
-        yield GameRow(game, curve.label, eps, score, bool(base), change, paper, length, curve.figure)
+        cut = sum(n >= cast(GameCell, curve.first).most_steps for n in steps)
+        yield GameRow(game, curve.label, eps, score, bool(base), change, paper, length, cut, curve.figure)
 
 
 def _played(store: Results, curve: Curve, eps: float) -> tuple[list[float], list[int]]:

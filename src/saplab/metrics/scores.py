@@ -59,12 +59,15 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
 
     The interval is Fieller's (1954, "Some problems in interval estimation") for the ratio of two independent means,
     with Welch's degrees of freedom. None where the original's mean is not significantly above zero, as the ratio then
-    has no bounded interval, and where one of them is a single game.
+    has no bounded interval, where one of them is a single game, and where all games of either have the same points,
+    which says nothing of their spread.
     """
     a, b = _checked(defended, "defended"), _checked(original, "original")
     if min(len(a), len(b)) < 2 or b.mean() <= 0:
         return None
     va, vb = _variance_of_mean(a), _variance_of_mean(b)
+    if va + vb == 0:
+        return None
     ratio = a.mean() / b.mean()
     t = _student(va, len(a), ratio**2 * vb, len(b))  # of mean(a) - ratio · mean(b)
     g = t**2 * vb / b.mean() ** 2
@@ -76,11 +79,16 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
 
 
 def score_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """Estimate mean(first) - mean(second) in points, with Welch's interval; None where one of them is a single game."""
+    """Estimate mean(first) - mean(second) in points, with Welch's interval.
+
+    None where one of them is a single game, and where all games of either have the same points.
+    """
     a, b = _checked(first, "first"), _checked(second, "second")
     if min(len(a), len(b)) < 2:
         return None
     va, vb = _variance_of_mean(a), _variance_of_mean(b)
+    if va + vb == 0:
+        return None
     half = _student(va, len(a), vb, len(b), confidence) * float(np.sqrt(va + vb))
     difference = float(a.mean() - b.mean())
     return Interval(difference, difference - half, difference + half, len(a) + len(b))
@@ -100,4 +108,4 @@ def _variance_of_mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> f
 def _student(va: float, na: int, vb: float, nb: int, confidence: float = 0.95) -> float:
     """Return the t with P(|T| <= t) = `confidence` of Student's law with Welch's degrees of freedom."""
     spread = va**2 / (na - 1) + vb**2 / (nb - 1)
-    return float(stdtrit((va + vb) ** 2 / spread, (1 + confidence) / 2)) if spread > 0 else 0.0
+    return float(stdtrit((va + vb) ** 2 / spread, (1 + confidence) / 2))

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
 from saplab.evaluation.pictures import examples
-from saplab.evaluation.rows import Summary, summarise
+from saplab.evaluation.rows import GameRow, Summary, summarise
 from saplab.paper.claims import Judged, Outcome, judge, measured
 from saplab.paper.sections import GameSection, ImageSection, Section, section_of
 from saplab.paper.study import Figure, load_figures, threat_of
@@ -18,7 +18,7 @@ from saplab.report.games import points_chart
 from saplab.report.markdown import change_text, drawing_text, escaped, page_text, pivot_text, table_text
 from saplab.report.page import machine, template, vega
 from saplab.report.tables import pivot, strength_text, to_csv, to_parquet
-from saplab.runs import Curve, Request, Results, Store
+from saplab.runs import Curve, GameCell, Request, Results, Store
 from saplab.system.folder import inside, write_files
 from saplab.system.words import counted
 
@@ -59,6 +59,21 @@ class StudyReport:
         """Return the sections of games."""
         return [section for section in self.sections if isinstance(section, GameSection)]
 
+    @property
+    def beside_the_paper(self) -> str:
+        """Count how many of the paper's changes lie within the intervals of those measured; empty without any."""
+        rows = (row for section in self.games for row in section.changes.values())
+        changes = [(row.change, row.paper) for row in rows if row.paper is not None]
+        known = [(change, paper) for change, paper in changes if change is not None]
+        inside = sum(change.low <= paper <= change.high for change, paper in known)
+        if not changes:
+            return ""
+        return (
+            f"Of the paper's {counted(len(changes), 'change')}, of its own agents, {inside} lie within the 95 %"
+            f" interval of the one measured here, {len(known) - inside} outside, and {len(changes) - len(known)} have"
+            " none to lie in."
+        )
+
     def charts(self, theme: Theme) -> dict[str, Any]:
         """Return all charts by the names of their files."""
         images = (section for section in self.sections if isinstance(section, ImageSection))
@@ -69,7 +84,9 @@ class StudyReport:
     def markdown(self) -> str:
         """Return all as Markdown."""
         told = map(escaped, self.request.notes)
-        parts = [*told, *self._claims(), *self._changes(), *(section.markdown() for section in self.sections)]
+        played = _played(self.request.curves, self.summary.games)
+        sections = (section.markdown() for section in self.sections)
+        parts = [*told, *self._claims(), *self._changes(), *([played] if played else []), *sections]
         return page_text(self.title, parts, self.request.command, machine(self.summary.made))
 
     def _claims(self) -> Iterator[str]:
@@ -92,6 +109,7 @@ class StudyReport:
         if rows:
             yield "## Relative change of the mean points, SAP-100 against the original agent"
             yield pivot_text("λ", table, lambda row: change_text(row.change, row.compared, row.paper), "{}, %")
+            yield self.beside_the_paper
 
     def page(self, store: Results) -> str:
         """Return the page's HTML; the store has its pictures."""
@@ -107,7 +125,7 @@ class StudyReport:
             themes={"light": PAPER, "dark": DARK},
             examples=examples(store, [curve for curve in _firsts(curves) if curve.first.threat == threat]),
             threat=threat,
-            played=_played(self.request.curves),
+            played=_played(self.request.curves, self.summary.games),
             machine=machine(self.summary.made),
         )
 
@@ -161,13 +179,24 @@ def _firsts(curves: Sequence[Curve]) -> list[Curve]:
     return [curve for own in found.values() for curve in own[:2]]
 
 
-def _played(curves: Sequence[Curve]) -> dict[str, Any]:
-    """Return how much was played for a number, and how; nothing of images."""
+def _played(curves: Sequence[Curve], rows: Sequence[GameRow]) -> str:
+    """Return in words how much was played for a number, and how; nothing of images."""
     games = [curve for curve in curves if curve.first.kind == "games"]
     if not games:
-        return {}
+        return ""
     first, cells = games[0], [cell for curve in games for cell in curve.cells]
-    number = sum(cell.stop - cell.start for cell in first.cells_at(first.eps[0]))
+    rules = cast(GameCell, first.first)
+    number = {eps: sum(cell.stop - cell.start for cell in first.cells_at(eps)) for eps in first.eps}
+    many = f"{number[first.eps[0]]} games without an attack and {number[first.eps[-1]]} under one"
     samples = max(cell.attack.samples for cell in cells if cell.attack is not None)
-    passes = max(cell.passes for cell in cells)
-    return {"first": first.first, "games": number, "seeds": len(first.seeds), "samples": samples, "passes": passes}
+    sticky = f"{rules.sticky:g}" if rules.sticky else "off"
+    cut, every = sum(row.cut for row in rows), sum(row.score.games for row in rows)
+    return (
+        f"Each number: {many}, of {counted(len(first.seeds), 'seed')} of games and draws and one trained agent, in"
+        f" {rules.precision}. A game is stopped after {rules.max_frames:,} frames, as {cut} of {every:,} were."
+        f" ε = {rules.epsilon:g}, sticky actions {sticky}; points as the game counts them, with 95 % intervals"
+        " (Student's). λ is how far the adversary may move each gray value of each pixel, in steps of 0..255; its"
+        " attack is FGSM on the whole stack of frames, against the action that it finds best. Gradients of defended"
+        f" agents average {samples} passes, their actions {max(cell.passes for cell in cells)}. Changes are against the"
+        " original at the same λ and under the same kind of attack."
+    )

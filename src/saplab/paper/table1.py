@@ -33,13 +33,15 @@ class Effort:
     """How much is played and averaged.
 
     Attributes:
-        episodes: games of each λ and seed.
+        quiet: games of a seed without an attack.
+        attacked: games of each λ and seed under attack, which take longer.
         samples, passes: of the attack's gradient, and of an action of a random agent.
         max_frames: after which a game is stopped; 18,000 are the five minutes of Mnih et al. 2015.
         together: games of a cell, which are played side by side; fewer give more workers something to do.
     """
 
-    episodes: int
+    quiet: int
+    attacked: int
     seeds: int
     samples: int
     passes: int
@@ -48,9 +50,9 @@ class Effort:
 
 
 EFFORTS: Final[Mapping[str, Effort]] = {
-    "smoke": Effort(2, 1, 2, 2, 400),
-    "small": Effort(10, 3, 4, 4, 18_000),
-    "paper": Effort(30, 3, 100, 100, 108_000),
+    "smoke": Effort(2, 2, 1, 2, 2, 400),
+    "small": Effort(34, 14, 3, 4, 4, 108_000, together=17),
+    "paper": Effort(34, 34, 3, 100, 100, 108_000),
 }
 
 
@@ -148,9 +150,9 @@ def _note(game: str, facts: Facts) -> str:
     own, random, published = mean_score(facts.scores), mean_score(facts.random_scores), PUBLISHED[game]
     return (
         f"The original agent: Double DQN, preset {facts.preset}, {facts.age} (the paper's: 100 million), seed"
-        f" {facts.seed}; in {own.games} full games {own} points, random play {random}. Published means: random play"
-        f" {published.random:,}, a human {published.human:,}, Double DQN after 50 million steps {published.ddqn:,}"
-        " (Wang et al. 2016)."
+        f" {facts.seed}; in the {own.games} games of its card {own} points, random play {random}. Published means:"
+        f" random play {published.random:,}, a human {published.human:,}, Double DQN after 50 million steps"
+        f" {published.ddqn:,} (Wang et al. 2016)."
     )
 
 
@@ -161,7 +163,7 @@ def table_curves(
     """Plan the curves of the figures of `table_figures`."""
     nobody = Network("", "")
     whole = GameCell(
-        defender=nobody, adversary=nobody, attack=FGSM(), eps=(1.0,), start=0, stop=effort.episodes, seed=seed,
+        defender=nobody, adversary=nobody, attack=FGSM(), eps=(1.0,), start=0, stop=effort.quiet, seed=seed,
         precision=precision, device=device, game="", sticky=sticky, max_frames=effort.max_frames,
     )  # fmt: skip
     return tuple(_curve(figure, line, whole, networks, effort) for figure in figures for line in figure.lines)
@@ -171,7 +173,10 @@ def _curve(figure: Figure, line: Line, whole: GameCell, networks: Networks, effo
     """Plan a line: cells of each radius and seed. Changes are against the undefended agent under such an attack."""
     cell = cell_of_line(line, whole, networks, effort.samples, effort.passes)
     cell = replace(cell, game=line.model.removeprefix(_AGENT))
-    wholes = [replace(cell, eps=(radius,)).plain for radius in radii_of(STRENGTHS)]
+    wholes = [
+        replace(cell, eps=(radius,), stop=effort.attacked if radius else effort.quiet).plain
+        for radius in radii_of(STRENGTHS)
+    ]
     cells, *repeats = cut_each(wholes, effort.together, effort.seeds)
     noise = line.attack == "noise"
     plain = next(one.label for one in figure.lines if not one.defense and (one.attack == "noise") == noise)

@@ -15,6 +15,9 @@ Records = Sequence[Mapping[str, Any]]
 
 STRENGTH: Final = "strength λ (pixel steps of 0..255)"  # title of the usual axis
 
+_DRAWN: Final = "drawn"  # before the ends of an interval, the columns that are drawn
+_ENDS: Final = ("percent", "low", "high")
+
 SHAPES = (  # SVG paths in a box from -1 to 1, for the chart and for the page's legend
     "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
     "M-.9,-.9H.9V.9H-.9Z",
@@ -76,8 +79,7 @@ def accuracy_chart(
         layers += _papers(base, labels, tips)
     chart = alt.LayerChart(data=alt.Data(values=list(records)), layer=layers)
     chart = chart.transform_filter("indexof(shown, datum.curve) >= 0").add_params(drawn)
-    if theme is PAGE and (ways := _countings(records)):
-        chart = _with_menu(chart, ways)
+    chart = _counted(chart, _countings(records) if theme is PAGE else {})
     chart = chart.properties(width="container" if theme is PAGE else 620, height=380)
     chart = chart.properties(description="Accuracy in % against strength, one line for each of: " + "; ".join(labels))
     return configured(chart.properties(title=_heading(title, records)) if title else chart, theme)
@@ -104,13 +106,18 @@ def _countings(records: Records) -> dict[str, str]:
     return ways | {name.removesuffix("_percent"): words for name, words in known.items()} if known else {}
 
 
-def _with_menu(chart: alt.LayerChart, ways: Mapping[str, str]) -> alt.LayerChart:
-    """Let a menu choose what takes the place of the averaged accuracy; a network that is not random keeps it."""
+def _counted(chart: alt.LayerChart, ways: Mapping[str, str]) -> alt.LayerChart:
+    """Say what is drawn: the averaged accuracy, or what a menu chooses; a network that is not random keeps the former.
+
+    It goes into columns of its own, as Vega writes into its records for good.
+    """
+    columns = {f"{_DRAWN}_{end}": f"datum.averaged_{end}" for end in _ENDS}
+    if not ways:
+        return chart.transform_calculate(**columns)
     menu = alt.binding_select(options=list(ways), labels=list(ways.values()), name="Counted by: ")
-    columns = {}
-    for end in ("percent", "low", "high"):
+    for end in _ENDS:
         chosen = f"datum[counted + '_{end}']"
-        columns[f"averaged_{end}"] = f"isValid({chosen}) ? {chosen} : datum.averaged_{end}"
+        columns[f"{_DRAWN}_{end}"] = f"isValid({chosen}) ? {chosen} : datum.averaged_{end}"
     return chart.transform_calculate(**columns).add_params(alt.param(name="counted", value="averaged", bind=menu))
 
 
@@ -168,11 +175,11 @@ def _intervals(base: alt.Chart, records: Records, overlapping: int) -> alt.Chart
         marks = base.mark_rule(strokeWidth=2, opacity=0.5)
     else:
         marks = base.mark_area(opacity=min(0.16, 0.6 / overlapping))
-    return marks.encode(y=_percent_axis("averaged_low"), y2="averaged_high:Q")
+    return marks.encode(y=_percent_axis(f"{_DRAWN}_low"), y2=f"{_DRAWN}_high:Q")
 
 
 def _measured(base: alt.Chart, labels: Sequence[str], theme: Theme, tips: list[alt.Tooltip]) -> list[alt.Chart]:
-    y = _percent_axis("averaged_percent")
+    y = _percent_axis(f"{_DRAWN}_percent")
     shape = alt.Shape("curve:N", scale=in_turn(SHAPES, labels), legend=_legend(theme))
     points = base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=shape, tooltip=tips)
     return [base.mark_line(strokeWidth=2).encode(y=y), points]
@@ -187,7 +194,7 @@ def _papers(base: alt.Chart, labels: Sequence[str], tips: list[alt.Tooltip]) -> 
 
 def _tooltips(radius: str) -> list[alt.Tooltip]:
     numbers = {
-        "averaged_percent": "accuracy %", "averaged_low": "95 % from", "averaged_high": "95 % to",
+        f"{_DRAWN}_percent": "accuracy %", f"{_DRAWN}_low": "95 % from", f"{_DRAWN}_high": "95 % to",
         "single_pass_percent": "single pass %", "paper_percent": "paper %",
     }  # fmt: skip
     first = [alt.Tooltip("curve:N"), alt.Tooltip("strength:Q", title=radius), alt.Tooltip("images:Q")]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from saplab.attacks import Attack
 from saplab.defenses.drawing import current
 from saplab.defenses.stochastic import trust
-from saplab.rl.player import mean_values
+from saplab.rl.player import mean_values, step_of
 from saplab.rng.streams import stream_key
 
 
@@ -44,11 +44,12 @@ class Adversary:
         With `newest`, the older frames in `stacks` must be those that the player saw.
         """
         labels = self._greedy_actions(stacks, numbers)
+        seed = self.seed + (step_of(self.network, numbers) << 64)  # an attack's passes begin with 0 in each step
         if not self.newest:
-            return self.attack(self.network, stacks, labels, self.eps, seed=self.seed, examples=numbers)
+            return self.attack(self.network, stacks, labels, self.eps, seed=seed, examples=numbers)
         older, frames = stacks[:, :-1], stacks[:, -1:]
         network = trust(NewestFrame(self.network, older, numbers))  # which takes no other examples
-        return torch.cat((older, self.attack(network, frames, labels, self.eps, seed=self.seed, examples=numbers)), 1)
+        return torch.cat((older, self.attack(network, frames, labels, self.eps, seed=seed, examples=numbers)), 1)
 
     def _greedy_actions(self, stacks: Tensor, numbers: Tensor) -> Tensor:
         if self.samples == 0:

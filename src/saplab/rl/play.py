@@ -1,12 +1,12 @@
 """Full games for a score: a player, plain or defended, and an adversary that changes what it sees.
 
 An episode is a function of (rules, player, adversary, seed, episode number), up to rounding that may differ with the
-number of episodes in a batch: its game, its random actions and all draws of its passes have streams of their own.
+number of episodes in a batch: its game, its random actions and all draws of its passes have streams of their own. Where
+a defence draws once for all examples, as on weights, the episodes of a seed share that draw at each step.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor
 from saplab.defenses.prediction import BATCH
 from saplab.rl.adversary import Adversary
 from saplab.rl.atari import FRAME_SKIP, MAX_FRAMES, Games
-from saplab.rl.player import Player
+from saplab.rl.player import STEPS, Player
 
-STEPS: Final = 1 << 15  # an episode's observations are numbered from STEPS times its own number
 _GAME, _ACT = 1, 2
 
 

@@ -237,7 +237,7 @@ class GameCell(Cell):
     """
 
     kind = "games"
-    numerics = 7
+    numerics = 8
     ranges = "episodes"
 
     game: str
@@ -263,6 +263,11 @@ class GameCell(Cell):
             return replace(self, attack=None, adversary=self.defender, newest=False)
         asks = self.attack is not None and self.attack.knowledge != "nothing"
         return replace(self, adversary=self.adversary if asks else self.defender)
+
+    @property
+    def most_steps(self) -> int:
+        """Return the actions, of four frames each, after which a game is stopped."""
+        return -(-self.max_frames // 4)
 
     @property
     def step_passes(self) -> int:

@@ -46,7 +46,8 @@ class Choice:
 
     def folder(self) -> str:
         """Return the name of a folder for the run, a different one for each choice."""
-        return "-".join((self.recipe, self.preset, *(value.replace(":", "-") for value in self.options().values())))
+        chosen = (f"{name.lstrip('-')}-{value.replace(':', '-')}" for name, value in self.options().items())
+        return "-".join((self.recipe, self.preset, *chosen))
 
     def resolve(self) -> Recipe:
         """Return the recipe with what was chosen otherwise; ValueError for a name or choice that does not fit."""

@@ -24,6 +24,7 @@ from saplab.models.initialise import initialise
 from saplab.models.zoo import ARCHITECTURES, load_model
 from saplab.rng.threads import torch_threads
 from saplab.system.counts import check_seed
+from saplab.system.precision import exact_convolutions
 from saplab.training.batches import Batches, network_input
 from saplab.training.objectives import PreviousEpoch, Transferred
 from saplab.training.place import Place
@@ -66,7 +67,7 @@ def train(
     run = _Run(recipe, used, test, out, seed, progress, place)
     run.restore(tensors)
     progress.on_start(history, len(history) * run.steps, recipe.epochs * run.steps)
-    with torch_threads(threads), torch.backends.cudnn.flags(enabled=True, deterministic=True):
+    with torch_threads(threads), exact_convolutions():
         for epoch in range(len(history), recipe.epochs):
             history.append(run.epoch(epoch))
             folder.save(run.tensors(), history)

@@ -53,8 +53,9 @@ class Place:
 
     def average_statistics(self, model: nn.Module) -> None:
         """Average batch-norm's running statistics over the processes, each of which saw its own images."""
-        for buffer in model.buffers():
-            if self.world > 1 and buffer.is_floating_point():
+        kept = model.state_dict()  # without buffers that are constants, which rounding would change
+        for name, buffer in model.named_buffers():
+            if self.world > 1 and name in kept and buffer.is_floating_point():
                 torch.distributed.all_reduce(buffer)
                 buffer /= self.world
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from saplab.benchmark.entries import Entry
     from saplab.benchmark.run import Run
 
-_ENTRY = "The entry"
+_ENTRY, _MINE = "The entry", "mine"
 
 
 def benchmark(
@@ -33,7 +33,7 @@ def benchmark(
     weights: options.Weights = None,
     defense: options.Defence = "",
     sites: options.Sites = "",
-    name: Annotated[str, option(_ENTRY, "What an entry of one's own is called.")] = "mine",
+    name: Annotated[str, option(_ENTRY, "What an entry of one's own is called.")] = _MINE,
     data: Annotated[str, option(options.DATA, "sample, or cifar10:DIR for the whole test set.")] = "sample",
     check: Annotated[
         bool, option(options.OUTPUT, "Compute stored cards again, and say whether they agree.", "--check")
@@ -70,6 +70,8 @@ def benchmark(
     entries = _entries(tuple(names or ()), model, weights, defense, sites, name)
     if entries and leaderboard is not None:
         raise ValueError("`leaderboard` is written of stored cards: give it without entries")
+    if check and not entries:
+        raise ValueError("`check` computes stored cards again: name their entries, or all")
     if leaderboard is not None:
         _write(leaderboard, [*stored_cards(tier).values(), *_more(cards)], console)
     elif not entries:
@@ -89,7 +91,13 @@ def _entries(
     from saplab.benchmark.entries import ENTRIES, Entry, chosen
 
     if not (model or defense):
+        if weights is not None or sites or name != _MINE:
+            raise ValueError(
+                "`weights`, `sites` and `name` belong to an entry of one's own: give `model` or `defense` too"
+            )
         return chosen(names)
+    if sites and not defense:
+        raise ValueError("`sites` says where a defence acts: give `defense` too")
     if names:
         raise ValueError("`model` and `defense` make an entry of one's own: give no names beside them, but --name")
     if name in ENTRIES or not re.fullmatch(r"\w[\w.+-]{0,79}", name):

@@ -44,7 +44,6 @@ def certify(
     accuracy against radius, and with --attack what attacks leave of the same vote, between which the truth lies.
     """
     from saplab.attacks import MonteCarlo, ThreatModel, parse_attackers
-    from saplab.data.load import load_data
     from saplab.defenses import GaussianNoise, defend
     from saplab.evaluation.certificates import certify as certified
     from saplab.evaluation.evaluate import planned
@@ -53,9 +52,12 @@ def certify(
     console = Console(as_json)
     place = options.ready_place(device, threads)
     network = options.load_network(model, weights, console).to(place.device)
-    dataset = options.first_images(load_data(data, options.cut_of(network, image_size), limit), limit)
+    dataset = options.load_images(data, network, image_size, limit, console)
     images, labels = dataset.images.to(place.device), dataset.labels
-    found = certified(network, images, labels, std=std, n0=n0, n=n, alpha=alpha, seed=seed, examples=dataset.indices)
+    with options.naming(data):
+        found = certified(
+            network, images, labels, std=std, n0=n0, n=n, alpha=alpha, seed=seed, examples=dataset.indices
+        )
     console.say(repr(found))
     left = []
     if attack:

@@ -61,6 +61,8 @@ def reproduce(
 
     chosen = choose(names, preset, outside)
     place = options.ready_place(device, threads, engine, workers, address)
+    if limit is not None and not chosen.figures:
+        raise ValueError("`limit` counts images: how many games a table plays is a matter of `preset`")
     ask = _Ask(tuple(names), preset, seed, precision, place, out, dry_run, Console(as_json))
     finished = [_table(ask, chosen, agents, sticky)] if chosen.table else []
     finished += [_figures(ask, chosen, data, limit)] if chosen.figures else []
@@ -149,7 +151,8 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
     request = Request(f"{chosen.table}: {ask.preset}", curves, command_line())
     job = Job(request, Games(agents.models(ask.place.device), ask.place.device), ask.place.engine)
     beside = inside(ask.out, chosen.table, folder=True) if ask.out and chosen.figures else ask.out
-    run = beside or Path("runs") / f"{ask.preset}-{chosen.table}"
+    other = f"{f'-sticky-{sticky:g}' if sticky else ''}{f'-seed-{ask.seed}' if ask.seed else ''}"
+    run = beside or Path("runs") / f"{ask.preset}-{chosen.table}{other}"
     if ask.dry_run:
         _show_games(job, run, EFFORTS[ask.preset].max_frames, ask.console)
         return True

@@ -101,8 +101,9 @@ def train(
 
     choice = Choice(recipe, preset, network, rate, std, defense, epochs, batch, validation, precision)
     choice.resolve()  # refuses what does not fit before any file is read
+    options.check_number("threads", threads)
     job = _job(choice, data, test, image_size)
-    folder = out or Path("runs/train") / job.choice.folder()
+    folder = out or Path("runs/train") / f"{job.choice.folder()}{f'-seed-{seed}' if seed else ''}"
     job = replace(job, out=folder, seed=seed, threads=threads, tensorboard=tensorboard)
     with joined(device, compiled) as place:
         model, finished = run(job, place)
@@ -116,13 +117,17 @@ def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
     from saplab.data.load import load_records
 
     cut, held_out = Cut(image_size, image_size), not (test or data.startswith("cifar10:"))
-    size = image_size if any(Path(name).is_dir() for name in (data, test) if name) else None
+    size = image_size if any(Path(name).expanduser().is_dir() for name in (data, test) if name) else None
     images = load_records(data, cut=cut)
     _say(images.note)
     tested = None if held_out else load_records(test or data, "test", cut, images.classes)
     _say(tested.note if tested else "")
-    if held_out and not choice.resolve().held_out:
-        choice = replace(choice, validation=max(1, len(images) // _SHARE_HELD_OUT))
+    recipe = choice.resolve()
+    if held_out and choice.validation == 0:
+        raise ValueError("`validation` must be at least 1 without `test`: some images must be there to test on")
+    if held_out and not recipe.held_out:
+        used = min(len(images), recipe.images or len(images))
+        choice = replace(choice, validation=max(1, used // _SHARE_HELD_OUT))
     kind = _HELD_OUT_IMAGES if held_out else _GIVEN_IMAGES if test else TEST_IMAGES
     given = _named(test) if test else None
     return Job(choice, images, tested, Path(), _named(data), kind, test_source=given, image_size=size)
@@ -130,7 +135,7 @@ def _job(choice: "Choice", data: str, test: str, image_size: int) -> Job:
 
 def _named(data: str) -> str:
     """Return what a command for others calls data: without the folders that it lies in here."""
-    return CIFAR10 if data.startswith("cifar10:") else Path(data).name
+    return CIFAR10 if data.startswith("cifar10:") else Path(data).expanduser().absolute().name
 
 
 def _say(note: str) -> None:

@@ -52,6 +52,7 @@ def zoo(
     """
     if check and train:
         raise ValueError("`check` and `train` exclude each other")
+    options.check_number("threads", threads)
     if train:
         into = into or inside(out, "zoo", folder=True)
         _train(_choices(preset, only, precision), data, out, into, full, threads, device)

@@ -92,9 +92,14 @@ def load_agent(game: str, weights: str | Path | None = None) -> QNetwork:
 
 
 def trained(folder: Path, game: str) -> Path | None:
-    """Find the folder of a game's agent, named after the game or its ROM, in a folder of ``train-agent --out``."""
-    names = (game, rom_name(game))
-    return next((folder / name for name in names if inside(folder / name, FACTS).exists()), None)
+    """Find the folder of a game's agent, named after the game or its ROM, in a folder of ``train-agent --out``.
+
+    Raises ValueError where both are there: one may be old.
+    """
+    found = [folder / name for name in dict.fromkeys((game, rom_name(game))) if inside(folder / name, FACTS).exists()]
+    if len(found) > 1 and not found[0].samefile(found[1]):
+        raise ValueError(f"{folder} holds two agents of {game}, {found[0].name} and {found[1].name}: remove one")
+    return found[0] if found else None
 
 
 def load_trained(folder: Path) -> tuple[QNetwork, Facts]:
