@@ -77,6 +77,28 @@ def test_a_card_that_is_sent_in_cannot_take_the_place_of_the_package_s() -> None
     for network in (replace(stored.network, model="mine:net"), replace(stored.network, digest="c" * 64)):
         with pytest.raises(ValueError, match="the card 'fast' is of another network than the package's entry"):
             refuse_impostors([replace(stored, network=network, time="2999-01-01T00:00:00+00:00")])
+    with pytest.raises(ValueError, match="the card 'fast' is not the package's own of that name"):
+        refuse_impostors([replace(stored, time="2999-01-01T00:00:00+00:00")])
+    renamed = replace(stored, name="sap-100-fast")
+    with pytest.raises(ValueError, match="the card 'sap-100-fast' is of another network"):
+        refuse_impostors([renamed])
+
+
+@pytest.mark.parametrize("spoilt", ["threats", "order", "interval"])
+def test_a_card_whose_numbers_cannot_be_is_refused(spoilt: str, tmp_path: Path) -> None:
+    replace, card = msgspec.structs.replace, stored_cards("small")["fast"]
+    first, *others = card.threats
+    if spoilt == "threats":
+        threats = tuple(others)
+    else:
+        left = list(first.left)
+        worst = left[2].worst
+        raised = replace(worst, percent=99.0, high=99.5) if spoilt == "order" else replace(worst, low=worst.percent + 1)
+        left[2] = replace(left[2], worst=raised)
+        threats = (replace(first, left=tuple(left)), *others)
+    (tmp_path / "card.json").write_bytes(replace(card, threats=threats).to_json())
+    with pytest.raises(ValueError, match=r"card\.json: (a card must be of the protocol|what a card says is left)"):
+        read_cards(tmp_path / "card.json")
 
 
 def test_cards_of_another_protocol_or_battery_stay_away() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from saplab.attacks.memory import rows_at_once
 from saplab.attacks.problem import Problem
 from saplab.attacks.threat import check_labels
+from saplab.attacks.witness import present
 from saplab.defenses.defended import shares_draws
 from saplab.defenses.drawing import GradientRule, drawing
 from saplab.defenses.host import undrawn
@@ -74,7 +75,7 @@ class Passes:
         streams = pass_streams(stream_key(batch.seed, "attack"), self.first_sample, batch.examples[:1])
         rows = max(len(batch.images), min(self.batch_size, samples * len(batch.images)))
         most = rows_at_once(batch.adversary, batch.images, rows, lambda: run(first, streams))
-        return self._run(samples, run, most)
+        return self._run(samples, run, self.precision, most)
 
     def _gradient(self, total: Tensor, x: Tensor) -> Tensor:
         """Return the gradient by the images; where none can reach them it is 0 if that is noted, else an error."""
@@ -100,15 +101,19 @@ class Passes:
                 z = z.float() if precision == "bfloat16" else z
                 return z, objective(z, rows)
 
-        return self._run(samples, run)
+        return self._run(samples, run, precision)
 
-    def _run(self, samples: int, run: Run, most: int = sys.maxsize) -> Iterator[tuple[Tensor, ...]]:
+    def _run(
+        self, samples: int, run: Run, precision: Precision, most: int = sys.maxsize
+    ) -> Iterator[tuple[Tensor, ...]]:
         """Run stacks of passes, `most` rows at once."""
         in_threads = partial(over_threads, self.batch.adversary, run)
         for count, streams in self._streams(samples):
             parts = zip(self.batch.everyone().repeat(count).split(most), streams.split(most), strict=True)
             with nullcontext() if self.batch.random else undrawn(self.batch.adversary):
                 results = joined(as_memory_allows(in_threads, *part) for part in parts)
+            if (witness := present()) is not None and precision == "float32":  # that of predictions
+                witness.see(self.batch, streams, results[0])
             yield tuple(t.unflatten(0, (count, -1)) for t in results)
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from saplab.benchmark.markdown import card_text, leaderboard_text
 from saplab.benchmark.protocol import PROTOCOL
 from saplab.benchmark.run import CARD
 from saplab.benchmark.words import ball, is_listed, masked_text, published_text, tier_text, time_text, tries
+from saplab.defenses import parse_defenses
 from saplab.report.charts import DARK, PAGE, PAPER, to_bytes
 from saplab.report.claimed import claimed_chart
 from saplab.report.page import template
@@ -35,9 +37,27 @@ def stored_cards(tier: str) -> dict[str, Card]:
 
 def _card(file: Traversable | Path, content: bytes) -> Card:
     try:
-        return Card.from_json(content)
+        card = Card.from_json(content)
+        _check(card)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
+    return card
+
+
+def _check(card: Card) -> None:
+    """Refuse a card of this version of the protocol whose balls are others, or whose numbers cannot be."""
+    if card.protocol != PROTOCOL.version:
+        return
+    balls = [(threat.norm, tuple(left.eps for left in threat.left)) for threat in card.threats]
+    if balls != [(threat.norm, threat.eps) for threat in PROTOCOL.threats]:
+        raise ValueError(f"a card must be of the protocol's norms and radii, got {balls}")
+    for threat in card.threats:
+        shares = [left.worst for left in threat.left]
+        falling = all(a.percent >= b.percent for a, b in pairwise(shares))
+        if not falling or not all(one.low <= one.percent <= one.high for one in shares):
+            raise ValueError(
+                f"what a card says is left in {threat.norm} must fall with the radius, within its interval"
+            )
 
 
 def read_cards(place: Path) -> list[Card]:
@@ -79,16 +99,24 @@ def _rank(card: Card) -> tuple[bool, list[float], str]:
 
 
 def refuse_impostors(cards: Iterable[Card]) -> None:
-    """Raise ValueError where a card that was sent in has the name of an entry of the package, and is of another one."""
+    """Raise ValueError where a card that was sent in has the name of an entry of the package.
+
+    That is, where it is of another network or defence, or another card than the package's own.
+    """
     for card in cards:
         entry = ENTRIES.get(card.name)
         if entry is None:
             continue
         known = stored_cards(card.tier).get(card.name)
         digest = known.network.digest if known else card.network.digest
-        if (card.network.model, card.network.digest) != (entry.network, digest):
+        own = (entry.network, digest, "+".join(defense.spec for defense in parse_defenses(entry.defense)))
+        if (card.network.model, card.network.digest, card.network.defense) != own:
             raise ValueError(
                 f"the card {card.name!r} is of another network than the package's entry of that name: call it otherwise"
+            )
+        if known is not None and card != known:
+            raise ValueError(
+                f"the card {card.name!r} is not the package's own of that name; `--check` says whether they agree"
             )
 
 

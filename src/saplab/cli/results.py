@@ -57,8 +57,9 @@ def record_of(report: "Report") -> dict[str, Any]:
         if report.findings
         else {"finding": "", "meaning": "", "robust": [], "persistent": [], "checks": []}
     )
-    rows = [row.record() for row in report.summary.rows]
-    return {**found, "notes": list(report.notes), "rows": rows, "files": list(map(str, report.files))}
+    rows, summary = [row.record() for row in report.summary.rows], report.summary
+    cells = {"finished": summary.finished, "total": summary.total}
+    return {**found, **cells, "notes": list(report.notes), "rows": rows, "files": list(map(str, report.files))}
 
 
 def _verdict_record(verdict: "Verdict") -> dict[str, Any]:

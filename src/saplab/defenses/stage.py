@@ -23,6 +23,7 @@ _A_THREAD: Final = 128  # images of a forward and backward pass for each thread 
 ROWS: Final = 3
 PASSES: Final = 3
 _SAME: Final = 1e-3  # of the outputs' size: what rounding may move in another batch size
+_ALIKE: Final = 0.05  # of a probability, likewise
 
 
 def stacked(device: torch.device, threads: int | None = None) -> int:
@@ -252,8 +253,12 @@ def _rows_apart(one: Tensor, other: Tensor) -> int:
 
 
 def _close(one: Tensor, other: Tensor, share: float) -> Tensor:
+    """Compare outputs by their size and, rows of logits, by their softmax: what all classes share has any size."""
     size = one[one.isfinite()].abs().max() if one.isfinite().any() else torch.zeros(())
-    return torch.isclose(one, other, rtol=share, atol=float(share * size), equal_nan=True)
+    close = torch.isclose(one, other, rtol=share, atol=float(share * size), equal_nan=True)
+    if share == 0 or one.ndim != 2 or one.shape[1] < 2:
+        return close
+    return close & torch.isclose(one.softmax(1), other.softmax(1), rtol=0.0, atol=_ALIKE, equal_nan=True)
 
 
 class UnfitImagesError(ValueError):

@@ -32,6 +32,7 @@ SYMPTOMS: Final = ("rises", "unbounded", "norm")  # failed, they say that the at
 UNFINISHED: Final = ("steps", "samples")  # failed, they say that the attack along the own gradient can do better
 BY_OTHERS: Final = ("transfer", "black-box", "noise")  # they show as much of such an attack without a masked gradient
 _ROUNDING: Final = 1e-9
+LEAST: Final = 0.02  # of all images, below which no difference counts
 PART: Final = 0.2  # of what the first attack leaves: a difference that counts, whatever its points
 
 
@@ -112,11 +113,12 @@ def _is_bad(reading: Comparison | Level, excess: Interval) -> bool:
     """Return whether a number is bad beyond chance, and by so much that it counts.
 
     Of two attacks the second must be stronger by the points up to which a comparison may pass, or by a fifth of what
-    the first leaves: among enough images any two attacks differ.
+    the first leaves, but by two points at least: among enough images any two attacks differ.
     """
     if excess.low <= 0 or isinstance(reading, Level):
         return excess.low > 0
-    return excess.estimate >= min(reading.slack, PART * float(reading.first.scores.mean())) - _ROUNDING
+    share = max(PART * float(reading.first.scores.mean()), LEAST)
+    return excess.estimate >= min(reading.slack, share) - _ROUNDING
 
 
 def is_masked(outcomes: Mapping[str, str]) -> bool | None:

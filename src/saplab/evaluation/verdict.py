@@ -100,8 +100,11 @@ class Verdict:
     persistent: tuple[Persistent, ...] = ()
 
     def fails(self, percent: float) -> bool:
-        """Return whether the lower end of robust accuracy's interval is below `percent`."""
-        return 100 * self.headline.accuracy.low < percent
+        """Return whether the lower end of robust accuracy's interval is below `percent`, or the gradient is masked.
+
+        Behind a masked gradient accuracy is only bounded from above, however high the bound.
+        """
+        return self.masked is True or 100 * self.headline.accuracy.low < percent
 
 
 def verdict(

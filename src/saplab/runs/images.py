@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saplab.attacks import Attack, Craft, Problem
 from saplab.attacks.flatness import Flatness
 from saplab.attacks.threat import check_labels
+from saplab.attacks.witness import witnessed
 from saplab.data.dataset import Dataset
 from saplab.defenses import Prediction, predict_with_votes
 from saplab.defenses.drawing import drawing
@@ -34,6 +35,12 @@ _FEW: Final = 3  # images by which it is noticed that a network has changed
 _CHANGED: Final = (
     "the network has changed while it was evaluated: for the same images and draws it returns something else than at"
     " first; look for what it counts, schedules or keeps from call to call"
+)
+
+_ATTACKED: Final = (
+    "the network answers otherwise where it is attacked than where it is judged: for the same images and draws, at"
+    " points that an attack went through, a prediction returns something else; look for what depends on gradients, on"
+    " the size of a batch, on pixels between 255 steps or on the number of calls"
 )
 
 _Cells = Sequence[ImageCell]
@@ -65,7 +72,8 @@ class Images:
         the data set, so that cells of other sizes see the same.
 
         Raises:
-            ValueError: a network that has come to return something else for the same images and draws than at first.
+            ValueError: a network that has come to return something else for the same images and draws than at first,
+                or that returns something else where it is attacked.
         """
         begin, busy, cells = time.perf_counter(), time.process_time(), cast(_Cells, group)
         first = cells[0]
@@ -76,11 +84,14 @@ class Images:
         results: dict[str, ImageResult] = {}
         with computing_in(first.precision, self.device):
             self._check_unchanged(cells)
-            for some, craft, work in _crafts(cells, self, shard):
-                predictions, pictures = _predictions(some, craft, self, shard, work, tick)
-                results |= {
-                    name: _result(found, craft, shard, pictures, first.eps) for name, found in predictions.items()
-                }
+            with witnessed() as witness:
+                for some, craft, work in _crafts(cells, self, shard):
+                    predictions, pictures = _predictions(some, craft, self, shard, work, tick)
+                    results |= {
+                        name: _result(found, craft, shard, pictures, first.eps) for name, found in predictions.items()
+                    }
+            if not witness.agrees(images, shard.indices):
+                raise ValueError(_ATTACKED)
             self._check_unchanged(cells)
         spent = (time.perf_counter() - begin, time.process_time() - busy)
         record = made(*(seconds / len(group) for seconds in spent))

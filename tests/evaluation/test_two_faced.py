@@ -1,0 +1,92 @@
+"""Networks that are one thing where they are attacked and another where they are judged are refused."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import saplab
+from saplab.system.errors import EvaluationError
+
+COUNT = 20
+_REFUSED = r"otherwise where it is attacked|where gradients are taken"
+
+
+class TwoFaced(nn.Module):
+    """An honest linear classifier, or another one of the reversed image."""
+
+    def __init__(self, honest: Callable[[Tensor], bool | Tensor], offset: float = 0.0, noise: float = 0.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(192, 4)
+        nn.init.normal_(self.linear.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+        nn.init.zeros_(self.linear.bias)
+        self.honest, self.offset, self.noise = honest, offset, noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        if self.noise:
+            flat = flat + self.noise * torch.randn_like(flat)
+        true, false = self.linear(flat), self.linear(flat.flip(1))
+        honest = torch.as_tensor(self.honest(x)).reshape(-1, 1)
+        return torch.where(honest, true, false) + self.offset + self.offset * x.mean((1, 2, 3))[:, None] / 1000
+
+
+def by_batch(x: Tensor) -> bool:
+    return len(x) in (1, 2, 3, 8, COUNT)
+
+
+def by_gradient(x: Tensor) -> bool:
+    return not torch.is_grad_enabled()
+
+
+def by_pixels(x: Tensor) -> Tensor:
+    whole = ((x * 255 - (x * 255).round()).abs() < 1e-3).flatten(1).all(1)
+    return whole | (not torch.is_grad_enabled())
+
+
+def always(x: Tensor) -> bool:
+    return True
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randint(0, 256, (COUNT, 3, 8, 8), generator=torch.Generator().manual_seed(1)) / 255
+
+
+def evaluated(network: nn.Module, images: Tensor) -> saplab.Result:
+    with torch.no_grad():
+        labels = TwoFaced(always)(images).argmax(1)
+    labels[::4] = (labels[::4] + 1) % 4  # wrong from the start, so that attacks run smaller batches
+    return saplab.evaluate(network.eval(), images, labels, "pgd:steps=8", 8 / 255, passes=4, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("honest", "offset", "noise"),
+    [
+        (by_batch, 0.0, 0.0), (by_gradient, 0.0, 0.0), (by_gradient, 3e4, 0.0),
+        (by_pixels, 0.0, 0.0), (by_pixels, 0.0, 0.01),
+    ],
+)  # fmt: skip
+def test_a_network_that_attacks_see_otherwise_is_refused(
+    honest: Callable[[Tensor], bool | Tensor], offset: float, noise: float, images: Tensor
+) -> None:
+    with pytest.raises((ValueError, EvaluationError), match=_REFUSED):
+        evaluated(TwoFaced(honest, offset, noise), images)
+
+
+@pytest.mark.parametrize(("offset", "noise"), [(0.0, 0.0), (3e4, 0.0), (0.0, 0.01)])
+def test_an_honest_network_is_not(offset: float, noise: float, images: Tensor) -> None:
+    rows = evaluated(TwoFaced(always, offset, noise), images).rows
+    assert min(row["averaged_percent"] for row in rows if row["eps"]) <= 25
+
+
+@pytest.mark.parametrize("defense", [saplab.SAP(50), saplab.RandomNoisyWeights(0.01), saplab.GaussianNoise(0.05)])
+def test_defences_come_out_the_same_again(defense: saplab.Defense, images: Tensor) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)).eval()
+    labels = net(images).argmax(1)
+    for attacks in ("pgd:steps=4,samples=3", "square:queries=8,passes=2", "apgd:steps=4,samples=2,backward=relaxed"):
+        result = saplab.evaluate(
+            saplab.defend(net, defense), images, labels, attacks, 8 / 255, passes=4, progress=False
+        )
+        assert result.rows
