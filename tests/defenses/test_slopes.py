@@ -135,3 +135,23 @@ def test_outputs_that_jump_with_each_draw_prove_nothing() -> None:
 
     (found,) = slopes(saplab.Stochastic(Jumps().eval(), example=IMAGES), IMAGES, ("mask",)).values()
     assert not found.misled
+
+
+class Shared(nn.Module):
+    """Honest values, the gradient of another function, and a number with its own that all classes share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.true, self.false = nn.Linear(192, 10), nn.Linear(192, 10)
+        for k, layer in enumerate((self.true, self.false)):
+            nn.init.normal_(layer.weight, std=0.3, generator=torch.Generator().manual_seed(k))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        value, other = self.true(flat), self.false(flat)
+        return value.detach() + other - other.detach() + 30 + 300 * flat.mean(1, keepdim=True)
+
+
+def test_what_all_classes_share_does_not_vouch_for_a_gradient() -> None:
+    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert slopes(Shared().eval(), images, ("mask",))["mask"].misled

@@ -57,11 +57,11 @@ def slopes(model: nn.Module, images: Tensor, rules: Sequence[GradientRule]) -> d
 def rises(model: nn.Module, images: Tensor) -> Tensor:
     """Return by how much outputs rise along their gradient, as shares of what it promises: (3, N), NaN where it is 0.
 
-    Followed is the sum of an image's squared outputs, which saturates nowhere, along the sign of its gradient, for
-    three small steps within the range of the images (N, ...). A slope gives about 1 at the smallest step; a function
-    with steps of its own, whose gradient is passed straight through, at the largest.
+    Followed is the sum of an image's squared outputs, without what all of its classes share, which saturates nowhere,
+    along the sign of its gradient, for three small steps within the range of the images (N, ...). A slope gives about 1
+    at the smallest step; a function with steps of its own, whose gradient is passed straight through, at the largest.
     """
-    gradient, low, high = reach(model, images).gradient, images.min(), images.max()
+    gradient, low, high = reach(model, images, _size).gradient, images.min(), images.max()
     found = []
     with torch.no_grad():
         before = _sizes(model(images.clone()))
@@ -81,12 +81,20 @@ def _slope(ratios: Tensor) -> Slope:
     return Slope(float(means.max()), misled=bool((means + 2 * errors < _LEAST).all()))
 
 
+def _size(output: Any) -> Tensor:
+    return _sizes(output).sum()
+
+
 def _sizes(output: Any) -> Tensor:
-    """Return the sum of squared outputs of each image."""
-    rows = [t.double().square().flatten(1).sum(1) for t in tree_leaves(output) if _is_of_rows(t)]
+    """Return the sum of squared outputs of each image, of logits without their mean, which decides nothing."""
+    rows = [_apart(t.double().flatten(1)).square().sum(1) for t in tree_leaves(output) if _is_of_rows(t)]
     if not rows:
         as_logits(output)  # says what is wrong
     return torch.stack(rows).sum(0)
+
+
+def _apart(rows: Tensor) -> Tensor:
+    return rows - rows.mean(1, keepdim=True) if rows.shape[1] > 1 else rows
 
 
 def _is_of_rows(output: Any) -> bool:
