@@ -201,6 +201,11 @@ def test_a_plan_computes_nothing(benchmark: Run, folder: Path, capsys: pytest.Ca
      (("--defense", "sap:100", "--name", "sap-100-dense"), "`name` must be a name for files that no entry"),
      (("--defense", "sap:100", "--name", "../x"), "`name` must be a name for files"),
      (("dense", "--leaderboard", "x"), "`leaderboard` is written of stored cards"),
+     (("--weights", "w.pt"), "belong to an entry of one's own"),
+     (("dense", "--sites", "stage1"), "belong to an entry of one's own"),
+     (("--model", "tiny:plain", "--sites", "1"), "`sites` says where a defence acts"),
+     (("--check",), "name their entries, or all"),
+     (("--model", "tiny:padded", "--name", "padded"), "must have 10 outputs, as"),
      (("--leaderboard", "x", "--cards", "nowhere"), "no card, and no folder of cards"),
      (("--leaderboard", "x", "--cards", "tiny.py"), "not a card of the benchmark")],
 )  # fmt: skip

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import torch
 from torch import nn
 
 from saplab.attacks import MonteCarlo, ThreatModel, attackers_of
@@ -26,6 +27,8 @@ from saplab.benchmark.proof import Proof, noise_of, proven
 from saplab.benchmark.protocol import PROTOCOL, Threat, Tier
 from saplab.data.dataset import Dataset
 from saplab.data.load import load_data
+from saplab.defenses.prediction import for_network, logits
+from saplab.defenses.stochastic import ready
 from saplab.evaluation.evaluate import Job, planned
 from saplab.evaluation.result import Result
 from saplab.runs.engines import Engine
@@ -60,6 +63,7 @@ class Run:
     def jobs(self) -> dict[str, Job]:
         """Return the evaluations by the names of their folders; ValueError where the network cannot be evaluated."""
         model = self.model()
+        self._check_classes(model)
         found: dict[str, Job] = {}
         for threat in PROTOCOL.threats:
             found[threat.norm] = self._job(model, threat, PROTOCOL.battery)
@@ -68,6 +72,15 @@ class Run:
             for draw in range(theirs.draws):
                 found[f"{_PUBLISHED}{draw}"] = self._job(model, ball, theirs.attack, PROTOCOL.seed + draw)
         return found
+
+    def _check_classes(self, model: nn.Module) -> None:
+        """Refuse outputs for which there are no images: as rivals and targets that never win they mislead attacks."""
+        few = self.images.images[:2].to(self.device)
+        with torch.no_grad():
+            found = logits(ready(model, few), for_network(model, few)).shape[1]
+        if found != len(self.images.classes):
+            raise ValueError(f"the network must have {len(self.images.classes)} outputs, as {self.images.name} has"
+                             f" classes, got {found}")  # fmt: skip
 
     def model(self) -> nn.Module:
         """Load the network, defended, on the device."""
