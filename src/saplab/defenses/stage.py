@@ -236,13 +236,13 @@ def same(ones: Sequence[Tensor], others: Sequence[Tensor], share: float = _SAME)
     )
 
 
-def mostly_same(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Return whether the outputs of all rows but one in twenty, or one, agree as by `same`.
+def mostly_same(ones: Sequence[Tensor], others: Sequence[Tensor], spared: int = 20) -> bool:
+    """Return whether the outputs of all rows but one in `spared`, or one, agree as by `same`.
 
     Where a network rounds or chooses, the last bits of its arithmetic, which vary with the batch's size, may decide.
     """
     return len(ones) == len(others) and all(
-        one.shape == other.shape and _rows_apart(one, other) <= max(1, len(one) // 20 if one.ndim else 0)
+        one.shape == other.shape and _rows_apart(one, other) <= max(1, len(one) // spared if one.ndim else 0)
         for one, other in zip(ones, others, strict=True)
     )
 
