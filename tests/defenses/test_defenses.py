@@ -159,7 +159,7 @@ def test_selecting_a_site_leaves_its_draws_as_they_are() -> None:
     x = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     alone = saplab.defend(model, saplab.SAP(50), sites="act#2")
     assert torch.equal(alone(x), saplab.defend(model, saplab.SAP(50), sites=["act#2", "other"])(x))
-    key = stream_key(0)
+    key = stream_key(0, "call")
     h = torch.relu(model.second(torch.relu(model.first(x.flatten(1)))))
     by_hand = prune(h, pass_streams(key, 0, torch.arange(5)), 16, site=MOST_DEFENSES)
     fresh = saplab.defend(model, saplab.SAP(50), sites="act#2")

@@ -130,7 +130,7 @@ def slope(model: nn.Module, x: Tensor) -> Tensor:
 def test_direct_calls_follow_the_rule(rule: Any, net: nn.Module, x: Tensor) -> None:
     defended = saplab.defend(net, saplab.SAP(60), seed=3, backward=rule)
     found = slope(defended, x)
-    with drawing(pass_streams(stream_key(3), 0, torch.arange(6)), rule):
+    with drawing(pass_streams(stream_key(3, "call"), 0, torch.arange(6)), rule):
         assert torch.equal(slope(saplab.defend(net, saplab.SAP(60)), x), found)
 
 

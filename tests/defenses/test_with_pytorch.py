@@ -221,7 +221,7 @@ def in_threads(models: list[nn.Module], x: Tensor) -> list[Tensor]:
 @every_defense
 def test_replicas_draw_for_themselves(defenses: Any, images: Tensor) -> None:
     def run() -> list[Tensor]:
-        defended = saplab.defend(small(), *defenses, seed=3)
+        defended = saplab.defend(small(), *defenses, seed=7)  # by which rpi draws four widths
         return [out for _ in range(2) for out in in_threads([replicate(defended), replicate(defended)], images)]
 
     outs = run()
