@@ -11,6 +11,7 @@ import typer
 from small_data import TINY, make_small_cifar10
 from typer.testing import CliRunner
 
+from saplab.cli.options import classes_of
 from saplab.cli.verbs import train as cli
 from saplab.learning.plot import save_plot
 from saplab.models.identity import weights_digest
@@ -138,6 +139,7 @@ def test_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 0
     assert "of 4 right" in stdout
     assert "--data pictures --image-size 16" in (out / "model.md").read_text()
+    assert classes_of(load_model("preact-resnet20", out / "model.safetensors")) == ("cats", "dogs")
 
 
 def test_command_refuses(small_cifar10: Path, tmp_path: Path) -> None:
@@ -173,7 +175,8 @@ def test_list_prints_every_recipe() -> None:
 def test_a_choice_has_its_own_folder_and_command() -> None:
     assert Choice("dense", "small").folder() == "dense-small"
     through = Choice("dense", "small", defense="sap:100", epochs=20)
-    assert through.folder() == "dense-small-sap-100-20"
+    assert through.folder() == "dense-small-sap-100-epochs-20"
+    assert Choice("dense", "small", epochs=64).folder() != Choice("dense", "small", batch=64).folder()
     assert through.command(seed=3, threads=None) == (
         "saplab train dense --preset small --defense sap:100 --epochs 20 --data cifar10:DIR --seed 3"
     )

@@ -300,11 +300,13 @@ def classes_of(network: "nn.Module | None") -> "Sequence[str]":
     """Return the names of a network's classes, where they are known."""
     from saplab.data.cifar10 import CLASSES
     from saplab.models.hub import Classifier
-    from saplab.models.identity import SPEC
+    from saplab.models.identity import NAMES, SPEC
     from saplab.models.zoo import PACKAGED
 
     if isinstance(network, Classifier):
         return network.classes
+    if known := getattr(network, NAMES, ()):
+        return known  # type: ignore[no-any-return]
     return CLASSES if getattr(network, SPEC, "") in PACKAGED else ()
 
 

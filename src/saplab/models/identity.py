@@ -15,6 +15,7 @@ from saplab.system.digest import tensors_digest
 from saplab.system.source import contents_text, data_of, is_users, source_digest
 
 SPEC: Final = "saplab_spec"  # attribute of a loaded network: the name that it was loaded by
+NAMES: Final = "saplab_classes"  # likewise: the names of its classes, where the facts beside its weights say them
 TAKEN: Final = "saplab_weights"  # likewise: where in a file its weights were found, where that is not at the top
 _HOOKS: Final = (  # of a module's own fields, those that change its numbers or its gradient
     "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks",
@@ -32,7 +33,7 @@ _WHOLE: Final[tuple[Any, ...]] = (
 )  # whose fields are no parts
 _DEEP: Final = 3  # levels of parts at most; what is deeper, or has more than so many parts, counts as a whole
 _MANY: Final = 64
-_OTHERS: Final = frozenset({SPEC, TAKEN, *vars(nn.Module())} - {*_HOOKS, "training"})
+_OTHERS: Final = frozenset({SPEC, TAKEN, NAMES, *vars(nn.Module())} - {*_HOOKS, "training"})
 
 
 def weights_digest(module: nn.Module, left_out: Collection[str] = ()) -> str:

@@ -40,6 +40,7 @@ class Packaged:
     preset: str = ""
     command: str = ""  # that trains it again
     measured: tuple[Measured, ...] = ()  # of the network without any defence
+    classes: tuple[str, ...] = ()  # names in the order of the outputs; empty where they are not known
 
     def to_json(self) -> bytes:
         """Return the content of the file of facts."""

@@ -78,10 +78,9 @@ def checked_bytes(path: Path) -> bytes:
     return content
 
 
-def architecture_beside(path: Path) -> str:
-    """Return the architecture that the file of facts beside weights names; "" where it names none."""
-    facts = _facts(path.with_suffix(".json"))
-    return facts.architecture if facts else ""
+def facts_beside(path: Path) -> Packaged | None:
+    """Return what the file of facts beside weights says; None for no such file."""
+    return _facts(path.with_suffix(".json"))
 
 
 def _facts(beside: Path) -> Packaged | None:

@@ -12,11 +12,11 @@ from torch import nn
 
 from saplab.models import hub, published
 from saplab.models.fitting import fit, put_weights
-from saplab.models.identity import SPEC, TAKEN
+from saplab.models.identity import NAMES, SPEC, TAKEN
 from saplab.models.packaged import Packaged, packaged_bytes, read_packaged, require_checksum
 from saplab.models.preact_resnet import preact_resnet20
 from saplab.models.resnet import resnet20
-from saplab.models.weights_file import State, architecture_beside, checked_bytes, read_states
+from saplab.models.weights_file import State, checked_bytes, facts_beside, read_states
 from saplab.system.registry import import_object
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -92,13 +92,15 @@ def _load_architecture(name: str, weights: str | Path | None) -> nn.Module:
     """Load weights into an architecture with their number of classes."""
     if weights is None:
         raise ValueError(f"`weights` must name a file for the architecture {name!r}, got None")
-    states, trained = read_states(weights), architecture_beside(Path(weights))
-    if trained and trained != name:
-        raise ValueError(f"{weights} holds weights of the architecture {trained!r}, not {name!r}")
+    states, facts = read_states(weights), facts_beside(Path(weights))
+    if facts and facts.architecture != name:
+        raise ValueError(f"{weights} holds weights of the architecture {facts.architecture!r}, not {name!r}")
     biases = [t for state in states for key, t in state.tensors.items() if f".{key}".endswith(".linear.bias")]
     classes = biases[0].numel() if biases and isinstance(biases[0], torch.Tensor) else 10
     model = ARCHITECTURES[name](classes=max(classes, 1))
     setattr(model, TAKEN, fit(model, states, str(weights)))
+    if facts and facts.classes:
+        setattr(model, NAMES, facts.classes)
     return _ready(model)
 
 

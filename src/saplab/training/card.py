@@ -36,6 +36,7 @@ class FinishedRun:
     machine: str
     measured: tuple[Measured, ...]
     images: str
+    classes: tuple[str, ...] = ()
 
 
 def wilson(row: Measured) -> tuple[float, float]:
@@ -57,7 +58,7 @@ def export(model: nn.Module, run: FinishedRun, out: Path, name: str = MODEL) -> 
     """Write ``NAME.safetensors``, ``NAME.json`` and ``NAME.md``; the same weights give the same bytes."""
     content = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
     recipe, sha256 = run.recipe, hashlib.sha256(content).hexdigest()
-    facts = Packaged(recipe.network, sha256, recipe.name, recipe.preset, run.command, run.measured)
+    facts = Packaged(recipe.network, sha256, recipe.name, recipe.preset, run.command, run.measured, run.classes)
     inside(out, f"{name}.json").unlink(missing_ok=True)  # facts never lie beside weights other than theirs
     card = write_card(run, name).encode()
     write_files(out, {f"{name}.safetensors": content, f"{name}.md": card, f"{name}.json": facts.to_json()})

@@ -46,8 +46,9 @@ class Choice:
 
     def folder(self) -> str:
         """Return the name of a folder for the run, a different one for each choice."""
-        chosen = (f"{name.lstrip('-')}-{value.replace(':', '-')}" for name, value in self.options().items())
-        return "-".join((self.recipe, self.preset, *chosen))
+        options = {name.lstrip("-"): value.replace(":", "-") for name, value in self.options().items()}
+        named = (f"{name}-{value}" if value[0].isdigit() else value for name, value in options.items())
+        return "-".join((self.recipe, self.preset, *named))
 
     def resolve(self) -> Recipe:
         """Return the recipe with what was chosen otherwise; ValueError for a name or choice that does not fit."""

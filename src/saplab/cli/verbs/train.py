@@ -180,7 +180,7 @@ def _finished(
     kind = "test" if job.test is not None else "held out"
     measured = Measured(CLEAN, 0.0, count_correct(model, test), len(test), kind)
     command, machine = job.command(place.world, place.compiled), place.described(job.threads)
-    return FinishedRun(recipe, job.seed, history, command, machine, (measured,), job.tested_on)
+    return FinishedRun(recipe, job.seed, history, command, machine, (measured,), job.tested_on, job.data.classes)
 
 
 def finish(model: "nn.Module", finished: "FinishedRun", job: Job, as_json: bool) -> None:
