@@ -1,12 +1,15 @@
 """Networks that are one thing where they are attacked and another where they are judged are refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import saplab
+from saplab.evaluation.findings import cleared
+from saplab.runs import Network
 from saplab.system.errors import EvaluationError
 
 COUNT = 20
@@ -33,7 +36,7 @@ class TwoFaced(nn.Module):
 
 
 def by_batch(x: Tensor) -> bool:
-    return len(x) in (1, 2, 3, 8, COUNT)
+    return len(x) in (1, 2, 3, COUNT)
 
 
 def by_gradient(x: Tensor) -> bool:
@@ -75,6 +78,13 @@ def test_a_network_that_attacks_see_otherwise_is_refused(
         evaluated(TwoFaced(honest, offset, noise), images)
 
 
+def test_one_step_is_enough_to_be_seen(images: Tensor) -> None:
+    network = TwoFaced(by_pixels).eval()
+    labels = network(images).argmax(1)
+    with pytest.raises((ValueError, EvaluationError), match=_REFUSED):
+        saplab.evaluate(network, images * 0.999, labels, "fgsm", 4 / 255, progress=False)
+
+
 @pytest.mark.parametrize(("offset", "noise"), [(0.0, 0.0), (3e4, 0.0), (0.0, 0.01)])
 def test_an_honest_network_is_not(offset: float, noise: float, images: Tensor) -> None:
     rows = evaluated(TwoFaced(always, offset, noise), images).rows
@@ -90,3 +100,17 @@ def test_defences_come_out_the_same_again(defense: saplab.Defense, images: Tenso
             saplab.defend(net, defense), images, labels, attacks, 8 / 255, passes=4, progress=False
         )
         assert result.rows
+
+
+@pytest.mark.parametrize(("missing", "grain", "why"), [
+    (2, "", "2 attacks of this run are not there"), (1, "pass", "1 attack of this run is not there"),
+    (0, "unkeyed", "draws cannot be made again"), (0, "batch", "draws cannot be made again"), (0, "example", ""),
+])  # fmt: skip
+def test_nothing_clears_a_gradient_that_was_not_looked_at(missing: int, grain: str, why: str, images: Tensor) -> None:
+    found = evaluated(TwoFaced(always), images).verdict
+    network = Network("mine", "d", grain=grain)
+    for masked in (True, None, False):
+        told = cleared(replace(found, masked=masked), missing, (network,))
+        assert told.masked is (None if masked is False and why else masked)
+        assert ("its gradient is not cleared" in told.meaning) == (masked is False and bool(why))
+        assert why in told.meaning or masked is not False

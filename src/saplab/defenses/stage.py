@@ -236,18 +236,19 @@ def same(ones: Sequence[Tensor], others: Sequence[Tensor], share: float = _SAME)
     )
 
 
-def mostly_same(ones: Sequence[Tensor], others: Sequence[Tensor], spared: int = 20) -> bool:
-    """Return whether the outputs of all rows but one in `spared`, or one, agree as by `same`.
+def mostly_same(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Return whether the outputs of all rows but one in twenty, or one, agree as by `same`.
 
     Where a network rounds or chooses, the last bits of its arithmetic, which vary with the batch's size, may decide.
     """
     return len(ones) == len(others) and all(
-        one.shape == other.shape and _rows_apart(one, other) <= max(1, len(one) // spared if one.ndim else 0)
+        one.shape == other.shape and rows_apart(one, other) <= max(1, len(one) // 20 if one.ndim else 0)
         for one, other in zip(ones, others, strict=True)
     )
 
 
-def _rows_apart(one: Tensor, other: Tensor) -> int:
+def rows_apart(one: Tensor, other: Tensor) -> int:
+    """Count the rows in which two outputs of one shape do not agree as by `same`."""
     apart = torch.atleast_1d(~_close(one.double(), other.double(), _SAME))
     return int(apart.flatten(1).any(1).sum() if apart.ndim > 1 else apart.sum())
 

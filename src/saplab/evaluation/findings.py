@@ -18,6 +18,7 @@ from saplab.metrics.calibration import Calibration, calibration
 from saplab.metrics.minimax import Game, game_value
 from saplab.runs import Curve, ImageCell, ImageResult, Network, Results
 from saplab.runs.results import join
+from saplab.system.words import counted
 
 DIAGRAM_BINS: Final = 10
 REPLICATES: Final = 200  # of the game's bootstrap, each of which solves a linear programme
@@ -96,7 +97,25 @@ def find(store: Results) -> Findings | None:
     if not finished or len(judged(store)) > 1:
         return None
     calibrated = tuple(row for one in finished for row in calibration_rows(one.curve, one.result))
-    return Findings(_verdict(finished), calibrated, tuple(_convergence(finished)), _games(finished))
+    missing = sum(isinstance(curve.first, ImageCell) for curve in store.request.curves) - len(finished)
+    found = cleared(_verdict(finished), missing, judged(store))
+    return Findings(found, calibrated, tuple(_convergence(finished)), _games(finished))
+
+
+def cleared(found: Verdict, missing: int, networks: Sequence[Network]) -> Verdict:
+    """Return a verdict that clears no gradient where attacks are missing, or where it was not seen what they attack."""
+    reasons = (
+        [f"{counted(missing, 'attack')} of this run {'is' if missing == 1 else 'are'} not there"] if missing else []
+    )
+    if any(network.grain in ("unkeyed", "batch") for network in networks):
+        reasons.append(
+            "the network's draws cannot be made again as predictions are, so that it was not seen whether it answers"
+            " otherwise where it is attacked"
+        )
+    if found.masked is not False or not reasons:
+        return found
+    why = " and ".join(reasons)
+    return replace(found, masked=None, meaning=f"{found.meaning} But {why}: its gradient is not cleared.".strip())
 
 
 def judged(store: Results) -> tuple[Network, ...]:
