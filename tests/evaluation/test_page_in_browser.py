@@ -112,13 +112,15 @@ def test_a_point_tells_its_numbers_under_the_mouse(watched, name):
 def test_another_way_of_counting_is_taken_back_by_the_menu(watched):
     """What is drawn otherwise must leave the records as they were."""
     page = watched("evaluation")
-    drawn = lines(page, CHART["evaluation"]).first
-    sync_api.expect(drawn).to_be_visible()
-    menu, averaged = page.locator(".vega-bindings select"), drawn.get_attribute("d")
-    seen = []
+    sync_api.expect(lines(page, CHART["evaluation"])).to_have_count(3)
+
+    def drawn():
+        return [line.get_attribute("d") for line in lines(page, CHART["evaluation"]).all()]
+
+    averaged, seen = "; ".join(drawn()), []
     for way in ("single_pass", "averaged", "after_10_tries", "averaged"):
-        menu.select_option(way)
-        seen.append(drawn.get_attribute("d"))
+        page.locator(".vega-bindings select[name=counted]").select_option(way)
+        seen.append("; ".join(drawn()))
     assert seen[1] == seen[3] == averaged
     assert len({averaged, seen[0], seen[2]}) == 3
 

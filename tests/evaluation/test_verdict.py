@@ -257,10 +257,10 @@ def test_evidence_of_a_check_by_hand():
 
 
 def test_more_comparisons_need_clearer_evidence():
-    edge = [evidence("pgd", (0.05, 0.04)), transfer((0.039, 0.039))]
-    more = [noise((0.9, 0.9), label=f"noise {k}") for k in range(200)]
+    edge = [evidence("pgd", (0.1, 0.08), images=500), transfer((0.078, 0.078), images=500)]
+    more = [noise((0.9, 0.9), label=f"noise {k}", images=500) for k in range(200)]
     assert check("transfer", edge).outcome == "failed"
-    assert check("transfer", [*edge, *more]).outcome == "passed"
+    assert check("transfer", [*edge, *more]).outcome == "unclear"
 
 
 @pytest.mark.parametrize(
@@ -499,8 +499,9 @@ def test_a_difference_that_counts_for_nothing_is_no_evidence_of_a_masked_gradien
     own, box = (evidence("pgd", (0.5,), images=many), square((0.49,), images=many))
     found = saplab.verdict([own, box])
     assert (outcomes(found)["black-box"], found.masked) == ("passed", False)
-    little = saplab.verdict([evidence("pgd", (0.04,), images=many), square((0.03,), images=many)])
-    assert little.masked is True  # a quarter of what the own gradient leaves
+    for left, masked in ((0.03, False), (0.015, True)):  # of 4 points; two points count where they are a fifth of all
+        found = saplab.verdict([evidence("pgd", (0.04,), images=many), square((left,), images=many)])
+        assert found.masked is masked
 
 
 def test_an_attack_that_needs_more_steps_is_no_masked_gradient():

@@ -287,7 +287,7 @@ def test_leftovers_of_killed_processes_are_removed_and_others_kept(store):
     paths = (dead, alive, elsewhere, old)
     for path in paths:
         path.write_text("part")
-    os.utime(old, (time.time() - 3600,) * 2)
+    os.utime(old, (time.time() - 2 * 86_400,) * 2)
     Store.open(store.root, store.request)
     assert [path.exists() for path in paths] == [False, True, True, False]
 

@@ -90,9 +90,9 @@ class Images:
                     results |= {
                         name: _result(found, craft, shard, pictures, first.eps) for name, found in predictions.items()
                     }
+            self._check_unchanged(cells)
             if not witness.agrees(images, shard.indices):
                 raise ValueError(_ATTACKED)
-            self._check_unchanged(cells)
         spent = (time.perf_counter() - begin, time.process_time() - busy)
         record = made(*(seconds / len(group) for seconds in spent))
         return [replace(results[cell.digest], made=record) for cell in cells]
