@@ -13,7 +13,7 @@ from saplab.defenses.drawing import drawing
 from saplab.rl import play as module
 from saplab.rl.adversary import Adversary, NewestFrame
 from saplab.rl.play import STEPS, Rules, play
-from saplab.rl.player import Player, mean_values
+from saplab.rl.player import Player, mean_values, step_of
 from saplab.rng.streams import pass_streams, stream_key
 
 RULES = Rules("catch", epsilon=0.2)
