@@ -846,3 +846,9 @@ def test_lengths_of_gradients_are_compared_for_one_loss():
     for dense in ([same, dlr], [dlr, same]):
         assert check("norm", [own], dense).outcome == "passed"
     assert check("norm", [own], [dlr]).outcome == "not run"
+
+
+def test_a_masked_gradient_fails_whatever_its_bound():
+    found = saplab.verdict([evidence("pgd", (0.9, 0.9)), transfer((0.7, 0.7), "pgd")])
+    assert (found.masked, found.fails(0.0), found.fails(50.0)) == (True, True, True)
+    assert not replace(found, masked=False).fails(50.0)

@@ -8,6 +8,49 @@ CHECKS, COMPARISONS, THRESHOLDS, VERDICT = (
 
 FAULTS = [
     Fault(
+        "nobody looks whether what was attacked is what is judged",
+        "runs/images.py",
+        "if not witness.agrees(images, shard.indices):",
+        "if False:",
+        "evaluation/test_two_faced.py",
+    ),
+    Fault(
+        "a number that all logits share hides how far they are apart",
+        "defenses/stage.py",
+        "if share == 0 or one.ndim != 2 or one.shape[1] < 2:",
+        "if True:",
+        "evaluation/test_two_faced.py",
+    ),
+    Fault(
+        "a number that all classes share vouches for a gradient",
+        "defenses/slopes.py",
+        "return rows - rows.mean(1, keepdim=True) if rows.shape[1] > 1 else rows",
+        "return rows",
+        "defenses/test_slopes.py::test_what_all_classes_share_does_not_vouch_for_a_gradient",
+    ),
+    Fault(
+        "a masked gradient passes with a high bound",
+        VERDICT,
+        "return self.masked is True or 100",
+        "return 100",
+        "evaluation/test_verdict.py::test_a_masked_gradient_fails_whatever_its_bound",
+    ),
+    Fault(
+        "the menu of a page spoils the records",
+        "report/charts.py",
+        '_DRAWN: Final = "drawn"',
+        '_DRAWN: Final = "averaged"',
+        "report/test_charts.py evaluation/test_page_in_browser.py",
+    ),
+    Fault(
+        "labels of certificates are in the order of folders",
+        "cli/verbs/certify.py",
+        "dataset = options.load_images(data, network, image_size, limit, console)",
+        "from saplab.data.load import load_data\n\n    dataset = options.first_images("
+        "load_data(data, options.cut_of(network, image_size), limit), limit)",
+        "cli/test_certify_command.py",
+    ),
+    Fault(
         "intervals of several checks hold alone",
         CHECKS,
         "confidence = 1 - 0.05 / max(sum(map(len, readings)), 1)",

@@ -6,6 +6,13 @@ LOOP, OBJECTIVES = "training/loop.py", "training/objectives.py"
 
 FAULTS = [
     Fault(
+        "weights draw once for all steps of a game",
+        "rl/player.py",
+        "return int(numbers[0]) % STEPS if shares_draws(network) else 0",
+        "return 0",
+        "rl/test_player.py",
+    ),
+    Fault(
         "SGD without Nesterov",
         LOOP,
         "nesterov=recipe.nesterov",
