@@ -100,7 +100,7 @@ def test_questions_wait_until_twice_as_many_passes_were_seen() -> None:
         watch.answer(torch.tensor([True]), 5, leads)
     assert asked == [1, 2, 4, 8, 16, 32, 64]
     assert cost_of(MonteCarlo(5), 100).forward == 7 * PASSES
-    assert cost_of(1, 100).forward == 0
+    assert cost_of(MonteCarlo(1), 100).forward == 0
 
 
 # --- which passes decide ---------------------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ class Shared(nn.Module):
         self.true, self.false = nn.Linear(192, 10), nn.Linear(192, 10)
         for k, layer in enumerate((self.true, self.false)):
             nn.init.normal_(layer.weight, std=0.3, generator=torch.Generator().manual_seed(k))
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
