@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -76,7 +78,8 @@ train(recipe, data, data.chosen(slice(50)), Path(sys.argv[1]), seed=4, threads=1
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL exists on POSIX only")
 def test_killed_and_resumed_equals_unbroken(data: Records, unbroken: Path, tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), "5"], check=False)
-    (tmp_path / ".checkpoint.safetensors.999999999.0.tmp").touch()  # as if it had been killed while it wrote
+    host = re.sub(r"\W", "-", socket.gethostname())
+    (tmp_path / f".checkpoint.safetensors.999999999@{host}.0.tmp").touch()  # as if it had been killed while it wrote
     assert process.returncode == -signal.SIGKILL
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 1
     model, history = train(TINY, data, part(data, 50), tmp_path, seed=4, threads=1)
