@@ -10,7 +10,7 @@ import typer
 from saplab.cli import options
 from saplab.cli.console import Console
 
-_PYTHON_PACKAGES = ("torch", "numba", "llvmlite", "numpy", "scipy", "safetensors", "altair", "typer", "rich")
+_PYTHON_PACKAGES = ("saplab", "torch", "numba", "llvmlite", "numpy", "scipy", "safetensors", "altair", "typer", "rich")
 _INSTRUCTION_SETS = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "amx-bf16", "neon", "sve")
 _BROKEN = 1
 
@@ -46,10 +46,11 @@ def examine() -> tuple[dict[str, Mapping[str, Any]], list[str]]:
 
 
 def _versions() -> Mapping[str, Any]:
-    import saplab
     from saplab.system.machine import versions
 
-    found = {"saplab": saplab.__version__, **versions(_PYTHON_PACKAGES)}
+    found = versions(_PYTHON_PACKAGES)
+    if found["saplab"] == "missing":
+        found["saplab"] = "a source tree"  # which nobody has installed
     if absent := [name for name, version in found.items() if version == "missing"]:
         raise RuntimeError(f"not installed: {', '.join(absent)}")
     return {**found, "platform": platform.platform()}
