@@ -107,7 +107,7 @@ def _countings(records: Records) -> dict[str, str]:
 
 
 def _counted(chart: alt.LayerChart, ways: Mapping[str, str]) -> alt.LayerChart:
-    """Compute what is drawn: the averaged accuracy, or what a menu chooses; a network that is not random keeps the former.
+    """Compute what is drawn: averaged accuracy, or what a menu chooses; a network that is not random keeps the former.
 
     It goes into columns of its own, as Vega writes into its records for good.
     """
