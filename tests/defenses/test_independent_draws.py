@@ -11,6 +11,7 @@ import saplab
 from saplab.defenses import Draw
 from saplab.defenses.drawing import Drawing
 from saplab.defenses.noise import Dropout, RandomNoisyActivations
+from saplab.rng.numbers import words
 from saplab.rng.streams import EXAMPLES, pass_streams, stream_key
 
 
@@ -155,3 +156,9 @@ def test_the_rules_act_on_a_class_derived_from_one_that_knows_them(rule: str, sl
     assert x.grad is not None
     assert set(x.grad.flatten().tolist()) == slopes
     assert model(torch.rand(2, 1, 4, 4).bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_power_of_two_takes_one_word_whose_bits_it_keeps() -> None:
+    """On these numbers stand stored cards of crops and resizing."""
+    one = draw_at(4).randint(0, 1 << 31, (4, 100))
+    assert torch.equal(one, words(draw_at(4).rows, 100, 16, 16).view(4, 100) >> 1)

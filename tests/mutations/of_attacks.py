@@ -326,8 +326,8 @@ FAULTS = [
     Fault(
         "tries towards a target are judged by the label",
         SEARCH,
-        "return lead if problem.targets is None else -lead",
-        "return lead",
+        "lead = wrong if aim is None else -margin(score.log_probs, aim)",
+        "lead = wrong",
         "attacks/test_search.py",
     ),
     Fault(

@@ -136,8 +136,8 @@ FAULTS = [
     Fault(
         "integers never reach the highest",
         DRAWING,
-        "* span >> 32)",
-        "* (span - 1) >> 32)",
+        "return ask() * span >> 32",
+        "return ask() * (span - 1) >> 32",
         "defenses/test_draw.py::test_randint_is_uniform_over_its_range",
     ),
     Fault(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saplab.attacks.base import Attack, GradientAttack
 from saplab.attacks.gradient import Cost, MonteCarlo
+from saplab.attacks.losses import margin
 from saplab.attacks.lost import Watch, cost_of
 from saplab.attacks.problem import Problem
 from saplab.system.counts import MOST, check_count
@@ -116,7 +117,8 @@ class SearchAttack(Attack):
                 continue
             asking, part, block = self._asking(problem.random), problem.part(active), first + self._blocks
             score = asking.score(part.at(points), block)
-            lead = _lead(score.log_probs, part)
+            wrong, aim = margin(score.log_probs, part.labels), part.targets
+            lead = wrong if aim is None else -margin(score.log_probs, aim)  # above 0 where the attack succeeds
             wins, merit, held = lead > 0, lead if problem.random else score.rank.double(), won[active]
             lost = own.lost(part.at(points), asking, score, block) if own else torch.zeros_like(wins)
             better = lost | (wins & ~held) | ((wins == held) & ~(merit < highest[active]))
@@ -148,17 +150,6 @@ class GradientSearch(SearchAttack, GradientAttack):
 
     def _head(self) -> str:
         return f"{self.title}-{self.steps}"
-
-
-def _lead(logs: Tensor, problem: Problem) -> Tensor:
-    """Return how far averaged predictions are from the label, or beyond all others at the target, (n,), in logarithms.
-
-    It is above 0 where the attack has what it wants.
-    """
-    wanted = problem.labels if problem.targets is None else problem.targets
-    own = logs.gather(1, wanted[:, None])[:, 0]
-    lead = logs.masked_fill(F.one_hot(wanted, logs.shape[1]).bool(), -torch.inf).amax(1) - own
-    return lead if problem.targets is None else -lead
 
 
 def _others(logs: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -81,7 +81,7 @@ class Witness:
         """
         again = [record.again(images, examples).float().cpu() for record in self.records]
         pairs = [(record.found, other) for record, other in zip(self.records, again, strict=True)]
-        spoilt = [int(rows_apart(one, other)) for one, other in pairs]
+        spoilt = [rows_apart(one, other) for one, other in pairs]
         whole = sum(apart == len(one) for apart, (one, _) in zip(spoilt, pairs, strict=True))
         return whole <= (len(pairs) > 2) and sum(spoilt) <= max(2, sum(len(one) for one, _ in pairs) // 4)
 

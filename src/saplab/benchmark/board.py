@@ -103,11 +103,13 @@ def refuse_impostors(cards: Iterable[Card]) -> None:
 
     That is, where it is of another network or defence, or another card than the package's own.
     """
+    cards = list(cards)
+    stored = {tier: stored_cards(tier) for tier in {card.tier for card in cards}}
     for card in cards:
         entry = ENTRIES.get(card.name)
         if entry is None:
             continue
-        known = stored_cards(card.tier).get(card.name)
+        known = stored[card.tier].get(card.name)
         digest = known.network.digest if known else card.network.digest
         own = (entry.network, digest, "+".join(defense.spec for defense in parse_defenses(entry.defense)))
         if (card.network.model, card.network.digest, card.network.defense) != own:

@@ -221,6 +221,12 @@ def check_number(name: str, value: int | None, here: bool = True) -> None:
         raise ValueError(f"`{name}` must be at most {most} on this machine, got {value}")
 
 
+def check_sites(sites: str, defended: bool) -> None:
+    """Refuse a pattern of sites where no defence acts on them."""
+    if sites and not defended:
+        raise ValueError("`sites` says where a defence acts: give `defense` too")
+
+
 def radii(lambdas: str, eps: str, usual: str, threat: "ThreatModel | None" = None) -> tuple[float, ...]:
     """Return the radii that ``--lambda``, whose default is `usual`, or ``--eps`` in its place asks for.
 

@@ -55,9 +55,9 @@ class Defense(Named):
     title: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
-        """Let what a class says of its hooks not hold for those that a class derived from it writes anew.
+        """Undo what a parent says of a hook that this class writes anew.
 
-        It then takes no ReLU along by its parent's way, and the backward rules act on it as on any other defence.
+        It takes no ReLU along by its parent's way, and the backward rules act on it as on any other defence.
         """
         super().__init_subclass__()
         own, parent = vars(cls), cls.__mro__[1]

@@ -22,7 +22,7 @@ GRADIENT_RULES: Final = (*get_args(BackwardRule), "relaxed")
 _FIRST_KIND: Final = 16  # of the numbers that hooks draw themselves; those below belong to kernels and attacks
 _KINDS: Final = 256 - _FIRST_KIND
 MOST_DEFENSES: Final = 16  # per network: a place's number in the streams is its own · MOST_DEFENSES + position
-NARROW: Final = 1 << 20  # numbers of equal chance, to 2^-12 of it, that one word tells apart
+_NARROW: Final = 1 << 20  # numbers of equal chance, to 2^-12 of it, that one word tells apart
 _EVERYWHERE: Final = SITES // 2 - 2 * MOST_DEFENSES  # beyond all weights, and below what maps share in a pass
 
 
@@ -189,9 +189,7 @@ class Draw:
         span = high - low
         if not 0 < span <= 2**31:
             raise ValueError(f"`high` must be above `low` by at most 2^31, got {low} and {high}")
-        if span <= NARROW:
-            return low + (self._filled(words, shape) * span >> 32)
-        return low + wide(self._filled(words, shape), self._filled(words, shape)) % span
+        return low + below(span, lambda: self._filled(words, shape))
 
     def choice(self, options: int | Sequence[Any] | Tensor, shape: Sequence[int] | None = None) -> Any:
         """Choose among options: a number of them, a tensor's rows or a sequence.
@@ -237,6 +235,16 @@ class Draw:
 def wide(first: Tensor, second: Tensor) -> Tensor:
     """Return uniform integers in [0, 2^63) from two words each."""
     return first << 31 ^ second >> 1
+
+
+def below(span: int, ask: Callable[[], Tensor]) -> Tensor:
+    """Return uniform integers in [0, span) from words: one each where one tells them apart, else two.
+
+    It does so exactly for powers of two up to 2^31.
+    """
+    if span <= _NARROW or (span <= 1 << 31 and span & (span - 1) == 0):
+        return ask() * span >> 32
+    return wide(ask(), ask()) % span
 
 
 def _picked(options: Sequence[Any], indices: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from scipy import special, stats
 from torch import Tensor
 
-from saplab.defenses.drawing import NARROW, wide
+from saplab.defenses.drawing import below
 
 _DIGITS: Final = {torch.float64: 53, torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}  # of types' fractions
 
@@ -153,10 +153,7 @@ def _randint(call: Call) -> Any:
 
 
 def _integers(call: Call, low: int, high: int) -> Tensor:
-    source, span = call.source(), high - low
-    if span <= NARROW:
-        return low + (source.words() * span >> 32)
-    return low + wide(source.words(), source.words()) % span
+    return low + below(high - low, call.source().words)
 
 
 def _random(call: Call) -> Any:

@@ -104,10 +104,10 @@ def find(store: Results) -> Findings | None:
 
 def cleared(found: Verdict, missing: int, networks: Sequence[Network]) -> Verdict:
     """Return a verdict that clears no gradient where attacks are missing, or where it was not seen what they attack."""
-    reasons = (
-        [f"{counted(missing, 'attack')} of this run {'is' if missing == 1 else 'are'} not there"] if missing else []
-    )
-    if any(network.grain in ("unkeyed", "batch") for network in networks):
+    reasons = []
+    if missing:
+        reasons.append(f"{counted(missing, 'attack')} of this run {'is' if missing == 1 else 'are'} not there")
+    if not all(network.comes_again for network in networks):
         reasons.append(
             "the network's draws cannot be made again as predictions are, so that it was not seen whether it answers"
             " otherwise where it is attacked"

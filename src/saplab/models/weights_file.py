@@ -72,19 +72,15 @@ def checked_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: expected a file of weights")
     content = path.read_bytes()
-    if facts := _facts(path.with_suffix(".json")):
+    if facts := facts_beside(path):
         beside = path.with_suffix(".json").name
         require_checksum(content, facts.sha256, f"{path} is damaged or another file than {beside} says")
     return content
 
 
 def facts_beside(path: Path) -> Packaged | None:
-    """Return what the file of facts beside weights says; None for no such file."""
-    return _facts(path.with_suffix(".json"))
-
-
-def _facts(beside: Path) -> Packaged | None:
     """Read the file of facts beside weights; None for no file, or somebody else's."""
+    beside = path.with_suffix(".json")
     try:
         if beside.exists() and not beside.is_file():  # a pipe would be waited for
             raise OSError(errno.EINVAL, "it is no file")

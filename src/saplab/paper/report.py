@@ -60,6 +60,11 @@ class StudyReport:
         return [section for section in self.sections if isinstance(section, GameSection)]
 
     @property
+    def played(self) -> str:
+        """Return in words how much was played for a number, and how; empty where nothing is."""
+        return _played(self.request.curves, self.summary.games)
+
+    @property
     def beside_the_paper(self) -> str:
         """Count how many of the paper's changes lie within the intervals of those measured; empty without any."""
         rows = (row for section in self.games for row in section.changes.values())
@@ -84,9 +89,8 @@ class StudyReport:
     def markdown(self) -> str:
         """Return all as Markdown."""
         told = map(escaped, self.request.notes)
-        played = _played(self.request.curves, self.summary.games)
         sections = (section.markdown() for section in self.sections)
-        parts = [*told, *self._claims(), *self._changes(), *([played] if played else []), *sections]
+        parts = [*told, *self._claims(), *self._changes(), *filter(None, [self.played]), *sections]
         return page_text(self.title, parts, self.request.command, machine(self.summary.made))
 
     def _claims(self) -> Iterator[str]:
@@ -125,7 +129,6 @@ class StudyReport:
             themes={"light": PAPER, "dark": DARK},
             examples=examples(store, [curve for curve in _firsts(curves) if curve.first.threat == threat]),
             threat=threat,
-            played=_played(self.request.curves, self.summary.games),
             machine=machine(self.summary.made),
         )
 

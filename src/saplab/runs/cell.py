@@ -77,6 +77,11 @@ class Network:
         return replace(self, grain="frozen") if self.random else None
 
     @property
+    def comes_again(self) -> bool:
+        """Return whether the draws of its own code can be made again in any batch, to see what an attack has seen."""
+        return self.grain not in ("unkeyed", "batch")
+
+    @property
     def random(self) -> bool:
         """Return whether its passes differ."""
         return self.grain not in ("", "frozen") or any(defense.random for defense in self.defenses)

@@ -40,7 +40,7 @@ _CHANGED: Final = (
 _ATTACKED: Final = (
     "the network answers otherwise where it is attacked than where it is judged: for the same images and draws, at"
     " points that an attack went through, a prediction returns something else; look for what depends on gradients, on"
-    " the size of a batch, on pixels between 255 steps or on the number of calls"
+    " the size of a batch, on pixel values between the usual 255 steps or on the number of calls"
 )
 
 _Cells = Sequence[ImageCell]

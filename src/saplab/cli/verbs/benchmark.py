@@ -96,8 +96,7 @@ def _entries(
                 "`weights`, `sites` and `name` belong to an entry of one's own: give `model` or `defense` too"
             )
         return chosen(names)
-    if sites and not defense:
-        raise ValueError("`sites` says where a defence acts: give `defense` too")
+    options.check_sites(sites, bool(defense))
     if names:
         raise ValueError("`model` and `defense` make an entry of one's own: give no names beside them, but --name")
     if name in ENTRIES or not re.fullmatch(r"\w[\w.+-]{0,79}", name):

@@ -60,8 +60,7 @@ def evaluate(
     from saplab.evaluation.evaluate import planned, precision_of_attacks
 
     defenses = parse_defenses(defense)
-    if sites and not defenses:
-        raise ValueError("`sites` says where a defence acts: give `defense` too")
+    options.check_sites(sites, bool(defenses))
     threat = options.threat_model(norm, bounds)
     strengths = options.radii(lambdas, eps, _STRENGTHS, threat)
     if fail_below is not None and not 0 <= fail_below <= 100:

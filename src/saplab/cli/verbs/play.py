@@ -85,8 +85,7 @@ def play(
 
     if seeds < 1:
         raise ValueError(f"`seeds` must be >= 1, got {seeds}")
-    if sites and not any(defense or ()):
-        raise ValueError("`sites` says where a defence acts: give `defense` too")
+    options.check_sites(sites, any(defense or ()))
     gradient = MonteCarlo(samples, backward)  # type: ignore[arg-type]
     # Agents are plain ReLU networks; every frame is attacked, so the hundreds of steps that an image may take are none.
     agents = Traits(random=True, saturated=False, blind=False, mixture=False)
