@@ -15,8 +15,9 @@ from saplab.evaluation.game_plan import Played, plan_games
 from saplab.evaluation.paper_numbers import PAPER_CHANGES, paper_changes
 from saplab.models.qnetwork import new_network
 from saplab.paper import table1 as plan
+from saplab.paper.claims import judge
 from saplab.paper.report import write_study
-from saplab.paper.study import is_study, save_figures
+from saplab.paper.study import Claim, is_study, save_figures
 from saplab.paper.table1 import EFFORTS, STRENGTHS, Agents, Effort, table_curves, table_figures
 from saplab.rl.agents import Facts, pack, write_agent
 from saplab.rl.play import play
@@ -317,3 +318,11 @@ def test_agents_that_cannot_be_used_are_one_line(tmp_path):
     assert "is damaged: SHA-256 must be" in str(invoke(*words).exception)
     (tmp_path / "Bowling" / "agent.json").write_text("[]")
     assert "holds no facts of an agent" in str(invoke(*words).exception)
+
+
+def test_games_without_a_spread_leave_a_claim_unclear():
+    """They were played, and nothing is known of how they vary."""
+    claim = Claim("It loses.", "a", "lower", (0,), "b")
+    found = judge(claim, {"a": {0: [29.0] * 5}, "b": {0: [30.0] * 5}})
+    assert (found.outcome, "without a spread" in found.evidence) == ("unclear", True)
+    assert judge(claim, {}).outcome == "not computed"

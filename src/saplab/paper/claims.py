@@ -90,6 +90,7 @@ def _compared(claim: Claim, first: Measured, second: Measured) -> dict[float, tu
             shown, wider = (
                 _found(claim.relation, first[strength], second[strength], sure) for sure in (_SURE, together)
             )
+            pair[strength] = ": games without a spread to judge by", "unclear"
             if shown and wider:
                 pair[strength] = _text(claim.relation, shown), _outcome(claim.relation, shown, wider)
     return pair
