@@ -1,8 +1,10 @@
 """Networks that are one thing where they are attacked and another where they are judged are refused."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,20 +21,30 @@ _REFUSED = r"otherwise where it is attacked|where gradients are taken"
 class TwoFaced(nn.Module):
     """An honest linear classifier, or another one of the reversed image."""
 
-    def __init__(self, honest: Callable[[Tensor], bool | Tensor], offset: float = 0.0, noise: float = 0.0) -> None:
+    def __init__(
+        self, honest: Callable[[Tensor], bool | Tensor], offset: float = 0.0, noise: float = 0.0,
+        generator: str = "torch",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.linear = nn.Linear(192, 4)
         nn.init.normal_(self.linear.weight, std=0.3, generator=torch.Generator().manual_seed(0))
         nn.init.zeros_(self.linear.bias)
-        self.honest, self.offset, self.noise = honest, offset, noise
+        self.honest, self.offset, self.noise, self.generator = honest, offset, noise, generator
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
         if self.noise:
-            flat = flat + self.noise * torch.randn_like(flat)
+            flat = flat + self.noise * self.draws(flat)
         true, false = self.linear(flat), self.linear(flat.flip(1))
         honest = torch.as_tensor(self.honest(x)).reshape(-1, 1)
         return torch.where(honest, true, false) + self.offset + self.offset * x.mean((1, 2, 3))[:, None] / 1000
+
+    def draws(self, flat: Tensor) -> Tensor:
+        if self.generator == "torch":
+            return torch.randn_like(flat)
+        if self.generator == "numpy":  # one draw for the whole pass
+            return torch.from_numpy(np.random.standard_normal(flat.shape[1])).float()  # noqa: NPY002
+        return torch.full((flat.shape[1],), random.gauss(0, 1))
 
 
 def by_batch(x: Tensor) -> bool:
@@ -65,17 +77,18 @@ def evaluated(network: nn.Module, images: Tensor) -> saplab.Result:
 
 
 @pytest.mark.parametrize(
-    ("honest", "offset", "noise"),
+    ("honest", "offset", "noise", "generator"),
     [
-        (by_batch, 0.0, 0.0), (by_gradient, 0.0, 0.0), (by_gradient, 3e4, 0.0),
-        (by_pixels, 0.0, 0.0), (by_pixels, 0.0, 0.01),
+        (by_batch, 0.0, 0.0, "torch"), (by_gradient, 0.0, 0.0, "torch"), (by_gradient, 3e4, 0.0, "torch"),
+        (by_pixels, 0.0, 0.0, "torch"), (by_pixels, 0.0, 0.01, "torch"), (by_pixels, 0.0, 0.01, "numpy"),
+        (by_pixels, 0.0, 0.01, "python"),
     ],
 )  # fmt: skip
 def test_a_network_that_attacks_see_otherwise_is_refused(
-    honest: Callable[[Tensor], bool | Tensor], offset: float, noise: float, images: Tensor
+    honest: Callable[[Tensor], bool | Tensor], offset: float, noise: float, generator: str, images: Tensor
 ) -> None:
     with pytest.raises((ValueError, EvaluationError), match=_REFUSED):
-        evaluated(TwoFaced(honest, offset, noise), images)
+        evaluated(TwoFaced(honest, offset, noise, generator), images)
 
 
 def test_one_step_is_enough_to_be_seen(images: Tensor) -> None:
@@ -85,9 +98,12 @@ def test_one_step_is_enough_to_be_seen(images: Tensor) -> None:
         saplab.evaluate(network, images * 0.999, labels, "fgsm", 4 / 255, progress=False)
 
 
-@pytest.mark.parametrize(("offset", "noise"), [(0.0, 0.0), (3e4, 0.0), (0.0, 0.01)])
-def test_an_honest_network_is_not(offset: float, noise: float, images: Tensor) -> None:
-    rows = evaluated(TwoFaced(always, offset, noise), images).rows
+@pytest.mark.parametrize(
+    ("offset", "noise", "generator"),
+    [(0.0, 0.0, "torch"), (3e4, 0.0, "torch"), (0.0, 0.01, "torch"), (0.0, 0.01, "numpy"), (0.0, 0.01, "python")],
+)
+def test_an_honest_network_is_not(offset: float, noise: float, generator: str, images: Tensor) -> None:
+    rows = evaluated(TwoFaced(always, offset, noise, generator), images).rows
     assert min(row["averaged_percent"] for row in rows if row["eps"]) <= 25
 
 

@@ -13,11 +13,12 @@ from saplab.attacks import FGSM, Attacker, RandomNoise, eps_of, radii_of
 from saplab.cli import app
 from saplab.evaluation.game_plan import Played, plan_games
 from saplab.evaluation.paper_numbers import PAPER_CHANGES, paper_changes
+from saplab.metrics.scores import relative_change
 from saplab.models.qnetwork import new_network
 from saplab.paper import table1 as plan
 from saplab.paper.claims import judge
 from saplab.paper.report import write_study
-from saplab.paper.study import Claim, is_study, save_figures
+from saplab.paper.study import Claim, Figure, Line, is_study, save_figures
 from saplab.paper.table1 import EFFORTS, STRENGTHS, Agents, Effort, table_curves, table_figures
 from saplab.rl.agents import Facts, pack, write_agent
 from saplab.rl.play import play
@@ -132,10 +133,14 @@ def test_cells_hold_so_few_games_that_many_workers_have_some():
 def test_claims_are_about_the_strengths_that_the_paper_gives():
     zone, bowling = figures_of("battle_zone", "bowling")
     assert (zone.name, bowling.name) == ("BattleZone", "Bowling")
-    assert [(c.relation, c.strengths) for c in zone.claims] == [("lower", (0,)), ("higher", (2, 4, 8)), ("lower", (1,))]
-    assert [(c.relation, c.strengths) for c in bowling.claims] == [("lower", (0,)), ("higher", (1,))]
+    assert [(c.relation, c.strengths, c.by) for c in zone.claims] == [
+        ("lower", (0,), {}), ("lower", (0,), {0: -32.9}), ("higher", (2, 4, 8), {}),
+        ("higher", (2, 4, 8), {2: 55.05, 4: 101.3, 8: 67.4}), ("lower", (1,), {}), ("lower", (1,), {1: -11.0}),
+    ]  # fmt: skip
+    assert zone.claims[3].text == "SAP-100 gains at least half of what the paper says under attack."
+    assert [(c.relation, c.strengths) for c in bowling.claims] == [("lower", (0,))] * 2 + [("higher", (1,))] * 2
     (figure,) = figures_of("assault", beyond=True)
-    bpda = figure.claims[2]
+    bpda = figure.claims[4]
     assert (bpda.first, bpda.second, bpda.relation) == ("SAP-100, identity backward", "SAP-100, mask backward", "lower")
 
 
@@ -178,10 +183,11 @@ def test_the_page_shows_changes_blanks_and_what_is_missing(written):
     assert is_study(root)
     assert (report.summary.finished, report.summary.total) == (10, 40)
     found = [(name, found.outcome, found.claim.strengths) for name, found in report.judged]
-    assert found[:2] == [("Assault", "holds", (0,)), ("Assault", "unclear", (1, 2, 4, 8))]
-    assert {outcome for _, outcome, _ in found[2:]} == {"not computed"}
+    assert found[:4] == [("Assault", "holds", (0,))] * 2 + [("Assault", "unclear", (1, 2, 4, 8))] * 2
+    assert {outcome for _, outcome, _ in found[4:]} == {"not computed"}
     assert report.judged[0][1].evidence.startswith("SAP-100, mask backward − original. λ = 0: -50.0 points [-51.")
-    assert report.judged[1][1].evidence.endswith("λ = 2 not computed; λ = 4 not computed; λ = 8 not computed")
+    assert report.judged[1][1].evidence.endswith("], claimed -6.1 % or less")
+    assert report.judged[2][1].evidence.endswith("λ = 2 not computed; λ = 4 not computed; λ = 8 not computed")
     page = (root / "report.html").read_text(encoding="utf-8")
     for text in ("<b>-50.0</b>", "paper -12.2", "paper +10.4", ">blank</b>", "10 of 40 cells", "preset smoke, 16 steps",
                  ">Assault</a>", ">Bowling</a>", "paper +3425.9", "Not computed yet.",
@@ -239,8 +245,8 @@ def test_a_table_says_how_far_it_is_as_other_runs_do(tmp_path):
 def test_a_claim_is_contradicted_by_one_strength(tmp_path):
     scores = {("assault", d, s): 50.0 + d * (-20 if s == 4 else 20) for d in (False, True) for s in (0, 1, 2, 4, 8)}
     report = write_study(stored(tmp_path, scores))
-    assert [found.outcome for _, found in report.judged] == ["does not hold", "does not hold"]
-    assert report.tally == "Of 2 claims, 2 do not hold."
+    assert [found.outcome for _, found in report.judged] == ["does not hold"] * 4
+    assert report.tally == "Of 4 claims, 4 do not hold."
     assert "Unfinished" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -282,7 +288,7 @@ def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopp
     assert "Asterix, BankHeist, BattleZone, BeamRider, Bowling" in first.stderr
     found = json.loads(first.stdout)
     assert [(row["game"], row["strength"]) for row in found["rows"][:5]] == [("assault", s) for s in STRENGTHS]
-    assert len(found["claims"]) == 2
+    assert len(found["claims"]) == 4
     cells = sorted((tmp_path / "run" / "cells").glob("*.safetensors"))
     assert len(cells) == 10
     cells[3].unlink()
@@ -326,3 +332,43 @@ def test_games_without_a_spread_leave_a_claim_unclear():
     found = judge(claim, {"a": {0: [29.0] * 5}, "b": {0: [30.0] * 5}})
     assert (found.outcome, "without a spread" in found.evidence) == ("unclear", True)
     assert judge(claim, {}).outcome == "not computed"
+
+
+@pytest.mark.parametrize(
+    ("relation", "by", "mean", "outcome"),
+    [
+        ("higher", 50.0, 200.0, "holds"), ("higher", 50.0, 120.0, "does not hold"), ("higher", 50.0, 150.0, "unclear"),
+        ("lower", -50.0, 20.0, "holds"), ("lower", -50.0, 80.0, "does not hold"), ("lower", -50.0, 50.0, "unclear"),
+    ],
+)  # fmt: skip
+def test_a_claim_of_how_much_is_judged_by_the_relative_change(relation, by, mean, outcome):
+    """Both intervals are those of the change in percent, in points and as Fieller gives it."""
+    noise = np.random.default_rng(0).standard_normal((2, 200))
+    noise -= noise.mean(1, keepdims=True)
+    first, second = mean + 10 * noise[0], 100 + 10 * noise[1]
+    claim = Claim("So much.", "a", relation, (2,), "b", {2: by})
+    found = judge(claim, {"a": {2: first}, "b": {2: second}})
+    assert found.outcome == outcome
+    change = relative_change(first, second)
+    assert f"λ = 2: {mean - 100:+.1f} % [{change.low:+.1f}, {change.high:+.1f}], claimed {by:+.1f} %" in found.evidence
+
+
+def test_a_change_that_is_not_bounded_is_judged_all_the_same():
+    """The original's points may be near zero, as in the paper's Bowling: then thirty-fold points are far away."""
+    second = [0.0] * 50 + [1.0] * 2
+    found = judge(Claim("So much.", "a", "higher", (1,), "b", {1: 1e4}), {"a": {1: [0.0, 1.0] * 26}, "b": {1: second}})
+    assert "no bounded change in %, claimed +10000.0 % or more" in found.evidence
+
+
+@pytest.mark.parametrize("by", [{2: -5.0}, {2: 0.0}, {4: 5.0}, {2: 5.0, 4: 5.0}])
+def test_how_much_must_fit_the_direction_and_the_strengths(by):
+    with pytest.raises(ValueError, match="how much higher"):
+        Claim("So much.", "a", "higher", (2,), "b", by)
+    with pytest.raises(ValueError, match="how much higher"):
+        Claim("So much.", "a", "alike", (2,), "b", {2: 5.0})
+
+
+def test_how_much_is_said_of_points_alone():
+    lines = (Line("a"), Line("b", defense="sap"))
+    with pytest.raises(ValueError, match="`by` is for points of games"):
+        Figure("f", lines=lines, claims=(Claim("So much.", "a", "higher", (2,), "b", {2: 5.0}),))

@@ -15,7 +15,7 @@ from saplab.defenses.dressing import dresses
 from saplab.defenses.parallel import over_threads
 from saplab.defenses.prediction import for_network, logits
 from saplab.defenses.stage import rows_apart
-from saplab.defenses.stochastic import takes_whole_batches
+from saplab.defenses.stochastic import comes_again
 from saplab.rng.streams import pass_streams
 
 _SPREAD: Final = 2654435761  # by which rows are chosen, over batches of any size
@@ -64,7 +64,7 @@ class Witness:
     def see(self, batch: Problem, streams: Tensor, found: Tensor) -> None:
         """Look at one call: logits (M, C) of the batch's passes, whose first rows are its examples in their order."""
         self.calls += 1
-        if self.calls & (self.calls - 1) or any(map(takes_whole_batches, dresses(batch.adversary))):
+        if self.calls & (self.calls - 1) or not all(map(comes_again, dresses(batch.adversary))):
             return
         count = len(batch.images)
         first = self.calls * _SPREAD % count

@@ -150,6 +150,12 @@ def takes_whole_batches(module: nn.Module) -> bool:
     return own is None or own.hosts or own.seeds or not own.keyed or not own.alone
 
 
+def comes_again(module: nn.Module) -> bool:
+    """Return whether an example's outputs can be made again in another batch, from its streams."""
+    own = module._saplab_randomness if isinstance(module, Keyed) else Randomness(drawn=False)
+    return own is not None and own.keyed and own.alone
+
+
 def frozen(model: nn.Module) -> nn.Module:
     """Return a view of a keyed network that has the draws of one example in one pass in all of them."""
     found: Any = view(model)

@@ -2,7 +2,7 @@
 
 What is enough, at a strength λ, for a claim of two curves, of which the first is a − b higher:
 
-- ``higher``, ``lower``: a − b is above, below zero.
+- ``higher``, ``lower``: a − b is above, below zero; where the claim says by how much, in % of b, above or below that.
 - ``alike``, ``not higher``: it is within 5 points of zero, or at most 5 above.
 - ``mostly lower``: below zero at more than half of the strengths.
 - ``better calibrated``: the expected calibration error (ECE) of the first is lower.
@@ -26,7 +26,7 @@ from saplab.evaluation.findings import DIAGRAM_BINS, whole
 from saplab.evaluation.rows import scores_at
 from saplab.metrics import Interval, correct, mean_interval, paired_difference
 from saplab.metrics.calibration import calibration
-from saplab.metrics.scores import score_difference
+from saplab.metrics.scores import relative_change, score_difference
 from saplab.paper.study import Claim
 from saplab.runs import Curve, Results
 
@@ -88,19 +88,25 @@ def _compared(claim: Claim, first: Measured, second: Measured) -> dict[float, tu
         pair[strength] = " not computed", "not computed"
         if strength in first and strength in second:
             shown, wider = (
-                _found(claim.relation, first[strength], second[strength], sure) for sure in (_SURE, together)
+                _found(claim, strength, first[strength], second[strength], sure) for sure in (_SURE, together)
             )
             pair[strength] = ": games without a spread to judge by", "unclear"
             if shown and wider:
-                pair[strength] = _text(claim.relation, shown), _outcome(claim.relation, shown, wider)
+                told = _change(claim.by[strength], first[strength], second[strength]) if claim.by else None
+                pair[strength] = told or _text(claim.relation, shown), _outcome(claim.relation, shown, wider)
     return pair
 
 
-def _found(relation: str, first: Any, second: Any, confidence: float) -> _Interval | None:
-    """Return what the relation is about, in points: a difference, an accuracy above chance, or an ECE."""
+def _found(claim: Claim, strength: float, first: Any, second: Any, confidence: float) -> _Interval | None:
+    """Return what the relation is about, in points: a difference, an accuracy above chance, or an ECE.
+
+    Of games that must differ by so many percent it is the difference from so much.
+    """
+    relation = claim.relation
     if not isinstance(first, tuple):
-        points = score_difference(first, second, confidence)
-        return (points.estimate, points.low, points.high) if points else None
+        wanted = 1 + claim.by.get(strength, 0.0) / 100
+        more = score_difference(first, [wanted * points for points in second], confidence)
+        return (more.estimate, more.low, more.high) if more else None
     if relation in ("calibrated", "not calibrated"):
         error = _error(first)
         return 100 * error.estimate, 100 * error.low, 100 * error.high
@@ -142,6 +148,14 @@ def _mostly(outcomes: list[Outcome]) -> Outcome:
     if outcomes.count("holds") > half:
         return "holds"
     return "does not hold" if outcomes.count("does not hold") >= half else "unclear"
+
+
+def _change(by: float, first: Any, second: Any) -> str:
+    """Write the relative change of points beside the one that is claimed, behind a strength."""
+    change, least = relative_change(first, second), f"claimed {by:+.1f} % or {'more' if by > 0 else 'less'}"
+    if change is None:
+        return f": no bounded change in %, {least}"
+    return f": {change.percent:+.1f} % [{change.low:+.1f}, {change.high:+.1f}], {least}"
 
 
 def _text(relation: str, found: _Interval) -> str:

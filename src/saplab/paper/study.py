@@ -15,6 +15,7 @@ from saplab.system.folder import inside, read_inside, write_inside
 
 ALONE: Final = ("near chance", "calibrated", "not calibrated")  # relations of one line
 RELATIONS: Final = ("higher", "lower", "alike", "not higher", "mostly lower", "better calibrated", *ALONE)
+AGENT: Final = "agent:"  # what the models of games begin with
 _BESIDE: Final = ("-against", "-reliability")  # what the names of a figure's other charts end with
 _LARGEST: Final = sys.float_info.max
 
@@ -67,6 +68,8 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         strengths: λ at which it is claimed.
         second: the label of a line, or of several, each of which the first are compared with; none for what is said of
             a line alone.
+        by: of points of games that are ``higher`` or ``lower``, by λ, at least how much more or less, in % of the
+            second's; more is > 0, less < 0. Without one, by whatever it is.
     """
 
     text: str
@@ -74,6 +77,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relation: str
     strengths: Annotated[tuple[Strength, ...], msgspec.Meta(min_length=1)]
     second: str | tuple[str, ...] = ()
+    by: Mapping[Strength, Percent] = {}
 
     def __post_init__(self) -> None:
         _check_distinct(self.strengths)
@@ -84,6 +88,11 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if bool(_several(self.second)) == (self.relation in ALONE):
             wanted = "name no line" if self.relation in ALONE else "name a line"
             raise ValueError(f"`second` must {wanted} where `relation` is {self.relation!r}")
+        signs = {"higher": 1, "lower": -1}
+        sign = signs.get(self.relation, 0)
+        if self.by and (set(self.by) != set(self.strengths) or any(sign * by <= 0 for by in self.by.values())):
+            wanted = "say of each of `strengths` how much higher (> 0) or lower (< 0) in %"
+            raise ValueError(f"`by` must {wanted}, got {dict(self.by)}")
         if twice := set(_several(self.first)) & set(_several(self.second)):
             raise ValueError(f"a claim must speak of two lines, got {min(twice)!r} twice")
 
@@ -137,6 +146,8 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
         for claim in self.claims:
             if missing := set(claim.labels) - set(labels):
                 raise ValueError(f"{self.name}: a claim speaks of {min(missing)!r}, but the lines are {labels}")
+            if claim.by and not all(line.model.startswith(AGENT) for line in self.lines):
+                raise ValueError(f"{self.name}: `by` is for points of games, and these are images")
 
 
 class _Study(msgspec.Struct, forbid_unknown_fields=True):

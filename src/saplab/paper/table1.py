@@ -14,13 +14,12 @@ from saplab.evaluation.paper_numbers import PAPER_CHANGES
 from saplab.metrics.scores import mean_score
 from saplab.models.identity import network_digest
 from saplab.paper.plan import Networks, cell_of_line
-from saplab.paper.study import Claim, Figure, Line
+from saplab.paper.study import AGENT, Claim, Figure, Line
 from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped, trained
 from saplab.rl.atari import PAPER_GAMES, rom_name
 from saplab.rl.published import PUBLISHED
 from saplab.runs import Curve, GameCell, Network, cut_each
 
-_AGENT: Final = "agent:"
 STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 _RIVALS: Final = ("dropout:0.1", "rna:0.05", "rsa:0.2", "rnw:0.01", "rsw:0.1", "dwp:60", "swp:200")
 _LABELS: Final = (
@@ -67,7 +66,7 @@ class Agents:
     @cached_property
     def named(self) -> Networks:
         """Return the networks as cells name them, by what lines call them."""
-        names = {f"{_AGENT}{game}": network for game, network in self.networks.items()}
+        names = {f"{AGENT}{game}": network for game, network in self.networks.items()}
         return {name: Network(name, network_digest(network)) for name, network in names.items()}
 
     def models(self, device: str) -> dict[tuple[str, str], nn.Module]:
@@ -112,7 +111,7 @@ def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0) -> 
 
 
 def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
-    model, changes = f"{_AGENT}{game}", PAPER_CHANGES[game]
+    model, changes = f"{AGENT}{game}", PAPER_CHANGES[game]
     original, sap, bpda, transfer = (f"{label}{end}" for label in _LABELS)
     lines = [Line(original, model), Line(sap, model, "sap:100", paper={} if end else changes)]
     claims = list(_claims(changes, original, sap))
@@ -139,11 +138,19 @@ def _rival(defense: str) -> str:
 
 
 def _claims(changes: Mapping[float, float], original: str, sap: str) -> Iterator[Claim]:
-    yield Claim("SAP-100 costs points where nobody attacks.", sap, "lower", (0,), original)
-    if gains := tuple(strength for strength, change in changes.items() if strength and change > 0):
-        yield Claim("SAP-100 gains points under attack.", sap, "higher", gains, original)
-    if losses := tuple(strength for strength, change in changes.items() if strength and change < 0):
-        yield Claim("The one exception: SAP-100 loses points under attack.", sap, "lower", losses, original)
+    """Yield what the paper says of a game: in which direction points change, and by at least half as much."""
+    said = {
+        "SAP-100 costs {} where nobody attacks.": {0.0: changes[0.0]},
+        "SAP-100 gains {} under attack.": {s: change for s, change in changes.items() if s and change > 0},
+        "The one exception: SAP-100 loses {} under attack.": {s: c for s, c in changes.items() if s and c < 0},
+    }
+    for text, those in said.items():
+        if those:
+            relation = "higher" if min(those.values()) > 0 else "lower"
+            yield Claim(text.format("points"), sap, relation, tuple(those), original)
+            half = {strength: change / 2 for strength, change in those.items()}
+            size = text.format("at least half of what the paper says")
+            yield Claim(size, sap, relation, tuple(those), original, half)
 
 
 def _note(game: str, facts: Facts) -> str:
@@ -172,7 +179,7 @@ def table_curves(
 def _curve(figure: Figure, line: Line, whole: GameCell, networks: Networks, effort: Effort) -> Curve:
     """Plan a line: cells of each radius and seed. Changes are against the undefended agent under such an attack."""
     cell = cell_of_line(line, whole, networks, effort.samples, effort.passes)
-    cell = replace(cell, game=line.model.removeprefix(_AGENT))
+    cell = replace(cell, game=line.model.removeprefix(AGENT))
     wholes = [
         replace(cell, eps=(radius,), stop=effort.attacked if radius else effort.quiet).plain
         for radius in radii_of(STRENGTHS)
