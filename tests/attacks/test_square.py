@@ -194,3 +194,15 @@ def test_bad_settings_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Square(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("random", "used"), [(True, range(0, 100, 2)), (False, range(99))])
+def test_the_schedule_goes_by_the_queries_used(images, monkeypatch, random, used) -> None:
+    """A random network is asked twice a turn, for the present point and for the candidate."""
+    seen: list[int] = []
+    share = Square._share
+    monkeypatch.setattr(Square, "_share", lambda self, number: seen.append(number) or share(self, number))
+    linear = initialise(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), 3)
+    network = saplab.defend(linear, saplab.GaussianNoise(0.01)) if random else linear
+    Square(queries=100, passes=1, stop_when_lost=False)(network, images, linear(images).argmax(1), eps=0.1)
+    assert seen == list(used)

@@ -152,6 +152,7 @@ def test_a_killed_run_goes_on(workplace: Path, reference: Path) -> None:
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     first = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.safetensors")}
+    assert first
     done = subprocess.run(arguments, cwd=workplace, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert all((cells / name).stat().st_mtime_ns == stamp for name, stamp in first.items())

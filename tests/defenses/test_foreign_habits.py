@@ -214,3 +214,10 @@ def test_examples_may_be_a_list():
     assert torch.equal(
         saplab.predict(net, IMAGES, 2, examples=numbers), saplab.predict(net, IMAGES, 2, examples=torch.tensor(numbers))
     )
+
+
+@pytest.mark.parametrize("numbers", [[-1, *range(15)], [2**32, *range(15)], [float(k) for k in range(16)]])
+def test_numbers_that_would_be_anothers_are_refused(numbers):
+    net = saplab.defend(made(Linear()), saplab.GaussianNoise(0.1))
+    with pytest.raises(ValueError, match="`examples` must be 16 integers within"):
+        saplab.predict(net, IMAGES, 2, examples=torch.tensor(numbers))

@@ -11,8 +11,9 @@ from scipy.stats import binomtest, norm
 from torch import nn
 
 import saplab
+from saplab.data.load import load_data
 from saplab.evaluation.certificates import ABSTAINS, certificates_of
-from saplab.metrics.intervals import lower_bound
+from saplab.metrics.intervals import lower_bound, wilson
 from saplab.models.initialise import initialise
 from saplab.report.certificates import certified_chart
 
@@ -62,6 +63,14 @@ def test_the_ceiling_is_that_of_passes_that_all_agree():
     predictions, radii = certificates_of(votes, votes, STD, ALPHA)
     assert predictions.tolist() == [1, 0]
     assert radii == pytest.approx([STD * norm.ppf(ALPHA ** (1 / 1000))] * 2)
+
+
+def test_radii_of_a_table_are_round():
+    votes = np.zeros((1, 2), np.int64)
+    found = saplab.Certificates(
+        np.zeros(1, np.int64), np.zeros(1), votes, None, 0.25, 100, 1000, 0.001, 0, np.zeros(1), ""
+    )
+    assert found.steps == pytest.approx([0.1 * k for k in range(7)])
 
 
 def test_abstentions_by_hand():
@@ -207,6 +216,9 @@ def test_an_evaluation_of_the_same_noise_stands_beside_the_certificates():
     least = [min(row["majority_percent"] for row in noisy_rows if row["eps"] <= radius) for radius in (0, 0.1, 0.3)]
     assert [one["percent"] for one in left] == pytest.approx(least, abs=0.01)
     assert left[-1]["percent"] < left[0]["percent"]  # the attack does attack
+    chosen = len([row for row in noisy_rows if row["eps"] <= 0.3])  # the least of them all has an interval so wide
+    low, high = wilson(left[-1]["percent"] / 100, 40, norm.ppf(1 - 0.025 / chosen))
+    assert (left[-1]["low"], left[-1]["high"]) == pytest.approx((100 * low, 100 * high), abs=0.01)
     drawn = found.plot(result).to_dict()["data"]["values"]
     assert [one for one in drawn if one["kind"] != "certified: at least"] == [
         {**one, "kind": "under attack: at most"} for one in left
@@ -225,6 +237,14 @@ def test_an_evaluation_of_the_same_noise_stands_beside_the_certificates():
         other = saplab.evaluate(defended, x, y, attacks[0], norm=name, **told)
         with pytest.raises(ValueError, match="in L2 of a network under Gaussian noise of"):
             found.left(other)
+
+
+def test_images_of_the_sample_are_numbered_as_in_an_evaluation():
+    sample = load_data("sample")
+    x, plane = sample.images[40:44], nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)).eval()
+    found = saplab.certify(plane, x, std=STD, n0=1, n=1, progress=False)
+    assert found.examples.tolist() == sample.indices[40:44].tolist()
+    assert saplab.certify(plane, x * 0.5, std=STD, n0=1, n=1, progress=False).examples.tolist() == [0, 1, 2, 3]
 
 
 def test_arrays_and_networks_of_float64_are_certified_as_they_are_predicted():

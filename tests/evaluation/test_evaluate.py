@@ -14,6 +14,7 @@ from torch import nn
 import saplab
 from saplab.attacks import Attacker, parse_attackers
 from saplab.data.load import load_data
+from saplab.evaluation.budget import Budget, budget_of
 from saplab.evaluation.result import Result
 from saplab.runs.networks import rehearsed
 
@@ -428,9 +429,10 @@ def test_a_precision_of_attacks_that_is_none_is_refused():
 
 def test_curves_that_differ_in_radii_alone_are_one_adversary_of_the_game():
     sap = saplab.defend(NET, saplab.SAP(100))
-    asked = {**QUICK, "attacks": "pgd:steps=2+pgd:steps=2,lambda=64", "eps": [8 / 255, 64 / 255]}
+    asked = {**QUICK, "attacks": "pgd:steps=2+pgd:steps=2,lambda=64+fgsm", "eps": [8 / 255, 64 / 255]}
     found = saplab.evaluate(sap, IMAGES, LABELS, **asked)
     assert "Robust accuracy" in found.verdict.sentence
+    assert found.minimax
     for game in found.minimax.values():
         assert len(set(game.adversaries)) == len(game.adversaries)
 
@@ -464,3 +466,30 @@ def test_any_images_of_the_packaged_sample_have_its_numbers():
     told = saplab.evaluate(net, images[some], labels[some], examples=numbers, **asked)
     assert [cell.digest for cell in found.request.cells] == [cell.digest for cell in told.request.cells]
     assert ", examples=examples)" in told.request.command
+
+
+def test_clean_predictions_of_each_seed_are_its_own():
+    noisy = saplab.defend(NET, saplab.GaussianNoise(0.3))
+    result = saplab.evaluate(noisy, IMAGES, LABELS, **QUICK, seeds=2, baseline=False)
+    (curve,) = result.request.curves
+    cells = list(curve.cells_at(0.0))
+    assert [one.seed for one in cells] == [0, 1]
+    found = [result.store.load(one).probs[one.eps.index(0.0)] for one in cells]
+    for seed, probs in enumerate(found):
+        np.testing.assert_allclose(probs, saplab.predict(noisy, IMAGES, 4, seed=seed).numpy(), atol=1e-6)
+    assert not np.array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(1, "1 second "), (99, "99 seconds"), (600, "10 minutes"), (7200, "2.0 hours")]
+)
+def test_the_time_of_a_budget_is_told_in_words(seconds, told):
+    assert Budget(1, 1, seconds).time.startswith(f"at most about {told.strip()} in one process")
+
+
+def test_a_backward_pass_counts_as_two(monkeypatch):
+    monkeypatch.setattr("saplab.evaluation.budget._seconds_of_a_pass", lambda *_: 1.0)
+    result = saplab.evaluate(NET, IMAGES, LABELS, **{**QUICK, "passes": 1})
+    found = budget_of(result.request.cells, None)
+    assert (found.forward, found.backward) == (16 * 3, 16)  # the attack's pass, and one at each of two radii
+    assert found.seconds == 16 * 3 + 2 * 16

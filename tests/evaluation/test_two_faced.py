@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import saplab
+from saplab.attacks.witness import Record, Witness
 from saplab.evaluation.findings import cleared
+from saplab.models.initialise import initialise
 from saplab.runs import Network
 from saplab.system.errors import EvaluationError
 
@@ -109,7 +111,8 @@ def test_an_honest_network_is_not(offset: float, noise: float, generator: str, i
 
 @pytest.mark.parametrize("defense", [saplab.SAP(50), saplab.RandomNoisyWeights(0.01), saplab.GaussianNoise(0.05)])
 def test_defences_come_out_the_same_again(defense: saplab.Defense, images: Tensor) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)).eval()
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)
+    net = initialise(nn.Sequential(*layers), 0).eval()
     labels = net(images).argmax(1)
     for attacks in ("pgd:steps=4,samples=3", "square:queries=8,passes=2", "apgd:steps=4,samples=2,backward=relaxed"):
         result = saplab.evaluate(
@@ -130,3 +133,22 @@ def test_nothing_clears_a_gradient_that_was_not_looked_at(missing: int, grain: s
         assert told.masked is (None if masked is False and why else masked)
         assert ("its gradient is not cleared" in told.meaning) == (masked is False and bool(why))
         assert why in told.meaning or masked is not False
+
+
+class Again(Record):
+    """Two rows of a call, of which as many come out otherwise as the key says."""
+
+    def again(self, images: Tensor, examples: Tensor) -> Tensor:
+        other = self.found.clone()
+        other[: int(self.streams[0, 0])] += torch.tensor([5.0, 0.0])
+        return other
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "agrees"), [((1, 1, 0, 0), True), ((1, 1, 1, 0), False), ((2, 0, 0, 0), True), ((2, 2, 0, 0), False)]
+)
+def test_one_row_in_four_may_differ(spoilt: tuple[int, ...], agrees: bool) -> None:
+    """An honest network that rounds may come out otherwise by the last bits; a whole call only once."""
+    rows = torch.zeros(2, 2)
+    records: list[Record] = [Again(nn.Identity(), rows, torch.full((2, 3), k), rows) for k in spoilt]
+    assert Witness(4, records).agrees(rows, torch.arange(2)) == agrees

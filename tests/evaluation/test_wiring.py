@@ -11,9 +11,11 @@ from synthetic import DENSE, SAP
 from saplab.attacks import APGD, FGSM, PGD, Iterative, MonteCarlo, RandomNoise, Square
 from saplab.defenses import RandomNoisyWeights
 from saplab.evaluation.findings import evidence_of, find, finished_curves
+from saplab.evaluation.report import telling_strength
 from saplab.evaluation.result import Result
 from saplab.evaluation.rows import summarise
 from saplab.evaluation.text import cell_text, table_text
+from saplab.metrics import game_value
 from saplab.report.tables import to_csv, to_parquet
 from saplab.runs import Curve, ImageCell, ImageResult, Memory, Request
 
@@ -259,3 +261,20 @@ def test_seeds_of_other_images_are_not_compared():
     late = result([[0, 0, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0]], passes=20)
     store.save(replace(one, seed=1), replace(late, examples=late.examples + 4))
     assert all(row.seeds is None for row in summarise(store).rows)
+
+
+def test_monte_carlo_convergence_is_of_the_curves_that_differ_in_samples_alone():
+    pairs = [(f"{n}", cell(attack=FGSM(MonteCarlo(n))), result(RIGHT, passes=4)) for n in (1, 4, 10)]
+    store = stored(*pairs, ("steps", cell(attack=PGD(MonteCarlo(4))), result(RIGHT)))
+    points = find(store).convergence
+    assert {(one["value"], one["strength"], one["percent"]) for one in points} == {
+        (n, strength, percent) for n in (1, 4, 10) for strength, percent in ((8.0, 25.0), (2.0, 50.0))
+    }
+    assert find(stored(*pairs[:1])).convergence == ()
+
+
+def test_the_game_that_is_drawn_is_the_one_closest_to_half():
+    found = find(stored(("a", cell(), result(RIGHT))))
+    games = {2.0: game_value([[0.9, 0.9], [0.9, 0.9]]), 8.0: game_value([[0.55, 0.55], [0.55, 0.55]])}
+    assert telling_strength(replace(found, games=games)) == 8.0
+    assert telling_strength(found) is telling_strength(None) is None

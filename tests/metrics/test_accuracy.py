@@ -93,6 +93,26 @@ def test_effective_number_by_hand():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+@pytest.mark.parametrize(("share", "then", "else_"), [(0.01, 0.0, 0.999), (0.01, 1.0, 0.001), (0.02, 0.0, 0.999)])
+def test_a_few_images_that_are_unlike_the_others_may_be_missing_from_a_sample(share, then, else_):
+    """One in a hundred is always wrong, the others hardly ever: a sample without one knows nothing of it."""
+    rng = np.random.default_rng(3)
+    truth, covered = share * then + (1 - share) * else_, 0
+    for _ in range(400):
+        chances = np.where(rng.random(100) < share, then, else_)
+        found = mean_interval(rng.binomial(100, chances) / 100, 100)
+        covered += found.low <= truth <= found.high
+    assert covered >= 0.93 * 400
+
+
+def test_the_fewest_passes_bound_what_passes_are_worth():
+    """Passes of one image by the thousand are no evidence about others."""
+    votes = [[50, 50]] * 99
+    assert single_pass_accuracy([*votes, [50_000, 50_000]], [0] * 100) == single_pass_accuracy(
+        [*votes, [50, 50]], [0] * 100
+    )
+
+
 def test_single_pass_interval_covers_the_truth_in_95_percent_of_samples():
     """4,000 samples of 100 images from a known population: the hit rate is within 4 standard errors of 95 %."""
     rng = np.random.default_rng(1)

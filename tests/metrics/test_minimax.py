@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 import saplab
 from saplab.metrics.equilibrium import equilibrium
+from saplab.metrics.resampling import resamples
 
 TABLES = arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=st.integers(0, 8).map(float))
 
@@ -169,3 +170,30 @@ def test_scores_of_images_and_their_means_make_the_same_game():
 def test_game_value_refuses(payoff, settings, message):
     with pytest.raises(ValueError, match=message):
         play(payoff, **settings)
+
+
+def test_labels_beside_a_dict_are_its_own_names_in_another_order():
+    payoff = {"a": {"x": 0.9, "y": 0.1}, "b": {"x": 0.2, "y": 0.8}}
+    found, other = saplab.game_value(payoff), saplab.game_value(payoff, ["b", "a"], ["y", "x"])
+    assert other.defenders == ("b", "a")
+    assert other.defender.tolist() == pytest.approx(found.defender[::-1].tolist())
+    assert other.payoff.tolist() == [[0.8, 0.2], [0.1, 0.9]]
+    with pytest.raises(ValueError, match="must be the names in `payoff`"):
+        saplab.game_value(payoff, ["first", "second"])
+
+
+def test_scores_of_unequal_numbers_of_images_are_refused():
+    with pytest.raises(ValueError, match="`payoff` must be numbers of the shape"):
+        saplab.game_value({"a": {"x": [1, 0]}, "b": {"x": [1, 0, 1]}})
+
+
+def test_the_values_interval_is_the_basic_bootstrap():
+    """The best of four equal rows looks better than each is, and in a resample once more."""
+    rows = np.random.default_rng(0).integers(0, 2, (4, 1, 100)).astype(float)
+    found = saplab.game_value(rows, replicates=500)
+    drawn = np.array([(rows[:, 0] @ w / 100).max() for w in resamples(100, 500, 0)])
+    low, high = np.quantile(drawn, (0.025, 0.975), method="inverted_cdf")
+    means = rows.mean(2)
+    assert found.value == pytest.approx(means.max())
+    ends = np.clip([2 * found.value - high, 2 * found.value - low], means.min(), means.max())
+    assert (found.value_interval.low, found.value_interval.high) == pytest.approx(tuple(ends))

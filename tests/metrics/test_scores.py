@@ -49,6 +49,12 @@ def test_a_ratio_without_a_bounded_interval_is_left_blank(g: float):
     assert relative_change(DEFENDED, [300.0]) is None
 
 
+def test_no_points_at_all_leave_a_change_without_an_interval():
+    """Nothing tells how often a defended agent that never scored would."""
+    assert relative_change([0.0] * 30, [21.0] * 29 + [20.0]) is None
+    assert relative_change([0.0] * 29 + [1.0], [21.0] * 30).low < -99
+
+
 def test_a_mean_has_students_interval():
     found, expected = mean_score(DEFENDED), ttest_1samp(DEFENDED, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))

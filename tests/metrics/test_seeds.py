@@ -28,12 +28,31 @@ def test_seeds_that_agree_leave_the_images_alone():
 
 
 def test_combined_interval_by_hand():
-    """Images at 0.25, 0.45, 0.95 and seeds at -0.05, 0.05, without an error: MS 0.26 and 0.015 (2 and 1 degrees)."""
-    found = over_seeds([[0.2, 0.4, 0.9], [0.3, 0.5, 1.0]]).combined
-    freedom = 0.275**2 / (0.26**2 / 2 + 0.015**2)
-    trials = 0.55 * 0.45 * 6 / 0.275
+    """Four images each at 0.25, 0.45, 0.95, seeds at -0.05, 0.05, without an error: MS 2.08 / 11 and 0.06."""
+    found = over_seeds([[0.2, 0.4, 0.9] * 4, [0.3, 0.5, 1.0] * 4]).combined
+    of_images, of_seeds = 2.08 / 11, 0.06  # by 11 degrees of freedom and 1
+    total = of_images + of_seeds
+    freedom = total**2 / (of_images**2 / 11 + of_seeds**2)
+    trials = 0.55 * 0.45 * 24 / total
     for end in (found.low, found.high):  # what defines Wilson's interval
         assert abs(end - 0.55) == pytest.approx(student_t.ppf(0.975, freedom) * math.sqrt(end * (1 - end) / trials))
+
+
+def test_seeds_whose_means_agree_by_luck_are_not_without_noise():
+    """Two that differ on every image: as if each image drew for itself, MS 0.5, over 100 images and 2 seeds."""
+    found = over_seeds([[1, 0] * 50, [0, 1] * 50])
+    half = student_t.ppf(0.975, 1) * math.sqrt((100 * 0.5 / 99) / 100) / math.sqrt(2)
+    assert found.deviation == 0
+    assert found.noise.high - 0.5 == pytest.approx(min(half, 0.5))
+    assert found.noise.low == pytest.approx(max(0.5 - half, 0))
+
+
+@pytest.mark.parametrize("size", range(2, 12))
+def test_rounding_makes_no_interval_certain(size):
+    """Each image is right under one seed alone: means of rows and columns agree but for their last bits."""
+    found = over_seeds(np.eye(size))
+    assert found.combined.high - found.combined.low > 0.2
+    assert found.noise.high > found.noise.low
 
 
 def test_combined_interval_covers_images_and_seeds():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from synthetic import DENSE, MINE, fill, make_curve, make_result
 
-from saplab.attacks import RandomNoise, eps_of
+from saplab.attacks import FGSM, PGD, Iterative, MonteCarlo, RandomNoise, ThreatModel, eps_of
 from saplab.cli import app
 from saplab.cli.errors import guarded
-from saplab.defenses import SAP
+from saplab.defenses import SAP, parse_defenses
+from saplab.evaluation.paper_numbers import paper_accuracies
 from saplab.metrics import correct, paired_difference
 from saplab.metrics.calibration import calibration
 from saplab.paper.choice import choose, load_networks
@@ -413,3 +414,42 @@ def test_a_second_chart_shows_accuracy_against_what_the_lines_differ_in(tmp_path
     point = next(p for p in chart["data"]["values"] if (p["value"], p["series"], p["strength"]) == (10, "x", 4))
     assert point["percent"] == 100 * row.averaged.estimate
     assert {(p["value"], p["series"]) for p in chart["data"]["values"]} == set(places.values())
+
+
+PAPERS = {  # as the paper's text says them
+    ("fgsm", "", "own"): {0: 89.8, 1: 66.3, 2: 56.4},
+    ("fgsm", "sap:100", "own"): {0: 83.3, 1: 78.5, 2: 72.7},
+    ("iterative", "", "own"): {0: 89.8, 1: 66.3, 2: 50.1, 4: 31.0},
+    ("iterative", "sap:100", "own"): {0: 83.3, 1: 82.0, 2: 80.2, 4: 76.7},
+    ("iterative", "sap:100", "dense"): {0: 83.3, 1: 75.2, 2: 67.0, 4: 50.8},
+}
+
+
+@pytest.mark.parametrize(("attack", "defense", "adversary"), PAPERS)
+def test_the_papers_accuracies_stand_beside_its_own_attacks_alone(attack, defense, adversary):
+    gradient = MonteCarlo(10 if defense else 1)
+    made = FGSM(gradient) if attack == "fgsm" else Iterative(1.0, gradient)
+    plain = Network("preact-resnet20-dense", "digest")
+    defended = replace(plain, defenses=parse_defenses(defense)) if defense else plain
+    own = make_curve("a", shards=1, size=4, data="a", defender=defended).first
+    cell = replace(own, attack=made, adversary=defended if adversary == "own" else plain)
+    assert paper_accuracies(cell) == PAPERS[attack, defense, adversary]
+    others = [
+        replace(cell, threat=ThreatModel("l2")), replace(cell, defender=replace(defended, model="another")),
+        replace(cell, attack=replace(made, gradient=MonteCarlo(10, loss="margin"))),
+        replace(cell, attack=PGD(gradient)), replace(cell, attack=Iterative(2.0, gradient)),
+    ]  # fmt: skip
+    others += [replace(cell, attack=FGSM(MonteCarlo(9)))] if defense else []
+    assert not any(paper_accuracies(other) for other in others)
+
+
+def test_seven_points_apart_is_not_alike():
+    """By 5,000 images, so that the interval is narrow."""
+    cell = make_curve("a", shards=1, size=5000, data="a", defender=DENSE).first
+    probs = np.full((2, 5000, 2), 0.5)
+    for k, right in enumerate((0.50, 0.57)):
+        probs[k, :, 0] = np.where(np.arange(5000) < right * 5000, 0.9, 0.1)
+        probs[k, :, 1] = 1 - probs[k, :, 0]
+    assert cell.stop == 5000
+    measured_ = {name: {2.0: (probs[k], np.zeros(5000, np.int64))} for k, name in enumerate("ab")}
+    assert judge(Claim("", "a", "alike", (2.0,), "b"), measured_).outcome == "does not hold"

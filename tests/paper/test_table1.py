@@ -64,6 +64,14 @@ def test_table_1_has_the_papers_lines_and_numbers():
     assert (cell.attack.samples, cell.passes, first.seed, cell.seed, cell.start, cell.stop) == (2, 2, 0, 1, 0, 3)
     assert {(c.passes, c.attack.samples) for c in original.cells_at(eps_of(4))} == {(1, 1)}
     assert (cell.max_frames, cell.epsilon) == (400, 0.05)
+    assert PAPER_CHANGES == {
+        "assault": {0: -12.2, 1: 10.4, 2: 9.8, 4: 12.4, 8: 16.6},
+        "asterix": {0: -33.4, 1: 13.3, 2: 20.8, 4: 14.0, 8: 7.4},
+        "bank_heist": {0: -59.2, 1: 131.7, 2: 204.8, 4: 1760.0, 8: 60.9},
+        "battle_zone": {0: -65.8, 1: -22.0, 2: 110.1, 4: 202.6, 8: 134.8},
+        "beam_rider": {0: -15.8, 1: 164.5, 2: 92.3},
+        "bowling": {0: -4.5, 1: 3425.9},
+    }
     assert set(PAPER_CHANGES) == set(PUBLISHED)
     assert EFFORTS["paper"].quiet * EFFORTS["paper"].seeds == 102
 

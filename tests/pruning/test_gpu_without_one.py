@@ -1,6 +1,7 @@
 """What can be said of the GPU's kernels without a GPU: their law in Triton's interpreter, and that they compile."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,11 +28,11 @@ ADD = {**ROW, "LEVELS": 1, "STEPS": 11, "DRAWS": 128}
 
 def test_law_in_the_interpreter() -> None:
     tests = Path(__file__).with_name("test_gpu.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(tests)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tests.parents[2])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 20  # type: ignore[index]
 
 
 @cache

@@ -199,11 +199,12 @@ def test_rows_are_shared_out_over_the_threads_that_pytorch_has() -> None:
     torch.set_num_threads(3)
     torch.zeros(1 << 20).add_(1)  # starts PyTorch's
     before = {path.name for path in Path("/proc/self/task").iterdir()}
-    seen = []
+    seen, all_here = [], threading.Barrier(3)
 
     def work(start: int, stop: int) -> None:
-        seen.append(str(threading.get_native_id()))
-        time.sleep(0.02)
+        if str(threading.get_native_id()) not in seen:
+            seen.append(str(threading.get_native_id()))
+            all_here.wait(30)  # no thread takes a second slice before each has one
 
     over_rows(work, 12, GRAIN)
     assert len(set(seen)) == 3

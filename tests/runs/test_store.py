@@ -317,10 +317,13 @@ def test_a_killed_writer_leaves_whole_files_only(tmp_path):
     for delay in (0.02, 0.06, 0.13):
         with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE) as writer:
             writer.stdout.readline()
+            while not any((tmp_path / "cells").glob("*.safetensors")):
+                time.sleep(0.001)
             time.sleep(delay)
             writer.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
         store = Store.open(tmp_path, request)
         assert store.survey().damaged == ()
+        assert store.survey().stored
         assert not list((tmp_path / "cells").glob(".*"))
         for cell in map(request.by_digest.get, store.survey().stored):
             assert_same(store.load(cell), make_result(cell))

@@ -288,6 +288,24 @@ def test_count_robust_by_hand(data: Records) -> None:
     assert count_robust(networks, data.chosen(slice(90)), Projected(8, 2, 1)) == int((data.labels[:90] == 3).sum())
 
 
+def test_batches_of_held_out_images_have_draws_of_their_own(data: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drawing(AlwaysThree):
+        def forward(self, images: Tensor) -> Tensor:
+            drawn.append(float(torch.rand(())))
+            return super().forward(images)
+
+    drawn: list[float] = []
+    monkeypatch.setattr("saplab.training.testing.BATCH", 2)
+    count_robust(networks_of(Drawing(), seed=0), data.chosen(slice(6)), Projected(8, 2, 1))
+    assert len(drawn) == len(set(drawn)) == 6  # a pass of the attack and one that judges, of three batches
+
+
+def test_more_passes_than_a_step_has_numbers_for_are_refused(data: Records) -> None:
+    networks = networks_of(AlwaysThree(), seed=0)
+    with pytest.raises(ValueError, match="a step may run 62 passes of an adversary, and this one is number 64"):
+        count_robust(networks, data.chosen(slice(2)), Projected(8, 2, 63))
+
+
 def test_an_attack_lowers_the_accuracy_of_a_trained_network(data: Records) -> None:
     from saplab.models.zoo import load_model
 

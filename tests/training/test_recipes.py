@@ -1,5 +1,6 @@
 """The recipes: what they are, and that each resumes with the same bits."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -71,6 +72,52 @@ def test_wrong_recipes() -> None:
             replace(TINY, **{name: 10**23})
     with pytest.raises(ValueError, match="`batch` must be >= 1, got 0"):
         replace(TINY, batch=0)
+
+
+PINNED = {  # the start of the SHA-256 over a recipe's fields as JSON: another recipe is another name in these tables
+    ("dense", "paper"): "bb2d351b9096",
+    ("dropout", "paper"): "89eae10a0f13",
+    ("adversarial", "paper"): "ed14d98ef9c5",
+    ("fast", "paper"): "f90d27abf639",
+    ("pgd", "paper"): "d6d2753a9f34",
+    ("trades", "paper"): "af884d5cb5ae",
+    ("gaussian", "paper"): "134a9e200187",
+    ("rse", "paper"): "fa68c8a5e1fe",
+    ("wca", "paper"): "a53954a98a91",
+    ("lwta", "paper"): "ca1d23eb2945",
+    ("rna", "paper"): "2dfb9468d08b",
+    ("rpf", "paper"): "14653b66090b",
+    ("pni", "paper"): "2d9b76be3c52",
+    ("bat", "paper"): "ab65184f07c5",
+    ("dense", "small"): "b6227291b09e",
+    ("dropout", "small"): "1c760b47a344",
+    ("adversarial", "small"): "c8a3d4925876",
+    ("fast", "small"): "85af1c964851",
+    ("pgd", "small"): "50f7bc7e8322",
+    ("trades", "small"): "4408e7da6925",
+    ("gaussian", "small"): "019773e21f91",
+    ("rse", "small"): "37b57ac18602",
+    ("wca", "small"): "3004a555db97",
+    ("lwta", "small"): "24d3c3f07e83",
+    ("rna", "small"): "ead91b292ecd",
+    ("rpf", "small"): "bb8e72c5b6dd",
+    ("pni", "small"): "0e504b42c3a0",
+    ("bat", "small"): "c7a4f94846ec",
+}
+
+
+@pytest.mark.parametrize(("name", "preset"), PINNED)
+def test_no_recipe_changes_by_accident(name: str, preset: str) -> None:
+    """Weights in the package were made by them, and docs/training.md has a table of them."""
+    text = json.dumps(find_recipe(name, preset).described(), sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest()[:12] == PINNED[name, preset]
+
+
+def test_the_robust_recipes_are_those_of_their_papers() -> None:
+    pgd, trades, fast = (find_recipe(name, "paper") for name in ("pgd", "trades", "fast"))
+    assert (pgd.objective, pgd.schedule.rate(0, 205), pgd.weight_decay) == (Projected(8, 2, 7), 0.1, 2e-4)
+    assert (trades.objective, trades.epochs) == (Trades(lam=8, step=2, steps=10, beta=6), 76)
+    assert (fast.objective, fast.epochs) == (Projected(8, 10, 1), 15)
 
 
 def test_rates_of_the_other_papers() -> None:

@@ -196,15 +196,33 @@ def test_full_disk_keeps_the_checkpoint_before(data: Records, tmp_path: Path, mo
     assert len(history) == 3
 
 
-def test_ctrl_c_keeps_the_last_checkpoint(data: Records, tmp_path: Path) -> None:
-    class Interrupted(Progress):
-        def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
-            if numbers["epoch"] == 2:
-                raise KeyboardInterrupt
+class Interrupted(Progress):
+    def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
+        if numbers["epoch"] == 2:
+            raise KeyboardInterrupt
 
+
+def test_ctrl_c_keeps_the_last_checkpoint(data: Records, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(replace(TINY, images=32), data, None, tmp_path, threads=1, progress=Interrupted())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.safetensors", "history.jsonl"]
+
+
+def far(data: Records) -> Records:
+    """Label one image as none is, which cross-entropy would leave out without a word."""
+    labels = data.labels.copy()
+    labels[7] = -100
+    return replace(data, labels=labels, classes=())
+
+
+def test_a_recipe_without_momentum_is_resumed(data: Records, tmp_path: Path) -> None:
+    recipe = replace(TINY, momentum=0.0, nesterov=False, precision="float32", images=32, epochs=2)
+    whole, _ = train(recipe, data, None, tmp_path / "whole", seed=4, threads=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data, None, tmp_path / "parts", threads=1, seed=4, progress=Interrupted())
+    parts, _ = train(recipe, data, None, tmp_path / "parts", seed=4, threads=1)
+    for one, other in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_wrong_arguments(data: Records, tmp_path: Path) -> None:
@@ -216,6 +234,11 @@ def test_wrong_arguments(data: Records, tmp_path: Path) -> None:
         train(TINY, data, None, tmp_path, threads=0)
     with pytest.raises(ValueError, match=r"`test` must have the classes of `data`, airplane, .* got cat, dog"):
         train(TINY, data, replace(data, classes=("cat", "dog")), tmp_path)
+    for name, given in (("data", (far(data), None)), ("test", (replace(data, classes=()), far(data)))):
+        with pytest.raises(ValueError, match=rf"`{name}` must have labels in 0\.\.9, got -100 to 9"):
+            train(TINY, *given, tmp_path)
+    with pytest.raises(ValueError, match="`warmup` must be > 0, got 0"):
+        WarmupLinear(0.1, 0)
     with pytest.raises(ValueError, match="`batch` must be a multiple of the 5 processes, got 32"):
         train(TINY, data, None, tmp_path, place=Place(world=5))
     (tmp_path / "history.jsonl").write_text("{}")

@@ -22,7 +22,7 @@ def matched(data: Dataset, names: Sequence[str], listed: bool = True) -> tuple[D
     Raises ValueError where labels by order would be wrong: names that the network does not have, where it has others.
     """
     if not names:
-        return data, ""
+        return data, _as_text(data.classes)
     if _keys(data.classes) == _keys(names):
         return replace(data, classes=tuple(names)), ""
     shown = [name.partition(",")[0] if listed else name for name in names]
@@ -47,6 +47,15 @@ def matched(data: Dataset, names: Sequence[str], listed: bool = True) -> tuple[D
         )
     others = f"the network's classes ({theirs}) have other names than the data's ({some})"
     return data, f"warning: {others}, and are taken in order"
+
+
+def _as_text(names: Sequence[str]) -> str:
+    """Warn where names that are numbers stand in another order than their numbers, as text is sorted."""
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return ""
+    moved = [f"{name} is {k}" for k, name in enumerate(names) if int(name) != k]
+    more = ", …" if len(moved) > _LISTED else ""
+    return f"warning: labels follow the order of names as text: {', '.join(moved[:_LISTED])}{more}" if moved else ""
 
 
 def _numbers(names: Sequence[str], listed: bool) -> dict[str, int]:

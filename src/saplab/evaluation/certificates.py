@@ -4,7 +4,7 @@ Source: Cohen, Rosenfeld & Kolter 2019, "Certified adversarial robustness via ra
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from saplab.attacks import Bounds, ThreatModel
 from saplab.data.given import Array, given_images, given_labels
+from saplab.data.load import positions
 from saplab.defenses import GaussianNoise, defend
 from saplab.defenses.defended import check_network, defenses_of, plan_of, shares_draws, undefended
 from saplab.defenses.drawing import drawing
@@ -30,7 +31,7 @@ from saplab.evaluation.result import Result
 from saplab.evaluation.rows import Row
 from saplab.metrics import Interval, mean_interval
 from saplab.metrics.accuracy import class_labels
-from saplab.metrics.intervals import lower_bound
+from saplab.metrics.intervals import lower_bound, normal_quantile, wilson
 from saplab.models.identity import network_digest
 from saplab.report.certificates import certified_chart
 from saplab.rng.streams import pass_streams, stream_key
@@ -125,7 +126,8 @@ class Certificates:
         """Return what attacks leave of the vote of passes of the same network, in %, with its interval, at each radius.
 
         That is the share of images that most of an evaluation's passes get right, under the attack that leaves least
-        of it within the radius: the empirical side of the same accuracy that certificates bound from below.
+        of it within the radius: the empirical side of the same accuracy that certificates bound from below. Intervals
+        are widened for the choice among attacks and radii (Bonferroni).
 
         Raises:
             ValueError: an evaluation in another norm than L2, without this Gaussian noise, of another network or of
@@ -146,8 +148,8 @@ class Certificates:
             raise ValueError(f"`result` must be an evaluation in L2 of a network under Gaussian noise of {self.std:g}")
 
         def least(radius: float) -> Interval:
-            votes = (row.counts.majority for row in rows if row.eps <= radius)
-            return min(votes, key=lambda vote: vote.estimate)
+            votes = [row.counts.majority for row in rows if row.eps <= radius]
+            return of_chosen(min(votes, key=lambda vote: vote.estimate), len(votes))
 
         return [_row(radius, least(radius)) for radius in sorted({row.eps for row in rows})]
 
@@ -187,7 +189,8 @@ def certify(
     seed and each example's number alone, not on batches.
 
     Args:
-        model: images (N, C, H, W) -> logits, in evaluation mode; without a defence, or with `GaussianNoise` alone.
+        model: images (N, C, H, W) -> logits, without a defence or with `GaussianNoise` alone. What is certified of a
+            network that is random by itself is the vote over its own draws as well.
         images: (N, C, H, W) within `bounds`.
         labels: (N,) integers, for certified accuracy.
         std: σ of the noise, in the unit of the images; by default that of the network's own `GaussianNoise`.
@@ -195,7 +198,8 @@ def certify(
         n: passes that count it.
         alpha: chance of a wrong certificate, for one image.
         seed: of the noise.
-        examples: (N,) number of each image, 0..N-1 by default.
+        examples: (N,) number of each image; by default 0..N-1 or, of images of the packaged sample, their place in
+            CIFAR-10's test set, as in `evaluate`.
         batch_size: images times passes in one forward pass.
         bounds: lowest and highest valid value; None where every number is valid.
         progress: True for a bar on a terminal or a line in a notebook, "lines" for lines on stderr, False for nothing.
@@ -215,12 +219,13 @@ def certify(
     ThreatModel("l2", bounds).check(images, torch.zeros(len(images)).long() if known is None else known, ())
     noisy, sigma = _noisy(model, std)
     plain, (_, observed) = undefended(model), learn(undefended(model), images[:batch_size])
-    noisy, key, numbers = ready(noisy, images[:batch_size]), stream_key(seed), numbered(examples, len(images))
+    own = positions(images.float().cpu()) if examples is None else examples
+    noisy, key, numbers = ready(noisy, images[:batch_size]), stream_key(seed), numbered(own, len(images))
     with show_of(progress)("noisy passes", (n0 + n) * len(images)) as tick:
         parts = []
-        for some, own in zip(images.split(batch_size), numbers.split(batch_size), strict=True):
+        for some, these in zip(images.split(batch_size), numbers.split(batch_size), strict=True):
             stacks = (
-                _votes(noisy, some, own, key, passes, batch_size, tick) for passes in (range(n0), range(n0, n0 + n))
+                _votes(noisy, some, these, key, passes, batch_size, tick) for passes in (range(n0), range(n0, n0 + n))
             )
             parts.append(tuple(stacks))
     chosen, votes = (np.concatenate(tables) for tables in zip(*parts, strict=True))
@@ -228,6 +233,12 @@ def certify(
     predictions, radii = certificates_of(chosen, votes, sigma, alpha)
     digest = network_digest(stripped(plain), observed.written)
     return Certificates(predictions, radii, votes, classes, sigma, n0, n, alpha, seed, numbers.cpu().numpy(), digest)
+
+
+def of_chosen(share: Interval, count: int) -> Interval:
+    """Widen the interval of a share of images that is the least of so many."""
+    low, high = wilson(share.estimate, share.n, normal_quantile(1 - 0.05 / count))
+    return replace(share, low=low, high=high)
 
 
 def certificates_of(

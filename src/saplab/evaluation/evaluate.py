@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from saplab.attacks import LINF, Attack, Attacker, Bounds, MonteCarlo, NormName, ThreatModel, attackers_of
 from saplab.attacks.batteries import VERSIONS
 from saplab.data.dataset import Dataset
 from saplab.data.given import Array, given_images, given_labels
-from saplab.data.load import load_data
+from saplab.data.load import positions
 from saplab.defenses.defended import check_network
 from saplab.defenses.gradient import refuse_inference_mode
 from saplab.defenses.stochastic import remembered
@@ -270,19 +270,8 @@ def _dataset(images: Any, labels: Any, classes: Sequence[str], examples: Any) ->
     if labels is None:
         raise TypeError("`labels` must be given: saplab.evaluate(net, images, labels)")
     wanted = given_labels(labels, len(pictures)).cpu()
-    numbers = _numbers(pictures) if examples is None else torch.as_tensor(examples)
+    numbers = positions(pictures) if examples is None else torch.as_tensor(examples)
     if numbers.shape != (len(pictures),) or numbers.is_floating_point():
         got = f"{numbers.dtype} of shape {tuple(numbers.shape)}"
         raise ValueError(f"`examples` must be {len(pictures)} integers, got {got}")
     return Dataset("images", pictures, wanted, numbers.long(), tuple(map(str, classes)))
-
-
-def _numbers(images: Tensor) -> Tensor:
-    """Number images as the command line does: by position; those of the packaged sample as in CIFAR-10's test set."""
-    sample = load_data("sample")
-    if images.shape[1:] == sample.images.shape[1:]:
-        places = {image.numpy().tobytes(): number for image, number in zip(sample.images, sample.indices, strict=True)}
-        found = [places.get(image.numpy().tobytes()) for image in images]
-        if all(number is not None for number in found):
-            return torch.stack(cast(list[Tensor], found))
-    return torch.arange(len(images))

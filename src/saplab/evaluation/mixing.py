@@ -93,7 +93,7 @@ def mix(
     point for each image. The game begins with the images, those of `attacks` on each network alone, and `points`. In
     each round the weights are the best ones against all points so far, by linear programming
     (`saplab.metrics.mixing.best_weights`); the attacker replies with points made for that mixture, which join them.
-    It ends when a reply takes nothing more, or after so many rounds.
+    It ends when a reply takes no more than half a point (`ENOUGH`), or after so many rounds.
 
     What is left is an upper bound, as with all attacks, and the weights are chosen on these very images: judge the
     mixture by `saplab.evaluate` on others.

@@ -26,7 +26,7 @@ def single_pass_accuracy(votes: ArrayLike, labels: ArrayLike) -> Interval:
     class j was the most probable; ValueError for an image without a pass.
     """
     shares = pass_shares(votes, labels)
-    return mean_interval(shares, passes=int(np.asarray(votes).sum(axis=1).max()))
+    return mean_interval(shares, passes=int(np.asarray(votes).sum(axis=1).min()))
 
 
 def correct(probs: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:

@@ -1,10 +1,13 @@
 """Confidence intervals for means of per-image scores and for their differences; the sample is the images."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, ndtri
+
+FEW: Final = 5  # images that are right, or wrong, of which too little is known of how images differ
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def mean_interval(scores: ArrayLike, passes: int = 1, confidence: float = 0.95) 
 
     Args:
         scores: one number in [0, 1] per image (N,).
-        passes: trials behind each score; bounds the effective number where the scores hardly vary.
+        passes: trials behind each score, the fewest; bounds the effective number where the scores hardly vary.
         confidence: of the interval; for m intervals that must hold jointly, 1 - 0.05 / m (Bonferroni).
     """
     values = np.asarray(scores, dtype=np.float64)
@@ -77,14 +80,15 @@ def normal_quantile(confidence: float) -> float:
 def effective_n(scores: NDArray[np.float64], passes: int) -> float:
     """Return the number of independent trials whose mean would vary as much as that of the per-image scores.
 
-    One image is one trial, however many passes it had: how images differ cannot be seen in it. Intervals of shares of
-    passes are too narrow for fewer than some 20 images, whose variance is known too badly.
+    One image is one trial, however many passes it had: how images differ cannot be seen in it. Nor can it where fewer
+    than five images' worth of passes are right, or wrong: a few images that are always so may be missing from the
+    sample. Intervals of shares of passes are too narrow for fewer than some 50 images, whose variance is hardly known.
     """
     p, variance, n = scores.mean(), scores.var(), scores.size
-    if n == 1:
-        return 1.0
+    if n == 1 or min(p, 1 - p) * n < FEW:
+        return float(n)
     if variance == 0:
-        return float(n if p in (0, 1) else n * passes)
+        return float(n * passes)
     return float(np.clip(p * (1 - p) * n / variance, n, n * passes))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,8 +69,8 @@ def game_value(
     Args:
         payoff: accuracy of each defender under each adversary (D, A), or the score of each image (D, A, N); or a dict
             by defender of dicts by adversary of either.
-        defenders: labels; those of a dict, else ``defender 1``, … by default.
-        adversaries: labels; those of a dict, else ``adversary 1``, … by default.
+        defenders: labels; ``defender 1``, … by default; of a dict the order of its own.
+        adversaries: labels; ``adversary 1``, … by default; of a dict the order of its own.
         seed: of the bootstrap over images.
         replicates: of the bootstrap.
 
@@ -115,8 +116,16 @@ def _table(
         if not columns or not isinstance(own, Mapping) or set(own) != set(columns):
             got = sorted(own) if isinstance(own, Mapping) else own
             raise ValueError(f"`payoff` must give each defender the same adversaries, {columns}, got {got} for {row!r}")
-    table = [[np.asarray(payoff[row][column], np.float64) for column in columns] for row in rows]
-    return np.array(table), defenders or rows, adversaries or columns
+    rows, columns = _ordered(rows, defenders, "defenders"), _ordered(columns, adversaries, "adversaries")
+    table: Any = [[payoff[row][column] for column in columns] for row in rows]
+    return table, rows, columns
+
+
+def _ordered(names: list[str], wanted: Sequence[str] | None, argument: str) -> list[str]:
+    """Return a dict's names in the order that is wanted, if one is."""
+    if wanted is not None and sorted(wanted) != sorted(names):
+        raise ValueError(f"`{argument}` must be the names in `payoff` in some order, {list(names)}, got {list(wanted)}")
+    return list(wanted) if wanted is not None else names
 
 
 def _labels(given: Sequence[str] | None, count: int, kind: str, name: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ class Score:
 
     Attributes:
         mean: in the game's points, of any sign.
-        low, high: ends of the interval, in points; None for a single game.
+        low, high: ends of the interval, in points; None for a single game and where all games have the same points.
         games: how many, at least 1.
     """
 
@@ -47,10 +47,10 @@ class Change:
 def mean_score(scores: Sequence[float]) -> Score:
     """Estimate the mean of the scores of independent games, with Student's interval."""
     values = _checked(scores, "scores")
-    if len(values) == 1:
-        return Score(float(values[0]), None, None, 1)
-    half = float(stdtrit(len(values) - 1, 0.975) * np.sqrt(_variance_of_mean(values)))
     mean = float(values.mean())
+    if np.ptp(values) == 0:
+        return Score(mean, None, None, len(values))
+    half = float(stdtrit(len(values) - 1, 0.975) * np.sqrt(_variance_of_mean(values)))
     return Score(mean, mean - half, mean + half, len(values))
 
 
@@ -59,16 +59,16 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
 
     The interval is Fieller's (1954, "Some problems in interval estimation") for the ratio of two independent means,
     with Welch's degrees of freedom. None where the original's mean is not significantly above zero, as the ratio then
-    has no bounded interval, where one of them is a single game, and where all games of either have the same points,
-    which says nothing of their spread.
+    has no bounded interval, where one of them is a single game, and where nothing tells how much points vary: all games
+    of both have the same, or those of the first have none.
     """
     a, b = _checked(defended, "defended"), _checked(original, "original")
     if min(len(a), len(b)) < 2 or b.mean() <= 0:
         return None
     va, vb = _variance_of_mean(a), _variance_of_mean(b)
-    if va + vb == 0:
-        return None
     ratio = a.mean() / b.mean()
+    if va + ratio**2 * vb == 0:
+        return None
     t = _student(va, len(a), ratio**2 * vb, len(b))  # of mean(a) - ratio · mean(b)
     g = t**2 * vb / b.mean() ** 2
     if g >= 1:
@@ -81,7 +81,7 @@ def relative_change(defended: Sequence[float], original: Sequence[float]) -> Cha
 def score_difference(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """Estimate mean(first) - mean(second) in points, with Welch's interval.
 
-    None where one of them is a single game, and where all games of either have the same points.
+    None where one of them is a single game, and where all games of both have the same points, each its own.
     """
     a, b = _checked(first, "first"), _checked(second, "second")
     if min(len(a), len(b)) < 2:

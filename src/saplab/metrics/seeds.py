@@ -1,12 +1,15 @@
 """Accuracy over several seeds of a defence: how much it varies with the images and how much with the draws."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from saplab.metrics.intervals import Interval, mean_interval, wilson
+from saplab.metrics.intervals import FEW, Interval, mean_interval, wilson
+
+_ROUNDING: Final = 1e-12
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,8 @@ class OverSeeds:
 
     Attributes:
         images: for other images (Wilson, as `mean_interval`).
-        noise: for other seeds on these images (Student's t on the S means).
+        noise: for other seeds on these images (Student's t on the S means, which vary at least as draws of each image's
+            own make them).
         combined: for other seeds on other images.
         deviation: standard deviation of one seed's mean, 0 to 1.
         seeds: how many, at least 2.
@@ -44,7 +48,8 @@ def over_seeds(right: ArrayLike) -> OverSeeds:
     seeds, images = scores.shape
     means = scores.mean(axis=1)
     mean, deviation = float(means.mean()), float(means.std(ddof=1))
-    half = float(stdtrit(seeds - 1, 0.975)) * deviation / np.sqrt(seeds)
+    spread = max(deviation, float(np.sqrt(_ms_error(scores) / images)))  # means of two seeds may agree by luck
+    half = float(stdtrit(seeds - 1, 0.975)) * spread / np.sqrt(seeds)
     noise = Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0), images)
     of_images = mean_interval(scores.mean(axis=0), passes=seeds)
     return OverSeeds(of_images, noise, _combined(scores, mean), deviation, seeds)
@@ -55,12 +60,18 @@ def _combined(scores: NDArray[np.float64], mean: float) -> Interval:
     rows, columns = scores.mean(axis=1) - mean, scores.mean(axis=0) - mean
     ms_seeds = images * np.sum(rows**2) / (seeds - 1)
     ms_images = seeds * np.sum(columns**2) / (images - 1)
-    residuals = scores - mean - rows[:, None] - columns
-    ms_error = np.sum(residuals**2) / ((seeds - 1) * (images - 1))
-    total = max(ms_images + ms_seeds - ms_error, ms_images, ms_seeds)
-    if total == 0:
+    total = max(ms_images + ms_seeds - _ms_error(scores), ms_images, ms_seeds)
+    if total < _ROUNDING:
         return mean_interval(scores.mean(axis=0))
     freedom = total**2 / (ms_images**2 / (images - 1) + ms_seeds**2 / (seeds - 1))
-    trials = mean * (1 - mean) * seeds * images / total
+    most = images if min(mean, 1 - mean) * images < FEW else seeds * images
+    trials = min(mean * (1 - mean) * seeds * images / total, most)
     low, high = wilson(mean, trials, float(stdtrit(freedom, 0.975)))
     return Interval(mean, low, high, images)
+
+
+def _ms_error(scores: NDArray[np.float64]) -> float:
+    """Return the mean square that neither seed nor image explains."""
+    seeds, images = scores.shape
+    rows, columns = scores.mean(axis=1, keepdims=True), scores.mean(axis=0)
+    return float(np.sum((scores - rows - columns + scores.mean()) ** 2) / ((seeds - 1) * (images - 1)))

@@ -145,7 +145,9 @@ class _Run:
         """Return the network's state and the optimiser's momentum, by name."""
         state: dict[str, Tensor] = dict(self.networks.model.state_dict())
         for name, parameter in self.networks.model.named_parameters():
-            state[_MOMENTUM + name] = self.optimizer.state[parameter]["momentum_buffer"]
+            buffer = self.optimizer.state[parameter].get("momentum_buffer")  # none without momentum
+            if buffer is not None:
+                state[_MOMENTUM + name] = buffer
         return state
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -154,8 +156,9 @@ class _Run:
         model = self.networks.model
         model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(_MOMENTUM)})
         for name, parameter in model.named_parameters():
-            buffer = torch.empty_like(parameter).copy_(tensors[_MOMENTUM + name])
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+            if _MOMENTUM + name in tensors:
+                buffer = torch.empty_like(parameter).copy_(tensors[_MOMENTUM + name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
 
     def epoch(self, epoch: int) -> EpochRecord:
         """Take every step of an epoch (from 0), then test."""
@@ -235,6 +238,12 @@ def _checked_data(recipe: Recipe, data: Records, test: Records | None, seed: int
         raise ValueError(f"`data` must hold at least {needed} images, got {len(used)}")
     if test is not None and test.classes != data.classes[: len(test.classes)]:
         raise ValueError(f"`test` must have the classes of `data`, {_names(data)}, got {_names(test)}")
+    classes = _class_count(used)
+    for name, records in (("data", used), ("test", test)):
+        if records is not None and len(records) and not (records.labels.min() >= 0 and records.labels.max() < classes):
+            raise ValueError(
+                f"`{name}` must have labels in 0..{classes - 1}, got {records.labels.min()} to {records.labels.max()}"
+            )
     if recipe.batch % place.world:
         raise ValueError(f"`batch` must be a multiple of the {place.world} processes, got {recipe.batch}")
     return used

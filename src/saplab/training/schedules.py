@@ -33,6 +33,10 @@ class WarmupLinear:
     peak: float
     warmup: float
 
+    def __post_init__(self) -> None:
+        if not self.warmup > 0:
+            raise ValueError(f"`warmup` must be > 0, got {self.warmup}")
+
     def rate(self, progress: float, epochs: int) -> float:
         """Return the rate after ``progress`` of ``epochs`` epochs."""
         return self.peak * min(progress / self.warmup, (epochs - progress) / (epochs - self.warmup))

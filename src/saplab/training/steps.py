@@ -92,6 +92,8 @@ class Step:
         return numbers(streams, self.images[0].numel()).view_as(self.images).to(self.images)
 
     def _logits(self, network: Any, images: Tensor, pass_: int) -> Tensor:
+        if pass_ >= PASSES:
+            raise ValueError(f"a step may run {PASSES - INNER} passes of an adversary, and this one is number {pass_}")
         streams, place = self._streams(pass_, len(images)), self.networks.place
         seed = derived_key(derived_key(self.networks.key, place.rank), self.number * PASSES + pass_)
         with computing_in(self.networks.precision, place.device), drawing(streams), seeded(seed, place.device):

@@ -1,6 +1,7 @@
 """Accuracy between two epochs: on test images, and on held-out training images, clean and under attack."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -45,8 +46,10 @@ def count_correct(model: nn.Module, records: Records, precision: str = "float32"
 def count_robust(networks: Networks, records: Records, attack: Projected) -> int:
     """Count the images that one pass of the network as trained classifies correctly, under an attack on itself."""
 
+    numbers = count()
+
     def logits(images: Tensor, labels: Tensor, examples: Tensor) -> Tensor:
-        step = Step(networks, images, labels, examples, number=0)
+        step = Step(networks, images, labels, examples, number=next(numbers))  # draws of its own for each batch
         changed = attack.changed(step)
         with torch.no_grad():
             return step.attacked(changed, INNER + attack.steps)
