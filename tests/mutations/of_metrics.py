@@ -15,10 +15,10 @@ FAULTS = [
     Fault(
         "passes count as images",
         INTERVALS,
-        "float(n if p in (0, 1) else n * passes)",
-        "float(n * passes)",
+        "if n == 1 or min(p, 1 - p) * n < FEW:",
+        "if n == 1:",
         "metrics/test_accuracy.py::test_more_passes_of_decided_images_are_no_more_evidence"
-        " metrics/test_accuracy.py::test_effective_number_by_hand",
+        " metrics/test_accuracy.py::test_a_few_images_that_are_unlike_the_others_may_be_missing_from_a_sample",
     ),
     Fault(
         "the effective number has no upper end",
@@ -185,7 +185,7 @@ FAULTS = [
     Fault(
         "seeds count as images",
         "metrics/seeds.py",
-        "total = max(ms_images + ms_seeds - ms_error, ms_images, ms_seeds)",
+        "total = max(ms_images + ms_seeds - _ms_error(scores), ms_images, ms_seeds)",
         "total = ms_images",
         "metrics/test_seeds.py",
     ),
