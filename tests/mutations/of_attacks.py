@@ -373,4 +373,25 @@ FAULTS = [
         "(slice(half), slice(half))",
         "attacks/test_gradient.py::test_where_memory_runs_out_halves_give_the_same",
     ),
+    Fault(
+        "squares shrink half as fast",
+        "attacks/square.py",
+        "self._share(turn * (1 + random))",
+        "self._share(turn)",
+        "attacks/test_square.py::test_the_schedule_goes_by_the_queries_used",
+    ),
+    Fault(
+        "a network may differ in one row of each call",
+        "attacks/witness.py",
+        "for one, _ in pairs) // 4)",
+        "for one, _ in pairs) // 1)",
+        "evaluation/test_two_faced.py::test_one_row_in_four_may_differ",
+    ),
+    Fault(
+        "networks that draw by NumPy are not looked at",
+        "defenses/stochastic.py",
+        "own is not None and own.keyed and own.alone",
+        "own is not None and own.keyed and own.alone and not own.hosts",
+        "evaluation/test_two_faced.py",
+    ),
 ]

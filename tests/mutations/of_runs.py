@@ -385,4 +385,11 @@ FAULTS = [
         '"_forward_hooks",',
         "models/test_identity.py::test_backward_hooks_count",
     ),
+    Fault(
+        "untouched images have one seed for all",
+        "runs/images.py",
+        "key = (cell.defender, cell.passes, cell.seed, cell.start",
+        "key = (cell.defender, cell.passes, 0, cell.start",
+        "evaluation/test_evaluate.py::test_clean_predictions_of_each_seed_are_its_own",
+    ),
 ]
