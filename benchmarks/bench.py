@@ -39,6 +39,8 @@ def main(words: Sequence[str] | None = None) -> None:
         results = read_results(options.stored) if options.stored else None
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    if options.markdown and options.stored is None and set(options.only) != set(SECTIONS):
+        parser.error("`--markdown` writes all tables of a page: measure all sections, without `--only`")
     if results is None and options.device == "cuda" and not torch.cuda.is_available():
         parser.error("`--device` is cuda, but PyTorch finds no GPU here")
     results = results or _measure(options)
@@ -57,7 +59,12 @@ def _report(options: argparse.Namespace, results: Results, old: Results | None) 
     console = Console(stderr=options.json, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
-    for table in [*tables(results), *([compare(results, old)] if old else [])]:
+    shown = tables(results)
+    try:
+        shown += [compare(results, old)] if old else []
+    except ValueError as error:
+        console.print(f"not compared: {error}")
+    for table in shown:
         console.print(_shown(table))
         console.print(Text(f"{table.note}\n" if table.note else "", "dim"))
     for text in results.left_out:

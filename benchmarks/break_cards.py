@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import saplab
 from saplab.benchmark.board import stored_cards
+from saplab.benchmark.card import Card
 from saplab.benchmark.entries import ENTRIES
 from saplab.defenses.drawing import GradientRule
 from saplab.defenses.stochastic import trust
@@ -145,10 +146,20 @@ def both(name: str) -> tuple[nn.Module, nn.Module]:
     return judge, softened(seen) if entry.method == "lwta" else seen
 
 
+def left_of(card: Card, eps: float) -> float:
+    """Return what a card leaves in a ball, in %; ValueError where it has none of that radius."""
+    known = {one.eps: one.worst.percent for t in card.threats if t.norm == "linf" for one in t.left}
+    for radius, percent in known.items():
+        if math.isclose(radius, eps):
+            return percent
+    raise ValueError(f"the card of {card.name} has λ = {', '.join(f'{255 * e:g}' for e in known)}, not {255 * eps:g}")
+
+
 def broken(name: str, lam: float, minutes: float) -> dict[str, object]:
     """Attack an entry in a ball until the time is spent, and return a row."""
     begin, eps = time.process_time(), lam / 255
     card = stored_cards("small")[name]
+    left = left_of(card, eps)
     images, labels = (part[: card.data.images] for part in saplab.load_cifar10("sample"))
     judge, seen = both(name)
     torch.manual_seed(0)
@@ -168,9 +179,6 @@ def broken(name: str, lam: float, minutes: float) -> dict[str, object]:
         if len(confirmed):
             by.append(f"{attack.name}: {len(confirmed)}")
         print(f"  {name} λ = {lam:g}: {attack.name} broke {len(confirmed)} of {len(alive)}", flush=True)
-    left = next(
-        one.worst.percent for t in card.threats if t.norm == "linf" for one in t.left if math.isclose(one.eps, eps)
-    )
     spent = (time.process_time() - begin) / 60
     hand = 100 * float((~lost).double().mean())
     return dict(zip(COLUMNS, (name, lam, len(images), clean, left, hand, "; ".join(by), spent), strict=True))

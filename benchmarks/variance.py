@@ -11,6 +11,7 @@ independent draws, and how alike two estimates are. Needs nothing but the packag
 
 import argparse
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -66,7 +67,9 @@ def _ways(samples: int, seed: int) -> Mapping[str, Draw]:
 
     def systematic(estimate: int, sample: int, site: int, shape: tuple[int, ...]) -> Tensor:
         random = generator(3, estimate, site)
-        u, stride = torch.rand(shape, generator=random), 1 + 2 * torch.randint(samples, shape, generator=random)
+        strides = torch.tensor([k for k in range(1, samples + 1) if math.gcd(k, samples) == 1])
+        u = torch.rand(shape, generator=random)
+        stride = strides[torch.randint(len(strides), shape, generator=random)]
         return (u + sample * stride % samples / samples) % 1.0
 
     return {"independent": independent, "antithetic": antithetic, "systematic": systematic}

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from undefended import left
 
 import saplab
 from saplab.defenses.stochastic import trust
-from saplab.metrics import correct, mean_interval, paired_difference
+from saplab.metrics import Interval, correct, mean_interval, paired_difference
 from saplab.pruning.operator import RULES
 from saplab.system.precision import Precision
 
@@ -67,11 +68,15 @@ def by_eotpgd(args: argparse.Namespace, net: nn.Module, images: Tensor, labels: 
 def by_rand(args: argparse.Namespace, net: nn.Module, images: Tensor, labels: Tensor) -> tuple[Right, float]:
     """Run AutoAttack's version for random networks: APGD on cross-entropy and DLR, 100 steps of 20 passes each."""
     from pyautoattack import AutoAttack
+    from pyautoattack.state import EvaluationState
 
     logging.getLogger("auto-attack").setLevel(logging.ERROR)
     attack = AutoAttack(net, norm="Linf", eps=args.lam / 255, version="rand", seed=0)
-    points = attack.run_standard_evaluation(images, labels, batch_size=BATCH)[0]
-    own = float((points == images).flatten(1).all(1).double().mean())  # it returns what it could not break unchanged
+    with TemporaryDirectory() as folder:
+        state = Path(folder) / "state.json"
+        points = attack.run_standard_evaluation(images, labels, batch_size=BATCH, state_path=state)[0]
+        flags = EvaluationState.from_disk(state).robust_flags  # those that it has not broken, of those right at first
+    own = float("nan") if flags is None else float(flags.double().mean())
     return judged(args, net, points, labels), own
 
 
@@ -99,7 +104,7 @@ def main() -> None:
     evaluations, left_out = installed(EVALUATIONS, MODULES)
     for line in left_out:
         print(f"left out: {line}")
-    evaluations = {name: one for name, one in evaluations.items() if any(part in name for part in args.only)}
+    evaluations = {name: one for name, one in evaluations.items() if any(_asked(part, name) for part in args.only)}
     dense = saplab.load_model("preact-resnet20-dense")
     net = trust(saplab.defend(dense, saplab.SAP(100), backward=args.backward))
     x, y = (t[: args.images] for t in saplab.load_cifar10("sample"))
@@ -111,21 +116,29 @@ def main() -> None:
     print(f"| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 1)}")
     seconds = {name: one.processor() for name, one in times.items()}
     for name, (right, own) in found.items():
-        print(_row(name, right, own, seconds, found.get(STANDARD, found[name])[0]), flush=True)
+        ours = found.get(STANDARD) or found.get(FASTER)
+        print(_row(name, right, own, seconds, ours and ours[0]), flush=True)
     rows = {
         name: {"right": right.tolist(), "own": own, "seconds": seconds[name]} for name, (right, own) in found.items()
     }
     save(args.json, {"machine": info, "arguments": {k: str(v) for k, v in vars(args).items()}, "found": rows})
 
 
-def _row(name: str, right: Right, own: float, seconds: dict[str, float], ours: Right) -> str:
-    left, gap = mean_interval(right, 1), paired_difference(right, ours)
-    left_text, gap_text = (
-        "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in (one.estimate, one.low, one.high))) for one in (left, gap)
-    )
+def _asked(part: str, name: str) -> bool:
+    """Return whether a part of a name asks for an evaluation; a whole name asks for no longer one."""
+    return part in name and (part not in EVALUATIONS or part == name)
+
+
+def _row(name: str, right: Right, own: float, seconds: dict[str, float], ours: Right | None) -> str:
+    left_text = _text(mean_interval(right, 1))
+    gap_text = "–" if ours is None or ours is right else _text(paired_difference(right, ours))
     share = f"{seconds[name] / seconds[RAND]:.2f}" if RAND in seconds else "–"
     cells = (name, left_text, "–" if np.isnan(own) else f"{100 * own:.1f}", f"{seconds[name]:.0f}", share)
     return f"| {' | '.join((*cells, gap_text))} |"
+
+
+def _text(share: Interval) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * v for v in (share.estimate, share.low, share.high)))
 
 
 def _arguments() -> argparse.Namespace:

@@ -335,8 +335,9 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
     [
         (("1,2", ""), (1 / 255, 2 / 255)),
         (("0,8", ""), (0.0, 8 / 255)),
-        (("1,2", "8/255,2/255"), (8 / 255, 2 / 255)),
-        (("1,2", "0.1"), (0.1,)),
+        ((None, ""), (1 / 255, 2 / 255)),
+        ((None, "8/255,2/255"), (8 / 255, 2 / 255)),
+        ((None, "0.1"), (0.1,)),
     ],
 )
 def test_radii_come_in_either_unit(words, expected):
@@ -347,11 +348,12 @@ def test_radii_come_in_either_unit(words, expected):
     ("words", "message"),
     [
         (("8", "8/255"), "give one of them, got 8 and 8/255"),
-        (("1,2", "8/0"), "`eps` must be numbers or fractions joined by commas, such as 2/255,8/255, got '8/0'"),
-        (("1,2", "eight"), "`eps` must be numbers or fractions"),
-        (("1,2", "8/255,"), "`eps` must be numbers or fractions"),
-        (("1,2", "8"), r"`eps` must be within \[0, 1\]"),
-        (("1,2", "8/255,8/255"), "twice"),
+        (("1,2", "8/255"), "give one of them, got 1,2 and 8/255"),
+        ((None, "8/0"), "`eps` must be numbers or fractions joined by commas, such as 2/255,8/255, got '8/0'"),
+        ((None, "eight"), "`eps` must be numbers or fractions"),
+        ((None, "8/255,"), "`eps` must be numbers or fractions"),
+        ((None, "8"), r"`eps` must be within \[0, 1\]"),
+        ((None, "8/255,8/255"), "twice"),
     ],
 )
 def test_radii_that_cannot_be_are_named(words, message):

@@ -53,7 +53,7 @@ def test_sites_as_json(workplace: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--image-size", "13"), "cannot take an image of 3×13×13 .`image-size`.: "),
+        (("--image-size", "13"), "cannot take an image of 3×13×13 .three channels, `image-size`.: "),
         (("--sites", "x"), "`sites` selects the sites of a defence"),
         (("--sites", "x", "--defense", "sap:50", "--image-size", "12"), "'x' selects none of the network's 2 sites"),
     ],

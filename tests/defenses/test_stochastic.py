@@ -17,6 +17,7 @@ from saplab.defenses import defend, is_random, shares_draws
 from saplab.defenses.drawing import drawing
 from saplab.defenses.generators import _is_of_user
 from saplab.defenses.rehearsal import observe
+from saplab.models.initialise import initialise
 from saplab.rng.streams import pass_streams, stream_key
 from saplab.runs.networks import rehearsed
 
@@ -438,3 +439,24 @@ def test_compiled_networks_draw_the_same_keys():
 @pytest.mark.parametrize(("name", "of_user"), [("torchnets", True), ("numpy_noise", True), ("torch.nn", False)])
 def test_a_users_file_may_be_named_like_a_library(name: str, of_user: bool) -> None:
     assert _is_of_user(types.ModuleType(name)) is of_user
+
+
+@pytest.mark.parametrize("ready", [lambda net: net, saplab.Stochastic], ids=["bare", "stochastic"])
+def test_a_random_network_behind_a_defence_that_is_not_stays_random(ready):
+    class Noisy(nn.Module):
+        def __init__(self, shape):
+            super().__init__()
+            self.linear, self.shape = initialise(nn.Linear(192, 4), 0), shape
+
+        def forward(self, x):
+            noise = torch.randn_like(x) if self.shape else torch.randn(x.shape[1:])
+            return self.linear((x + 0.1 * noise).flatten(1))
+
+    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for own, defense in ((True, saplab.BitDepth(4)), (False, saplab.BitDepth(4)), (False, saplab.GaussianNoise(0.01))):
+        net = saplab.defend(ready(Noisy(own).eval()), defense)
+        one, other = (saplab.predict(net, x, 3, seed=seed) for seed in (0, 1))
+        assert not torch.equal(one, other)
+        assert torch.equal(one, saplab.predict(net, x, 3, seed=0))
+        found = saplab.evaluate(net, x, one.argmax(1), "pgd:steps=2", 8 / 255, passes=4, samples=2, progress=False)
+        assert found.verdict is not None

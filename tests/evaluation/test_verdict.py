@@ -292,7 +292,10 @@ def test_the_paper_takes_fewer_steps_at_smaller_strengths():
     assert [iterative.steps_at(eps) for eps in radii(*STRENGTHS)] == [1, 2, 4, 8]
     assert [OWN.steps_at(eps) for eps in radii(*STRENGTHS)] == [20] * 4
     assert check("black-box", [iterative, square((0.1,))]).outcome == "not run"
-    assert check("black-box", [iterative, square((0.7, 0.1))]).outcome == "failed"
+    assert check("black-box", [iterative, square((0.7, 0.1))]).outcome == "not run"
+    told = {"strengths": (1.0, 16.0)}
+    runs = [evidence("iterative", (0.6, 0.6), steps=16, **told), square((0.7, 0.1), **told)]
+    assert check("black-box", runs).outcome == "failed"
 
 
 def test_a_rival_may_use_what_it_found_in_a_smaller_ball():
@@ -507,7 +510,7 @@ def test_a_difference_that_counts_for_nothing_is_no_evidence_of_a_masked_gradien
 
 
 def test_an_attack_that_needs_more_steps_is_no_masked_gradient():
-    runs = [evidence("pgd", (0.7,), steps=2), evidence("pgd", (0.55,), steps=4)]
+    runs = [evidence("pgd", (0.7,), steps=10), evidence("pgd", (0.55,), steps=20)]
     found = saplab.verdict([*runs, square((0.4,))])
     assert (outcomes(found)["steps"], outcomes(found)["black-box"]) == ("failed", "failed")
     assert found.masked is None
@@ -868,3 +871,42 @@ def test_labels_are_asked_about_where_accuracy_may_be_chance(right, asks):
     """15 of 100 at ten classes may be 9 %."""
     runs = [evidence("pgd", (right / 100, 0.0), strengths=(0.0, 8.0), images=100, classes=10)]
     assert ("do the labels belong to these images?" in verdict(runs).meaning) == asks
+
+
+@pytest.mark.parametrize(
+    ("random", "average", "left", "masked"),
+    [
+        (True, "loss", 0.84, None), (True, "loss", 0.6, True), (True, "probabilities", 0.84, True),
+        (False, "loss", 0.84, True), (True, "logits", 0.84, None),
+    ],
+)  # fmt: skip
+def test_attacks_on_the_mean_tell_where_others_get_a_little_further(random, average, left, masked):
+    """The own attack climbs the mean loss of single passes, the judge takes the mean of their probabilities."""
+    own = evidence("pgd", (0.91,), attack=PGD(MonteCarlo(10, average=average)), random=random)
+    found = saplab.verdict([own, transfer((left,), "pgd", steps=20, random=random)])
+    assert (found.masked, outcomes(found)["transfer"]) == (masked, "failed")
+    assert ("average=probabilities" in found.sentence) == (masked is None)
+
+
+@pytest.mark.parametrize(("steps", "outcome"), [(1, "not run"), (3, "not run"), (9, "not run"), (10, "failed")])
+def test_a_black_box_of_many_queries_is_no_match_for_a_few_steps(steps, outcome):
+    runs = [evidence("pgd", (0.6,), steps=steps), square((0.4,))]
+    found = check("black-box", runs)
+    assert found.outcome == outcome
+    more = f",steps={5 * steps}" if 5 * steps > 20 else ""  # 20 are the usual
+    assert outcome == "failed" or found.how.attack == f"pgd:samples=10{more}"
+
+
+def test_the_loss_that_is_advised_can_be_computed():
+    """The difference of logits ratio needs a third class."""
+    runs = {classes: [evidence("pgd", (0.9, 0.6), strengths=(0.0, 8.0), classes=classes)] for classes in (2, 10)}
+    assert [check("loss", runs[classes]).how.attack for classes in (2, 10)] == [
+        "pgd:samples=10,loss=margin", "pgd:samples=10,loss=dlr"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("right", "images", "asks"), [(3, 3, False), (8, 8, False), (4, 8, True)])
+def test_a_few_images_that_are_right_ask_nothing_of_their_labels(right, images, asks):
+    """Three of three at two classes may be luck, and may be right."""
+    runs = [evidence("pgd", (right / images, 0.0), strengths=(0.0, 8.0), images=images, classes=2)]
+    assert ("do the labels belong to these images?" in saplab.verdict(runs).meaning) == asks

@@ -168,7 +168,8 @@ def _missing(cards: Sequence[Card]) -> list[Entry]:
 
 
 def _images(cards: Sequence[Card]) -> str:
-    return " or ".join(f"{count:,}" for count in sorted({card.data.images for card in cards if is_listed(card)}))
+    listed = [card for card in cards if is_listed(card)] or cards
+    return " or ".join(f"{count:,}" for count in sorted({card.data.images for card in listed}))
 
 
 def claimed_points(cards: Iterable[Card]) -> list[dict[str, Any]]:

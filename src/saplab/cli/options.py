@@ -42,6 +42,7 @@ _ATTACKS = (
     " pgd:steps=40,backward=identity or fgsm:samples=10,adversary=dense."
 )
 ATTACK_OF_IMAGES, ATTACK_OF_GAMES = "quick", "fgsm"  # where none is named
+STRENGTHS, GAME_STRENGTHS = "0,1,2,4,8", "0,1,2"  # where none are given
 _ADVERSARY = (
     "Whose gradient: self (the network under attack) or dense (the same without its defence; of a network that is"
     " random by itself, with one draw of its own frozen)."
@@ -72,9 +73,9 @@ GameAttack = Annotated[
     list[str] | None, option(ATTACK, f"{_ATTACKS} Several may be given; {ATTACK_OF_GAMES} by default.")
 ]
 Adversary = Annotated[str, option(ATTACK, _ADVERSARY)]
-Lambda = Annotated[
-    str, option(ATTACK, "Strengths λ: how far each pixel may move, in steps of 0..255, such as 2,8.", "--lambda")
-]
+_LAMBDA = "Strengths λ: how far each pixel may move, in steps of 0..255, such as 2,8"
+Lambda = Annotated[str | None, option(ATTACK, f"{_LAMBDA}; {STRENGTHS} by default.", "--lambda")]
+GameLambda = Annotated[str | None, option(ATTACK, f"{_LAMBDA}; {GAME_STRENGTHS} by default.", "--lambda")]
 Eps = Annotated[
     str, option(ATTACK, "The same in the norm's own unit, such as 2/255,8/255, or 0.5 with --norm l2.", "--eps")
 ]
@@ -227,15 +228,15 @@ def check_sites(sites: str, defended: bool) -> None:
         raise ValueError("`sites` says where a defence acts: give `defense` too")
 
 
-def radii(lambdas: str, eps: str, usual: str, threat: "ThreatModel | None" = None) -> tuple[float, ...]:
-    """Return the radii that ``--lambda``, whose default is `usual`, or ``--eps`` in its place asks for.
+def radii(lambdas: str | None, eps: str, usual: str, threat: "ThreatModel | None" = None) -> tuple[float, ...]:
+    """Return the radii that ``--lambda``, `usual` if it is not given, or ``--eps`` in its place asks for.
 
     Where radii are no pixel steps, those are the usual one, its half, quarter and eighth, unless ``--eps`` is given.
     """
     from saplab.attacks import LINF, parse_radii, parse_strengths, radii_of, require_steps
 
     threat = threat or LINF
-    if eps and lambdas != usual:
+    if eps and lambdas is not None:
         raise ValueError(f"`lambda` and `eps` are the same in two units: give one of them, got {lambdas} and {eps}")
     if eps:
         found = parse_radii(eps)
@@ -243,8 +244,8 @@ def radii(lambdas: str, eps: str, usual: str, threat: "ThreatModel | None" = Non
             raise ValueError(f"`eps` must be within [0, 1], got {eps}; for pixel steps of 0..255 write --lambda {eps}")
         return found
     if threat.in_steps:
-        return radii_of(parse_strengths(lambdas))
-    if lambdas != usual:
+        return radii_of(parse_strengths(usual if lambdas is None else lambdas))
+    if lambdas is not None:
         require_steps(threat)
     quarter, whole = threat.usual_radii()
     return (quarter / 2, quarter, 2 * quarter, whole)
@@ -281,8 +282,10 @@ def load_images(
 ) -> "Dataset":  # fmt: skip
     """Load data for a network, with its labels, and say what was left out and how classes were matched."""
     from saplab.data.classes import matched
-    from saplab.data.load import load_data
+    from saplab.data.load import has_a_size, load_data
 
+    if image_size is not None and has_a_size(data):
+        raise ValueError(f"`image-size` is for folders of pictures, and {data} has a size of its own")
     images, words = matched(load_data(data, cut_of(network, image_size), limit), classes_of(network))
     for line in filter(None, (images.note, words)):
         console.say(line)

@@ -15,6 +15,11 @@ from saplab.data.npz import load_npz
 from saplab.system.files import at_home
 
 
+def has_a_size(spec: str) -> bool:
+    """Return whether data of that name are images already, and no folder of pictures that are cut."""
+    return spec == "sample" or spec.startswith("cifar10:") or spec.endswith(".npz")
+
+
 def load_data(spec: str, cut: Cut | None = None, limit: int | None = None) -> Dataset:
     """Load data by name.
 

@@ -81,11 +81,12 @@ class Defended(Dress):
 
     @property
     def _saplab_random(self) -> bool:
-        return any(defense.random for defense in self._saplab_plan.defenses)
+        own = any(defense.random for defense in self._saplab_plan.defenses)
+        return own or getattr(super(), "_saplab_random", False)  # of a network that draws itself
 
     @property
     def _saplab_shares(self) -> bool:
-        return self._saplab_plan.shares_draws
+        return self._saplab_plan.shares_draws or getattr(super(), "_saplab_shares", False)
 
     @property
     def _saplab_label(self) -> str:

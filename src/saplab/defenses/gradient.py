@@ -42,7 +42,8 @@ def squares(output: Any) -> Tensor:
     outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
     if not outputs:
         got = output.dtype if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"the network must return a tensor of logits (N, classes), got {got}")
+        counts = "; where they are votes, return them by .float()" if isinstance(output, Tensor) else ""
+        raise ValueError(f"the network must return a tensor of logits (N, classes), got {got}{counts}")
     return torch.stack([output.double().square().sum() for output in outputs]).sum()
 
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from saplab.defenses.checkpoints import refuse_checkpoint
 from saplab.defenses.drawing import Drawing, drawing
-from saplab.defenses.dressing import Dress, dressed, dresses, undress, view
+from saplab.defenses.dressing import Dress, dressed, dresses, stripped, undress, undressed_class, view
 from saplab.defenses.host import Generators
 from saplab.defenses.keyed import KeyedDraws, Randomness
 from saplab.defenses.rehearsal import Observed, observe
@@ -65,11 +65,13 @@ class Keyed(Dress):
 
     @property
     def _saplab_random(self) -> bool:
-        return self._saplab_randomness is None or self._saplab_randomness.random
+        own = self._saplab_randomness is None or self._saplab_randomness.random
+        return own or getattr(super(), "_saplab_random", False)  # of defences behind which it runs
 
     @property
     def _saplab_shares(self) -> bool:
-        return self._saplab_randomness is None or self._saplab_randomness.shared
+        own = self._saplab_randomness is None or self._saplab_randomness.shared
+        return own or getattr(super(), "_saplab_shares", False)
 
 
 class Logarithm(Dress):
@@ -94,7 +96,8 @@ def _frozen(drawing: Drawing) -> Drawing:
 def _learnt(model: Keyed, images: Tensor) -> Randomness:
     """Return the randomness of a keyed network, found out on its first batch where that is not known yet."""
     if model._saplab_randomness is None:
-        found = checked(observe(unkeyed(model), images))
+        outermost = undressed_class(model, Keyed) is not type(model)
+        found = checked(observe(unkeyed(model) if outermost else stripped(model), images))
         model._saplab_randomness = found.randomness or Randomness(drawn=False, written=found.written)
         model._saplab_probabilities = found.probabilities
     return model._saplab_randomness

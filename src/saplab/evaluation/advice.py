@@ -51,6 +51,7 @@ def _up(radius: float) -> float:
     return math.ceil(radius * scale - ROUNDING) / scale
 
 
+_LEAST_STEPS: Final = 20  # that are advised
 PAPER: Final = Advice("paper")
 ADAPTIVE: Final = Advice("adaptive")
 BASELINE: Final = Advice(baseline=True)
@@ -76,9 +77,12 @@ def relaxed(case: Case) -> Advice:
 
 
 def other_loss(case: Case) -> Advice:
-    """Advise the largest attack on cross-entropy by the difference of logits ratio, in its own backward rule."""
+    """Advise the largest attack on cross-entropy by the difference of logits ratio, in its own backward rule.
+
+    That loss needs three classes; of two it is the margin.
+    """
     known = _largest([e for e in case.white_box if e.loss == "cross-entropy"])
-    return _by(known, known.samples, known.backward, "dlr") if known else ADAPTIVE
+    return _by(known, known.samples, known.backward, "dlr" if case.chance <= 1 / 3 else "margin") if known else ADAPTIVE
 
 
 def more_samples(case: Case) -> Advice:
@@ -97,9 +101,15 @@ def two_samples(case: Case) -> Advice:
 
 
 def more_steps(case: Case) -> Advice:
-    """Advise the longest white-box attack with five times the steps."""
+    """Advise the longest white-box attack with five times the steps, and 20 at least."""
     known = _longest(case)
-    return ADAPTIVE if known is None else Advice(replace(cast(Any, known.attack), steps=5 * known.steps).spec)
+    more = 0 if known is None else max(5 * known.steps, _LEAST_STEPS)
+    return ADAPTIVE if known is None else Advice(replace(cast(Any, known.attack), steps=more).spec)
+
+
+def black_box(case: Case) -> Advice:
+    """Advise more steps where a black box was run, and else one."""
+    return more_steps(case) if any(e.black_box for e in case.evidence) else ADAPTIVE
 
 
 def unbounded(case: Case) -> Advice:

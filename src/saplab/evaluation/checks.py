@@ -5,7 +5,7 @@ al. 2019, "On evaluating adversarial robustness"; Tramèr et al. 2020, "On adapt
 defenses".
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -121,10 +121,18 @@ def _is_bad(reading: Comparison | Level, excess: Interval) -> bool:
     return excess.estimate >= min(reading.slack, share) - _ROUNDING
 
 
-def is_masked(outcomes: Mapping[str, str]) -> bool | None:
-    """Decide from the outcomes of the checks whether the gradient is masked; None where they cannot tell."""
+def is_masked(case: Case, found: Sequence[Answer]) -> bool | None:
+    """Decide from the answers to the checks whether the gradient is masked; None where they cannot tell.
+
+    Where others alone get a little further than attacks along the own gradient, that shows nothing as long as these can
+    do better: by more steps or samples, or on what is judged, the mean of passes, whose single losses they climb.
+    """
+    outcomes = {answer.check.key: answer.check.outcome for answer in found}
     exposing = [key for key in EXPOSING if outcomes.get(key) == "failed"]
-    unfinished = any(outcomes.get(key) == "failed" for key in UNFINISHED)
+    unfinished = any(outcomes.get(key) == "failed" for key in UNFINISHED) or (
+        not case.on_the_mean
+        and all(one.share > 1 - PART for answer in found if answer.check.key in exposing for one in answer.failed)
+    )
     if exposing and not (unfinished and set(exposing) <= set(BY_OTHERS)):
         return True
     blind = outcomes.get("flat") == "failed"
@@ -150,7 +158,7 @@ QUESTIONS: Final = (
     Question("flat", "There is a gradient where images are still right", thresholds.flat, advice.relaxed),
     Question("loss", "Cross-entropy is as strong as other losses", comparisons.loss, advice.other_loss),
     Question("black-box", "The white-box attack is as strong as a black box",
-             comparisons.black_box, lambda _: advice.ADAPTIVE),
+             comparisons.black_box, advice.black_box),
     Question("noise", "The white-box attack is as strong as random noise", comparisons.noise, lambda _: advice.PAPER),
     Question("samples", "The attack averages enough Monte Carlo samples",
              comparisons.samples, advice.more_samples, of_draws=True),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval, paired_difference
 
+ENOUGH: Final = 10  # steps in all tries, of an attack that a black box should not beat
 MARGIN: Final = 0.05  # a comparison passes where its interval excludes a difference above 5 points
 
 
@@ -47,6 +48,12 @@ class Comparison:
     def excess(self, confidence: float) -> Interval:
         """Estimate first minus second, paired by image: bad where it is above 0."""
         return paired_difference(self.first.scores, self.second.scores, confidence=confidence)
+
+    @property
+    def share(self) -> float:
+        """Return how much of what the first attack leaves the second does; 1 where the first leaves nothing."""
+        first = float(self.first.scores.mean())
+        return float(self.second.scores.mean()) / first if first else 1.0
 
     def text(self, confidence: float) -> str:
         """Return both accuracies and their difference in points, in words."""
@@ -91,9 +98,9 @@ def loss(case: Case) -> list[Comparison]:
 
 
 def black_box(case: Case) -> list[Comparison]:
-    """Compare black-box attacks with iterative white-box ones."""
+    """Compare black-box attacks with white-box ones of `ENOUGH` steps: of fewer, more may get as far."""
     challengers = [e for e in case.evidence if e.black_box]
-    return _challenges(challengers, case.white_box, lambda rival, _: rival.steps > 1)
+    return _challenges(challengers, case.white_box, lambda rival, _: rival.steps * rival.evidence.tries >= ENOUGH)
 
 
 def noise(case: Case) -> list[Comparison]:

@@ -36,7 +36,7 @@ from saplab.system.words import counted
 
 Attacks = str | Attack | Attacker | Sequence[str | Attack | Attacker]
 
-_WORK: Final = {"images": "network passes", "games": "games"}  # what each kind's work is called
+_WORK: Final = {"images": "network passes", "games": "network passes for the games"}  # what each kind's work is called
 
 
 def evaluate(

@@ -233,6 +233,12 @@ class Case:
         return self.threat.unbounded(values) if values or self.threat.norm == "linf" else math.inf
 
     @property
+    def on_the_mean(self) -> bool:
+        """Return whether an attack climbs what is judged: the mean of passes, or the one of a network without draws."""
+        gradients = [getattr(e.attack, "gradient", None) for e in self.own]
+        return self.without_draws or any(getattr(one, "average", "loss") == "probabilities" for one in gradients)
+
+    @property
     def own(self) -> list[Evidence]:
         """Return the attacks along the network's own gradient."""
         return [e for e in self.evidence if e.own_gradient]

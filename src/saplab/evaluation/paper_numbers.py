@@ -26,6 +26,7 @@ PAPER_CHANGES: Final[Mapping[str, Mapping[float, float]]] = {
     "bowling": {0: -4.5, 1: 3425.9},
 }
 
+FRAMES: Final = 18_000  # five minutes, the least after which a game may be stopped and stand beside the paper's
 FEWEST: Final = 10  # samples, from which a Monte Carlo gradient stands beside that of the paper's 100
 
 _KNOWN: Final = {  # attack, defence, whether the gradient is the undefended network's
@@ -59,7 +60,7 @@ def paper_changes(cell: GameCell) -> Mapping[float, float]:
     """Return Table 1's changes for a cell like its own: SAP-100 everywhere, FGSM by its own mask gradient."""
     attack = cell.attack
     plain = isinstance(attack, FGSM) and replace(attack.gradient, samples=1) == MonteCarlo()
-    usual = cell.epsilon == GameCell.epsilon and not (cell.newest or cell.sticky)
+    usual = cell.epsilon == GameCell.epsilon and not (cell.newest or cell.sticky or cell.max_frames < FRAMES)
     if cell.defender.defenses != (SAP(100),) or cell.defender.sites or cell.adversary != cell.defender:
         return {}
     if not (plain and usual):

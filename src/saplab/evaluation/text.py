@@ -103,7 +103,7 @@ def _note(rows: Sequence[Row]) -> str:
     if any(row.seeds is not None for row in rows):
         lines.append("seeds: the mean over the defence's seeds, with its 95 % interval for other seeds and images.")
     if any(row.paper is not None for row in rows):
-        lines.append("paper: the number that the SAP paper reports for its own network.")
+        lines.append("paper: the number that the SAP paper reports for its own network on CIFAR-10.")
     return "\n".join(lines)
 
 
@@ -119,12 +119,14 @@ def games_text(rows: Sequence[GameRow]) -> str:
     by_game = {game: [row for row in rows if row.game == game] for game in dict.fromkeys(row.game for row in rows)}
     tables = [_by_strength(f"points in {game}", own, _points_text) for game, own in by_game.items()]
     games = " or ".join(str(n) for n in sorted({row.score.games for row in rows}))
-    note = (
-        f"{games} games each; ± is the 95 % interval.\n"
-        "λ: how far the attacker may move each pixel, in steps of 0..255.\n"
-        "In brackets: change against the original at the same λ; – where that one's mean cannot be told from 0."
-    )
-    return "\n\n".join([*tables, note])
+    interval = "; ± is the 95 % interval" if any(row.score.high is not None for row in rows) else ""
+    note = [f"{games} games each{interval}.", "λ: how far the attacker may move each pixel, in steps of 0..255."]
+    if any(row.compared for row in rows):
+        note.append(
+            "In brackets: change against the original at the same λ; – where that one's mean cannot be told from 0, or"
+            " where games are too few or too alike to tell."
+        )
+    return "\n\n".join([*tables, "\n".join(note)])
 
 
 def _points_text(row: GameRow) -> str:

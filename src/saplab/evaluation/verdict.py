@@ -102,9 +102,10 @@ class Verdict:
     def fails(self, percent: float) -> bool:
         """Return whether the lower end of robust accuracy's interval is below `percent`, or the gradient is masked.
 
-        Behind a masked gradient accuracy is only bounded from above, however high the bound.
+        Behind a masked gradient accuracy is only bounded from above, however high the bound. Without an attack nothing
+        is known of robustness, which fails too.
         """
-        return self.masked is True or 100 * self.headline.accuracy.low < percent
+        return self.masked is True or self.headline.eps == 0 or 100 * self.headline.accuracy.low < percent
 
 
 def verdict(
@@ -142,7 +143,7 @@ def verdict(
     headline = _headline(bounds, eps)
     case = Case(defended, dense, _chance(defended))
     found = answers(case)
-    masked = is_masked({answer.check.key: answer.check.outcome for answer in found})
+    masked = is_masked(case, found)
     if masked is False and not any(e.iterative for e in case.white_box):
         masked = None  # one step bounds too loosely
     undefended = {bound.eps: bound.accuracy for bound in _worst_of(dense, labels)}
@@ -153,10 +154,13 @@ def verdict(
     return Verdict(sentence, meaning, checks, bounds, masked, headline, persistent)
 
 
+_FAR: Final = 1.5  # times chance, above which a few images show nothing against the labels
+
+
 def _by_luck(first: Robust, chance: float) -> str:
     """Return a question about the labels, where the network is no better than chance without an attack."""
     clean = first.accuracy
-    if first.eps or not chance or clean.low > chance:
+    if first.eps or not chance or clean.low > chance or clean.estimate > _FAR * chance:
         return ""
     found = f"Without an attack, {100 * clean.estimate:.1f} % is not above chance, {100 * chance:.1f} %"
     return f"{found}: do the labels belong to these images? "

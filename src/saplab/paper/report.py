@@ -129,6 +129,7 @@ class StudyReport:
             themes={"light": PAPER, "dark": DARK},
             examples=examples(store, [curve for curve in _firsts(curves) if curve.first.threat == threat]),
             threat=threat,
+            threats=list(dict.fromkeys(curve.first.threat for curve in curves)),
             machine=machine(self.summary.made),
         )
 

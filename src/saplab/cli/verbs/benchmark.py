@@ -70,6 +70,10 @@ def benchmark(
     entries = _entries(tuple(names or ()), model, weights, defense, sites, name)
     if entries and leaderboard is not None:
         raise ValueError("`leaderboard` is written of stored cards: give it without entries")
+    if leaderboard is not None and dry_run:
+        raise ValueError("`leaderboard` computes nothing: give it without `dry-run`")
+    if cards and leaderboard is None and not check:
+        raise ValueError("`cards` are further cards for `leaderboard` and `check`: give one of them too")
     if check and not entries:
         raise ValueError("`check` computes stored cards again: name their entries, or all")
     if leaderboard is not None:
@@ -79,6 +83,8 @@ def benchmark(
     else:
         place = options.ready_place(device, threads, engine, workers, address)
         known = {**stored_cards(tier), **{card.name: card for card in _more(cards)}} if check else None
+        if known is not None:
+            entries = _with_a_card(entries, known, tier, every=names == ["all"])
         agreed = [_one(_run(entry, chosen.name, data, place), out, known, dry_run, console) for entry in entries]
         if not all(agreed):
             raise typer.Exit(1)
@@ -104,6 +110,16 @@ def _entries(
         raise ValueError(f"`name` must be {wanted}, got {name!r}")
     places = (sites,) if sites else ()
     return (Entry(name, "own", (model or "preact-resnet20-dense",), (), defense, places, weights=weights),)
+
+
+def _with_a_card(
+    entries: "tuple[Entry, ...]", known: "Mapping[str, Card]", tier: str, every: bool
+) -> "tuple[Entry, ...]":  # fmt: skip
+    """Return the entries that can be checked: of all entries those with a card, of named ones each."""
+    lacking = [entry.name for entry in entries if entry.name not in known]
+    if lacking and not every:
+        raise ValueError(f"`check` needs a stored card, and {', '.join(lacking)} has none in the tier {tier}")
+    return tuple(entry for entry in entries if entry.name in known)
 
 
 def _run(entry: "Entry", tier: str, data: str, place: options.Place) -> "Run":
@@ -134,8 +150,6 @@ def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: boo
     from saplab.system.folder import inside
 
     name, tier = run.entry.name, run.tier.name
-    if known is not None and name not in known:
-        raise ValueError(f"`check` needs a stored card, and {name} has none in the tier {tier}")
     folder = inside(out, f"{'' if known is None else 'check/'}{tier}/{name}", folder=True)
     if dry_run:
         for part, job in run.jobs().items():
@@ -143,7 +157,7 @@ def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: boo
             show_plan(job, folder / part, console)
         return True
     if known is not None and (folder / CARD).exists():
-        raise ValueError(f"{folder} holds a finished check: remove it, or name another --out, to compute it anew")
+        console.say(f"{name}: {folder} holds a finished check, of which nothing is computed again; remove it for that")
     card = run.card(folder, console.progress, lambda part: console.say(f"{name}: {part}"), progress=not console.json)
     _tell(card, folder, console)
     return known is None or _agrees(known[name], card, console)

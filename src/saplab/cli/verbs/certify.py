@@ -9,6 +9,8 @@ from saplab.cli.console import Console
 if TYPE_CHECKING:
     from saplab.evaluation.certificates import Certificates
 
+_SAMPLES, _PASSES = 20, 100
+
 
 def certify(
     model: options.Model = "preact-resnet20-dense",
@@ -28,8 +30,8 @@ def certify(
     eps: Annotated[
         str, options.option(options.ATTACK, "Their radii, such as 0.1,0.25; by default those of the table.", "--eps")
     ] = "",
-    samples: options.Samples = 20,
-    passes: Annotated[int, options.option(options.JUDGING, "Passes that vote on an attacked image.")] = 100,
+    samples: options.Samples = _SAMPLES,
+    passes: Annotated[int, options.option(options.JUDGING, "Passes that vote on an attacked image.")] = _PASSES,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     device: options.Device = "auto",
@@ -47,8 +49,18 @@ def certify(
     from saplab.defenses import GaussianNoise, defend
     from saplab.evaluation.certificates import certify as certified
     from saplab.evaluation.evaluate import planned
+    from saplab.system.counts import check_count
+    from saplab.system.folder import write_files
     from saplab.system.progress import shown
 
+    threat = ThreatModel("l2")
+    if not attack and (eps or samples != _SAMPLES or passes != _PASSES):
+        raise ValueError("`eps`, `samples` and `passes` are those of an attack: give `attack` too")
+    check_count("passes", passes)
+    attackers = parse_attackers(attack, MonteCarlo(samples), threat=threat) if attack else ()
+    strengths = options.radii(None, eps, "", threat) if eps else ()
+    if out is not None:
+        write_files(out, {})  # refused before anything is computed
     console = Console(as_json)
     place = options.ready_place(device, threads)
     network = options.load_network(model, weights, console).to(place.device)
@@ -59,16 +71,15 @@ def certify(
             network, images, labels, std=std, n0=n0, n=n, alpha=alpha, seed=seed, examples=dataset.indices
         )
     console.say(repr(found))
-    left = []
+    left: list[dict[str, float]] = []
+    files = _written(found, left, out) if out else []
     if attack:
-        threat = ThreatModel("l2")
-        attackers = parse_attackers(attack, MonteCarlo(samples), threat=threat)
-        strengths = options.radii("", eps, "", threat) if eps else [step for step in found.steps if step > 0]
+        strengths = strengths or tuple(step for step in found.steps if step > 0)
         noisy = defend(network, GaussianNoise(std))
         job = planned(noisy, dataset, attackers, strengths, threat=threat, passes=passes, seed=seed, baseline=False)
         left = found.left(job.result(None, shown))
         console.say("\n".join(_told(record) for record in left))
-    files = _written(found, left, out) if out else []
+        files = _written(found, left, out) if out else []
     if as_json:
         console.emit_json({"model": model, **_record(found), "left": left, "files": list(map(str, files))})
     for path in files[-1:]:

@@ -6,8 +6,6 @@ from typing import Annotated
 from saplab.cli import options
 from saplab.cli.console import Console
 
-_STRENGTHS = "0,1,2,4,8"
-
 
 def evaluate(
     model: options.Model = "preact-resnet20-dense",
@@ -19,7 +17,7 @@ def evaluate(
     sites: options.Sites = "",
     attack: options.Attack = None,
     adversary: options.Adversary = "self",
-    lambdas: options.Lambda = _STRENGTHS,
+    lambdas: options.Lambda = None,
     eps: options.Eps = "",
     norm: options.NormOption = "linf",
     bounds: options.BoundsOption = "0,1",
@@ -62,7 +60,7 @@ def evaluate(
     defenses = parse_defenses(defense)
     options.check_sites(sites, bool(defenses))
     threat = options.threat_model(norm, bounds)
-    strengths = options.radii(lambdas, eps, _STRENGTHS, threat)
+    strengths = options.radii(lambdas, eps, options.STRENGTHS, threat)
     if fail_below is not None and not 0 <= fail_below <= 100:
         raise ValueError(f"`fail_below` must be within [0, 100] %, got {fail_below:g}")
     console = Console(as_json)

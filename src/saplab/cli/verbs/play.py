@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from saplab.runs.games import Games
 
 AGENT = "A file of an agent (.safetensors, .pt, .pth, or a .zip of Stable-Baselines3); by default the packaged one."
-_STRENGTHS = "0,1,2"
 
 
 def play(
@@ -37,7 +36,7 @@ def play(
     sites: options.Sites = "",
     attack: options.GameAttack = None,
     adversary: options.Adversary = "self",
-    lambdas: options.Lambda = _STRENGTHS,
+    lambdas: options.GameLambda = None,
     eps: Annotated[
         str, option(options.ATTACK, "The same in the unit of [0, 1] images, such as 2/255,8/255.", "--eps")
     ] = "",
@@ -91,7 +90,7 @@ def play(
     agents = Traits(random=True, saturated=False, blind=False, mixture=False)
     parsed = parse_attackers("+".join(attack or [options.ATTACK_OF_GAMES]), gradient, adversary)  # type: ignore[arg-type]
     attackers = tuple(one for attacker in parsed if (one := attacker.fitted(agents)) is not None)
-    radii = options.radii(lambdas, eps, _STRENGTHS)
+    radii = options.radii(lambdas, eps, options.GAME_STRENGTHS)
     place = options.ready_place(device, threads, engine, workers, address)
     rom, console = rom_name(game), Console(as_json)
     Rules(rom, sticky, epsilon, max_frames)  # refuses what cannot be played, before anything is

@@ -1,7 +1,8 @@
 """``saplab reproduce``: the paper's figures and Table 1, studies beyond them, and one's own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ NAMES = (
     " (figures and table1), all, or a .toml file."
 )
 _MOST_NAMES = 6  # in a title
+_Planned = Callable[[], bool]  # computes, or shows what would be, and returns whether nothing failed
 
 
 def reproduce(
@@ -60,12 +62,21 @@ def reproduce(
     from saplab.paper.choice import choose
 
     chosen = choose(names, preset, outside)
+    if chosen.table == "" and (agents is not None or sticky):
+        raise ValueError("`agents` and `sticky` are for a table of games: name table1 or table1-beyond too")
+    if outside and not any(figure.name == "architectures" for figure in chosen.figures):
+        raise ValueError("`outside` is a network for the study architectures: name that too")
+    if data != "sample" and not chosen.figures:
+        raise ValueError("`data` are images, of which a table of games has none")
+    if Path(data).expanduser().is_dir():
+        raise ValueError(f"`data` must be sample, cifar10:DIR or a path that ends in .npz, got the folder {data}")
     place = options.ready_place(device, threads, engine, workers, address)
     if limit is not None and not chosen.figures:
         raise ValueError("`limit` counts images: how many games a table plays is a matter of `preset`")
     ask = _Ask(tuple(names), preset, seed, precision, place, out, dry_run, Console(as_json))
-    finished = [_table(ask, chosen, agents, sticky)] if chosen.table else []
-    finished += [_figures(ask, chosen, data, limit)] if chosen.figures else []
+    planned = [_table(ask, chosen, agents, sticky) if chosen.table else None,
+               _figures(ask, chosen, data, limit) if chosen.figures else None]  # fmt: skip
+    finished = [one() for one in planned if one is not None]  # all are planned, before anything is computed
     if not all(finished):
         raise typer.Exit(1)
 
@@ -84,8 +95,8 @@ class _Ask:
     console: Console
 
 
-def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
-    """Reproduce figures of images, and return whether nothing failed."""
+def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> _Planned:
+    """Plan figures of images."""
     from saplab.attacks import RandomNoise
     from saplab.cli.computing import command_line, show_plan
     from saplab.data.classes import matched
@@ -119,15 +130,15 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> bool:
     request = Request(f"{listed}: {ask.preset}", curves, command_line(), images.classes, tuple(notes))
     known = {(one.network.model, one.network.digest): one.plain for one in found.values()}
     job = Job(request, Images(known, images, ask.place.device), ask.place.engine)
-    folder = ask.out or Path("runs") / f"{ask.preset}-{'-'.join(Path(name).stem for name in names)}"
+    other = f"-seed-{ask.seed}" if ask.seed else ""
+    folder = ask.out or Path("runs") / f"{ask.preset}-{'-'.join(Path(name).stem for name in names)}{other}"
     if ask.dry_run:
-        show_plan(job, folder, ask.console)
-        return True
-    return _computed(job, figures, folder, ask.console)
+        return partial(show_plan, job, folder, ask.console)
+    return partial(_computed, job, figures, folder, ask.console)
 
 
-def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> bool:
-    """Reproduce Table 1 with the agents that there are, and return whether nothing failed."""
+def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> _Planned | None:
+    """Plan Table 1 with the agents that there are; None without any, where it was not asked for by its own name."""
     from saplab.cli.computing import command_line
     from saplab.evaluation.evaluate import Job
     from saplab.paper.table1 import EFFORTS, load_agents, table_curves, table_figures
@@ -142,7 +153,7 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
         if chosen.named:
             raise ValueError(f"table1: {error}") from None
         ask.console.say(f"table1 is left out: {error}")
-        return True
+        return None
     figures = table_figures(agents, chosen.table == "table1-beyond", sticky)
     curves = table_curves(
         figures, agents.named, EFFORTS[ask.preset], sticky=sticky, seed=ask.seed, precision=ask.precision,
@@ -154,9 +165,8 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> b
     other = f"{f'-sticky-{sticky:g}' if sticky else ''}{f'-seed-{ask.seed}' if ask.seed else ''}"
     run = beside or Path("runs") / f"{ask.preset}-{chosen.table}{other}"
     if ask.dry_run:
-        _show_games(job, run, EFFORTS[ask.preset].max_frames, ask.console)
-        return True
-    return _computed(job, figures, run, ask.console)
+        return partial(_show_games, job, run, EFFORTS[ask.preset].max_frames, ask.console)
+    return partial(_computed, job, figures, run, ask.console)
 
 
 def _tell_absent(agents: "Agents", folder: Path | None, console: Console) -> None:
@@ -170,7 +180,7 @@ def _tell_absent(agents: "Agents", folder: Path | None, console: Console) -> Non
     console.say(f"left out, as no agent is {where}: {', '.join(agents.absent)} (to train one: {how})")
 
 
-def _show_games(job: "Job", folder: Path, max_frames: int, console: Console) -> None:
+def _show_games(job: "Job", folder: Path, max_frames: int, console: Console) -> bool:
     from saplab.cli.computing import what_is_lacking
     from saplab.rl.atari import FRAME_SKIP
 
@@ -180,6 +190,7 @@ def _show_games(job: "Job", folder: Path, max_frames: int, console: Console) -> 
     cells = what_is_lacking(job, folder, console)
     games = counted(sum(cell.stop - cell.start for cell in cells), "game")
     console.say(f"{counted(len(cells), 'cell')}, {games} of at most {max_frames // FRAME_SKIP:,} actions each")
+    return True
 
 
 def _computed(job: "Job", figures: "Sequence[Figure]", folder: Path, console: Console) -> bool:

@@ -58,4 +58,6 @@ def _table(network: "nn.Module", defenses: "tuple[Defense, ...]", pattern: str, 
         return sites_of(defended, torch.full((1, 3, size, size), 0.5))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"the network cannot take an image of 3×{size}×{size} (`image-size`): {reason}") from None
+        raise ValueError(
+            f"the network cannot take an image of 3×{size}×{size} (three channels, `image-size`): {reason}"
+        ) from None

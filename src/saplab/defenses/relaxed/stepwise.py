@@ -73,6 +73,8 @@ def equal(func: Func, x: Any, other: Any) -> Tensor:
 def cast(func: Func, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Return x in another type: to whole numbers with the gradient of x in mind, from them with it."""
     hard, mark = func(x, *args, **kwargs), mark_of(x)
+    if not isinstance(hard, Tensor):  # x.type() names the type
+        return hard  # type: ignore[no-any-return]
     if hard is x or isinstance(mark, Choice):
         return marked(hard, mark)
     if hard.is_floating_point():
