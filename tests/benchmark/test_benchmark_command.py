@@ -148,8 +148,10 @@ def test_check_says_that_a_card_agrees_or_where_it_does_not(
     assert found[-1]["compared"] > 60
     shifted = msgspec.structs.replace(card.clean, majority=card.clean.majority + 1)
     (folder / "other.json").write_bytes(msgspec.structs.replace(card, clean=shifted).to_json())
-    assert benchmark(*OWN, "--check", "--cards", "other.json", "--out", "runs") == 2
-    assert "holds a finished check: remove it, or name another --out" in capsys.readouterr().err
+    stored = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.safetensors")}
+    assert benchmark(*OWN, "--check", "--cards", "other.json", "--out", "runs") == 1
+    assert "holds a finished check, of which nothing is computed again; remove it for that" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.safetensors")} == stored
     assert benchmark(*OWN, "--check", "--cards", "other.json", "--out", "again", "--json") == 1
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert found[-1]["differences"] == [f"clean, majority: {shifted.majority:g} stored, {card.clean.majority:g} found"]
@@ -206,6 +208,9 @@ def test_a_plan_computes_nothing(benchmark: Run, folder: Path, capsys: pytest.Ca
      (("--model", "tiny:plain", "--sites", "1"), "`sites` says where a defence acts"),
      (("--check",), "name their entries, or all"),
      (("--model", "tiny:padded", "--name", "padded"), "must have 10 outputs, as"),
+     (("--leaderboard", "x", "--dry-run"), "`leaderboard` computes nothing: give it without `dry-run`"),
+     (("--cards", "nowhere"), "`cards` are further cards for `leaderboard` and `check`"),
+     (("sap-100-fast", "dense", "--check"), "`check` needs a stored card, and sap-100-fast, dense has none"),
      (("--leaderboard", "x", "--cards", "nowhere"), "no card, and no folder of cards"),
      (("--leaderboard", "x", "--cards", "tiny.py"), "not a card of the benchmark")],
 )  # fmt: skip

@@ -55,3 +55,31 @@ def test_mistakes_are_refused():
     found = CliRunner().invoke(app, [*RUN, "--std", "0"])
     assert isinstance(found.exception, ValueError)
     assert "`std` must be > 0" in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--attack", "bogus"), "`attack` must be one of"),
+        (("--attack", "pgd", "--eps", "x"), "`eps` must be numbers"),
+        (("--attack", "pgd", "--passes", "0"), "`passes` must be >= 1"),
+        (("--eps", "0.5"), "are those of an attack: give `attack` too"),
+        (("--passes", "7"), "are those of an attack: give `attack` too"),
+        (("--image-size", "64"), "`image-size` is for folders of pictures, and sample has a size of its own"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_refused_before_anything_is_certified(words, message, monkeypatch):
+    monkeypatch.setattr("saplab.evaluation.certificates.certify", lambda *_, **__: pytest.fail("it was certified"))
+    found = CliRunner().invoke(app, [*RUN, *words])
+    assert isinstance(found.exception, ValueError), found.output
+    assert message in str(found.exception)
+
+
+def test_certificates_are_written_before_they_are_attacked(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("saplab.evaluation.evaluate.planned", fail)
+    found = CliRunner().invoke(app, [*RUN, "--attack", "noise", "--out", str(tmp_path)])
+    assert isinstance(found.exception, RuntimeError)
+    assert (tmp_path / "certificates.csv").exists()

@@ -910,3 +910,8 @@ def test_a_few_images_that_are_right_ask_nothing_of_their_labels(right, images, 
     """Three of three at two classes may be luck, and may be right."""
     runs = [evidence("pgd", (right / images, 0.0), strengths=(0.0, 8.0), images=images, classes=2)]
     assert ("do the labels belong to these images?" in saplab.verdict(runs).meaning) == asks
+
+
+def test_no_attack_is_no_robustness_whatever_the_accuracy():
+    found = saplab.verdict([evidence("pgd", (1.0,), strengths=(0.0,))])
+    assert found.fails(0.0)

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from synthetic import DENSE, MINE, fill, make_curve, make_result
+from typer.testing import CliRunner
 
 from saplab.attacks import FGSM, PGD, Iterative, MonteCarlo, RandomNoise, ThreatModel, eps_of
 from saplab.cli import app
@@ -37,6 +38,7 @@ from saplab.runs import ImageCell, Memory, Network, Request, Store
 NOBODY = Network("", "")
 FACTORY = """
 from torch import nn
+from typer.testing import CliRunner
 from saplab.models.initialise import initialise
 
 def small():
@@ -453,3 +455,26 @@ def test_seven_points_apart_is_not_alike():
     assert cell.stop == 5000
     measured_ = {name: {2.0: (probs[k], np.zeros(5000, np.int64))} for k, name in enumerate("ab")}
     assert judge(Claim("", "a", "alike", (2.0,), "b"), measured_).outcome == "does not hold"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("fig1a", "--sticky", "0.3"), "`agents` and `sticky` are for a table of games"),
+        (("fig1a", "--agents", "x"), "`agents` and `sticky` are for a table of games"),
+        (("fig1a", "--outside", "resnet20@x"), "`outside` is a network for the study architectures"),
+        (("table1", "--data", "x.npz"), "`data` are images, of which a table of games has none"),
+        (("fig1a", "--data", "."), "or a path that ends in .npz, got the folder ."),
+    ],
+)
+def test_options_of_the_other_half_are_refused(words, message):
+    found = CliRunner().invoke(app, ["reproduce", *words, "--preset", "smoke", "--dry-run"])
+    assert isinstance(found.exception, ValueError)
+    assert message in str(found.exception)
+
+
+def test_figures_are_planned_before_games_are_played(monkeypatch):
+    monkeypatch.setattr("saplab.cli.verbs.reproduce._table", lambda *_: lambda: pytest.fail("games were played"))
+    found = CliRunner().invoke(app, ["reproduce", "table1", "fig1a", "--preset", "smoke", "--limit", "5000"])
+    assert isinstance(found.exception, ValueError)
+    assert "`limit` must be at most 1000" in str(found.exception)
