@@ -64,7 +64,7 @@ def test_the_adaptive_battery_knows_more_than_the_papers() -> None:
     assert {one.attack.gradient.backward for one in smooth} == {"mask", "identity"}
     budgets = [one.attack.samples for one in adaptive if isinstance(one.attack, FGSM) and one.whose == "self"]
     assert budgets == [20, 1, 10, 20]
-    assert [one.eps for one in adaptive if one.eps] == [radii_of((64.0,))]
+    assert [one.eps for one in adaptive if one.eps] == [radii_of((127.5,))]
 
 
 def test_the_standard_battery_holds_what_a_masked_gradient_fails() -> None:

@@ -103,8 +103,8 @@ def test_usual_and_unbounded_radii() -> None:
     assert LINF.usual_radii() == (2 / 255, 8 / 255)
     assert ThreatModel("l2").usual_radii() == (0.125, 0.5)
     assert ThreatModel("l2", (-1.0, 1.0)).usual == 1.0
-    assert LINF.unbounded(3072) == 64 / 255
-    assert ThreatModel("l2").unbounded(3072) == pytest.approx(64 / 255 * 3072**0.5)
+    assert LINF.unbounded(3072) == 0.5
+    assert ThreatModel("l2").unbounded(3072) == pytest.approx(0.5 * 3072**0.5)
     with pytest.raises(ValueError, match="`eps` must be given where `bounds` is None"):
         ThreatModel(bounds=None).usual_radii()
 

@@ -31,7 +31,7 @@ FAULTS = [
     Fault(
         "a masked gradient passes with a high bound",
         VERDICT,
-        "return self.masked is True or 100",
+        "return self.masked is True or self.headline.eps == 0 or 100",
         "return 100",
         "evaluation/test_verdict.py::test_a_masked_gradient_fails_whatever_its_bound",
     ),

@@ -309,7 +309,7 @@ def _adaptive(gradient: MonteCarlo) -> tuple[Attacker, ...]:
         Attacker(FGSM(replace(gradient, backward="identity"))),
         *_standard(gradient)[1:],  # but for the noise, which is the paper's
         Attacker(APGD(gradient=replace(few_identity, loss="cross-entropy"), steps=20)),
-        Attacker(PGD(gradient=few_identity, steps=20), eps=radii_of((64.0,)), unbounded=True),
+        Attacker(PGD(gradient=few_identity, steps=20), eps=radii_of((127.5,)), unbounded=True),
     )
 
 

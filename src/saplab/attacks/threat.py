@@ -12,7 +12,7 @@ from saplab.system.words import did_you_mean
 
 STEPS: Final = 255.0  # pixel steps between black and white
 ROUNDING: Final = 1e-6  # of a radius that went through float32
-_UNBOUNDED: Final = 64 / STEPS  # of the width of the bounds; from here an attack reaches chance: the paper's largest λ
+_UNBOUNDED: Final = 0.5  # of the width of the bounds: every image can be made the same grey, so that chance is left
 
 
 def eps_of(lam: float) -> float:
@@ -154,7 +154,8 @@ class ThreatModel:
     def unbounded(self, count: int) -> float:
         """Return the radius from which an attack on `count` values should reach chance; infinite without bounds.
 
-        In the maximum norm it is 64/255 of the range of valid values, in others that of the ball that holds this cube.
+        In the maximum norm it is half the range of valid values, in others the radius of the ball that holds this cube:
+        within it all images meet in the middle of the range.
         """
         return self.geometry.holding_cube(_UNBOUNDED * self.width, count)
 
