@@ -76,6 +76,7 @@ def test_attacks_of_many_steps_see_the_newest_frame_alone(tmp_path):
     ]  # fmt: skip
     many = ("--attack", "fgsm+fgsm:samples=4+fgsm:backward=identity+pgd:steps=2+pgd:steps=2,restarts=2+noise")
     without = [word for word in words[:-1] if word not in ("--attack", words[words.index("--attack") + 1])]
+    without = [word for word in without if word not in ("--lambda", "8")]
     more = invoke(*without, *many, "--adversary", "dense", "--no-newest-frame", "--eps", "8/255",
                   "--json")  # fmt: skip
     assert more.exit_code == 0, more.output
