@@ -185,7 +185,7 @@ FAULTS = [
     Fault(
         "seeds count as images",
         "metrics/seeds.py",
-        "total = max(ms_images + ms_seeds - _ms_error(scores), ms_images, ms_seeds)",
+        "total = max(ms_images + ms_seeds - ms_error, ms_images, ms_seeds)",
         "total = ms_images",
         "metrics/test_seeds.py",
     ),

@@ -318,6 +318,7 @@ def test_a_killed_writer_leaves_whole_files_only(tmp_path):
         with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE) as writer:
             writer.stdout.readline()
             while not any((tmp_path / "cells").glob("*.safetensors")):
+                assert writer.poll() is None, "the writer has ended by itself"
                 time.sleep(0.001)
             time.sleep(delay)
             writer.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)

@@ -58,8 +58,8 @@ def fill(job: "Job", store: "Store", console: "Console") -> bool:
     return False
 
 
-def show_plan(job: "Job", folder: Path, console: "Console") -> bool:
-    """Show what a job would compute: curves, network passes, and the longest time that they may take here; True.
+def show_plan(job: "Job", folder: Path, console: "Console") -> None:
+    """Show what a job would compute: curves, network passes, and the longest time that they may take here.
 
     What the run folder `folder` holds already is not counted.
     """
@@ -75,7 +75,6 @@ def show_plan(job: "Job", folder: Path, console: "Console") -> bool:
         budget = budget_of(cast("Any", todo), job.inputs)
         console.say(budget.passes)
         console.say(budget.time)
-    return True
 
 
 def what_is_lacking(job: "Job", folder: Path, console: "Console") -> "list[Cell]":

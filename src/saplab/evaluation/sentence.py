@@ -143,15 +143,13 @@ def _undecided(case: Case, outcomes: Mapping[str, str]) -> str:
         return "; an unbounded attack does not reach chance, so it fails somewhere: stronger attacks are needed to tell"
     if outcomes.get("norm") == "failed":
         return "; the gradient is far shorter than the undefended network's: stronger attacks are needed to tell"
-    if any(outcomes.get(key) == "failed" for key in BY_OTHERS) and not any(
-        outcomes.get(key) == "failed" for key in UNFINISHED
-    ):
+    if any(outcomes.get(key) == "failed" for key in UNFINISHED):
+        return "; the attack has not converged: more steps or samples are needed to tell"
+    if any(outcomes.get(key) == "failed" for key in BY_OTHERS):
         return (
             "; others get a little further than the attacks along the own gradient, which climb the mean loss of single"
             " passes: one on the mean itself (average=probabilities) is needed to tell"
         )
-    if any(outcomes.get(key) == "failed" for key in UNFINISHED):
-        return "; the attack has not converged: more steps or samples are needed to tell"
     if any(outcomes.get(key) == "unclear" for key in DECISIVE):
         few = counted(case.evidence[0].n, "image")
         return f"; {few} {'is' if case.evidence[0].n == 1 else 'are'} too few to tell whether a gradient is masked"

@@ -48,19 +48,20 @@ def over_seeds(right: ArrayLike) -> OverSeeds:
     seeds, images = scores.shape
     means = scores.mean(axis=1)
     mean, deviation = float(means.mean()), float(means.std(ddof=1))
-    spread = max(deviation, float(np.sqrt(_ms_error(scores) / images)))  # means of two seeds may agree by luck
+    ms_error = _ms_error(scores)
+    spread = max(deviation, float(np.sqrt(ms_error / images)))  # means of two seeds may agree by luck
     half = float(stdtrit(seeds - 1, 0.975)) * spread / np.sqrt(seeds)
     noise = Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0), images)
     of_images = mean_interval(scores.mean(axis=0), passes=seeds)
-    return OverSeeds(of_images, noise, _combined(scores, mean), deviation, seeds)
+    return OverSeeds(of_images, noise, _combined(scores, mean, ms_error), deviation, seeds)
 
 
-def _combined(scores: NDArray[np.float64], mean: float) -> Interval:
+def _combined(scores: NDArray[np.float64], mean: float, ms_error: float) -> Interval:
     seeds, images = scores.shape
     rows, columns = scores.mean(axis=1) - mean, scores.mean(axis=0) - mean
     ms_seeds = images * np.sum(rows**2) / (seeds - 1)
     ms_images = seeds * np.sum(columns**2) / (images - 1)
-    total = max(ms_images + ms_seeds - _ms_error(scores), ms_images, ms_seeds)
+    total = max(ms_images + ms_seeds - ms_error, ms_images, ms_seeds)
     if total < _ROUNDING:
         return mean_interval(scores.mean(axis=0))
     freedom = total**2 / (ms_images**2 / (images - 1) + ms_seeds**2 / (seeds - 1))

@@ -68,8 +68,8 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         strengths: λ at which it is claimed.
         second: the label of a line, or of several, each of which the first are compared with; none for what is said of
             a line alone.
-        by: of points of games that are ``higher`` or ``lower``, by λ, at least how much more or less, in % of the
-            second's; more is > 0, less < 0. Without one, by whatever it is.
+        by: for points of games, by λ: by at least how many % of the second's the first is ``higher`` (> 0) or
+            ``lower`` (< 0); empty where any difference will do.
     """
 
     text: str

@@ -24,7 +24,7 @@ NAMES = (
     " (figures and table1), all, or a .toml file."
 )
 _MOST_NAMES = 6  # in a title
-_Planned = Callable[[], bool]  # computes, or shows what would be, and returns whether nothing failed
+_Planned = Callable[[], bool | None]  # computes, and returns whether nothing failed, or shows what would be
 
 
 def reproduce(
@@ -77,7 +77,7 @@ def reproduce(
     planned = [_table(ask, chosen, agents, sticky) if chosen.table else None,
                _figures(ask, chosen, data, limit) if chosen.figures else None]  # fmt: skip
     finished = [one() for one in planned if one is not None]  # all are planned, before anything is computed
-    if not all(finished):
+    if False in finished:
         raise typer.Exit(1)
 
 
@@ -180,7 +180,7 @@ def _tell_absent(agents: "Agents", folder: Path | None, console: Console) -> Non
     console.say(f"left out, as no agent is {where}: {', '.join(agents.absent)} (to train one: {how})")
 
 
-def _show_games(job: "Job", folder: Path, max_frames: int, console: Console) -> bool:
+def _show_games(job: "Job", folder: Path, max_frames: int, console: Console) -> None:
     from saplab.cli.computing import what_is_lacking
     from saplab.rl.atari import FRAME_SKIP
 
@@ -190,7 +190,6 @@ def _show_games(job: "Job", folder: Path, max_frames: int, console: Console) -> 
     cells = what_is_lacking(job, folder, console)
     games = counted(sum(cell.stop - cell.start for cell in cells), "game")
     console.say(f"{counted(len(cells), 'cell')}, {games} of at most {max_frames // FRAME_SKIP:,} actions each")
-    return True
 
 
 def _computed(job: "Job", figures: "Sequence[Figure]", folder: Path, console: Console) -> bool:
