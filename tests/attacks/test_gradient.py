@@ -382,3 +382,62 @@ def test_queries_of_random_networks_alone_are_in_bfloat16_and_float32_judges(ran
     assert asked.rows[True] == (3 * 6 * 2 if random else 0)  # queries call them lost in bfloat16, and float32 does not
     assert asked.rows[False] > 0
     assert not torch.equal(points, images)
+
+
+# --- float16 inside a network ----------------------------------------------------------------------------------------
+
+
+class Half(nn.Module):
+    """Flatten, and a linear layer in float16, one of whose logits leads by `lead`; the output has a `dtype`."""
+
+    def __init__(self, lead: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 27, generator=torch.Generator().manual_seed(0)) / 8)
+        self.lead, self.dtype = lead, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = (x.flatten(1).half() @ self.weight.half().T).to(self.dtype)
+        return z + self.lead * torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
+@pytest.mark.parametrize("backward", ["mask", "relaxed"])
+def test_a_confident_network_that_computes_in_float16_keeps_its_gradient(
+    dtype: torch.dtype, average: Any, backward: Any
+) -> None:
+    """Its slopes by the logits are below 1e-12, which float16 rounds to 0."""
+    images, labels = (
+        torch.rand(3, 3, 3, 3, generator=torch.Generator().manual_seed(1)),
+        torch.zeros(3, dtype=torch.int64),
+    )
+    net = Half(28.0, dtype).eval()
+    found = MonteCarlo(backward=backward, average=average).estimate(Problem.of(net, images, labels)).gradient
+    z = net(images).detach().double().requires_grad_()
+    (slopes,) = torch.autograd.grad(LOSSES["cross-entropy"](z, labels).sum(), z)
+    expected = (slopes @ net.weight.detach().double()).view_as(images)
+    assert 0 < expected.abs().max() < 1e-10
+    torch.testing.assert_close(
+        found.double() / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=5e-3
+    )
+
+
+def test_dividing_by_a_power_of_two_changes_no_bit_of_a_gradient() -> None:
+    net = initialise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)), 0).eval()
+    images = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = images.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(LOSSES["cross-entropy"](net(x), LABELS).sum(), x)
+    assert MonteCarlo().estimate(Problem.of(net, images, LABELS)).gradient.equal(expected)
+
+
+@pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
+def test_the_label_has_its_part_in_the_gradient_of_a_confident_network(average: Any) -> None:
+    """In float32, softmax(z)_y - 1 rounds to 0 from z_y about 17 above the others."""
+    z = torch.tensor([[30.0, 0.0, 1.0, 2.0], [20.0, 19.0, -3.0, 0.0]])
+    problem = Problem.of(
+        nn.Flatten().eval(), z.view(2, 4, 1, 1), torch.tensor([0, 0]), threat=saplab.ThreatModel(bounds=(-99.0, 99.0))
+    )
+    found = MonteCarlo(average=average).estimate(problem).gradient.flatten(1)
+    p = z.double().softmax(1)
+    expected = torch.cat([-p[:, 1:].sum(1, keepdim=True), p[:, 1:]], 1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)

@@ -388,6 +388,11 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(workplace: Path, runner: "Ru
     assert code == 0
     assert not (workplace / "dry").exists()
     assert "backward passes of one image" in runner.out
+    assert runner(workplace, command(*BATTERY, "--dry-run", "--out", "dry", "--json")[3:])[0] == 0
+    plan = json.loads(runner.out)
+    assert (plan["run"], plan["to_compute"]) == ("dry", plan["cells"])
+    assert plan["cells"] >= len(plan["curves"]) > 1
+    assert min(plan["forward"], plan["backward"], plan["seconds"]) > 0
 
 
 def test_a_dry_run_counts_what_is_there_as_done(workplace: Path, runner: "Runner") -> None:
@@ -402,6 +407,8 @@ def test_a_dry_run_counts_what_is_there_as_done(workplace: Path, runner: "Runner
     assert f"begun: {len(others)} of {1 + len(others)} cells already there; the rest:\n" in runner.out
     assert "forward and" in runner.out
     assert sorted((workplace / "begun/cells").iterdir()) == others
+    assert runner(workplace, [*options, "--lambda", "8", "--dry-run", "--json"])[0] == 0
+    assert json.loads(runner.out)["to_compute"] == 1
 
 
 def test_a_network_that_falls_short_ends_with_code_1(workplace: Path, runner: "Runner") -> None:

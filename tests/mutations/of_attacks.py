@@ -141,6 +141,27 @@ FAULTS = [
         "attacks/test_own_losses.py::test_a_targeted_users_loss_is_minus_that_of_the_target",
     ),
     Fault(
+        "a confident network's label has no part in the gradient",
+        LOSSES,
+        "torch.where(loss < _SURE, ",
+        "torch.where(loss < 0.0, ",
+        "attacks/test_gradient.py::test_the_label_has_its_part_in_the_gradient_of_a_confident_network",
+    ),
+    Fault(
+        "small slopes go through float16 as they are",
+        "attacks/passes.py",
+        "scale = _power_of_two(slopes)",
+        "scale = torch.ones_like(slopes[:, 0])",
+        "attacks/test_gradient.py::test_a_confident_network_that_computes_in_float16_keeps_its_gradient",
+    ),
+    Fault(
+        "slopes are divided by no power of two",
+        "attacks/passes.py",
+        "power = largest.view(whole).bitwise_and(exponent).view(largest.dtype)",
+        "power = largest",
+        "attacks/test_gradient.py::test_dividing_by_a_power_of_two_changes_no_bit_of_a_gradient",
+    ),
+    Fault(
         "small log-losses underflow",
         LOSSES,
         "torch.where(odds < -30, odds, F.softplus(odds.clamp(min=-30)).log())",
@@ -172,8 +193,8 @@ FAULTS = [
     Fault(
         "weights of mean probabilities are left out",
         GRADIENT,
-        "(logs * (slope[rows] * weights).float()).sum(1)",
-        "(logs * slope[rows].float()).sum(1)",
+        "(logs * slope[rows] * weights).sum(1)",
+        "(logs * slope[rows]).sum(1)",
         "attacks/test_gradient.py::test_gradient_is_that_of_its_definition",
     ),
     Fault(

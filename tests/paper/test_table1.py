@@ -295,6 +295,15 @@ def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopp
     assert first.exit_code == 0, first.output
     assert "left out, as no agent is in" in first.stderr
     assert "Asterix, BankHeist, BattleZone, BeamRider, Bowling" in first.stderr
+    some = invoke(*words, "--games", "Bowling,Assault", "--dry-run")
+    assert "left out, as no agent is in" in some.stderr
+    left = json.loads(some.stdout)
+    assert (left["cells"], left["to_compute"], left["games"], left["most_actions_of_a_game"]) == (10, 0, 0, 10)
+    assert "Asterix" not in some.stderr
+    assert "no agent of its games is in" in str(invoke(*words, "--games", "Bowling").exception)
+    for name in ("table1", "all"):
+        wrong = invoke("reproduce", name, *words[2:], "--games", "Assault,Bankheist", "--data", "sample")
+        assert "got 'Bankheist'; did you mean BankHeist?" in str(wrong.exception)
     found = json.loads(first.stdout)
     assert [(row["game"], row["strength"]) for row in found["rows"][:5]] == [("assault", s) for s in STRENGTHS]
     assert len(found["claims"]) == 4

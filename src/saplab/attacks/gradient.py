@@ -239,9 +239,9 @@ class MonteCarlo:
             return lambda z, rows: (z * slope[rows].to(z.dtype)).sum(1)
 
         def of_logs(z: Tensor, rows: Tensor) -> Tensor:
-            logs = F.log_softmax(z.float(), 1).clamp(min=torch.finfo(torch.float32).min)
-            weights = (logs.detach().double() - score.log_probs[rows]).exp().nan_to_num(0.0)
-            return (logs * (slope[rows] * weights).float()).sum(1)
+            logs = F.log_softmax(z.double(), 1).clamp(min=torch.finfo(torch.float32).min)
+            weights = (logs.detach() - score.log_probs[rows]).exp().nan_to_num(0.0)
+            return (logs * slope[rows] * weights).sum(1)
 
         return of_logs
 

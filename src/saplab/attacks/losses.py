@@ -10,12 +10,18 @@ from torch import Tensor
 from saplab.system.registry import import_object
 
 LossName = Literal["cross-entropy", "margin", "dlr"]
+_SURE: Final = 1e-3  # a loss, below which the slope has four digits or fewer in float32
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, C), labels (N,) -> (N,)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return -log softmax(z)_y, (N,)."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    """Return -log softmax(z)_y, (N,).
+
+    Where a network is sure of the label, it is computed in float64: in float32 the slope softmax(z)_y - 1 by the
+    label's logit loses its digits, all of them where that logit leads by 17, and with them half of the gradient.
+    """
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    return torch.where(loss < _SURE, F.cross_entropy(logits.double(), labels, reduction="none").to(loss.dtype), loss)
 
 
 def log_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

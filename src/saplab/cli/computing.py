@@ -4,6 +4,7 @@ import hashlib
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,10 +59,10 @@ def fill(job: "Job", store: "Store", console: "Console") -> bool:
     return False
 
 
-def show_plan(job: "Job", folder: Path, console: "Console") -> None:
+def show_plan(job: "Job", folder: Path, console: "Console", alone: bool = True) -> None:
     """Show what a job would compute: curves, network passes, and the longest time that they may take here.
 
-    What the run folder `folder` holds already is not counted.
+    What the run folder `folder` holds already is not counted. With ``--json`` a plan that stands `alone` is JSON too.
     """
     from saplab.evaluation.budget import budget_of
     from saplab.runs import groups_of
@@ -71,10 +72,20 @@ def show_plan(job: "Job", folder: Path, console: "Console") -> None:
     console.say(f"{counted(len(job.request.curves), 'curve')}, {_cells(job)} in {groups} of shared images:")
     for curve in job.request.curves:
         console.say(f"  {curve.label}")
-    if todo := what_is_lacking(job, folder, console):
-        budget = budget_of(cast("Any", todo), job.inputs)
+    todo = what_is_lacking(job, folder, console)
+    budget = budget_of(cast("Any", todo), job.inputs) if todo else None
+    if budget is not None:
         console.say(budget.passes)
         console.say(budget.time)
+    if alone and console.json:
+        cost = asdict(budget) if budget else {"forward": 0, "backward": 0, "seconds": 0.0}
+        console.emit_json({**plan_of(job, folder, len(todo)), **cost})
+
+
+def plan_of(job: "Job", folder: Path, lacking: int) -> dict[str, object]:
+    """Return a plan as JSON has it: the run folder, the curves, and how many cells there are and are lacking."""
+    curves = [curve.label for curve in job.request.curves]
+    return {"run": str(folder), "curves": curves, "cells": len(job.request.cells), "to_compute": lacking}
 
 
 def what_is_lacking(job: "Job", folder: Path, console: "Console") -> "list[Cell]":

@@ -1,6 +1,6 @@
 """The paper's Table 1 and what lies beyond it, as a study of games: its agents, lines, claims and cells."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped,
 from saplab.rl.atari import PAPER_GAMES, rom_name
 from saplab.rl.published import PUBLISHED
 from saplab.runs import Curve, GameCell, Network, cut_each
+from saplab.system.words import did_you_mean
 
 STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 _RIVALS: Final = ("dropout:0.1", "rna:0.05", "rsa:0.2", "rnw:0.01", "rsw:0.1", "dwp:60", "swp:200")
@@ -75,17 +76,22 @@ class Agents:
         return dict(zip(named, (one.to(device) for one in self.networks.values()), strict=True))
 
 
-def load_agents(folder: Path | None = None) -> Agents:
-    """Load the agents of the paper's games: those in a folder of folders, or those of the package.
+def load_agents(folder: Path | None = None, games: Sequence[str] = PAPER_GAMES) -> Agents:
+    """Load the agents of games of the paper's: those in a folder of folders, or those of the package.
 
-    Raises ValueError if an agent cannot be used, or if the extra ``rl`` is not installed.
+    Raises ValueError if the paper has no such game or an agent cannot be used, or if the extra ``rl`` is not installed.
     """
+    for game in games:
+        if game not in PAPER_GAMES:
+            hint = did_you_mean(game, PAPER_GAMES)
+            raise ValueError(f"`games` must be some of {', '.join(PAPER_GAMES)}, got {game!r}{hint}")
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(2, "there is no such folder of agents", str(folder))
-    found = {game: agent for game in PAPER_GAMES if (agent := _load(folder, game)) is not None}
+    wanted = [game for game in PAPER_GAMES if game in games]
+    found = {game: agent for game in wanted if (agent := _load(folder, game)) is not None}
     networks = {rom_name(game): network for game, (network, _) in found.items()}
     facts = {rom_name(game): known for game, (_, known) in found.items()}
-    return Agents(networks, facts, tuple(game for game in PAPER_GAMES if game not in found))
+    return Agents(networks, facts, tuple(game for game in wanted if game not in found))
 
 
 def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:

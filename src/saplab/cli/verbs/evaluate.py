@@ -81,6 +81,6 @@ def evaluate(
     job = replace(job, engine=place.engine)
     folder = out or default_folder("evaluate", job.request)
     if budget or dry_run:
-        show_plan(job, folder, console)
+        show_plan(job, folder, console, alone=dry_run)
     if not dry_run:
         compute_and_report(job, folder, console, fail_below)

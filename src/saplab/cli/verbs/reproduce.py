@@ -41,6 +41,7 @@ def reproduce(
     agents: Annotated[
         Path | None, option(NETWORK, "Table 1: folder with one trained agent a game, instead of the package's.")
     ] = None,
+    games: Annotated[str, option(DATA, "Table 1: these games alone, as in Assault,BankHeist.")] = "",
     sticky: Annotated[float, option(DATA, "Table 1: chance that the emulator repeats an action.")] = 0.0,
     precision: options.Precision = "float32",
     threads: options.Threads = None,
@@ -62,8 +63,8 @@ def reproduce(
     from saplab.paper.choice import choose
 
     chosen = choose(names, preset, outside)
-    if chosen.table == "" and (agents is not None or sticky):
-        raise ValueError("`agents` and `sticky` are for a table of games: name table1 or table1-beyond too")
+    if chosen.table == "" and (agents is not None or games or sticky):
+        raise ValueError("`agents`, `games` and `sticky` are for a table of games: name table1 or table1-beyond too")
     if outside and not any(figure.name == "architectures" for figure in chosen.figures):
         raise ValueError("`outside` is a network for the study architectures: name that too")
     if data != "sample" and not chosen.figures:
@@ -74,7 +75,7 @@ def reproduce(
     if limit is not None and not chosen.figures:
         raise ValueError("`limit` counts images: how many games a table plays is a matter of `preset`")
     ask = _Ask(tuple(names), preset, seed, precision, place, out, dry_run, Console(as_json))
-    planned = [_table(ask, chosen, agents, sticky) if chosen.table else None,
+    planned = [_table(ask, chosen, agents, games, sticky) if chosen.table else None,
                _figures(ask, chosen, data, limit) if chosen.figures else None]  # fmt: skip
     finished = [one() for one in planned if one is not None]  # all are planned, before anything is computed
     if False in finished:
@@ -137,20 +138,21 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> _Plan
     return partial(_computed, job, figures, folder, ask.console)
 
 
-def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> _Planned | None:
+def _table(ask: _Ask, chosen: "Choice", folder: Path | None, games: str, sticky: float) -> _Planned | None:
     """Plan Table 1 with the agents that there are; None without any, where it was not asked for by its own name."""
     from saplab.cli.computing import command_line
     from saplab.evaluation.evaluate import Job
     from saplab.paper.table1 import EFFORTS, load_agents, table_curves, table_figures
+    from saplab.rl.atari import PAPER_GAMES
     from saplab.runs import Request
     from saplab.runs.games import Games
     from saplab.system.folder import inside
 
     try:
-        agents = load_agents(folder)
+        agents = load_agents(folder, games.split(",") if games else PAPER_GAMES)
         _tell_absent(agents, folder, ask.console)
     except ValueError as error:
-        if chosen.named:
+        if chosen.named or games:
             raise ValueError(f"table1: {error}") from None
         ask.console.say(f"table1 is left out: {error}")
         return None
@@ -162,8 +164,9 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, sticky: float) -> _
     request = Request(f"{chosen.table}: {ask.preset}", curves, command_line())
     job = Job(request, Games(agents.models(ask.place.device), ask.place.device), ask.place.engine)
     beside = inside(ask.out, chosen.table, folder=True) if ask.out and chosen.figures else ask.out
+    some = f"-{games.replace(',', '-')}" if games else ""
     other = f"{f'-sticky-{sticky:g}' if sticky else ''}{f'-seed-{ask.seed}' if ask.seed else ''}"
-    run = beside or Path("runs") / f"{ask.preset}-{chosen.table}{other}"
+    run = beside or Path("runs") / f"{ask.preset}-{chosen.table}{some}{other}"
     if ask.dry_run:
         return partial(_show_games, job, run, EFFORTS[ask.preset].max_frames, ask.console)
     return partial(_computed, job, figures, run, ask.console)
@@ -181,15 +184,17 @@ def _tell_absent(agents: "Agents", folder: Path | None, console: Console) -> Non
 
 
 def _show_games(job: "Job", folder: Path, max_frames: int, console: Console) -> None:
-    from saplab.cli.computing import what_is_lacking
+    from saplab.cli.computing import plan_of, what_is_lacking
     from saplab.rl.atari import FRAME_SKIP
 
     job.inputs.rehearse(job.request.cells)
     for game in dict.fromkeys(curve.figure for curve in job.request.curves):
         console.say(f"{game}: " + "; ".join(curve.label for curve in job.request.curves if curve.figure == game))
     cells = what_is_lacking(job, folder, console)
-    games = counted(sum(cell.stop - cell.start for cell in cells), "game")
-    console.say(f"{counted(len(cells), 'cell')}, {games} of at most {max_frames // FRAME_SKIP:,} actions each")
+    games, most = sum(cell.stop - cell.start for cell in cells), max_frames // FRAME_SKIP
+    console.say(f"{counted(len(cells), 'cell')}, {counted(games, 'game')} of at most {most:,} actions each")
+    if console.json:
+        console.emit_json({**plan_of(job, folder, len(cells)), "games": games, "most_actions_of_a_game": most})
 
 
 def _computed(job: "Job", figures: "Sequence[Figure]", folder: Path, console: Console) -> bool:
