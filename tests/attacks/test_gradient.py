@@ -441,3 +441,9 @@ def test_the_label_has_its_part_in_the_gradient_of_a_confident_network(average: 
     p = z.double().softmax(1)
     expected = torch.cat([-p[:, 1:].sum(1, keepdim=True), p[:, 1:]], 1)
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
+
+
+def test_relaxed_backward_still_sees_where_a_network_is_surer_than_float32_can_say() -> None:
+    problem = Problem.of(nn.Flatten().eval(), torch.tensor([[200.0, 0.0, 1.0]]).view(1, 3, 1, 1), torch.tensor([0]),
+                         threat=saplab.ThreatModel(bounds=(0.0, 300.0)))  # fmt: skip
+    assert (MonteCarlo(backward="relaxed").estimate(problem).gradient.abs() > 1e-3).all()

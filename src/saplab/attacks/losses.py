@@ -10,18 +10,24 @@ from torch import Tensor
 from saplab.system.registry import import_object
 
 LossName = Literal["cross-entropy", "margin", "dlr"]
-_SURE: Final = 1e-3  # a loss, below which the slope has four digits or fewer in float32
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, C), labels (N,) -> (N,)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return -log softmax(z)_y, (N,).
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return log softmax(z), (N, C), with the digits of its slope where a network is sure of one class.
 
-    Where a network is sure of the label, it is computed in float64: in float32 the slope softmax(z)_y - 1 by the
-    label's logit loses its digits, all of them where that logit leads by 17, and with them half of the gradient.
+    There 1 - p, from 1e-3 down to 1e-25, is the slope by that class's logit. In float32 it loses its digits, all of
+    them where the logit leads by 17, and with them half of the gradient; so these rows are computed in float64. Rows
+    that are surer have no slope, but what relaxed backward takes for it.
     """
-    loss = F.cross_entropy(logits, labels, reduction="none")
-    return torch.where(loss < _SURE, F.cross_entropy(logits.double(), labels, reduction="none").to(loss.dtype), loss)
+    logs, fine = F.log_softmax(logits, 1), F.log_softmax(logits.double(), 1)
+    left = -fine.detach().amax(1, keepdim=True)
+    return torch.where((left < 1e-3) & (left > 1e-25), fine.to(logs.dtype), logs)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return -log softmax(z)_y, (N,)."""
+    return F.nll_loss(log_softmax(logits), labels, reduction="none")
 
 
 def log_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
