@@ -457,9 +457,11 @@ def test_seven_points_apart_is_not_alike():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("fig1a", "--sticky", "0.3"), "`agents`, `games` and `sticky` are for a table of games"),
-        (("fig1a", "--agents", "x"), "`agents`, `games` and `sticky` are for a table of games"),
-        (("fig1a", "--games", "Bowling"), "`agents`, `games` and `sticky` are for a table of games"),
+        (("fig1a", "--sticky", "0.3"), "`agents`, `games`, `seeds` and `sticky` are for a table of games"),
+        (("fig1a", "--agents", "x"), "`agents`, `games`, `seeds` and `sticky` are for a table of games"),
+        (("fig1a", "--games", "Bowling"), "`agents`, `games`, `seeds` and `sticky` are for a table of games"),
+        (("fig1a", "--seeds", "2"), "`agents`, `games`, `seeds` and `sticky` are for a table of games"),
+        (("table1", "--seeds", "0"), "`seeds` must be >= 1, got 0"),
         (("fig1a", "--outside", "resnet20@x"), "`outside` is a network for the study architectures"),
         (("table1", "--data", "x.npz"), "`data` are images, of which a table of games has none"),
         (("fig1a", "--data", "."), "or a path that ends in .npz, got the folder ."),

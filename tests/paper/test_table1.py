@@ -299,6 +299,8 @@ def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopp
     assert "left out, as no agent is in" in some.stderr
     left = json.loads(some.stdout)
     assert (left["cells"], left["to_compute"], left["games"], left["most_actions_of_a_game"]) == (10, 0, 0, 10)
+    twice = json.loads(invoke(*words, "--seeds", 2, "--dry-run").stdout)
+    assert (twice["cells"], twice["to_compute"], twice["games"]) == (20, 10, 20)
     assert "Asterix" not in some.stderr
     assert "no agent of its games is in" in str(invoke(*words, "--games", "Bowling").exception)
     for name in ("table1", "all"):

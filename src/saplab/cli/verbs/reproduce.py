@@ -1,7 +1,7 @@
 """``saplab reproduce``: the paper's figures and Table 1, studies beyond them, and one's own."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ import typer
 from saplab.cli import options
 from saplab.cli.console import Console
 from saplab.cli.options import DATA, NETWORK, Place, option
+from saplab.system.counts import check_count
 from saplab.system.words import counted
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def reproduce(
         Path | None, option(NETWORK, "Table 1: folder with one trained agent a game, instead of the package's.")
     ] = None,
     games: Annotated[str, option(DATA, "Table 1: these games alone, as in Assault,BankHeist.")] = "",
+    seeds: Annotated[
+        int | None, option(options.JUDGING, "Table 1: seeds of games and draws, instead of those of the preset.")
+    ] = None,
     sticky: Annotated[float, option(DATA, "Table 1: chance that the emulator repeats an action.")] = 0.0,
     precision: options.Precision = "float32",
     threads: options.Threads = None,
@@ -63,8 +67,13 @@ def reproduce(
     from saplab.paper.choice import choose
 
     chosen = choose(names, preset, outside)
-    if chosen.table == "" and (agents is not None or games or sticky):
-        raise ValueError("`agents`, `games` and `sticky` are for a table of games: name table1 or table1-beyond too")
+    play = _Play(agents, tuple(games.split(",")) if games else (), seeds, sticky)
+    if chosen.table == "" and play != _Play():
+        raise ValueError(
+            "`agents`, `games`, `seeds` and `sticky` are for a table of games: name table1 or table1-beyond too"
+        )
+    if seeds is not None:
+        check_count("seeds", seeds)
     if outside and not any(figure.name == "architectures" for figure in chosen.figures):
         raise ValueError("`outside` is a network for the study architectures: name that too")
     if data != "sample" and not chosen.figures:
@@ -75,7 +84,7 @@ def reproduce(
     if limit is not None and not chosen.figures:
         raise ValueError("`limit` counts images: how many games a table plays is a matter of `preset`")
     ask = _Ask(tuple(names), preset, seed, precision, place, out, dry_run, Console(as_json))
-    planned = [_table(ask, chosen, agents, games, sticky) if chosen.table else None,
+    planned = [_table(ask, chosen, play) if chosen.table else None,
                _figures(ask, chosen, data, limit) if chosen.figures else None]  # fmt: skip
     finished = [one() for one in planned if one is not None]  # all are planned, before anything is computed
     if False in finished:
@@ -94,6 +103,26 @@ class _Ask:
     out: Path | None
     dry_run: bool
     console: Console
+
+
+@dataclass(frozen=True)
+class _Play:
+    """The options of a table of games alone."""
+
+    agents: Path | None = None
+    games: tuple[str, ...] = ()
+    seeds: int | None = None
+    sticky: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return what a run folder is called by, beside the preset and the table."""
+        parts = (
+            *self.games,
+            f"{self.seeds}-seeds" if self.seeds else "",
+            f"sticky-{self.sticky:g}" if self.sticky else "",
+        )
+        return "".join(f"-{part}" for part in parts if part)
 
 
 def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> _Planned:
@@ -138,7 +167,7 @@ def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> _Plan
     return partial(_computed, job, figures, folder, ask.console)
 
 
-def _table(ask: _Ask, chosen: "Choice", folder: Path | None, games: str, sticky: float) -> _Planned | None:
+def _table(ask: _Ask, chosen: "Choice", play: _Play) -> _Planned | None:
     """Plan Table 1 with the agents that there are; None without any, where it was not asked for by its own name."""
     from saplab.cli.computing import command_line
     from saplab.evaluation.evaluate import Job
@@ -149,26 +178,27 @@ def _table(ask: _Ask, chosen: "Choice", folder: Path | None, games: str, sticky:
     from saplab.system.folder import inside
 
     try:
-        agents = load_agents(folder, games.split(",") if games else PAPER_GAMES)
-        _tell_absent(agents, folder, ask.console)
+        agents = load_agents(play.agents, play.games or PAPER_GAMES)
+        _tell_absent(agents, play.agents, ask.console)
     except ValueError as error:
-        if chosen.named or games:
+        if chosen.named or play.games:
             raise ValueError(f"table1: {error}") from None
         ask.console.say(f"table1 is left out: {error}")
         return None
-    figures = table_figures(agents, chosen.table == "table1-beyond", sticky)
+    figures = table_figures(agents, chosen.table == "table1-beyond", play.sticky)
+    effort = EFFORTS[ask.preset]
+    effort = replace(effort, seeds=play.seeds or effort.seeds)
     curves = table_curves(
-        figures, agents.named, EFFORTS[ask.preset], sticky=sticky, seed=ask.seed, precision=ask.precision,
+        figures, agents.named, effort, sticky=play.sticky, seed=ask.seed, precision=ask.precision,
         device=ask.place.kind,
     )  # fmt: skip
     request = Request(f"{chosen.table}: {ask.preset}", curves, command_line())
     job = Job(request, Games(agents.models(ask.place.device), ask.place.device), ask.place.engine)
     beside = inside(ask.out, chosen.table, folder=True) if ask.out and chosen.figures else ask.out
-    some = f"-{games.replace(',', '-')}" if games else ""
-    other = f"{f'-sticky-{sticky:g}' if sticky else ''}{f'-seed-{ask.seed}' if ask.seed else ''}"
-    run = beside or Path("runs") / f"{ask.preset}-{chosen.table}{some}{other}"
+    other = f"{play.name}{f'-seed-{ask.seed}' if ask.seed else ''}"
+    run = beside or Path("runs") / f"{ask.preset}-{chosen.table}{other}"
     if ask.dry_run:
-        return partial(_show_games, job, run, EFFORTS[ask.preset].max_frames, ask.console)
+        return partial(_show_games, job, run, effort.max_frames, ask.console)
     return partial(_computed, job, figures, run, ask.console)
 
 
