@@ -124,6 +124,7 @@ def test_a_request_comes_back_from_its_file_and_plans_each_cell_once():
     assert {(c.sticky, c.precision, c.device, c.max_frames) for c in cells} == {(0.25, "bfloat16", "cuda", 400)}
     assert {cell.seed for cell in cells} == {5, 6}
     assert all(not curve.paper for curve in curves.values())  # the paper has no sticky actions
+    assert not any(claim.by for figure in figures for claim in figure.claims)
     assert all(label.endswith(", sticky actions") for _, label in curves)
     assert len(Request("t", tuple(curves_of(figures_of("assault")).values())).cells) == 2 * 5 * EFFORT.seeds
 

@@ -120,7 +120,7 @@ def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
     model, changes = f"{AGENT}{game}", PAPER_CHANGES[game]
     original, sap, bpda, transfer = (f"{label}{end}" for label in _LABELS)
     lines = [Line(original, model), Line(sap, model, "sap:100", paper={} if end else changes)]
-    claims = list(_claims(changes, original, sap))
+    claims = list(_claims(changes, original, sap, sized=not end))
     if beyond:
         lines += [
             Line(bpda, model, "sap:100", "fgsm:backward=identity"),
@@ -143,8 +143,8 @@ def _rival(defense: str) -> str:
     return label_of(found) + (", mask backward" if any(one.has_rules for one in found) else "")
 
 
-def _claims(changes: Mapping[float, float], original: str, sap: str) -> Iterator[Claim]:
-    """Yield what the paper says of a game: in which direction points change, and by at least half as much."""
+def _claims(changes: Mapping[float, float], original: str, sap: str, sized: bool) -> Iterator[Claim]:
+    """Yield what the paper says of a game: which way points change and, if `sized`, by at least half as much."""
     said = {
         "SAP-100 costs {} where nobody attacks.": {0.0: changes[0.0]},
         "SAP-100 gains {} under attack.": {s: change for s, change in changes.items() if s and change > 0},
@@ -156,7 +156,8 @@ def _claims(changes: Mapping[float, float], original: str, sap: str) -> Iterator
             yield Claim(text.format("points"), sap, relation, tuple(those), original)
             half = {strength: change / 2 for strength, change in those.items()}
             size = text.format("at least half of what the paper says")
-            yield Claim(size, sap, relation, tuple(those), original, half)
+            if sized:
+                yield Claim(size, sap, relation, tuple(those), original, half)
 
 
 def _note(game: str, facts: Facts) -> str:
