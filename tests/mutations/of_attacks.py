@@ -141,27 +141,6 @@ FAULTS = [
         "attacks/test_own_losses.py::test_a_targeted_users_loss_is_minus_that_of_the_target",
     ),
     Fault(
-        "a confident network's label has no part in the gradient",
-        LOSSES,
-        "(left < 1e-3)",
-        "(left < 0)",
-        "attacks/test_gradient.py::test_the_label_has_its_part_in_the_gradient_of_a_confident_network",
-    ),
-    Fault(
-        "small slopes go through float16 as they are",
-        "attacks/passes.py",
-        "scale = _power_of_two(slopes)",
-        "scale = torch.ones_like(slopes[:, 0])",
-        "attacks/test_gradient.py::test_a_confident_network_that_computes_in_float16_keeps_its_gradient",
-    ),
-    Fault(
-        "slopes are divided by no power of two",
-        "attacks/passes.py",
-        "power = largest.view(whole).bitwise_and(exponent).view(largest.dtype)",
-        "power = largest",
-        "attacks/test_gradient.py::test_dividing_by_a_power_of_two_changes_no_bit_of_a_gradient",
-    ),
-    Fault(
         "small log-losses underflow",
         LOSSES,
         "torch.where(odds < -30, odds, F.softplus(odds.clamp(min=-30)).log())",

@@ -299,11 +299,18 @@ def test_reproduce_plays_the_games_that_have_an_agent_and_goes_on_where_it_stopp
     some = invoke(*words, "--games", "Bowling,Assault", "--dry-run")
     assert "left out, as no agent is in" in some.stderr
     left = json.loads(some.stdout)
+    assert left["curves"] == ["Assault: original", "Assault: SAP-100, mask backward"]
     assert (left["cells"], left["to_compute"], left["games"], left["most_actions_of_a_game"]) == (10, 0, 0, 10)
     twice = json.loads(invoke(*words, "--seeds", 2, "--dry-run").stdout)
     assert (twice["cells"], twice["to_compute"], twice["games"]) == (20, 10, 20)
+    names = ("--games", "Bowling,Assault,Assault", "--seeds", 2, "--sticky", 0.25)
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(invoke(*words[:6], *names, *words[8:], "--dry-run").stdout)["run"] == (
+        "runs/smoke-table1-Assault-Bowling-sticky-0.25"
+    )
     assert "Asterix" not in some.stderr
     assert "no agent of its games is in" in str(invoke(*words, "--games", "Bowling").exception)
+    assert "no agent of its games is in" in str(invoke(*words, "--games", " bank_heist,,Bowling").exception)
     for name in ("table1", "all"):
         wrong = invoke("reproduce", name, *words[2:], "--games", "Assault,Bankheist", "--data", "sample")
         assert "got 'Bankheist'; did you mean BankHeist?" in str(wrong.exception)

@@ -7,11 +7,12 @@ from typing import Final, Literal, cast, get_args
 from weakref import WeakSet
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saplab.attacks.estimate import Estimate, LogLoss, Score, Tally, joined
 from saplab.attacks.flatness import broken
-from saplab.attacks.losses import Loss, LossName, log_cross_entropy, log_softmax, loss_of, read_loss
+from saplab.attacks.losses import Loss, LossName, log_cross_entropy, loss_of, read_loss
 from saplab.attacks.passes import Objective, Passes, cut
 from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
@@ -238,7 +239,7 @@ class MonteCarlo:
             return lambda z, rows: (z * slope[rows].to(z.dtype)).sum(1)
 
         def of_logs(z: Tensor, rows: Tensor) -> Tensor:
-            logs = log_softmax(z.float()).clamp(min=torch.finfo(torch.float32).min)
+            logs = F.log_softmax(z.float(), 1).clamp(min=torch.finfo(torch.float32).min)
             weights = (logs.detach().double() - score.log_probs[rows]).exp().nan_to_num(0.0)
             return (logs * (slope[rows] * weights).float()).sum(1)
 

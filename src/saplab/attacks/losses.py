@@ -13,21 +13,9 @@ LossName = Literal["cross-entropy", "margin", "dlr"]
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (N, C), labels (N,) -> (N,)
 
 
-def log_softmax(logits: Tensor) -> Tensor:
-    """Return log softmax(z), (N, C), with the digits of its slope where a network is sure of one class.
-
-    There 1 - p, from 1e-3 down to 1e-25, is the slope by that class's logit. In float32 it loses its digits, all of
-    them where the logit leads by 17, and with them half of the gradient; so these rows are computed in float64. Rows
-    that are surer have no slope, but what relaxed backward takes for it.
-    """
-    logs, fine = F.log_softmax(logits, 1), F.log_softmax(logits.double(), 1)
-    left = -fine.detach().amax(1, keepdim=True)
-    return torch.where((left < 1e-3) & (left > 1e-25), fine.to(logs.dtype), logs)
-
-
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return -log softmax(z)_y, (N,)."""
-    return F.nll_loss(log_softmax(logits), labels, reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def log_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

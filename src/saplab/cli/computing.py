@@ -84,8 +84,7 @@ def show_plan(job: "Job", folder: Path, console: "Console", alone: bool = True) 
 
 def plan_of(job: "Job", folder: Path, lacking: int) -> dict[str, object]:
     """Return a plan as JSON has it: the run folder, the curves, and how many cells there are and are lacking."""
-    curves = [curve.label for curve in job.request.curves]
-    return {"run": str(folder), "curves": curves, "cells": len(job.request.cells), "to_compute": lacking}
+    return {"run": str(folder), "curves": job.request.names, "cells": len(job.request.cells), "to_compute": lacking}
 
 
 def what_is_lacking(job: "Job", folder: Path, console: "Console") -> "list[Cell]":

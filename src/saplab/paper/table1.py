@@ -79,19 +79,30 @@ class Agents:
 def load_agents(folder: Path | None = None, games: Sequence[str] = PAPER_GAMES) -> Agents:
     """Load the agents of games of the paper's: those in a folder of folders, or those of the package.
 
-    Raises ValueError if the paper has no such game or an agent cannot be used, or if the extra ``rl`` is not installed.
+    Raises ValueError if an agent cannot be used, or if the extra ``rl`` is not installed.
     """
-    for game in games:
-        if game not in PAPER_GAMES:
-            hint = did_you_mean(game, PAPER_GAMES)
-            raise ValueError(f"`games` must be some of {', '.join(PAPER_GAMES)}, got {game!r}{hint}")
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(2, "there is no such folder of agents", str(folder))
-    wanted = [game for game in PAPER_GAMES if game in games]
-    found = {game: agent for game in wanted if (agent := _load(folder, game)) is not None}
+    found = {game: agent for game in games if (agent := _load(folder, game)) is not None}
     networks = {rom_name(game): network for game, (network, _) in found.items()}
     facts = {rom_name(game): known for game, (_, known) in found.items()}
-    return Agents(networks, facts, tuple(game for game in wanted if game not in found))
+    return Agents(networks, facts, tuple(game for game in games if game not in found))
+
+
+def read_games(text: str) -> tuple[str, ...]:
+    """Return the games of the paper's that a text such as ``Assault,BankHeist`` names, in the paper's order.
+
+    A game is called as in the paper or by its ROM; no text names none. Raises ValueError for one that the paper has
+    not, or if the extra ``rl`` is not installed.
+    """
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    by_name = {name: game for game in PAPER_GAMES for name in (game, rom_name(game))} if wanted else {}
+    for name in wanted:
+        if name not in by_name:
+            hint = did_you_mean(name, PAPER_GAMES)
+            raise ValueError(f"`games` must be some of {', '.join(PAPER_GAMES)}, got {name!r}{hint}")
+    found = {by_name[name] for name in wanted}
+    return tuple(game for game in PAPER_GAMES if game in found)
 
 
 def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:

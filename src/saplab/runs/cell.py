@@ -193,7 +193,7 @@ class ImageCell(Cell):
     """A cell of images: each is attacked at each radius and predicted by fresh passes."""
 
     kind = "images"
-    numerics = 11
+    numerics = 10
     ranges = "examples"
 
     attack: Attack

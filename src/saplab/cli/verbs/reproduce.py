@@ -65,9 +65,10 @@ def reproduce(
     Killed and started again, the same command goes on where it stopped. Figures share the cells they have in common.
     """
     from saplab.paper.choice import choose
+    from saplab.paper.table1 import read_games
 
     chosen = choose(names, preset, outside)
-    play = _Play(agents, tuple(games.split(",")) if games else (), seeds, sticky)
+    play = _Play(agents, read_games(games), seeds, sticky)
     if chosen.table == "" and play != _Play():
         raise ValueError(
             "`agents`, `games`, `seeds` and `sticky` are for a table of games: name table1 or table1-beyond too"
@@ -82,7 +83,7 @@ def reproduce(
         raise ValueError(f"`data` must be sample, cifar10:DIR or a path that ends in .npz, got the folder {data}")
     place = options.ready_place(device, threads, engine, workers, address)
     if limit is not None and not chosen.figures:
-        raise ValueError("`limit` counts images: how many games a table plays is a matter of `preset`")
+        raise ValueError("`limit` counts images: how many games a table plays is a matter of `preset` and `seeds`")
     ask = _Ask(tuple(names), preset, seed, precision, place, out, dry_run, Console(as_json))
     planned = [_table(ask, chosen, play) if chosen.table else None,
                _figures(ask, chosen, data, limit) if chosen.figures else None]  # fmt: skip
@@ -116,13 +117,9 @@ class _Play:
 
     @property
     def name(self) -> str:
-        """Return what a run folder is called by, beside the preset and the table."""
-        parts = (
-            *self.games,
-            f"{self.seeds}-seeds" if self.seeds else "",
-            f"sticky-{self.sticky:g}" if self.sticky else "",
-        )
-        return "".join(f"-{part}" for part in parts if part)
+        """Return what a run folder is called by, beside the preset and the table; more seeds go on in the same one."""
+        sticky = (f"sticky-{self.sticky:g}",) if self.sticky else ()
+        return "".join(f"-{part}" for part in (*self.games, *sticky))
 
 
 def _figures(ask: _Ask, chosen: "Choice", data: str, limit: int | None) -> _Planned:
