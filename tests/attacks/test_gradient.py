@@ -39,7 +39,7 @@ def passes(problem: Problem, samples: int, rule: Any = "mask") -> Tensor:
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("loss", ["cross-entropy", "margin", "dlr"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "exact-cross-entropy", "margin", "dlr"])
 @pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
 @pytest.mark.parametrize("backward", ["mask", "probability", "identity"])
 def test_gradient_is_that_of_its_definition(
@@ -382,3 +382,131 @@ def test_queries_of_random_networks_alone_are_in_bfloat16_and_float32_judges(ran
     assert asked.rows[True] == (3 * 6 * 2 if random else 0)  # queries call them lost in bfloat16, and float32 does not
     assert asked.rows[False] > 0
     assert not torch.equal(points, images)
+
+
+# --- confident networks ----------------------------------------------------------------------------------------------
+
+
+class Half(nn.Module):
+    """Flatten, and a linear layer in float16, one of whose logits leads by `lead`; the output has a `dtype`."""
+
+    def __init__(self, lead: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 27, generator=torch.Generator().manual_seed(0)) / 8)
+        self.lead, self.dtype = lead, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = (x.flatten(1).half() @ self.weight.half().T).to(self.dtype)
+        return z + self.lead * torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=self.dtype)
+
+
+def slopes_of(z: Tensor) -> Tensor:
+    """Return the slopes of -log p_0 by logits (N, C), in float64 and without subtracting from 1."""
+    p = z.double().softmax(1)
+    return torch.cat([-p[:, 1:].sum(1, keepdim=True), p[:, 1:]], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
+@pytest.mark.parametrize("backward", ["mask", "relaxed"])
+@pytest.mark.parametrize("lead", [28.0, 48.0])
+def test_a_confident_network_that_computes_in_float16_keeps_its_gradient(
+    lead: float, dtype: torch.dtype, average: Any, backward: Any
+) -> None:
+    """Its slopes by the logits are below 1e-12, which float16 rounds to 0."""
+    images = torch.rand(3, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    net = Half(lead, dtype).eval()
+    problem = Problem.of(net, images, torch.zeros(3, dtype=torch.int64))
+    exact: Any = MonteCarlo(backward=backward, average=average, loss="exact-cross-entropy")
+    found = exact.estimate(problem).gradient.double()
+    expected = (slopes_of(net(images).detach()) @ net.weight.detach().double()).view_as(images)
+    size = expected.abs().max()
+    assert 0 < size < 1e-10
+    torch.testing.assert_close(found / size, expected / size, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("lead", [9.0, 17.0, 30.0, 40.0, 60.0])
+def test_the_label_has_its_part_in_the_gradient_of_a_confident_network(lead: float) -> None:
+    """In float32, p - 1 rounds to 0 from a lead of 17 on, in float64 from 37."""
+    z = torch.tensor([[lead, 0.0, 1.0, 2.0], [lead, lead - 1.0, -3.0, 0.0], [0.0, lead, 1.0, 1.0]])
+    where = saplab.ThreatModel(bounds=(-99.0, 99.0))
+    labels = torch.tensor([0, 0, 0])
+    problem = Problem.of(nn.Flatten().eval(), z.view(3, 4, 1, 1), labels, threat=where)
+    found = MonteCarlo(loss="exact-cross-entropy").estimate(problem).gradient.flatten(1)
+    torch.testing.assert_close(found.double(), slopes_of(z), rtol=1e-4, atol=1e-30)
+
+
+@pytest.mark.parametrize("own", [-torch.inf, 3.0])
+def test_logits_of_minus_infinity_have_no_slope(own: float) -> None:
+    z = torch.tensor([[30.0, own, -torch.inf, 2.0]], requires_grad=True)
+    (slopes,) = torch.autograd.grad(LOSSES["exact-cross-entropy"](z, torch.tensor([0])).sum(), z)
+    torch.testing.assert_close(slopes.double(), slopes_of(z.detach()), rtol=1e-4, atol=0)
+
+
+def test_small_slopes_change_no_bit_of_a_gradient_and_large_ones_are_left() -> None:
+    """An ordinary network's gradient is PyTorch's own; small ones are scaled by powers of two, there and back."""
+    net = initialise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)), 0).eval()
+    images = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    x = images.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(nn.functional.cross_entropy(net(x), LABELS, reduction="sum"), x)
+    assert MonteCarlo().estimate(Problem.of(net, images, LABELS)).gradient.equal(expected)
+    small = MonteCarlo(loss=lambda z, y: 2.0**-40 * nn.functional.cross_entropy(z, y, reduction="none"))
+    assert small.estimate(Problem.of(net, images, LABELS)).gradient.equal(2.0**-40 * expected)
+
+
+def test_relaxed_backward_still_sees_where_a_network_is_surer_than_float32_can_say() -> None:
+    where = saplab.ThreatModel(bounds=(0.0, 300.0))
+    for lead in (80.0, 200.0):
+        z = torch.tensor([[lead, 0.0, 1.0]]).view(1, 3, 1, 1)
+        problem = Problem.of(nn.Flatten().eval(), z, torch.tensor([0]), threat=where)
+        exact = MonteCarlo(backward="relaxed", loss="exact-cross-entropy")
+        assert (exact.estimate(problem).gradient.abs() > 1e-3).all(), lead
+
+
+class Inferring(nn.Module):
+    """A network that refuses to be differentiated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(27, 5)
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_network_in_inference_mode_has_no_gradient() -> None:
+    problem = Problem.of(Inferring().eval(), torch.rand(2, 3, 3, 3), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="no gradient reaches the image"):
+        MonteCarlo().estimate(problem)
+
+
+class OneHot(nn.Module):
+    """A network that answers in whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = initialise(nn.Linear(27, 5), 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.one_hot(self.linear(x.flatten(1)).argmax(1), 5)
+
+
+def test_whole_numbers_are_logits_too() -> None:
+    images = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    problem = Problem.of(OneHot().eval(), images, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="no gradient reaches the image"):
+        MonteCarlo().estimate(problem)
+    assert MonteCarlo(backward="relaxed").estimate(problem).gradient.any()
+
+
+def _in_place(z: Tensor, labels: Tensor) -> Tensor:
+    z -= z.amax(1, keepdim=True).detach()
+    return nn.functional.cross_entropy(z, labels, reduction="none")
+
+
+def test_a_users_loss_may_work_in_place(problem: Problem) -> None:
+    found, usual = (MonteCarlo(3, loss=loss).estimate(problem) for loss in (_in_place, "cross-entropy"))
+    torch.testing.assert_close(found.gradient, usual.gradient)
+    assert found.logits.equal(usual.logits)
+    assert MonteCarlo(3, loss=_in_place).score(problem).logits.equal(usual.logits)

@@ -214,7 +214,7 @@ def _refuse_misplaced(kind: type[Attack], values: Sequence[object], settings: Ma
         raise TypeError(f"`gradient` of {name} must be a saplab.MonteCarlo, got {found!r}")
 
 
-_LOSSES: Final = {"cross-entropy": "CE", "dlr": "DLR"}
+_LOSSES: Final = {"cross-entropy": "CE", "exact-cross-entropy": "exact CE", "dlr": "DLR"}
 
 
 class GradientAttack(Attack):

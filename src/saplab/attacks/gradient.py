@@ -64,8 +64,9 @@ class MonteCarlo:
             on the way back, defended or not.
         average: ``loss``: the mean of the losses' gradients (the paper); ``logits``, ``probabilities``: the gradient
             of the loss of the mean logits or of the mean softmax, which runs each pass forward twice.
-        loss: ``cross-entropy``, ``margin``, ``dlr``, or a function of one's own, (logits (N, C), labels (N,)) -> (N,),
-            also as ``package.module:function``; of mean probabilities, it is taken of their logarithm. Results name a
+        loss: ``cross-entropy``, as frameworks compute its slope, ``exact-cross-entropy``, which loses no digits where a
+            network is sure, ``margin``, ``dlr``, or a function of one's own, (logits (N, C), labels (N,)) -> (N,), also
+            as ``package.module:function``; of mean probabilities, it is taken of their logarithm. Results name a
             function by its module and source, so it must be defined at the top of a module to be evaluated.
         redraw: whether each step of an attack sees fresh passes. Without, all its steps see the same ones, as in
             evaluations that draw once for a whole attack and so find what fools that draw, not the network.
@@ -224,7 +225,8 @@ class MonteCarlo:
         return score.logits if self.average == "logits" or not batch.random else score.log_probs
 
     def _log_loss(self, batch: Problem) -> LogLoss | None:
-        return log_cross_entropy if self.loss == "cross-entropy" and batch.targets is None else None
+        ranked = self.loss in ("cross-entropy", "exact-cross-entropy") and batch.targets is None
+        return log_cross_entropy if ranked else None
 
     def _loss(self, batch: Problem) -> Objective:
         labels, targets = batch.labels, batch.targets

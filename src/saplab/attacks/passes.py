@@ -65,10 +65,10 @@ class Passes:
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
             x = batch.images[rows].requires_grad_()
             with torch.enable_grad(), drawing(streams, self.rule, inputs_only=True), _computing_in(self.precision, x):
-                z = self._logits(x)
-                z = z.float() if z.dtype == torch.bfloat16 else z
-                value = objective(z, rows)
-                gradient = self._gradient(value.sum(), x)
+                z = _wide(self._logits(x))
+                leaf = z.detach().clone().requires_grad_()
+                value = objective(leaf.clone(), rows)  # which may work in place
+                gradient = self._gradient(value, leaf, z, x)
             return z.detach(), value.detach(), gradient
 
         first = torch.zeros(1, dtype=torch.int64, device=batch.images.device)
@@ -77,12 +77,18 @@ class Passes:
         most = rows_at_once(batch.adversary, batch.images, rows, lambda: run(first, streams))
         return self._run(samples, run, self.precision, most)
 
-    def _gradient(self, total: Tensor, x: Tensor) -> Tensor:
-        """Return the gradient by the images; where none can reach them it is 0 if that is noted, else an error."""
-        if total.requires_grad:
-            (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+    def _gradient(self, value: Tensor, leaf: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        """Return the gradient by the images; where none can reach them it is 0 if that is noted, else an error.
+
+        Where the slopes (M, C) of the objective by the logits are small, they go back through the network scaled up:
+        those of a confident network would be rounded to 0 where it computes in float16.
+        """
+        slopes = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
+        if slopes is not None and z.requires_grad:
+            scale = _power_of_two(slopes)
+            (gradient,) = torch.autograd.grad(z, x, slopes / scale[:, None], allow_unused=True)
             if gradient is not None:
-                return gradient
+                return (gradient * scale.view(-1, *[1] * (x.dim() - 1))).to(gradient.dtype)
         if self.batch.flatness is None:
             raise ValueError(
                 "no gradient reaches the image: try backward='relaxed', or an attack that sees scores alone"
@@ -97,9 +103,8 @@ class Passes:
         def run(rows: Tensor, streams: Tensor) -> tuple[Tensor, ...]:
             x = self.batch.images[rows]
             with torch.no_grad(), drawing(streams, self.rule), _computing_in(precision, x):
-                z = self._logits(x)
-                z = z.float() if precision == "bfloat16" else z
-                return z, objective(z, rows)
+                z = _wide(self._logits(x))
+                return z, objective(z.clone(), rows)
 
         return self._run(samples, run, precision)
 
@@ -115,6 +120,23 @@ class Passes:
             if (witness := present()) is not None and precision == "float32":  # that of predictions
                 witness.see(self.batch, streams, results[0])
             yield tuple(t.unflatten(0, (count, -1)) for t in results)
+
+
+def _wide(z: Tensor) -> Tensor:
+    """Return logits in float32 where they have fewer bits, or are whole numbers: losses are of all their bits."""
+    return z if z.dtype in (torch.float32, torch.float64) else z.float()
+
+
+def _power_of_two(slopes: Tensor) -> Tensor:
+    """Return for each row (M,) of small slopes by what to divide them, a power of two, which loses no bit; else 1.
+
+    Small is below 2^-14, from where float16 has fewer digits; then the largest becomes 2^-8 or so, which leaves room
+    for what a network multiplies it by. The power is the exponent's bits of float32 or float64 alone.
+    """
+    largest = slopes.abs().amax(1)
+    whole, exponent = (torch.int64, 0x7FF << 52) if largest.dtype == torch.float64 else (torch.int32, 0xFF << 23)
+    power = largest.view(whole).bitwise_and(exponent).view(largest.dtype)
+    return torch.where((power > 0) & (power < 2.0**-14), power * 2.0**8, torch.ones_like(power))
 
 
 def _computing_in(precision: Precision, x: Tensor) -> AbstractContextManager[None]:

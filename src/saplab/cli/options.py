@@ -96,7 +96,10 @@ Average = Annotated[
     str, option(ATTACK, "What is averaged over the samples: loss (the paper's), logits or probabilities.")
 ]
 Loss = Annotated[
-    str, option(ATTACK, "What is maximised: cross-entropy, margin or dlr (the difference of logits ratio).")
+    str,
+    option(
+        ATTACK, "What is maximised: cross-entropy, exact-cross-entropy, margin or dlr (the difference of logits ratio)."
+    ),
 ]
 Passes = Annotated[int, option(JUDGING, "Passes averaged for a prediction or action; the paper's 100 take long.")]
 Seed = Annotated[int, option(JUDGING, "Seed of the defence's draws and, separately, of the attack's.")]
