@@ -16,7 +16,10 @@ def points_chart(records: Records, theme: Theme = PAPER) -> alt.FacetChart:
         raise ValueError("`records` must hold at least one row, got none")
     games, agents = (list(dict.fromkeys(record[name] for record in records)) for name in ("game", "agent"))
     alone = len(games) == 1
-    legend = alt.Legend(title=None, orient="bottom", columns=1 if alone else 2, labelLimit=480, symbolOpacity=1)
+    legend = alt.Legend(
+        title=None, orient="bottom", columns=1 if alone else 2, labelLimit=480, symbolOpacity=1,
+        columnPadding=40,  # for fonts that are wider than the one that was measured
+    )  # fmt: skip
     strengths = sorted({record["strength"] for record in records})
     axis = alt.Axis(values=strengths, labelExpr="toString(datum.value)")
     scale = alt.Scale(type="symlog", constant=1, domain=[strengths[0], strengths[-1]], nice=False, padding=6)
