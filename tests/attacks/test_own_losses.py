@@ -48,7 +48,8 @@ def test_a_targeted_users_loss_is_minus_that_of_the_target(net: nn.Module, image
 def test_a_loss_of_the_wrong_shape_or_name_is_refused(net: nn.Module, images: Tensor, labels: Tensor) -> None:
     with pytest.raises(ValueError, match=r"`loss` must return one number for each of 9 examples, got the shape \(\)"):
         FGSM(MonteCarlo(loss=one_number))(net, images, labels, eps=0.1)
-    with pytest.raises(ValueError, match="`loss` must be one of cross-entropy, margin, dlr, or a function, got 'nine'"):
+    names = "cross-entropy, exact-cross-entropy, margin, dlr"
+    with pytest.raises(ValueError, match=f"`loss` must be one of {names}, or a function, got 'nine'"):
         MonteCarlo(loss="nine")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="mine:nothing cannot be imported"):
         MonteCarlo(loss="mine:nothing")  # type: ignore[arg-type]
