@@ -193,7 +193,7 @@ class ImageCell(Cell):
     """A cell of images: each is attacked at each radius and predicted by fresh passes."""
 
     kind = "images"
-    numerics = 10
+    numerics = 11
     ranges = "examples"
 
     attack: Attack
