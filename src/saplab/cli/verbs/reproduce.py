@@ -184,7 +184,8 @@ def _table(ask: _Ask, chosen: "Choice", play: _Play) -> _Planned | None:
         return None
     figures = table_figures(agents, chosen.table == "table1-beyond", play.sticky)
     effort = EFFORTS[ask.preset]
-    effort = replace(effort, seeds=play.seeds or effort.seeds)
+    if play.seeds is not None:
+        effort = replace(effort, seeds=play.seeds, more={})
     curves = table_curves(
         figures, agents.named, effort, sticky=play.sticky, seed=ask.seed, precision=ask.precision,
         device=ask.place.kind,
