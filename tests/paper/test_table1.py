@@ -17,7 +17,7 @@ from saplab.metrics.scores import relative_change
 from saplab.models.qnetwork import new_network
 from saplab.paper import table1 as plan
 from saplab.paper.claims import judge
-from saplab.paper.report import write_study
+from saplab.paper.report import _how_many, write_study
 from saplab.paper.study import Claim, Figure, Line, is_study, save_figures
 from saplab.paper.table1 import EFFORTS, STRENGTHS, Agents, Effort, table_curves, table_figures
 from saplab.rl.agents import Facts, pack, write_agent
@@ -140,6 +140,24 @@ def test_cells_hold_so_few_games_that_many_workers_have_some():
     assert every == {5 * 3 * 4}
 
 
+def test_a_game_may_be_played_more_often_at_one_strength():
+    more = Effort(3, 3, 1, 2, 2, 400, more={("assault", 0.0): 3, ("bowling", 4.0): 2})
+    curves = curves_of(figures_of("assault", "bowling", beyond=True), more)
+    seeds = {(*name, strength): [cell.seed for cell in curve.cells_at(eps_of(strength))]
+             for name, curve in curves.items() for strength in STRENGTHS}  # fmt: skip
+    table = ("original", "SAP-100, mask backward")
+    assert {where for where, found in seeds.items() if found == [0, 1, 2]} == {("Assault", line, 0.0) for line in table}
+    assert {where for where, found in seeds.items() if found == [0, 1]} == {("Bowling", line, 4.0) for line in table}
+    assert {tuple(found) for found in seeds.values()} == {(0,), (0, 1), (0, 1, 2)}
+    request = Request("more", tuple(curves.values()))
+    assert Request.from_json(request.to_json()).cells == request.cells
+    said = _how_many([curve for (_, label), curve in curves.items() if label in table])
+    assert said == (
+        "3 games of 1 seed without an attack (9 of 3 in Assault at λ = 0) and 3 games of 1 seed under one"
+        " (6 of 2 in Bowling at λ = 4)"
+    )
+
+
 def test_claims_are_about_the_strengths_that_the_paper_gives():
     zone, bowling = figures_of("battle_zone", "bowling")
     assert (zone.name, bowling.name) == ("BattleZone", "Bowling")
@@ -201,7 +219,7 @@ def test_the_page_shows_changes_blanks_and_what_is_missing(written):
     page = (root / "report.html").read_text(encoding="utf-8")
     for text in ("<b>-50.0</b>", "paper -12.2", "paper +10.4", ">blank</b>", "10 of 40 cells", "preset smoke, 16 steps",
                  ">Assault</a>", ">Bowling</a>", "paper +3425.9", "Not computed yet.",
-                 "Each number: 6 games without an attack and 6 under one, of 2 seeds of games",
+                 "Each number: 6 games of 2 seeds without an attack and 6 games of 2 seeds under one, of one trained",
                  "after 400 frames, as 0 of", "0 lie within the 95 % interval of the one measured here, 1 outside",
                  "ε = 0.05, sticky actions off",
                  "average 2 passes, their actions 2"):  # fmt: skip
@@ -229,7 +247,7 @@ def test_the_results_for_a_repository_say_what_the_page_says(written):
     assert "| 1 | blank; paper +10.4 |" in lines
     assert "![Mean points against strength](figures/points.svg)" in lines
     assert any(line.startswith("Of the paper's ") for line in lines)
-    assert any(line.startswith("Each number: 6 games without an attack") for line in lines)
+    assert any(line.startswith("Each number: 6 games of 2 seeds without an attack") for line in lines)
     assert "Not played." in lines
 
 

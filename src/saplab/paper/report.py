@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from saplab.attacks import strength_of
 from saplab.evaluation.pictures import examples
 from saplab.evaluation.rows import GameRow, Summary, summarise
 from saplab.paper.claims import Judged, Outcome, judge, measured
@@ -190,17 +191,33 @@ def _played(curves: Sequence[Curve], rows: Sequence[GameRow]) -> str:
         return ""
     first, cells = games[0], [cell for curve in games for cell in curve.cells]
     rules = cast(GameCell, first.first)
-    number = {eps: sum(cell.stop - cell.start for cell in first.cells_at(eps)) for eps in first.eps}
-    many = f"{number[first.eps[0]]} games without an attack and {number[first.eps[-1]]} under one"
     samples = max(cell.attack.samples for cell in cells if cell.attack is not None)
     sticky = f"{rules.sticky:g}" if rules.sticky else "off"
     cut, every = sum(row.cut for row in rows), sum(row.score.games for row in rows)
     return (
-        f"Each number: {many}, of {counted(len(first.seeds), 'seed')} of games and draws and one trained agent, in"
-        f" {rules.precision}. A game is stopped after {rules.max_frames:,} frames, as {cut} of {every:,} were."
+        f"Each number: {_how_many(games)}, of one trained agent, in {rules.precision}."
+        f" A game is stopped after {rules.max_frames:,} frames, as {cut} of {every:,} were."
         f" ε = {rules.epsilon:g}, sticky actions {sticky}; points as the game counts them, with 95 % intervals"
         " (Student's). λ is how far the adversary may move each gray value of each pixel, in steps of 0..255; its"
         " attack is FGSM on the whole stack of frames, against the action that it finds best. Gradients of defended"
         f" agents average {samples} passes, their actions {max(cell.passes for cell in cells)}. Changes are against the"
         " original at the same λ and under the same kind of attack."
     )
+
+
+def _how_many(curves: Sequence[Curve]) -> str:
+    """Return in words of how many games and seeds a number is, without an attack and under one, and where of others."""
+    firsts = {curve.figure: curve for curve in reversed(curves)}  # of each figure
+    played: dict[bool, list[tuple[tuple[int, int], str]]] = {False: [], True: []}
+    for curve in reversed(firsts.values()):
+        for eps in curve.eps:
+            cells = list(curve.cells_at(eps))
+            found = sum(cell.stop - cell.start for cell in cells), len({cell.seed for cell in cells})
+            played[eps > 0].append((found, f"{curve.figure} at λ = {strength_text(strength_of(eps))}"))
+    told = []
+    for attacked, here in played.items():
+        usual, _ = Counter(found for found, _ in here).most_common(1)[0]
+        others = [f"{games} of {seeds} in {place}" for (games, seeds), place in here if (games, seeds) != usual]
+        what = f"{usual[0]} games of {counted(usual[1], 'seed')} {'under one' if attacked else 'without an attack'}"
+        told.append(f"{what} ({', '.join(others)})" if others else what)
+    return " and ".join(told)

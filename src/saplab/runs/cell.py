@@ -374,7 +374,7 @@ class Curve:
         cells: of all radii and ranges, these in order and without a gap, of the first seed.
         claim: what the label's adversary knows or does, in one sentence.
         paper: the paper's numbers by λ, where they exist: accuracies, or relative changes of points, in %.
-        repeats: the same cells with other seeds, one tuple a seed.
+        repeats: the same cells with other seeds, or some of them, one tuple a seed.
         figure: name of the figure that the curve belongs to, where a run has several.
         against: label of the curve that changes are relative to.
     """

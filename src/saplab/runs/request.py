@@ -22,11 +22,12 @@ class DamagedRequestError(ValueError):
     """A ``request.json`` that is no longer what was written; the command that made it can write it anew."""
 
 
-class _Part(msgspec.Struct, forbid_unknown_fields=True):
+class _Part(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Cells that differ in their range alone: thousands of them in a few lines."""
 
     cell: dict[str, Any]
     bounds: list[int]
+    seeds: int | None = None  # how many of the curve's seeds have them, where not all do
 
 
 class _Curve(msgspec.Struct, forbid_unknown_fields=True):
@@ -166,7 +167,11 @@ def _homes(curves: Iterable[Curve]) -> dict[str, str]:
 
 
 def _described(curve: Curve) -> _Curve:
-    parts = [_Part(dict(cells[0].key), _bounds(cells)) for cells in _runs_of(curve.cells)]
+    every = set(curve.every_cell())
+    parts = []
+    for cells in _runs_of(curve.cells):
+        having = sum(replace(cells[0], seed=seed[0].seed) in every for seed in curve.seeds)
+        parts.append(_Part(dict(cells[0].key), _bounds(cells), None if having == len(curve.seeds) else having))
     paper = [(float(strength), float(percent)) for strength, percent in curve.paper.items()]
     seeds = [cells[0].seed for cells in curve.seeds]
     found = _Curve(curve.label, curve.claim, paper, curve.figure, curve.against, parts, seeds)
@@ -186,11 +191,14 @@ def _bounds(cells: Sequence[Cell]) -> list[int]:
 
 
 def _curve(found: _Curve) -> Curve:
-    wholes = [(cell_of(part.cell), part.bounds) for part in found.parts]
+    wholes = [(cell_of(part.cell), part.bounds, part.seeds or len(found.seeds)) for part in found.parts]
     cells, *repeats = (
-        tuple(replace(cell, start=a, stop=b, seed=seed) for cell, bounds in wholes for a, b in pairwise(bounds))
-        for seed in found.seeds
-    )
+        tuple(
+            replace(cell, start=a, stop=b, seed=seed)
+            for cell, bounds, seeds in wholes if k < seeds for a, b in pairwise(bounds)
+        )
+        for k, seed in enumerate(found.seeds)
+    )  # fmt: skip
     return Curve(found.label, cells, found.claim, dict(found.paper), tuple(repeats), found.figure, found.against)
 
 
