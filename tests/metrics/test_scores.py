@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import t as student_t
 from scipy.stats import ttest_1samp, ttest_ind
 
-from saplab.metrics.scores import mean_score, relative_change, score_difference
+from saplab.metrics.scores import mean_score, permutation_p, relative_change, score_difference
 
 DEFENDED = np.array([310.0, 250.0, 420.0, 280.0, 350.0])
 SHAPE = np.array([-1.3, -0.4, 0.2, 0.5, 1.0])  # mean 0
@@ -81,3 +81,23 @@ def test_games_that_all_end_alike_say_nothing_of_their_spread():
 def test_scores_refuse(scores):
     with pytest.raises(ValueError, match="`scores` must be finite numbers"):
         mean_score(scores)
+
+
+@pytest.mark.parametrize("shift", [-1.0, 0.0, 0.5])
+def test_a_permutation_test_agrees_with_welch_where_points_are_normal(shift: float):
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(shift, 1, 80), rng.normal(0, 2, 120)
+    assert permutation_p(first, second) == pytest.approx(ttest_ind(first, second, equal_var=False).pvalue, abs=0.02)
+
+
+def test_where_nearly_all_games_end_alike_a_permutation_test_is_not_as_sure_as_welch():
+    first, second = [30.0] * 38 + [31.0] * 4, [30.0] * 42
+    difference = score_difference(first, second)
+    assert difference is not None
+    assert difference.low > 0
+    assert permutation_p(first, second) == pytest.approx(0.116, abs=0.01)  # 2 · C(42, 4) / C(84, 4)
+
+
+def test_outcomes_that_never_overlap_are_told_apart():
+    assert permutation_p([1.0] * 6, [0.0] * 6) == pytest.approx(2 / 924)  # C(12, 6)
+    assert permutation_p([1.0] * 6, [1.0] * 6) == 1

@@ -380,6 +380,15 @@ def test_games_without_a_spread_leave_a_claim_unclear():
     assert judge(claim, {}).outcome == "not computed"
 
 
+def test_what_few_other_games_decide_is_not_called_a_gain():
+    """38 of 42 games end alike: Welch's interval lies above zero, and as many orders of the games say the same."""
+    claim = Claim("It gains.", "a", "higher", (1,), "b")
+    found = judge(claim, {"a": {1: [30.0] * 38 + [31.0] * 4}, "b": {1: [30.0] * 42}})
+    said = "a − b. λ = 1: +0.1 points [+0.0, +0.2] (by a permutation test p = 0.11)"
+    assert (found.outcome, found.evidence) == ("unclear", said)
+    assert judge(claim, {"a": {1: [30.0] * 30 + [31.0] * 12}, "b": {1: [30.0] * 42}}).outcome == "holds"
+
+
 @pytest.mark.parametrize(
     ("relation", "by", "mean", "outcome"),
     [

@@ -15,10 +15,11 @@ Of a curve alone:
 A claim holds where its 95 % interval says so at every strength, for every pair of its curves. It does not hold where an
 interval says the opposite somewhere; these are wider, so that all of a claim hold together (Bonferroni), and the number
 of comparisons makes no claim fail by chance. Else it is unclear. Accuracies are compared by the paired difference over
-images, ECEs by the ends of both intervals (which are not widened), points of games by Welch's interval.
+images, ECEs by the ends of both intervals (which are not widened), points of games by Welch's interval, which is too
+narrow where nearly all games end alike: that points are higher or lower a permutation test at its level must say too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -26,7 +27,7 @@ from saplab.evaluation.findings import DIAGRAM_BINS, whole
 from saplab.evaluation.rows import scores_at
 from saplab.metrics import Interval, correct, mean_interval, paired_difference
 from saplab.metrics.calibration import calibration
-from saplab.metrics.scores import relative_change, score_difference
+from saplab.metrics.scores import permutation_p, relative_change, score_difference
 from saplab.paper.study import Claim
 from saplab.runs import Curve, Results
 
@@ -34,6 +35,7 @@ Outcome = Literal["holds", "does not hold", "unclear", "not computed"]
 ALIKE: Final = 5.0  # accuracies within 5 points of each other are alike
 CALIBRATED: Final = 10.0  # an expected calibration error up to 10 points
 _SURE: Final = 0.95
+_SIDES: Final = ("higher", "lower", "mostly lower")  # of zero
 
 Measured = Mapping[float, Any]  # by λ or ε: probabilities (N, C) and labels (N,) of images, or points of games
 _Interval = tuple[float, float, float]  # in points: what was found, and its interval
@@ -93,7 +95,12 @@ def _compared(claim: Claim, first: Measured, second: Measured) -> dict[float, tu
             pair[strength] = ": games without a spread to judge by", "unclear"
             if shown and wider:
                 told = _change(claim.by[strength], first[strength], second[strength]) if claim.by else None
-                pair[strength] = told or _text(claim.relation, shown), _outcome(claim.relation, shown, wider)
+                outcome, doubt = _outcome(claim.relation, shown, wider), ""
+                if outcome != "unclear" and claim.relation in _SIDES and not isinstance(first[strength], tuple):
+                    p = permutation_p(first[strength], _wanted(claim, strength, second[strength]))
+                    if p > 1 - (_SURE if outcome == "holds" else together):
+                        outcome, doubt = "unclear", f" (by a permutation test p = {p:.2g})"
+                pair[strength] = (told or _text(claim.relation, shown)) + doubt, outcome
     return pair
 
 
@@ -104,8 +111,7 @@ def _found(claim: Claim, strength: float, first: Any, second: Any, confidence: f
     """
     relation = claim.relation
     if not isinstance(first, tuple):
-        wanted = 1 + claim.by.get(strength, 0.0) / 100
-        more = score_difference(first, [wanted * points for points in second], confidence)
+        more = score_difference(first, _wanted(claim, strength, second), confidence)
         return (more.estimate, more.low, more.high) if more else None
     if relation in ("calibrated", "not calibrated"):
         error = _error(first)
@@ -118,6 +124,11 @@ def _found(claim: Claim, strength: float, first: Any, second: Any, confidence: f
         return 100 * (share.estimate - chance), 100 * (share.low - chance), 100 * (share.high - chance)
     gap = paired_difference(correct(*first), correct(*second), 1, confidence)
     return 100 * gap.estimate, 100 * gap.low, 100 * gap.high
+
+
+def _wanted(claim: Claim, strength: float, second: Sequence[float]) -> list[float]:
+    """Return the second's points changed by so many percent as the first's must differ from them."""
+    return [(1 + claim.by.get(strength, 0.0) / 100) * points for points in second]
 
 
 def _error(measured: tuple[Any, Any]) -> Interval:

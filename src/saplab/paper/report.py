@@ -216,7 +216,7 @@ def _how_many(curves: Sequence[Curve]) -> str:
             played[eps > 0].append((found, f"{curve.figure} at λ = {strength_text(strength_of(eps))}"))
     told = []
     for attacked, here in played.items():
-        usual, _ = Counter(found for found, _ in here).most_common(1)[0]
+        usual = min(found for found, _ in here)
         others = [f"{games} of {seeds} in {place}" for (games, seeds), place in here if (games, seeds) != usual]
         what = f"{usual[0]} games of {counted(usual[1], 'seed')} {'under one' if attacked else 'without an attack'}"
         told.append(f"{what} ({', '.join(others)})" if others else what)
