@@ -221,7 +221,7 @@ def test_the_page_shows_changes_blanks_and_what_is_missing(written):
                  ">Assault</a>", ">Bowling</a>", "paper +3425.9", "Not computed yet.",
                  "Each number: 6 games of 2 seeds without an attack and 6 games of 2 seeds under one, of one trained",
                  "after 400 frames, as 0 of", "0 lie within the 95 % interval of the one measured here, 1 outside",
-                 "ε = 0.05, sticky actions off",
+                 "ε = 0.05, sticky actions off", "(Welch&#39;s test, 95 %): original at λ = 1.</p>",
                  "average 2 passes, their actions 2"):  # fmt: skip
         assert text in page
     assert "<script" not in page
@@ -249,6 +249,7 @@ def test_the_results_for_a_repository_say_what_the_page_says(written):
     assert any(line.startswith("Of the paper's ") for line in lines)
     assert any(line.startswith("Each number: 6 games of 2 seeds without an attack") for line in lines)
     assert "Not played." in lines
+    assert "Not shown to play better than at random (Welch's test, 95 %): original at λ = 1." in lines
 
 
 def test_a_table_of_which_no_number_is_played_has_no_drawing(tmp_path):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saplab.attacks.estimate import Estimate, LogLoss, Score, Tally, joined
 from saplab.attacks.flatness import broken
-from saplab.attacks.losses import Loss, LossName, log_cross_entropy, loss_of, read_loss
+from saplab.attacks.losses import RANKS, Loss, LossName, loss_of, read_loss
 from saplab.attacks.passes import Objective, Passes, cut
 from saplab.attacks.problem import Problem
 from saplab.defenses.drawing import GRADIENT_RULES, GradientRule
@@ -225,8 +225,7 @@ class MonteCarlo:
         return score.logits if self.average == "logits" or not batch.random else score.log_probs
 
     def _log_loss(self, batch: Problem) -> LogLoss | None:
-        ranked = self.loss in ("cross-entropy", "exact-cross-entropy") and batch.targets is None
-        return log_cross_entropy if ranked else None
+        return RANKS.get(self.loss) if isinstance(self.loss, str) and batch.targets is None else None
 
     def _loss(self, batch: Problem) -> Objective:
         labels, targets = batch.labels, batch.targets

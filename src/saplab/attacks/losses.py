@@ -119,6 +119,11 @@ TARGETED: Final[dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
     "dlr": targeted_dlr,
 }
 
+RANKS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {  # by which points are ordered where a loss rounds to 0
+    "cross-entropy": log_cross_entropy,
+    "exact-cross-entropy": log_cross_entropy,
+}
+
 
 def read_loss(loss: Any) -> Any:
     """Return a loss's name, or the function that ``package.module:function`` stands for, or a function as it is.

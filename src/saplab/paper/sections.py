@@ -1,6 +1,7 @@
 """The sections of a study's report: a figure of images or of games, as charts, in Markdown and on the page."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import altair as alt
@@ -8,13 +9,14 @@ import altair as alt
 from saplab.attacks import ThreatModel
 from saplab.evaluation.findings import CalibrationRow, calibration_rows, finished_curves, reliability_records
 from saplab.evaluation.report import axis_of, by_curve, chart_records
-from saplab.evaluation.rows import GameRow, Row, Summary
+from saplab.evaluation.rows import GameRow, Row, Summary, scores_at
+from saplab.metrics.scores import score_difference
 from saplab.paper.study import Figure, threat_of
 from saplab.report.calibration import reliability_chart
 from saplab.report.charts import PAGE, PAPER, Theme, accuracy_chart, swatches, to_bytes
 from saplab.report.markdown import accuracy_text, drawing_text, escaped, paragraphs, pivot_text, score_text
 from saplab.report.sweeps import against_chart
-from saplab.report.tables import pivot
+from saplab.report.tables import pivot, strength_text
 from saplab.runs import Curve, Results
 
 _CALIBRATED: Final = "fig4"
@@ -103,11 +105,16 @@ class ImageSection:
 
 @dataclass(frozen=True)
 class GameSection:
-    """A figure of games: its rows, and the curve whose changes Table 1 is about, if any."""
+    """A figure of games: its rows, the curve whose changes Table 1 is about, if any, and where nothing is left.
+
+    Attributes:
+        random: by curve, λ at which its points are not shown to be above those of random play.
+    """
 
     figure: Figure
     rows: tuple[GameRow, ...]
     main: Curve | None
+    random: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def table(self) -> dict[str, dict[float, GameRow]]:
@@ -119,15 +126,34 @@ class GameSection:
         """Return the rows of the main curve by λ."""
         return self.table.get(self.main.label, {}) if self.main else {}
 
+    @property
+    def no_better(self) -> str:
+        """Return in words where an agent plays as at random; empty where none does, and where that is not known."""
+        places = (f"{curve} at λ = {', '.join(map(strength_text, at))}" for curve, at in self.random.items())
+        found = "; ".join(places)
+        return found and f"Not shown to play better than at random (Welch's test, 95 %): {found}."
+
     def markdown(self) -> str:
         """Return the section as Markdown."""
         points = pivot_text("mean points", self.table, lambda row: score_text(row.score))
         return paragraphs(
-            f"## {escaped(self.figure.title)}", escaped(self.figure.note), points if self.rows else "Not played."
-        )
+            f"## {escaped(self.figure.title)}", escaped(self.figure.note), points if self.rows else "Not played.",
+            escaped(self.no_better),
+        )  # fmt: skip
 
 
 Section = ImageSection | GameSection
+
+
+def _at_random(store: Results, figure: Figure, curve: Curve, rows: Sequence[GameRow]) -> list[float]:
+    """Return λ at which a curve's points are not shown to be above those of random play."""
+    found = []
+    for row in rows:
+        scores = scores_at(store, curve, row.eps) if figure.random and row.curve == curve.label else None
+        above = score_difference(scores, figure.random) if scores else None
+        if above is not None and above.low <= 0:
+            found.append(row.strength)
+    return found
 
 
 def section_of(store: Results, figure: Figure, summary: Summary) -> Section:
@@ -135,7 +161,9 @@ def section_of(store: Results, figure: Figure, summary: Summary) -> Section:
     own = [curve for curve in store.request.curves if curve.figure == figure.name]
     if own and own[0].first.kind == "games":
         played = tuple(row for row in summary.games if row.figure == figure.name)
-        return GameSection(figure, played, next((curve for curve in own if curve.against), None))
+        main = next((curve for curve in own if curve.against), None)
+        random = {curve.label: _at_random(store, figure, curve, played) for curve in own}
+        return GameSection(figure, played, main, {label: found for label, found in random.items() if found})
     rows = tuple(row for row in summary.images if row.figure == figure.name)
     calibrated = figure.name == _CALIBRATED or any(claim.relation in _OF_CALIBRATION for claim in figure.claims)
     finished = finished_curves(store, own) if calibrated else ()

@@ -116,6 +116,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
         against: of what a second chart shows accuracy, a curve for each λ, at the lines' `at`; "" for no such chart.
         note: a paragraph for the report.
         norm: in which strengths are measured, ``linf`` or ``l2``, where they must be given.
+        random: points of games of random play, which the lines of a figure of games are compared with.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"l
     against: str = ""
     note: str = ""
     norm: NormName = "linf"
+    random: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "title", self.title or self.name)

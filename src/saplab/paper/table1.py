@@ -154,7 +154,9 @@ def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
             Claim("So does the original agent's gradient.", transfer, "lower", STRENGTHS[1:], sap),
         ]  # fmt: skip
     name = game.title().replace("_", "")
-    return Figure(name, name, tuple(lines), tuple(claims), STRENGTHS, note=_note(game, facts))
+    return Figure(
+        name, name, tuple(lines), tuple(claims), STRENGTHS, note=_note(game, facts), random=tuple(facts.random_scores)
+    )
 
 
 def _rival(defense: str) -> str:
