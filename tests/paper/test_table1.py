@@ -149,6 +149,8 @@ def test_a_game_may_be_played_more_often_at_one_strength():
     assert {where for where, found in seeds.items() if found == [0, 1, 2]} == {("Assault", line, 0.0) for line in table}
     assert {where for where, found in seeds.items() if found == [0, 1]} == {("Bowling", line, 4.0) for line in table}
     assert {tuple(found) for found in seeds.values()} == {(0,), (0, 1), (0, 1, 2)}
+    fewer = curves_of(figures_of("assault", beyond=True), Effort(3, 3, 3, 2, 2, 400, rivals=2))
+    assert [len(curve.seeds) for curve in fewer.values()] == [3] * 6 + [2] * 7
     request = Request("more", tuple(curves.values()))
     assert Request.from_json(request.to_json()).cells == request.cells
     said = _how_many([curve for (_, label), curve in curves.items() if label in table])

@@ -40,6 +40,7 @@ class Effort:
         max_frames: after which a game is stopped; 18,000 are the five minutes of Mnih et al. 2015.
         together: games of a cell, which are played side by side; fewer give more workers something to do.
         more: seeds at a game's λ, where `seeds` leave a claim undecided; of the original and of SAP-100 alone.
+        rivals: seeds of the other defences, of which nothing is claimed; None for as many.
     """
 
     quiet: int
@@ -50,16 +51,21 @@ class Effort:
     max_frames: int
     together: int = 10
     more: Mapping[tuple[str, float], int] = field(default_factory=dict)
+    rivals: int | None = None
 
     def seeds_of(self, line: Line, strength: float) -> int:
-        """Return the seeds of a line at λ; the others gain nothing from more."""
-        table = line.attack == "fgsm" and line.adversary == "self" and line.defense in ("", "sap:100")
+        """Return the seeds of a line at λ."""
+        if line.defense in _RIVALS:
+            return self.rivals or self.seeds
+        table = line.attack == "fgsm" and line.adversary == "self"
         return self.more.get((line.model.removeprefix(AGENT), strength), self.seeds) if table else self.seeds
 
 
 EFFORTS: Final[Mapping[str, Effort]] = {
     "smoke": Effort(2, 2, 1, 2, 2, 400),
-    "small": Effort(34, 14, 3, 4, 4, 108_000, together=17, more={("assault", 0.0): 15, ("battle_zone", 4.0): 14}),
+    "small": Effort(
+        34, 14, 3, 4, 4, 108_000, together=17, more={("assault", 0.0): 15, ("battle_zone", 4.0): 14}, rivals=2
+    ),
     "paper": Effort(34, 34, 3, 100, 100, 108_000),
 }
 

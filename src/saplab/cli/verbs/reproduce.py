@@ -185,7 +185,7 @@ def _table(ask: _Ask, chosen: "Choice", play: _Play) -> _Planned | None:
     figures = table_figures(agents, chosen.table == "table1-beyond", play.sticky)
     effort = EFFORTS[ask.preset]
     if play.seeds is not None:
-        effort = replace(effort, seeds=play.seeds, more={})
+        effort = replace(effort, seeds=play.seeds, more={}, rivals=None)
     curves = table_curves(
         figures, agents.named, effort, sticky=play.sticky, seed=ask.seed, precision=ask.precision,
         device=ask.place.kind,
