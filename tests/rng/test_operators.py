@@ -2,9 +2,15 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
+from exact_law import rows
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import saplab.pruning.fused_noise  # noqa: F401  # defines the operator `noised`
 from saplab.pruning.operator import _prune, prune
@@ -53,3 +59,52 @@ def test_a_device_without_kernels_gets_the_bits_of_the_cpu(monkeypatch):
 @pytest.mark.parametrize("device", ["MPS", "XPU"])
 def test_every_operator_serves_devices_without_kernels(name, device):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"saplab::{name}", device)
+
+
+class Watching(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+class Listening(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_whoever_watches_sees_the_operator() -> None:
+    h = torch.arange(1.0, 7.0).view(2, 3)
+    alone = prune(h, rows(2), 2)
+    with Watching() as watching:
+        watched = prune(h, rows(2), 2)
+    with Listening() as listening:
+        listened = prune(h, rows(2), 2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        profiled = prune(h, rows(2), 2)
+    assert "saplab::prune" in watching.seen
+    assert "saplab.prune" in listening.seen
+    assert "saplab::prune" in {event.key for event in profile.key_averages()}
+    traced = make_fx(lambda h: prune(h, rows(2), 2))(h)
+    assert "saplab.prune" in traced.code
+    for other in (watched, listened, profiled, traced(h)):
+        assert torch.equal(other, alone)
+    wanted = prune(h.clone().requires_grad_(), rows(2), 2)
+    assert wanted.requires_grad
+    assert torch.equal(wanted, alone)
+    assert not alone.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # PyTorch's own
+def test_a_tangent_is_not_lost_in_silence() -> None:
+    h = torch.arange(1.0, 7.0).view(2, 3)
+    with forward_ad.dual_level(), pytest.raises(ValueError, match="no derivatives in forward mode"):
+        prune(forward_ad.make_dual(h, torch.ones_like(h)), rows(2), 2)

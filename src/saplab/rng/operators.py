@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _WITHOUT_KERNELS: Final = ("MPS", "XPU", "PrivateUse1")  # devices of PyTorch, by the names of its dispatcher
 _LIBRARY: Final = torch.library.Library("saplab", "FRAGMENT")
@@ -39,7 +40,43 @@ def operator(
     torch.library.register_fake(full, fake, lib=_LIBRARY)
     if backward is not None:
         torch.library.register_autograd(full, backward, setup_context=setup, lib=_LIBRARY)
-    return getattr(torch.ops.saplab, name)  # type: ignore[no-any-return]
+    registered = getattr(torch.ops.saplab, name)
+
+    def call(*args: Any) -> Tensor:
+        return registered(*args) if torch.compiler.is_compiling() or _is_seen(args) else cpu(*args)
+
+    return call
+
+
+def _refuse_tangents(args: tuple[Any, ...]) -> None:
+    """Refuse derivatives forwards, which would be lost without a word."""
+    for value in args:
+        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+            raise ValueError(
+                "pruning and noise have no derivatives in forward mode; take gradients with torch.autograd"
+            )
+
+
+def _is_seen(args: tuple[Any, ...]) -> bool:
+    """Return whether PyTorch must see a call: to take gradients, trace, transform, profile, or find another kernel.
+
+    Where nothing does, its dispatcher would take more time than the kernel takes for a small map.
+    """
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(args)
+    grad = torch.is_grad_enabled()
+    for value in args:
+        if isinstance(value, Tensor) and (
+            type(value) is not Tensor or not value.is_cpu or (grad and value.requires_grad)
+        ):
+            return True
+    return (
+        torch._C._len_torch_function_stack() > 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+    )
 
 
 def through_cpu(cpu: Callable[..., Tensor]) -> Callable[..., Tensor]:
