@@ -64,7 +64,7 @@ class Effort:
 EFFORTS: Final[Mapping[str, Effort]] = {
     "smoke": Effort(2, 2, 1, 2, 2, 400),
     "small": Effort(
-        34, 14, 3, 4, 4, 108_000, together=17, more={("assault", 0.0): 15, ("battle_zone", 4.0): 14}, rivals=2
+        34, 14, 3, 4, 4, 108_000, together=17, more={("assault", 0.0): 15, ("battle_zone", 4.0): 14}, rivals=1
     ),
     "paper": Effort(34, 34, 3, 100, 100, 108_000),
 }
