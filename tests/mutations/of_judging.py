@@ -367,6 +367,20 @@ FAULTS = [
         "paper/test_study.py::test_evidence_of_calibration_is_the_first_s_error_minus_the_second_s",
     ),
     Fault(
+        "games that nearly all end alike decide a claim",
+        "paper/claims.py",
+        'outcome, doubt = "unclear", f"',
+        'doubt = f"',
+        "paper/test_table1.py::test_what_few_other_games_decide_is_not_called_a_gain",
+    ),
+    Fault(
+        "random play is not compared with",
+        "paper/sections.py",
+        "above.low <= 0",
+        "above.high <= 0",
+        "paper/test_table1.py::test_the_results_for_a_repository_say_what_the_page_says",
+    ),
+    Fault(
         "many comparisons contradict a claim by chance",
         "paper/claims.py",
         "for sure in (_SURE, together)",
@@ -411,8 +425,8 @@ FAULTS = [
     Fault(
         "how much is claimed is not asked",
         "paper/claims.py",
-        "wanted = 1 + claim.by.get(strength, 0.0) / 100",
-        "wanted = 1.0",
+        "(1 + claim.by.get(strength, 0.0) / 100) * points",
+        "points",
         "paper/test_table1.py::test_a_claim_of_how_much_is_judged_by_the_relative_change",
     ),
 ]
