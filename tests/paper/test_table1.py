@@ -151,6 +151,14 @@ def test_a_game_may_be_played_more_often_at_one_strength():
     assert {tuple(found) for found in seeds.values()} == {(0,), (0, 1), (0, 1, 2)}
     fewer = curves_of(figures_of("assault", beyond=True), Effort(3, 3, 3, 2, 2, 400, rivals=2))
     assert [len(curve.seeds) for curve in fewer.values()] == [3] * 6 + [2] * 7
+    rivals = " and ".join(label for _, label in list(fewer)[6:])
+    assert _how_many(list(fewer.values())) == (
+        f"9 games of 3 seeds without an attack (6 of 2 of {rivals})"
+        f" and 9 games of 3 seeds under one (6 of 2 of {rivals})"
+    )
+    assert _how_many(list(curves.values())).startswith(
+        "3 games of 1 seed without an attack (9 of 3 of original and SAP-100, mask backward in Assault at λ = 0) and 3"
+    )
     request = Request("more", tuple(curves.values()))
     assert Request.from_json(request.to_json()).cells == request.cells
     said = _how_many([curve for (_, label), curve in curves.items() if label in table])

@@ -1,7 +1,7 @@
 """The report of a study: every figure beside the paper's numbers, and each claim judged, on one offline page."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -206,18 +206,35 @@ def _played(curves: Sequence[Curve], rows: Sequence[GameRow]) -> str:
 
 
 def _how_many(curves: Sequence[Curve]) -> str:
-    """Return in words of how many games and seeds a number is, without an attack and under one, and where of others."""
-    firsts = {curve.figure: curve for curve in reversed(curves)}  # of each figure
-    played: dict[bool, list[tuple[tuple[int, int], str]]] = {False: [], True: []}
-    for curve in reversed(firsts.values()):
-        for eps in curve.eps:
-            cells = list(curve.cells_at(eps))
-            found = sum(cell.stop - cell.start for cell in cells), len({cell.seed for cell in cells})
-            played[eps > 0].append((found, f"{curve.figure} at λ = {strength_text(strength_of(eps))}"))
+    """Return in words of how many games and seeds a number is, without an attack and under one, and which of others."""
     told = []
-    for attacked, here in played.items():
-        usual = min(found for found, _ in here)
-        others = [f"{games} of {seeds} in {place}" for (games, seeds), place in here if (games, seeds) != usual]
+    for attacked in (False, True):
+        numbers = {
+            (curve.label, f"{curve.figure} at λ = {strength_text(strength_of(eps))}"): _games_and_seeds(curve, eps)
+            for curve in curves for eps in curve.eps if (eps > 0) == attacked
+        }  # fmt: skip
+        usual = min(found for (label, _), found in numbers.items() if label == curves[0].label)
+        others = "; ".join(_others(numbers, usual))
         what = f"{usual[0]} games of {counted(usual[1], 'seed')} {'under one' if attacked else 'without an attack'}"
-        told.append(f"{what} ({', '.join(others)})" if others else what)
+        told.append(f"{what} ({others})" if others else what)
     return " and ".join(told)
+
+
+def _games_and_seeds(curve: Curve, eps: float) -> tuple[int, int]:
+    cells = list(curve.cells_at(eps))
+    return sum(cell.stop - cell.start for cell in cells), len({cell.seed for cell in cells})
+
+
+def _others(numbers: Mapping[tuple[str, str], tuple[int, int]], usual: tuple[int, int]) -> Iterator[str]:
+    """Yield in words the numbers that are not the usual one: of labels of which all are so, then of single places."""
+    labels, places = (list(dict.fromkeys(key[k] for key in numbers)) for k in (0, 1))
+    for found in dict.fromkeys(numbers.values()):
+        own = [key for key, value in numbers.items() if value == found != usual]
+        everywhere = [label for label in labels if all((label, place) in own for place in places)]
+        if everywhere:
+            yield f"{found[0]} of {found[1]} of {' and '.join(everywhere)}"
+        for place in places:
+            here = [label for label in labels if label not in everywhere and (label, place) in own]
+            if here:
+                whose = "" if len(here) == len(labels) else f" of {' and '.join(here)}"
+                yield f"{found[0]} of {found[1]}{whose} in {place}"

@@ -43,7 +43,11 @@ def operator(
     registered = getattr(torch.ops.saplab, name)
 
     def call(*args: Any) -> Tensor:
-        return registered(*args) if torch.compiler.is_compiling() or _is_seen(args) else cpu(*args)
+        if torch.compiler.is_compiling():
+            return registered(*args)  # type: ignore[no-any-return]
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(args)
+        return registered(*args) if _is_seen(args) else cpu(*args)
 
     return call
 
@@ -62,8 +66,6 @@ def _is_seen(args: tuple[Any, ...]) -> bool:
 
     Where nothing does, its dispatcher would take more time than the kernel takes for a small map.
     """
-    if forward_ad._current_level >= 0:
-        _refuse_tangents(args)
     grad = torch.is_grad_enabled()
     for value in args:
         if isinstance(value, Tensor) and (
