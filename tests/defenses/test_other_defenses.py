@@ -148,6 +148,22 @@ def test_deterministic_pruning_keeps_the_largest() -> None:
     assert ties.tolist() == [[3.0, -1.0, 0.0], [-4.0, 2.0, 0.0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("percent", [0.001, 1, 33, 50, 99.9, 100])
+def test_what_deterministic_pruning_keeps_comes_first_in_a_stable_order(dtype: torch.dtype, percent: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for weight in (
+        torch.randn(13, 77, generator=generator),
+        torch.randint(-3, 4, (13, 77), generator=generator).float(),
+    ):
+        weight = weight.to(dtype)
+        order = weight.abs().flatten().sort(descending=True, stable=True).indices
+        kept = torch.zeros(weight.numel(), dtype=dtype)
+        kept[order[: int(percent * weight.numel() / 100)]] = 1
+        pruned = saplab.DeterministicWeightPruning(percent).weight(weight, of_pass(), "w")
+        assert torch.equal(pruned, weight * kept.view(weight.shape))
+
+
 def test_stochastic_weight_pruning_is_saps_law() -> None:
     weight = torch.randn(40, 25, generator=torch.Generator().manual_seed(0))
     pruned = saplab.StochasticWeightPruning(100).weight(weight, of_pass(3), "w")
