@@ -262,6 +262,13 @@ def test_the_results_for_a_repository_say_what_the_page_says(written):
     assert "Not shown to play better than at random (Welch's test, 95 %): original at λ = 1." in lines
 
 
+def test_agents_that_play_worse_than_at_random_are_named(tmp_path):
+    root = tmp_path / "run"
+    store = stored(root, {("assault", True, 2): 1.5, ("assault", True, 4): -50.0, ("assault", True, 8): 90.0})
+    (section,) = write_study(store).sections
+    assert section.no_better.endswith("(Welch's test, 95 %): SAP-100, mask backward at λ = 2, 4 (worse at 4).")
+
+
 def test_a_table_of_which_no_number_is_played_has_no_drawing(tmp_path):
     store = stored(tmp_path, {})
     with pytest.raises(ValueError, match="holds no finished cell yet"):

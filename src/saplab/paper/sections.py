@@ -1,6 +1,6 @@
 """The sections of a study's report: a figure of images or of games, as charts, in Markdown and on the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -108,13 +108,13 @@ class GameSection:
     """A figure of games: its rows, the curve whose changes Table 1 is about, if any, and where nothing is left.
 
     Attributes:
-        random: by curve, λ at which its points are not shown to be above those of random play.
+        random: by curve, λ at which its points are not shown to be above those of random play; whether they are below.
     """
 
     figure: Figure
     rows: tuple[GameRow, ...]
     main: Curve | None
-    random: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    random: Mapping[str, Mapping[float, bool]] = field(default_factory=dict)
 
     @property
     def table(self) -> dict[str, dict[float, GameRow]]:
@@ -129,8 +129,7 @@ class GameSection:
     @property
     def no_better(self) -> str:
         """Return in words where an agent plays as at random; empty where none does, and where that is not known."""
-        places = (f"{curve} at λ = {', '.join(map(strength_text, at))}" for curve, at in self.random.items())
-        found = "; ".join(places)
+        found = "; ".join(f"{curve} at λ = {_listed(at)}{_worse(at)}" for curve, at in self.random.items())
         return found and f"Not shown to play better than at random (Welch's test, 95 %): {found}."
 
     def markdown(self) -> str:
@@ -145,14 +144,23 @@ class GameSection:
 Section = ImageSection | GameSection
 
 
-def _at_random(store: Results, figure: Figure, curve: Curve, rows: Sequence[GameRow]) -> list[float]:
-    """Return λ at which a curve's points are not shown to be above those of random play."""
-    found = []
+def _listed(strengths: Iterable[float]) -> str:
+    return ", ".join(map(strength_text, strengths))
+
+
+def _worse(at: Mapping[float, bool]) -> str:
+    below = [strength for strength, worse in at.items() if worse]
+    return f" (worse at {_listed(below)})" if below else ""
+
+
+def _at_random(store: Results, figure: Figure, curve: Curve, rows: Sequence[GameRow]) -> dict[float, bool]:
+    """Return λ at which a curve's points are not shown to be above those of random play, and whether they are below."""
+    found = {}
     for row in rows:
         scores = scores_at(store, curve, row.eps) if figure.random and row.curve == curve.label else None
         above = score_difference(scores, figure.random) if scores else None
         if above is not None and above.low <= 0:
-            found.append(row.strength)
+            found[row.strength] = above.high < 0
     return found
 
 
