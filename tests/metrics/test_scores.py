@@ -98,6 +98,12 @@ def test_where_nearly_all_games_end_alike_a_permutation_test_is_not_as_sure_as_w
     assert permutation_p(first, second) == pytest.approx(0.116, abs=0.01)  # 2 · C(42, 4) / C(84, 4)
 
 
+def test_rounding_tells_no_orders_of_games_apart():
+    first, second = [101.0] * 5 + [100.0] * 3, [101.0] * 8
+    scaled = permutation_p([1.1 * points for points in first], [1.1 * points for points in second])
+    assert permutation_p(first, second) == scaled == pytest.approx(0.2, abs=0.01)  # 2 · C(13, 5) / C(16, 8)
+
+
 def test_outcomes_that_never_overlap_are_told_apart():
     assert permutation_p([1.0] * 6, [0.0] * 6) == pytest.approx(2 / 924)  # C(12, 6)
     assert permutation_p([1.0] * 6, [1.0] * 6) == 1

@@ -151,7 +151,7 @@ def test_a_game_may_be_played_more_often_at_one_strength():
     assert {tuple(found) for found in seeds.values()} == {(0,), (0, 1), (0, 1, 2)}
     fewer = curves_of(figures_of("assault", beyond=True), Effort(3, 3, 3, 2, 2, 400, rivals=2))
     assert [len(curve.seeds) for curve in fewer.values()] == [3] * 6 + [2] * 7
-    rivals = " and ".join(label for _, label in list(fewer)[6:])
+    rivals = "7 lines, DROPOUT-0.1, mask backward to SWP-200"
     assert _how_many(list(fewer.values())) == (
         f"9 games of 3 seeds without an attack (6 of 2 of {rivals})"
         f" and 9 games of 3 seeds under one (6 of 2 of {rivals})"
@@ -265,7 +265,13 @@ def test_the_results_for_a_repository_say_what_the_page_says(written):
 def test_agents_that_play_worse_than_at_random_are_named(tmp_path):
     root = tmp_path / "run"
     store = stored(root, {("assault", True, 2): 1.5, ("assault", True, 4): -50.0, ("assault", True, 8): 90.0})
+    store.save(
+        next(cell for cell in store.request.cells if cell.eps == (0.0,)), GameResult(np.full(3, 7.0), np.full(3, 9), {})
+    )
     (section,) = write_study(store).sections
+    assert not any(
+        figure.random for figure in (*figures_of("assault", sticky=0.25), *figures_of("assault", whole=False))
+    )
     assert section.no_better.endswith("(Welch's test, 95 %): SAP-100, mask backward at λ = 2, 4 (worse at 4).")
 
 
@@ -396,6 +402,8 @@ def test_games_without_a_spread_leave_a_claim_unclear():
     found = judge(claim, {"a": {0: [29.0] * 5}, "b": {0: [30.0] * 5}})
     assert (found.outcome, "without a spread" in found.evidence) == ("unclear", True)
     assert judge(claim, {}).outcome == "not computed"
+    half = Claim("It gains so much.", "a", "higher", (0,), "b", {0: 5.2})
+    assert judge(half, {"a": {0: [60.0] * 42}, "b": {0: [30.0] * 42}}).outcome == "unclear"
 
 
 def test_what_few_other_games_decide_is_not_called_a_gain():

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import saplab.pruning.fused_noise  # noqa: F401  # defines the operator `noised`
 from saplab.pruning.operator import _prune, prune
+from saplab.rng.numbers import normals
 from saplab.rng.operators import through_cpu
 from saplab.rng.streams import pass_streams, stream_key
 
@@ -101,6 +102,14 @@ def test_whoever_watches_sees_the_operator() -> None:
     assert wanted.requires_grad
     assert torch.equal(wanted, alone)
     assert not alone.requires_grad
+
+
+def test_what_is_no_plain_tensor_is_left_to_pytorch() -> None:
+    negative = torch.fft.fft(torch.randn(2, 16)).conj().imag  # a view that says of its memory to be negated
+    assert negative.is_neg()
+    assert torch.equal(prune(negative, rows(2), 9), prune(negative.resolve_neg(), rows(2), 9))
+    traced = torch.fx.symbolic_trace(lambda streams: normals(streams, 3))
+    assert torch.equal(traced(rows(2)), normals(rows(2), 3))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # PyTorch's own

@@ -111,7 +111,8 @@ def _found(claim: Claim, strength: float, first: Any, second: Any, confidence: f
     """
     relation = claim.relation
     if not isinstance(first, tuple):
-        more = score_difference(first, _wanted(claim, strength, second), confidence)
+        spread = score_difference(first, second) is not None  # which scaling could only round into being
+        more = score_difference(first, _wanted(claim, strength, second), confidence) if spread else None
         return (more.estimate, more.low, more.high) if more else None
     if relation in ("calibrated", "not calibrated"):
         error = _error(first)

@@ -213,9 +213,12 @@ def _how_many(curves: Sequence[Curve]) -> str:
             (curve.label, f"{curve.figure} at λ = {strength_text(strength_of(eps))}"): _games_and_seeds(curve, eps)
             for curve in curves for eps in curve.eps if (eps > 0) == attacked
         }  # fmt: skip
+        if not numbers:
+            continue
         usual = min(found for (label, _), found in numbers.items() if label == curves[0].label)
         others = "; ".join(_others(numbers, usual))
-        what = f"{usual[0]} games of {counted(usual[1], 'seed')} {'under one' if attacked else 'without an attack'}"
+        where = "under one" if attacked else "without an attack"
+        what = f"{counted(usual[0], 'game')} of {counted(usual[1], 'seed')} {where}"
         told.append(f"{what} ({others})" if others else what)
     return " and ".join(told)
 
@@ -232,7 +235,10 @@ def _others(numbers: Mapping[tuple[str, str], tuple[int, int]], usual: tuple[int
         own = [key for key, value in numbers.items() if value == found != usual]
         everywhere = [label for label in labels if all((label, place) in own for place in places)]
         if everywhere:
-            yield f"{found[0]} of {found[1]} of {' and '.join(everywhere)}"
+            lines = " and ".join(everywhere)
+            if len(everywhere) > 2:
+                lines = f"{len(everywhere)} lines, {everywhere[0]} to {everywhere[-1]}"
+            yield f"{found[0]} of {found[1]} of {lines}"
         for place in places:
             here = [label for label in labels if label not in everywhere and (label, place) in own]
             if here:

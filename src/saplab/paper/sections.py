@@ -159,8 +159,8 @@ def _at_random(store: Results, figure: Figure, curve: Curve, rows: Sequence[Game
     for row in rows:
         scores = scores_at(store, curve, row.eps) if figure.random and row.curve == curve.label else None
         above = score_difference(scores, figure.random) if scores else None
-        if above is not None and above.low <= 0:
-            found[row.strength] = above.high < 0
+        if scores and (above is None or above.low <= 0):
+            found[row.strength] = above is not None and above.high < 0
     return found
 
 

@@ -7,6 +7,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from torch import nn
 
 from saplab.attacks import FGSM, radii_of
@@ -132,13 +133,15 @@ def _load(folder: Path | None, game: str) -> tuple[nn.Module, Facts] | None:
     return network, facts
 
 
-def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0) -> tuple[Figure, ...]:
+def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0, whole: bool = True) -> tuple[Figure, ...]:
     """Return a figure for each game; the paper has no numbers with sticky actions.
 
     `beyond` adds what the paper lacks: other defences, and SAP-100 against BPDA, noise and the original's gradient.
+    Where games are not played `whole`, or with sticky actions, the random play of the agents' cards is another matter.
     """
     end = ", sticky actions" if sticky else ""
-    return tuple(_figure(game, facts, beyond, end) for game, facts in agents.facts.items())
+    figures = tuple(_figure(game, facts, beyond, end) for game, facts in agents.facts.items())
+    return figures if whole and not sticky else tuple(msgspec.structs.replace(one, random=()) for one in figures)
 
 
 def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:

@@ -61,6 +61,12 @@ def _refuse_tangents(args: tuple[Any, ...]) -> None:
             )
 
 
+def _is_memory(value: Tensor) -> bool:
+    """Return whether a tensor is what lies in the CPU's memory, which is not so of negative views and sparse ones."""
+    dense = value.is_cpu and value.layout is torch.strided
+    return dense and not value.is_neg() and not value._is_zerotensor()
+
+
 def _is_seen(args: tuple[Any, ...]) -> bool:
     """Return whether PyTorch must see a call: to take gradients, trace, transform, profile, or find another kernel.
 
@@ -68,9 +74,10 @@ def _is_seen(args: tuple[Any, ...]) -> bool:
     """
     grad = torch.is_grad_enabled()
     for value in args:
-        if isinstance(value, Tensor) and (
-            type(value) is not Tensor or not value.is_cpu or (grad and value.requires_grad)
-        ):
+        if type(value) is Tensor:
+            if (grad and value.requires_grad) or not _is_memory(value):
+                return True
+        elif hasattr(value, "__torch_function__"):  # another kind of tensor, or what stands for one
             return True
     return (
         torch._C._len_torch_function_stack() > 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import groupby, pairwise
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -27,7 +27,7 @@ class _Part(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
     cell: dict[str, Any]
     bounds: list[int]
-    seeds: int | None = None  # how many of the curve's seeds have them, where not all do
+    seeds: Annotated[int, msgspec.Meta(ge=1)] | None = None  # how many of the curve's seeds have them, where not all do
 
 
 class _Curve(msgspec.Struct, forbid_unknown_fields=True):
@@ -192,6 +192,8 @@ def _bounds(cells: Sequence[Cell]) -> list[int]:
 
 def _curve(found: _Curve) -> Curve:
     wholes = [(cell_of(part.cell), part.bounds, part.seeds or len(found.seeds)) for part in found.parts]
+    if max(seeds for *_, seeds in wholes) != len(found.seeds):
+        raise DamagedRequestError(f"its curve {found.label!r} has seeds without a cell, or cells without a seed")
     cells, *repeats = (
         tuple(
             replace(cell, start=a, stop=b, seed=seed)
