@@ -199,8 +199,8 @@ FAULTS = [
     Fault(
         "magnitude pruning keeps one more",
         "defenses/weights.py",
-        "mask[order[:kept]] = 1.0",
-        "mask[order[: kept + 1]] = 1.0",
+        "<= count - above.sum()",
+        "<= count + 1 - above.sum()",
         "defenses/test_other_defenses.py::test_deterministic_pruning_keeps_the_largest",
     ),
     Fault(
