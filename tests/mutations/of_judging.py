@@ -369,8 +369,8 @@ FAULTS = [
     Fault(
         "games that nearly all end alike decide a claim",
         "paper/claims.py",
-        'outcome, doubt = "unclear", f"',
-        'doubt = f"',
+        "p <= 1 - (",
+        "p >= 0 - (",
         "paper/test_table1.py::test_what_few_other_games_decide_is_not_called_a_gain",
     ),
     Fault(

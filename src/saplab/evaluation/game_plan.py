@@ -57,7 +57,7 @@ def _curve(games: Played, defender: Network, attacker: Attacker, against: str) -
     one = replace(attacker, eps=None)
     whole = replace(games.whole, defender=defender, passes=games.whole.passes if defender.random else 1)
     wholes = [_attacked(replace(whole, eps=(radius,)), one).plain for radius in attacker.eps or games.radii]
-    cells, *repeats = cut_each(wholes, min(whole.stop, BATCH), games.seeds)
+    cells, *repeats = cut_each(((cell, games.seeds) for cell in wholes), min(whole.stop, BATCH))
     cell = _attacked(replace(whole, eps=(1.0,)), one)
     label = _label_of(cell, _is_usual(attacker, games.usual))
     return Curve(label, cells, paper=paper_changes(cell), repeats=tuple(repeats), against=against)

@@ -15,8 +15,8 @@ Of a curve alone:
 A claim holds where its 95 % interval says so at every strength, for every pair of its curves. It does not hold where an
 interval says the opposite somewhere; these are wider, so that all of a claim hold together (Bonferroni), and the number
 of comparisons makes no claim fail by chance. Else it is unclear. Accuracies are compared by the paired difference over
-images, ECEs by the ends of both intervals (which are not widened), points of games by Welch's interval, which is too
-narrow where nearly all games end alike: that points are higher or lower a permutation test at its level must say too.
+images, ECEs by the ends of both intervals (which are not widened), points of games by Welch's interval, too narrow
+where nearly all games end alike: a permutation test at its level must agree that points are higher or lower.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,19 +89,23 @@ def _compared(claim: Claim, first: Measured, second: Measured) -> dict[float, tu
     for strength in claim.strengths:
         pair[strength] = " not computed", "not computed"
         if strength in first and strength in second:
-            shown, wider = (
-                _found(claim, strength, first[strength], second[strength], sure) for sure in (_SURE, together)
-            )
-            pair[strength] = ": games without a spread to judge by", "unclear"
-            if shown and wider:
-                told = _change(claim.by[strength], first[strength], second[strength]) if claim.by else None
-                outcome, doubt = _outcome(claim.relation, shown, wider), ""
-                if outcome != "unclear" and claim.relation in _SIDES and not isinstance(first[strength], tuple):
-                    p = permutation_p(first[strength], _wanted(claim, strength, second[strength]))
-                    if p > 1 - (_SURE if outcome == "holds" else together):
-                        outcome, doubt = "unclear", f" (by a permutation test p = {p:.2g})"
-                pair[strength] = (told or _text(claim.relation, shown)) + doubt, outcome
+            pair[strength] = _judged_at(claim, strength, first[strength], second[strength], together)
     return pair
+
+
+def _judged_at(claim: Claim, strength: float, first: Any, second: Any, together: float) -> tuple[str, Outcome]:
+    """Judge one comparison: the evidence, and the outcome."""
+    shown, wider = (_found(claim, strength, first, second, sure) for sure in (_SURE, together))
+    if shown is None or wider is None:
+        return ": games without a spread to judge by", "unclear"
+    evidence = _change(claim.by[strength], first, second) if claim.by else _text(claim.relation, shown)
+    outcome = _outcome(claim.relation, shown, wider)
+    if outcome == "unclear" or claim.relation not in _SIDES or isinstance(first, tuple):
+        return evidence, outcome
+    p = permutation_p(first, _wanted(claim, strength, second))
+    if p <= 1 - (_SURE if outcome == "holds" else together):
+        return evidence, outcome
+    return f"{evidence} (by a permutation test p = {p:.2g})", "unclear"
 
 
 def _found(claim: Claim, strength: float, first: Any, second: Any, confidence: float) -> _Interval | None:

@@ -153,14 +153,17 @@ def _worse(at: Mapping[float, bool]) -> str:
     return f" (worse at {_listed(below)})" if below else ""
 
 
-def _at_random(store: Results, figure: Figure, curve: Curve, rows: Sequence[GameRow]) -> dict[float, bool]:
-    """Return λ at which a curve's points are not shown to be above those of random play, and whether they are below."""
-    found = {}
-    for row in rows:
-        scores = scores_at(store, curve, row.eps) if figure.random and row.curve == curve.label else None
-        above = score_difference(scores, figure.random) if scores else None
-        if scores and (above is None or above.low <= 0):
-            found[row.strength] = above is not None and above.high < 0
+def _at_random(
+    store: Results, random: Sequence[float], curves: Sequence[Curve], rows: Sequence[GameRow]
+) -> dict[str, dict[float, bool]]:
+    """Return by curve λ at which points are not shown to be above those of random play, and whether they are below."""
+    by_label = {curve.label: curve for curve in curves}
+    found: dict[str, dict[float, bool]] = {}
+    for row in rows if random else ():
+        scores = scores_at(store, by_label[row.curve], row.eps)
+        above = score_difference(scores, random) if scores else None
+        if above is None or above.low <= 0:
+            found.setdefault(row.curve, {})[row.strength] = above is not None and above.high < 0
     return found
 
 
@@ -170,8 +173,7 @@ def section_of(store: Results, figure: Figure, summary: Summary) -> Section:
     if own and own[0].first.kind == "games":
         played = tuple(row for row in summary.games if row.figure == figure.name)
         main = next((curve for curve in own if curve.against), None)
-        random = {curve.label: _at_random(store, figure, curve, played) for curve in own}
-        return GameSection(figure, played, main, {label: found for label, found in random.items() if found})
+        return GameSection(figure, played, main, _at_random(store, figure.random, own, played))
     rows = tuple(row for row in summary.images if row.figure == figure.name)
     calibrated = figure.name == _CALIBRATED or any(claim.relation in _OF_CALIBRATION for claim in figure.claims)
     finished = finished_curves(store, own) if calibrated else ()

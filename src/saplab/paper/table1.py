@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Final
 
-import msgspec
 from torch import nn
 
 from saplab.attacks import FGSM, radii_of
@@ -18,9 +16,9 @@ from saplab.models.identity import network_digest
 from saplab.paper.plan import Networks, cell_of_line
 from saplab.paper.study import AGENT, Claim, Figure, Line
 from saplab.rl.agents import Facts, facts_of, load_agent, load_trained, shipped, trained
-from saplab.rl.atari import PAPER_GAMES, rom_name
+from saplab.rl.atari import MAX_FRAMES, PAPER_GAMES, rom_name
 from saplab.rl.published import PUBLISHED
-from saplab.runs import Curve, GameCell, Network, cut
+from saplab.runs import Curve, GameCell, Network, cut_each
 from saplab.system.words import did_you_mean
 
 STRENGTHS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -53,6 +51,11 @@ class Effort:
     together: int = 10
     more: Mapping[tuple[str, float], int] = field(default_factory=dict)
     rivals: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Return whether games are as long as those of random play on the agents' cards."""
+        return self.max_frames >= MAX_FRAMES
 
     def seeds_of(self, line: Line, strength: float) -> int:
         """Return the seeds of a line at λ."""
@@ -137,14 +140,13 @@ def table_figures(agents: Agents, beyond: bool = False, sticky: float = 0.0, who
     """Return a figure for each game; the paper has no numbers with sticky actions.
 
     `beyond` adds what the paper lacks: other defences, and SAP-100 against BPDA, noise and the original's gradient.
-    Where games are not played `whole`, or with sticky actions, the random play of the agents' cards is another matter.
+    Lines are compared with the cards' random play where games are `whole` as there, without sticky actions.
     """
     end = ", sticky actions" if sticky else ""
-    figures = tuple(_figure(game, facts, beyond, end) for game, facts in agents.facts.items())
-    return figures if whole and not sticky else tuple(msgspec.structs.replace(one, random=()) for one in figures)
+    return tuple(_figure(game, facts, beyond, end, whole and not sticky) for game, facts in agents.facts.items())
 
 
-def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
+def _figure(game: str, facts: Facts, beyond: bool, end: str, as_random: bool) -> Figure:
     model, changes = f"{AGENT}{game}", PAPER_CHANGES[game]
     original, sap, bpda, transfer = (f"{label}{end}" for label in _LABELS)
     lines = [Line(original, model), Line(sap, model, "sap:100", paper={} if end else changes)]
@@ -163,9 +165,8 @@ def _figure(game: str, facts: Facts, beyond: bool, end: str) -> Figure:
             Claim("So does the original agent's gradient.", transfer, "lower", STRENGTHS[1:], sap),
         ]  # fmt: skip
     name = game.title().replace("_", "")
-    return Figure(
-        name, name, tuple(lines), tuple(claims), STRENGTHS, note=_note(game, facts), random=tuple(facts.random_scores)
-    )
+    random = tuple(facts.random_scores) if as_random else ()
+    return Figure(name, name, tuple(lines), tuple(claims), STRENGTHS, note=_note(game, facts), random=random)
 
 
 def _rival(defense: str) -> str:
@@ -217,12 +218,13 @@ def _curve(figure: Figure, line: Line, whole: GameCell, networks: Networks, effo
     """Plan a line: cells of each radius and seed. Changes are against the undefended agent under such an attack."""
     cell = cell_of_line(line, whole, networks, effort.samples, effort.passes)
     cell = replace(cell, game=line.model.removeprefix(AGENT))
-    parts = []
-    for strength, radius in zip(STRENGTHS, radii_of(STRENGTHS), strict=True):
-        whole = replace(cell, eps=(radius,), stop=effort.attacked if radius else effort.quiet).plain
-        parts.append(cut(whole, effort.together, effort.seeds_of(line, strength)))
-    first, *repeats = (tuple(chain(*of_seed)) for of_seed in zip_longest(*parts, fillvalue=()))
+    wholes = (
+        (replace(cell, eps=(radius,), stop=effort.attacked if radius else effort.quiet).plain,
+         effort.seeds_of(line, strength))
+        for strength, radius in zip(STRENGTHS, radii_of(STRENGTHS), strict=True)
+    )  # fmt: skip
+    cells, *repeats = cut_each(wholes, effort.together)
     noise = line.attack == "noise"
     plain = next(one.label for one in figure.lines if not one.defense and (one.attack == "noise") == noise)
     against = plain if line.defense else ""
-    return Curve(line.label, first, paper=line.paper, repeats=tuple(repeats), figure=figure.name, against=against)
+    return Curve(line.label, cells, paper=line.paper, repeats=tuple(repeats), figure=figure.name, against=against)

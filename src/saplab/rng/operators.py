@@ -53,7 +53,7 @@ def operator(
 
 
 def _refuse_tangents(args: tuple[Any, ...]) -> None:
-    """Refuse derivatives forwards, which would be lost without a word."""
+    """Refuse forward-mode derivatives, which would be lost without a word."""
     for value in args:
         if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
             raise ValueError(
@@ -62,7 +62,7 @@ def _refuse_tangents(args: tuple[Any, ...]) -> None:
 
 
 def _is_memory(value: Tensor) -> bool:
-    """Return whether a tensor is what lies in the CPU's memory, which is not so of negative views and sparse ones."""
+    """Return whether numbers lie in the CPU's memory as they are, unlike a negative view's or a sparse tensor's."""
     dense = value.is_cpu and value.layout is torch.strided
     return dense and not value.is_neg() and not value._is_zerotensor()
 
@@ -70,7 +70,7 @@ def _is_memory(value: Tensor) -> bool:
 def _is_seen(args: tuple[Any, ...]) -> bool:
     """Return whether PyTorch must see a call: to take gradients, trace, transform, profile, or find another kernel.
 
-    Where nothing does, its dispatcher would take more time than the kernel takes for a small map.
+    Where it need not, its dispatcher would take more time than the kernel takes for a small map.
     """
     grad = torch.is_grad_enabled()
     for value in args:

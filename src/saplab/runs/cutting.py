@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, zip_longest
 
 from saplab.runs.cell import Cell
 from saplab.system.counts import check_cells
@@ -21,7 +21,7 @@ def cut(whole: Cell, size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
     )
 
 
-def cut_each(wholes: Iterable[Cell], size: int, seeds: int = 1) -> tuple[tuple[Cell, ...], ...]:
-    """Cut several cells as `cut` does one: for each seed, the cells of the first, of the second and so on."""
-    parts = (cut(whole, size, seeds) for whole in wholes)
-    return tuple(tuple(chain(*of_seed)) for of_seed in zip(*parts, strict=True))
+def cut_each(wholes: Iterable[tuple[Cell, int]], size: int) -> tuple[tuple[Cell, ...], ...]:
+    """Cut several cells, each for so many seeds, as `cut` does one: for each seed, the cells of the first and so on."""
+    parts = (cut(whole, size, seeds) for whole, seeds in wholes)
+    return tuple(tuple(chain(*of_seed)) for of_seed in zip_longest(*parts, fillvalue=()))

@@ -192,7 +192,7 @@ def _bounds(cells: Sequence[Cell]) -> list[int]:
 
 def _curve(found: _Curve) -> Curve:
     wholes = [(cell_of(part.cell), part.bounds, part.seeds or len(found.seeds)) for part in found.parts]
-    if max(seeds for *_, seeds in wholes) != len(found.seeds):
+    if max((seeds for *_, seeds in wholes), default=0) != len(found.seeds):
         raise DamagedRequestError(f"its curve {found.label!r} has seeds without a cell, or cells without a seed")
     cells, *repeats = (
         tuple(

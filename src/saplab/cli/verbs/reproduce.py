@@ -169,7 +169,7 @@ def _table(ask: _Ask, chosen: "Choice", play: _Play) -> _Planned | None:
     from saplab.cli.computing import command_line
     from saplab.evaluation.evaluate import Job
     from saplab.paper.table1 import EFFORTS, load_agents, table_curves, table_figures
-    from saplab.rl.atari import MAX_FRAMES, PAPER_GAMES
+    from saplab.rl.atari import PAPER_GAMES
     from saplab.runs import Request
     from saplab.runs.games import Games
     from saplab.system.folder import inside
@@ -183,8 +183,7 @@ def _table(ask: _Ask, chosen: "Choice", play: _Play) -> _Planned | None:
         ask.console.say(f"table1 is left out: {error}")
         return None
     effort = EFFORTS[ask.preset]
-    whole = effort.max_frames >= MAX_FRAMES
-    figures = table_figures(agents, chosen.table == "table1-beyond", play.sticky, whole)
+    figures = table_figures(agents, chosen.table == "table1-beyond", play.sticky, effort.whole)
     if play.seeds is not None:
         effort = replace(effort, seeds=play.seeds, more={}, rivals=None)
     curves = table_curves(
