@@ -1,18 +1,21 @@
 """Attempts to break what a card of the benchmark leaves, by hand: plain PyTorch that shares no attack with saplab.
 
-    python benchmarks/break_cards.py [ENTRY ...] [--lam 2 4 8] [--minutes 20] [--threads 1] [--json PATH]
+    python benchmarks/break_cards.py [ENTRY ...] [--lam 2 4 8] [--minutes 60] [--threads 1] [--json PATH]
 
-Each attack runs on the card's images that are still right after the attacks before it, until the time is spent; it
-begins with what is cheap and goes on with restarts from other seeds. What is attacked is the mean probability of fresh
-passes, the very quantity that is judged. SAP is passed by identity, winner-take-all units by soft ones, JPEG by the
-slope of its own; every other network by its gradient. An image counts as broken where 100 passes are wrong on average,
-and another 100, which chose nothing, are too.
+An entry has so many minutes of the processor, divided among the radii at which its card leaves something. Each attack
+runs on the card's images that are still right after the attacks before it, until the time is spent; it begins with
+what is cheap and goes on with restarts from other seeds and twice the steps. What is attacked is the mean probability
+of fresh passes, the very quantity that is judged. SAP is passed by identity, winner-take-all units by soft ones, JPEG
+by the slope of its own; every other network by its gradient. An image counts as broken where 100 passes are wrong on
+average, and another 100, which chose nothing, are too. Gradients of random networks are computed in bfloat16 where the
+processor has it; float32 judges. With ``--json`` every finished row is written there, and is not computed again.
 """
 
 import argparse
+import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +31,13 @@ from saplab.benchmark.card import Card
 from saplab.benchmark.entries import ENTRIES
 from saplab.defenses.drawing import GradientRule
 from saplab.defenses.stochastic import trust
+from saplab.system.precision import computing_in, resolve_precision
 
-DEFAULT = ("gaussian-0.25", "fast", "adversarial", "sap-100-dense")
 PASSES = 100  # that judge, and again that confirm
 BATCH = 256  # images a pass
-COLUMNS = ("entry", "λ", "images", "clean, %", "card leaves, %", "by hand, %", "attacks that broke images", "minutes")
+COLUMNS = (
+    "entry", "λ", "images", "clean, %", "card leaves, %", "by hand, %", "attacks that broke images", "tried", "minutes",
+)  # fmt: skip
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (samples, N, K) logits and labels (N,) to (N,), to be raised
 
@@ -76,7 +81,8 @@ def slope_of(net: nn.Module, x: Tensor, labels: Tensor, loss: Loss, samples: int
     parts = []
     for some, own in zip(x.split(size), labels.split(size), strict=True):
         point = some.clone().requires_grad_()
-        logits = net(point.repeat(samples, 1, 1, 1)).view(samples, len(some), -1)
+        with computing_in(resolve_precision("auto", "cpu") if samples > 1 else "float32", "cpu"):
+            logits = net(point.repeat(samples, 1, 1, 1)).float().view(samples, len(some), -1)
         parts.append(torch.autograd.grad(loss(logits, own).sum(), point)[0])
     return torch.cat(parts)
 
@@ -155,6 +161,11 @@ def left_of(card: Card, eps: float) -> float:
     raise ValueError(f"the card of {card.name} has λ = {', '.join(f'{255 * e:g}' for e in known)}, not {255 * eps:g}")
 
 
+def radii(card: Card, lams: Sequence[float]) -> list[float]:
+    """Return those of some λ at which a card leaves anything."""
+    return [lam for lam in lams if left_of(card, lam / 255) > 0]
+
+
 def broken(name: str, lam: float, minutes: float) -> dict[str, object]:
     """Attack an entry in a ball until the time is spent, and return a row."""
     begin, eps = time.process_time(), lam / 255
@@ -166,7 +177,7 @@ def broken(name: str, lam: float, minutes: float) -> dict[str, object]:
     random = card.clean.tries is not None
     passes = PASSES if random else 1
     lost = wrong(judge, images, labels, passes)
-    clean, by = 100 * float((~lost).double().mean()), []
+    clean, by, tried = 100 * float((~lost).double().mean()), [], 0
     for seed, attack in enumerate(attacks(random)):
         alive = (~lost).nonzero().squeeze(1)
         if len(alive) == 0 or time.process_time() - begin > 60 * minutes:
@@ -176,35 +187,39 @@ def broken(name: str, lam: float, minutes: float) -> dict[str, object]:
         some = alive[found]
         confirmed = some[wrong(judge, points[found], labels[some], passes)] if len(some) else some
         lost[confirmed] = True
+        tried += 1
         if len(confirmed):
             by.append(f"{attack.name}: {len(confirmed)}")
         print(f"  {name} λ = {lam:g}: {attack.name} broke {len(confirmed)} of {len(alive)}", flush=True)
     spent = (time.process_time() - begin) / 60
     hand = 100 * float((~lost).double().mean())
-    return dict(zip(COLUMNS, (name, lam, len(images), clean, left, hand, "; ".join(by), spent), strict=True))
+    return dict(zip(COLUMNS, (name, lam, len(images), clean, left, hand, "; ".join(by), tried, spent), strict=True))
 
 
 def main() -> None:
     """Print the table row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("entries", nargs="*", default=DEFAULT)
+    parser.add_argument("entries", nargs="*", help="by default all with a card that leaves something")
     parser.add_argument("--lam", type=float, nargs="+", default=[2.0, 4.0, 8.0])
-    parser.add_argument("--minutes", type=float, default=20.0, help="of the processor, for an entry in one ball")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the processor, for an entry")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     found = machine(args.threads)
     print_machine(found)
-    rows = [broken(name, lam, args.minutes) for name in args.entries for lam in args.lam]
+    cards = stored_cards("small")
+    rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    done = {(row["entry"], row["λ"]) for row in rows}
+    for name in args.entries or cards:
+        lams = radii(cards[name], args.lam)
+        for lam in (lam for lam in lams if (name, lam) not in done):
+            rows.append(broken(name, lam, args.minutes / len(lams)))
+            save(args.json, {"machine": found, "rows": rows})
     print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for row in rows:
-        print(
-            "| "
-            + " | ".join(f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values())
-            + " |"
-        )
-    save(args.json, {"machine": found, "rows": rows})
+        cells = (f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values())
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

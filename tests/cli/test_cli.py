@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic import fill, make_request
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -22,10 +23,11 @@ from saplab.cli import app
 from saplab.cli.advice import in_options
 from saplab.cli.console import Console
 from saplab.cli.errors import explain, guarded
-from saplab.cli.options import radii
+from saplab.cli.options import radii, ready_place
 from saplab.data.load import load_data
 from saplab.evaluation.advice import Advice
 from saplab.evaluation.result import load
+from saplab.system import machine
 from saplab.system.errors import EvaluationError
 
 ROOT = Path(__file__).parents[2]
@@ -373,6 +375,15 @@ def test_radii_that_cannot_be_are_named(words, message):
 )
 def test_advice_is_worded_as_options(advice, text):
     assert in_options(advice) == text
+
+
+@pytest.mark.parametrize(("threads", "workers", "crowded"), [(2, 2, True), (1, 2, False), (2, None, False)])
+def test_more_threads_than_cores_are_said(threads, workers, crowded, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    ready_place("cpu", threads, workers=workers)
+    line = f"{workers} workers with {threads} threads each on 2 cores will wait for each other"
+    assert (line in capsys.readouterr().err) is crowded
 
 
 def test_help_of_a_long_verb_is_in_groups():

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from saplab.cli.console import Console
 from saplab.system.files import at_home
+from saplab.system.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -118,13 +119,15 @@ AttackPrecision = Annotated[
     ),
 ]
 BatchSize = Annotated[int, option(MACHINE, "Images computed, and saved, together.")]
-Threads = Annotated[int | None, option(MACHINE, "PyTorch's threads; by default its own choice.")]
+Threads = Annotated[
+    int | None, option(MACHINE, "PyTorch's threads in each process; by default the cores are divided among them.")
+]
 Device = Annotated[str, option(MACHINE, "cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
 EngineName = Annotated[
     str, option(MACHINE, "local, ray (pip install 'saplab[cluster]'), or package.module:maker.", "--engine")
 ]
 Workers = Annotated[
-    int | None, option(MACHINE, "Processes that compute, threads divided among them; by default this one alone.")
+    int | None, option(MACHINE, "Processes that compute, each with --threads; by default this one alone.")
 ]
 Address = Annotated[
     str | None, option(MACHINE, "Of a Ray cluster: auto or HOST:PORT; by default one on this machine for the run.")
@@ -211,7 +214,20 @@ def ready_place(
     made = make_engine(engine, Options(workers, threads, address, kind))
     if threads is not None:
         torch.set_num_threads(threads)
+        _note_crowd(threads, workers, engine)
     return Place(place, kind.partition(":")[0], made)
+
+
+def _note_crowd(threads: int, workers: int | None, engine: str) -> None:
+    """Say where worker processes of this machine have more threads than it has cores."""
+    from saplab.system.machine import usable_cores
+
+    cores = usable_cores()
+    if engine == "local" and workers is not None and workers * threads > cores:
+        Console().note(
+            f"{counted(workers, 'worker')} with {counted(threads, 'thread')} each on {counted(cores, 'core')} will "
+            "wait for each other; without --threads the cores are divided among them"
+        )
 
 
 def check_number(name: str, value: int | None, here: bool = True) -> None:
