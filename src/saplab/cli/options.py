@@ -219,7 +219,7 @@ def ready_place(
 
 
 def _note_crowd(threads: int, workers: int | None, engine: str) -> None:
-    """Say where worker processes of this machine have more threads than it has cores."""
+    """Note on stderr where worker processes of this machine have more threads than it has cores."""
     from saplab.system.machine import usable_cores
 
     cores = usable_cores()
