@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saplab.pruning.cpu import _mass, _one_minus_exp
 from saplab.rng.compiled import scalar_kernel, vector_kernel
-from saplab.rng.simd import BLOCK, fill_words, full_width, select
+from saplab.rng.simd import BLOCK, PIECE, fill_words, full_width, select
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 
@@ -42,15 +42,15 @@ def _prune_block(x: Any, bits: Any, out: Any, c: Any, share: Any) -> None:
 def independent_rows(x: Any, out: Any, streams: Any, draws: float) -> None:
     """Prune the rows of `x` (N, a) as `prune_independently` does, and write them to `out`."""
     full_width()
-    bits = np.empty(BLOCK, np.uint32)
+    bits = np.empty(PIECE, np.uint32)
     share = np.float32(1.0 / draws)
     for n in range(x.shape[0]):
         c = np.float32(draws / _mass(x[n]))
         c1, c2, c3, k0, k1 = row_counter(streams[n], 0, 0)
-        for block in range(x.shape[1] // BLOCK):
-            lo = block * BLOCK
-            fill_words(bits, block, c1, c2, c3, k0, k1)
-            _prune_block(x[n, lo : lo + BLOCK], bits, out[n, lo : lo + BLOCK], c, share)
+        for lo in range(0, x.shape[1], PIECE):
+            hi = min(lo + PIECE, x.shape[1])
+            fill_words(bits[: hi - lo], lo // BLOCK, 1, c1, c2, c3, k0, k1)
+            _prune_block(x[n, lo:hi], bits, out[n, lo:hi], c, share)
 
 
 def prune_independently(h: Tensor, streams: Tensor, draws: int) -> Tensor:
@@ -86,14 +86,14 @@ def fuse(x: Any, a: Any, b: Any, repeats: Any) -> None:
 
 @scalar_kernel
 def draw_words(repeats: Any) -> Any:
-    """Draw `repeats` blocks of BLOCK Philox words; return their xor, so that none is optimised away."""
+    """Draw `repeats` pieces of PIECE Philox words; return the xor of some, so that none is optimised away."""
     full_width()
-    bits = np.empty(BLOCK, np.uint32)
+    bits = np.empty(PIECE, np.uint32)
     total = np.uint32(0)
     zero = np.uint64(0)
-    for block in range(repeats):
-        fill_words(bits, block, zero, zero, zero, zero, zero)
-        total ^= bits[block % BLOCK]
+    for piece in range(repeats):
+        fill_words(bits, piece * (PIECE // BLOCK), 1, zero, zero, zero, zero, zero)
+        total ^= bits[piece % PIECE]
     return total
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from saplab.pruning.cpu import prune_rows
 from saplab.pruning.gradient import scale_gradient
 from saplab.pruning.layouts import prune_bfloat16_rows
-from saplab.rng.simd import BLOCK
+from saplab.rng.simd import PIECE
 from saplab.rng.threads import over_rows
 from suite.kernels import FUSED, draw_words, exponentials, fuse, independent_rows
 from suite.plan import RELU, Plan
@@ -120,7 +120,7 @@ def _fused() -> None:
 
 
 def _words() -> None:
-    _on_slices(lambda _: draw_words(_REPEATS * _ELEMENTS // BLOCK))
+    _on_slices(lambda _: draw_words(_REPEATS * _ELEMENTS // PIECE))
 
 
 def _exponentials() -> None:

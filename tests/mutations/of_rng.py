@@ -58,8 +58,8 @@ FAULTS = [
     Fault(
         "a quarter of the normal numbers has the wrong sign",
         NUMBERS,
-        "flip = (quarter == _TWO) | (quarter == np.float32(3.0))",
-        "flip = quarter == _TWO",
+        "np.int32(quarter & np.int32(2)) << np.int32(30)",
+        "np.int32(quarter & np.int32(1)) << np.int32(31)",
         "defenses/test_other_defenses.py::test_normals_and_uniforms_have_their_laws",
     ),
     Fault(
@@ -72,8 +72,8 @@ FAULTS = [
     Fault(
         "blocks of words after the first repeat it",
         NUMBERS,
-        "fill_words(bits, lo // BLOCK, c1",
-        "fill_words(bits, 0, c1",
+        "fill_words(bits[:drawn], lo // BLOCK, 1",
+        "fill_words(bits[:drawn], 0, 1",
         "rng/test_numbers.py::test_words_are_those_of_the_generator",
     ),
     Fault(

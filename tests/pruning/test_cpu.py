@@ -144,7 +144,7 @@ def test_all_small_words_of_a_row_get_more_bits() -> None:
     times, out = np.empty(a, np.float32), np.empty(a, np.float32)
     light_draws(np.ones(a, np.float32), np.float32(1), stream[0].numpy(), times, out)
     small = np.flatnonzero(words(stream, a, kind=0)[0].numpy() < cpu._FEW)
-    assert len(np.unique(small // cpu._PIECE)) > 5
+    assert len(np.unique(small // cpu.PIECE)) > 5
     assert times[small].tolist() == [np.float32(time_of_first_draw(example, int(j))) for j in small]
 
 
@@ -345,7 +345,7 @@ def one_minus_exp(x):
 
 @njit
 def light_draws(x, c, stream, times, out):
-    bits, orphaned = np.empty(cpu._PIECE, np.uint32), np.empty(-(-len(x) // cpu._PIECE), np.bool_)
+    bits, orphaned = np.empty(cpu.PIECE, np.uint32), np.empty(-(-len(x) // cpu.PIECE), np.bool_)
     return cpu._light_draws(x, out, c, np.float32(1e-9), stream, 0, (times, orphaned, bits)), orphaned
 
 
@@ -505,7 +505,7 @@ def test_first_draws_come_at_exponential_times(rate: float) -> None:
     assert later == pytest.approx((light - times[hit].astype(np.float64)).sum(), rel=1e-5)
     assert v == pytest.approx(a * light, rel=1e-5)
     assert w == pytest.approx(a * (rate - light), rel=1e-5, abs=1e-9)
-    pieces = np.append(hit, np.ones(-a % cpu._PIECE, bool)).reshape(-1, cpu._PIECE)
+    pieces = np.append(hit, np.ones(-a % cpu.PIECE, bool)).reshape(-1, cpu.PIECE)
     assert np.array_equal(orphaned, ~pieces.all(1) if rate > cpu._CAP else np.zeros(len(pieces), bool))
 
 

@@ -10,7 +10,19 @@ from saplab.rng.streams import pass_streams
 
 DEFENSES = (saplab.Dropout(0.3), saplab.RandomNoisyActivations(0.5), saplab.RandomlyScaledActivations(0.5))
 LAWS = ("dropout", "add", "scale")
-SHAPES = ((3, 5), (2, 16, 8, 16), (3, 6, 5, 5), (2, 3, 4), (1, 1, 1, 1), (2, 128), (2, 300, 1, 1))
+SHAPES = (
+    (3, 5),
+    (2, 16, 8, 16),
+    (2, 32, 16, 16),
+    (2, 16, 16, 24),
+    (2, 64, 8, 8),
+    (2, 24, 8, 16),
+    (3, 6, 5, 5),
+    (2, 3, 4),
+    (1, 1, 1, 1),
+    (2, 128),
+    (2, 300, 1, 1),
+)
 
 
 def maps(shape, dtype=torch.float32):
@@ -78,7 +90,12 @@ def test_behind_a_relu_it_is_both_one_after_the_other(law, through, dtype, inner
     both = noised(h, keys(3), 7, law, 0.25, through, rectify=True)
     assert torch.equal(both, one)
     assert both.stride() == one.stride()
-    assert torch.equal(*(torch.autograd.grad(out, h, grad)[0] for out in (both, one)))
+    gradients = [torch.autograd.grad(out, h, grad)[0] for out in (both, one)]
+    if law == "scale" and through and dtype == torch.float32:  # the factor is a quotient
+        torch.testing.assert_close(*gradients, rtol=1e-6, atol=0)
+        assert torch.equal(*(gradient == 0 for gradient in gradients))
+    else:
+        assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("defense", DEFENSES)
@@ -122,9 +139,47 @@ def test_nothing_of_the_maps_is_kept_for_the_way_back():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         noised(h, keys(2), 0, "dropout", 0.5)
-        noised(h, keys(2), 0, "scale", 0.5, rectify=True)
+        noised(h, keys(2), 0, "add", 0.5, rectify=True)
     assert kept == [(2, 3), (2, 3), (2, 8)]  # streams, and where the ReLU passed
     assert not noised(h.detach(), keys(2), 0, "dropout", 0.5).requires_grad
+
+
+@pytest.mark.parametrize("odd", [1e-39, 1e-30, 1e30, float("inf"), float("nan")])
+def test_a_factor_is_drawn_again_where_the_quotient_would_be_rough(odd):
+    h, grad = maps((2, 16, 8, 16)), maps((2, 16, 8, 16)) + 2
+    h[1, 3, 2, 1] = odd
+    h.requires_grad_()
+    drawn_again = grad * drawn(h.detach(), "scale", 0.25)
+    (gradient,) = torch.autograd.grad(noised(h, keys(2), 7, "scale", 0.25, rectify=True), h, grad)
+    assert torch.equal(gradient, torch.where(h <= 0, 0, drawn_again))
+
+
+def test_the_quotient_has_the_gradient_of_a_factor():
+    h, grad = maps((2, 16, 8, 16)).requires_grad_(), (maps((2, 16, 8, 16)) + 2).requires_grad_()
+    out = noised(h, keys(2), 7, "scale", 0.25, rectify=True)
+    (gradient,) = torch.autograd.grad(out, h, grad, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum() / 2, grad)
+    factor = drawn(h.detach(), "scale", 0.25) * (h > 0)
+    torch.testing.assert_close(second, (grad * factor * factor).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_quotient_takes_gradients_and_maps_of_any_layout():
+    h = maps((3, 6, 5, 5)).to(memory_format=torch.channels_last).requires_grad_()
+    out = noised(h, keys(3), 7, "scale", 0.25, rectify=True)
+    one, other, same = (
+        torch.autograd.grad(out, h, g, retain_graph=True)[0]
+        for g in (
+            maps(h.shape),
+            maps(h.shape).to(memory_format=torch.channels_last),
+            maps((3, 1, 1, 1)).expand(h.shape),
+        )
+    )
+    assert torch.equal(one, other)
+    assert same.stride() == h.stride()
+    apart = maps((3, 6, 5, 10))[..., ::2].detach().requires_grad_()  # with gaps in memory
+    (gradient,) = torch.autograd.grad(noised(apart, keys(3), 7, "scale", 0.25, rectify=True), apart, maps(h.shape))
+    expected = maps(h.shape) * drawn(apart.detach(), "scale", 0.25) * (apart > 0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (0, 5), (2, 0)])

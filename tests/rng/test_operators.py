@@ -56,7 +56,7 @@ def test_a_device_without_kernels_gets_the_bits_of_the_cpu(monkeypatch):
     assert torch.equal(out, prune(h, streams, 100))
 
 
-@pytest.mark.parametrize("name", ["prune", "mask_gradient", "variates", "noised"])
+@pytest.mark.parametrize("name", ["prune", "mask_gradient", "variates", "noised", "rescaled"])
 @pytest.mark.parametrize("device", ["MPS", "XPU"])
 def test_every_operator_serves_devices_without_kernels(name, device):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"saplab::{name}", device)

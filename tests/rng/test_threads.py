@@ -19,7 +19,7 @@ from saplab.pruning.finite import NotFiniteError
 from saplab.pruning.operator import prune
 from saplab.rng import threads
 from saplab.rng.team import has_team
-from saplab.rng.threads import GRAIN, SLICES, over_rows, pool
+from saplab.rng.threads import GRAIN, over_rows, pool
 
 ROWS = 32
 
@@ -165,7 +165,11 @@ def test_every_row_is_worked_on_once(count: int, size: int, workers: int) -> Non
     over_rows(lambda start, stop: slices.append((start, stop)), count, size)
     assert sorted(n for start, stop in slices for n in range(start, stop)) == list(range(count))
     useful = max(1, min(workers, count, count * size // GRAIN))
-    assert len(slices) == (1 if useful == 1 else min(count, useful * SLICES))
+    assert (len(slices) == 1) == (useful == 1)
+    if useful > 1:
+        lengths = [stop - start for start, stop in sorted(slices)]
+        assert max(lengths) <= max(1, -(-GRAIN // size), count // (2 * useful))  # no thread waits long for the last
+        assert lengths[:-1] == sorted(lengths[:-1], reverse=True)
 
 
 def fail_in(part: int, error: BaseException) -> Callable[[int, int], None]:
@@ -231,12 +235,12 @@ def test_a_late_thread_leaves_its_slices_to_others() -> None:
     def work(start: int, stop: int) -> None:
         if threading.current_thread() is not threading.main_thread():
             time.sleep(0.3)
-        done.setdefault(threading.get_ident(), []).append(start)
+        done.setdefault(threading.get_ident(), []).extend(range(start, stop))
         time.sleep(0.01)
 
     over_rows(work, 16, GRAIN)
-    assert len(done[threading.get_ident()]) > 4
-    assert sorted(start for starts in done.values() for start in starts) == list(range(0, 16, 2))
+    assert len(done[threading.get_ident()]) > 8
+    assert sorted(row for rows in done.values() for row in rows) == list(range(16))
 
 
 @pytest.mark.usefixtures("on_either")

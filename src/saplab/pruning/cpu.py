@@ -28,11 +28,20 @@ from numba import njit
 from saplab.pruning.binomial import binomial, uniform64
 from saplab.pruning.poisson import poisson
 from saplab.rng.compiled import scalar_kernel, vector_kernel
-from saplab.rng.simd import BLOCK, bits_of_float, fill_words, float_from_bits, full_width, read, select
+from saplab.rng.simd import (
+    BLOCK,
+    PIECE,
+    bits_of_float,
+    fill_words,
+    float_from_bits,
+    full_width,
+    read,
+    select,
+    whole_blocks,
+)
 from saplab.rng.streams import row_counter
 
 _CAP: Final = np.float32(8.0)
-_PIECE: Final = 8 * BLOCK  # elements of one vector loop: long enough to pay for its sums, short enough for the cache
 _SMALL_P: Final = np.float32(0.02)  # up to here log1p is a short series
 
 _UNIFORM, _CORRECTION, _EXTENSION, _SHARES = 0, 1, 2, 3  # kinds of numbers within one stream
@@ -180,7 +189,7 @@ def _add_draws(x: Any, out: Any, c: Any, share: Any, missing: Any, proposals: An
     cell = _CAP * _TWO_M32
     batch = 0
     while missing > 0:
-        fill_words(bits, batch, c1, c2, c3, k0, k1)
+        fill_words(bits, batch, 1, c1, c2, c3, k0, k1)
         _propose(bits, elements, levels, a, unfair, cell)
         for i in range(_PROPOSALS):
             j = elements[i]
@@ -202,7 +211,7 @@ def _firsts(kept: Any, later: Any, excess: Any, bits: Any, c1: Any, c2: Any, c3:
     for k in range(excess):
         i = k % _PROPOSALS
         if i == 0:
-            fill_words(bits, _BINOMIAL + k // _PROPOSALS, c1, c2, c3, k0, k1)
+            fill_words(bits, _BINOMIAL + k // _PROPOSALS, 1, c1, c2, c3, k0, k1)
         u = (float(bits[i]) + float(bits[_PROPOSALS + i]) * 2.0**-32) * 2.0**-32
         firsts += u * (kept + later - k) < kept - firsts
     return firsts
@@ -221,7 +230,7 @@ def _remove_firsts(x: Any, times: Any, out: Any, c: Any, firsts: Any, later: Any
     batch = 0
     first = 0
     while firsts > 0:
-        fill_words(bits, batch, c1, c2, c3, k0, k1)
+        fill_words(bits, batch, 1, c1, c2, c3, k0, k1)
         _propose(bits, elements, levels, a, unfair, _TWO_M32)
         batch += 1
         for i in range(_PROPOSALS):
@@ -238,7 +247,7 @@ def _remove_firsts(x: Any, times: Any, out: Any, c: Any, firsts: Any, later: Any
             times[j] = -_F1 if hits > 0.0 else _INFINITE  # neither is taken again
             if hits == 0.0:
                 out[j] = _F0
-                orphaned[j // _PIECE] |= v == _CAP
+                orphaned[j // PIECE] |= v == _CAP
 
 
 @scalar_kernel
@@ -249,7 +258,7 @@ def _share_remainder(x: Any, out: Any, c: Any, share: Any, orphaned: Any, draws:
     for piece in range(orphaned.shape[0]):
         if not orphaned[piece]:
             continue
-        for j in range(piece * _PIECE, min((piece + 1) * _PIECE, x.shape[0])):
+        for j in range(piece * PIECE, min((piece + 1) * PIECE, x.shape[0])):
             rate = abs(x[j]) * c
             if out[j] != _F0 or rate <= _CAP:
                 continue
@@ -280,10 +289,9 @@ def _light_draws(x: Any, out: Any, c: Any, share: Any, stream: Any, site: Any, s
     _, _, extension, _, _ = row_counter(stream, site, _EXTENSION)
     kept = light = rest = later = heaviest = 0.0
     for piece in range(orphaned.shape[0]):
-        lo = piece * _PIECE
-        hi = min(lo + _PIECE, x.shape[0])
-        for block in range((hi - lo + BLOCK - 1) // BLOCK):
-            fill_words(bits[block * BLOCK :], piece * (_PIECE // BLOCK) + block, c1, c2, c3, k0, k1)
+        lo = piece * PIECE
+        hi = min(lo + PIECE, x.shape[0])
+        fill_words(bits[: whole_blocks(hi - lo)], lo // BLOCK, 1, c1, c2, c3, k0, k1)
         if _arrivals(bits, times[lo:hi]) < _FEW:
             _resolve_piece(bits, times[lo:hi], lo, c1, c2, extension, k0, k1)
         n, v, w, after, orphans = _prune_piece(x[lo:hi], times[lo:hi], out[lo:hi], c, share)
@@ -326,9 +334,9 @@ def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, 
 @scalar_kernel
 def scratch_for(a: Any) -> Any:
     """Return memory for pruning rows of `a` activations: for times, and for proposals."""
-    bits = np.empty(_PIECE, np.uint32)
-    drawing = (np.empty(a, np.float32), np.empty((a + _PIECE - 1) // _PIECE, np.bool_), bits)
-    return drawing, (bits, np.empty(_PROPOSALS, np.uint32), np.empty(_PROPOSALS, np.float32))
+    bits = np.empty(PIECE, np.uint32)
+    drawing = (np.empty(a, np.float32), np.empty((a + PIECE - 1) // PIECE, np.bool_), bits)
+    return drawing, (bits[:BLOCK], np.empty(_PROPOSALS, np.uint32), np.empty(_PROPOSALS, np.float32))
 
 
 @scalar_kernel

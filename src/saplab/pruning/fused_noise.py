@@ -8,63 +8,83 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from saplab.pruning.layouts import as_array, dense_format
 from saplab.rng.compiled import scalar_kernel, vector_kernel
-from saplab.rng.numbers import KIND, normal_block
+from saplab.rng.numbers import KIND, normal_blocks
 from saplab.rng.operators import operator
-from saplab.rng.simd import BLOCK, fill_words, full_width, read, select, write
+from saplab.rng.simd import BLOCK, PIECE, fill_words, full_width, fused, read, select, whole_blocks, write
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
-from saplab.rng.tiles import NO_FLOOR, transpose
+from saplab.rng.tiles import NO_FLOOR, TILE, add_turned, multiply_turned
 
 Law = Literal["dropout", "add", "scale"]
 
 _DROPOUT, _ADD, _SCALE = 0, 1, 2
 _CODES: Final = {"dropout": _DROPOUT, "add": _ADD, "scale": _SCALE}
 _F0, _F1 = np.float32(0.0), np.float32(1.0)
+_ROUGH = np.float32(2.0**-60)  # of activations, of which products may lose digits to underflow
 
 
 @vector_kernel
-def _noise(bits: Any, values: Any, law: int, amount: Any) -> None:
-    """Turn words into the terms or factors of activations."""
+def _kept(bits: Any, values: Any, amount: Any) -> None:
+    """Turn words into dropout's factors."""
     full_width()
-    if law == _DROPOUT:
-        kept, level = _F1 / (_F1 - amount), np.uint32(np.ceil(amount * np.float32(1 << 24)))
-        for i in range(values.shape[0]):  # u < amount, by the 24 bits that u is made of
-            values[i] = select(bits[i] >> np.uint32(8) < level, _F0, kept)
-        return
-    normal_block(bits, values)
-    mean = select(law == _SCALE, _F1, _F0)
-    for i in range(values.shape[0]):
-        values[i] = values[i] * amount + mean
+    kept, level = _F1 / (_F1 - amount), np.uint32(np.ceil(amount * np.float32(1 << 24)))
+    for i in range(values.shape[0]):  # u < amount, by the 24 bits that u is made of
+        values[i] = select(bits[i] >> np.uint32(8) < level, _F0, kept)
 
 
-@vector_kernel
-def _apply(x: Any, values: Any, out: Any, law: int, floor: Any) -> None:
+@scalar_kernel  # the term is rounded before it is added, as in `add_turned`
+def _add(x: Any, values: Any, out: Any, floor: Any, factor: Any, mean: Any) -> None:
     full_width()
-    if law == _ADD:
-        for i in range(x.shape[0]):
-            value = read(x[i])
-            out[i] = write(select(value < floor, floor, value) + values[i], x[i])
-        return
     for i in range(x.shape[0]):
         value = read(x[i])
-        out[i] = write(select(value < floor, floor, value) * values[i], x[i])
+        out[i] = write(select(value < floor, floor, value) + fused(values[i], factor, mean), x[i])
+
+
+@vector_kernel
+def _multiply(x: Any, values: Any, out: Any, floor: Any, factor: Any, mean: Any) -> None:
+    full_width()
+    for i in range(x.shape[0]):
+        value = read(x[i])
+        out[i] = write(select(value < floor, floor, value) * fused(values[i], factor, mean), x[i])
+
+
+@njit(inline="always")
+def _noise(
+    bits: Any, values: Any, block: Any, step: Any, law: Any, amount: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any
+) -> None:
+    """Draw blocks of standard normal numbers, or of dropout's factors."""
+    fill_words(bits, block, step, c1, c2, c3, k0, k1)
+    if law == _DROPOUT:
+        _kept(bits, values, amount)
+    else:
+        normal_blocks(bits, values)
+
+
+@njit(inline="always")
+def _line_of(law: Any, amount: Any) -> Any:
+    """Return by what a number of `_noise` is multiplied, and what is added, to make a term or a factor."""
+    return (_F1, _F0) if law == _DROPOUT else (amount, select(law == _SCALE, _F1, _F0))
 
 
 @scalar_kernel
 def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any, floor: Any) -> None:
     full_width()
-    bits, values = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32)
+    bits, values = np.empty(PIECE, np.uint32), np.empty(PIECE, np.float32)
+    factor, mean = _line_of(law, amount)
     for n in range(x.shape[0]):
         c1, c2, c3, k0, k1 = row_counter(streams[n], site, KIND)
-        for lo in range(0, x.shape[1], BLOCK):
-            hi = min(lo + BLOCK, x.shape[1])
-            fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
-            _noise(bits, values, law, amount)
-            _apply(x[n, lo:hi], values, out[n, lo:hi], law, floor)
+        for lo in range(0, x.shape[1], PIECE):
+            hi = min(lo + PIECE, x.shape[1])
+            _noise(bits[: whole_blocks(hi - lo)], values, lo // BLOCK, 1, law, amount, c1, c2, c3, k0, k1)
+            if law == _ADD:
+                _add(x[n, lo:hi], values, out[n, lo:hi], floor, factor, mean)
+            else:
+                _multiply(x[n, lo:hi], values, out[n, lo:hi], floor, factor, mean)
 
 
 @scalar_kernel
@@ -73,20 +93,28 @@ def _noise_channels_last(
 ) -> None:
     """Apply noise to maps (N, H·W·C).
 
-    A map's noise is drawn in the order (C, H, W) and reordered in the cache. Drawing it in the order (H, W, C) at once,
-    by the counters of a position in all channels, took twice as long.
+    A map's noise is drawn in the order (C, H, W) and turned over in the cache: where blocks of words end with the rows
+    of its channels, a block of 16 channels at a time. Drawing it in the order (H, W, C) at once, by the counters of a
+    position in all channels, took twice as long.
     """
     full_width()
-    size, places = x.shape[1], x.shape[1] // channels
-    row, bits = np.empty(-(-size // BLOCK) * BLOCK, np.float32), np.empty(BLOCK, np.uint32)
-    values = np.empty(size, np.float32)
+    places = x.shape[1] // channels
+    striped = places % BLOCK == 0 and channels % TILE == 0
+    depth, width, step = (TILE, BLOCK, places // BLOCK) if striped else (channels, places, 1)
+    drawn = whole_blocks(depth * width)
+    bits, row = np.empty(drawn, np.uint32), np.empty(drawn, np.float32)
+    values = row[: depth * width].reshape(depth, width)
+    factor, mean = _line_of(law, amount)
     for n in range(x.shape[0]):
         c1, c2, c3, k0, k1 = row_counter(streams[n], site, KIND)
-        for lo in range(0, size, BLOCK):
-            fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
-            _noise(bits, row[lo : lo + BLOCK], law, amount)
-        transpose(row[:size].reshape(channels, places), values.reshape(places, channels), NO_FLOOR)
-        _apply(x[n], values, out[n], law, floor)
+        maps, results = x[n].reshape(places, channels), out[n].reshape(places, channels)
+        for at in range(0, places, width):
+            for first in range(0, channels, depth):
+                _noise(bits, row, (first * places + at) // BLOCK, step, law, amount, c1, c2, c3, k0, k1)
+                if law == _ADD:
+                    add_turned(values, maps, results, at, first, floor, factor, mean)
+                else:
+                    multiply_turned(values, maps, results, at, first, floor, factor, mean)
 
 
 def can_noise(h: Tensor) -> bool:
@@ -148,13 +176,16 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     h, streams, *ctx.drawn, rectify = inputs
     _, law, _, through = ctx.drawn
     ctx.known = rectify and through and law == _DROPOUT  # what passed is above 0, and all of it by one factor
-    ctx.save_for_backward(streams, *([output if ctx.known else h] if rectify else []))
+    ctx.ratio = rectify and through and law == _SCALE and h.dtype == torch.float32
+    ctx.save_for_backward(streams, *([output if ctx.known else h] if rectify else []), *([output] if ctx.ratio else []))
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Multiply by the same factors, which are known or drawn again, faster than kept, and by the ReLU's derivative."""
     streams, *rectified = ctx.saved_tensors
-    _, law, amount, through = ctx.drawn
+    site, law, amount, through = ctx.drawn
+    if ctx.ratio:
+        return _RESCALED(grad, *rectified, streams, site, amount), None, None, None, None, None, None
     if ctx.known:
         grad = grad * float(_F1 / (_F1 - np.float32(amount)))
     elif through and law != _ADD:
@@ -165,3 +196,64 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _OPERATOR: Final = operator("noised", _noised, None, _unwritten, _backward, _setup)
+
+
+@vector_kernel
+def _rescale(grad: Any, x: Any, scaled: Any, out: Any) -> Any:
+    """Write grad·(scaled / x) where x > 0, else 0; return how many quotients may be rough."""
+    full_width()
+    rough = _F0
+    for i in range(x.shape[0]):
+        off = x[i] <= _F0
+        level = select(off, _F1, x[i])
+        rough += select(level >= _ROUGH, _F0, _F1) + select(level <= _F1 / _ROUGH, _F0, _F1)
+        out[i] = select(off, _F0, grad[i] * (scaled[i] / level))
+    return rough
+
+
+@scalar_kernel
+def _rescale_rows(grad: Any, x: Any, scaled: Any, out: Any) -> Any:
+    full_width()
+    rough = 0.0
+    for n in range(x.shape[0]):
+        rough += _rescale(grad[n], x[n], scaled[n], out[n])
+    return rough
+
+
+def _rescaled(grad: Tensor, h: Tensor, scaled: Tensor, streams: Tensor, site: int, amount: float) -> Tensor:
+    """Multiply a gradient by the factors of `scaled` / relu(h), and by the ReLU's derivative.
+
+    The quotient is the factor to float32's rounding, and takes less time than to draw it again.
+    """
+    if scaled.stride() == h.stride() and h.numel() > 0:
+        grad = grad if grad.stride() == h.stride() else torch.empty_like(h).copy_(grad)
+        out = torch.empty_like(h)
+        flat = [t.as_strided((len(h), h[0].numel()), (h[0].numel(), 1)) for t in (grad, h, scaled, out)]
+        gradients, maps, results, written = (t.detach().numpy() for t in flat)
+        rough: list[float] = []
+
+        def work(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            rough.append(_rescale_rows(gradients[part], maps[part], results[part], written[part]))
+
+        over_rows(work, len(h), h[0].numel())
+        if not any(rough):
+            return out
+    again = _noised(grad, streams, site, _SCALE, amount, True)
+    return torch.ops.aten.threshold_backward(again, h, 0)  # type: ignore[no-any-return]
+
+
+def _rescaled_unwritten(grad: Tensor, h: Tensor, scaled: Tensor, streams: Tensor, site: int, amount: float) -> Tensor:
+    return torch.empty_like(h)
+
+
+def _setup_rescaled(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, h, scaled, streams, *ctx.drawn = inputs
+    ctx.save_for_backward(h, scaled, streams)
+
+
+def _backward_rescaled(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _RESCALED(grad, *ctx.saved_tensors, *ctx.drawn), None, None, None, None, None
+
+
+_RESCALED: Final = operator("rescaled", _rescaled, None, _rescaled_unwritten, _backward_rescaled, _setup_rescaled)

@@ -11,59 +11,71 @@ from torch import Tensor
 from saplab.rng.compiled import scalar_kernel, vector_kernel
 from saplab.rng.gpu import gpu_kernels
 from saplab.rng.operators import operator
-from saplab.rng.simd import BLOCK, bits_of_float, fill_words, float_from_bits, full_width, select
+from saplab.rng.simd import BLOCK, PIECE, bits_of_float, fill_words, float_from_bits, full_width, select, whole_blocks
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 
 KIND: Final = 4  # see `saplab.rng.streams`
 _NORMAL, _WORD = 1, 2
+_PAIRS: Final = BLOCK // 2  # of normal numbers in a block
 CODES: Final = {"uniform": 0, "normal": _NORMAL, "word": _WORD}  # of the laws
 
-_HALF, _F1, _TWO, _TWO_M32 = (np.float32(x) for x in (0.5, 1.0, 2.0, 2.0**-32))
-_ROOT2, _LN2, _TAU = (np.float32(x) for x in (math.sqrt(2.0), math.log(2.0), 2.0 * math.pi))
-_L3, _L5, _L7, _L9 = (np.float32(2.0 / n) for n in (3, 5, 7, 9))
+_HALF, _F1, _TWO, _QUARTERS = (np.float32(x) for x in (0.5, 1.0, 2.0, 2.0**-29))
+_MANTISSA: Final = np.int32(0x7FFFFF)
+_ABOVE: Final = np.int32(np.float32(math.sqrt(0.5)).view(np.int32) + 1)  # the next number after sqrt(1/2)
+_SCALE_BITS: Final = np.int32(32 << 23)  # of a factor 2^-32
+_RIGHT_ANGLE = np.float32(0.5 * math.pi)
+# -2 log(2^e m) = e·_E + s·(_L1 + t·(_L3 + ...)), s = (m - 1) / (m + 1), t = s²
+_E, _L1, _L3, _L5, _L7, _L9 = (
+    np.float32(-2.0) * np.float32(x) for x in (math.log(2.0), *(2 / n for n in (1, 3, 5, 7, 9)))
+)
 _S3, _S5, _S7 = (np.float32((-1.0) ** ((n - 1) // 2) / math.factorial(n)) for n in (3, 5, 7))
 _K2, _K4, _K6, _K8 = (np.float32((-1.0) ** (n // 2) / math.factorial(n)) for n in (2, 4, 6, 8))
 
 
 @njit(inline="always")
-def _log(x: Any) -> Any:
-    """Compute log x of a normal float32 x > 0, in a form that vectorises."""
-    bits: Any = bits_of_float(x)
-    exponent = np.int32((bits >> np.int32(23)) - np.int32(127))
-    m: Any = float_from_bits(np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)))
-    high = m > _ROOT2
-    m = select(high, m * _HALF, m)
-    e = np.float32(exponent) + select(high, _F1, np.float32(0.0))
+def _squared_radius(word: Any) -> Any:
+    """Compute -2 log((`word` + 1/2) / 2^32), in a form that vectorises."""
+    rest: Any = bits_of_float(np.float32(word) + _HALF) - _ABOVE  # 2^e m, sqrt(1/2) < m <= sqrt(2)
+    m: Any = float_from_bits(np.int32((rest & _MANTISSA) + _ABOVE))
+    e = np.float32(np.int32(np.int32(rest - _SCALE_BITS) >> np.int32(23)))
     s = (m - _F1) / (m + _F1)
     t = s * s
-    return e * _LN2 + s * (_TWO + t * (_L3 + t * (_L5 + t * (_L7 + t * _L9))))
+    return e * _E + s * (_L1 + t * (_L3 + t * (_L5 + t * (_L7 + t * _L9))))
+
+
+@njit(inline="always")
+def _negated(x: Any, negate: Any) -> Any:
+    """Return -x where `negate`, an int32, is the sign bit, and x where it is 0."""
+    return float_from_bits(np.int32(bits_of_float(x) ^ negate))
 
 
 @vector_kernel
-def normal_block(bits: Any, out: Any) -> None:
-    """Turn words into as many standard normals (Box & Muller 1958), radii from one half and angles from the other."""
+def normal_blocks(bits: Any, out: Any) -> None:
+    """Turn blocks of words into as many standard normals (Box & Muller 1958).
+
+    Radii come from the first half of a block, angles from the second.
+    """
     full_width()
-    half = bits.shape[0] // 2
-    for i in range(half):
-        u = (np.float32(bits[i]) + _HALF) * _TWO_M32
-        radius = np.float32(math.sqrt(-_TWO * _log(u)))
-        turn = np.float32(np.int32(bits[half + i] >> np.uint32(1))) * np.float32(2.0**-31)
-        quarter = np.float32(np.int32(turn * np.float32(4.0) + _HALF))
-        a = (turn - quarter * np.float32(0.25)) * _TAU
-        t = a * a
-        sin = a * (_F1 + t * (_S3 + t * (_S5 + t * _S7)))
-        cos = _F1 + t * (_K2 + t * (_K4 + t * (_K6 + t * _K8)))
-        odd = (quarter == _F1) | (quarter == np.float32(3.0))
-        x, y = select(odd, -sin, cos), select(odd, cos, sin)
-        flip = (quarter == _TWO) | (quarter == np.float32(3.0))
-        sign = select(flip, -_F1, _F1)
-        out[i] = radius * sign * x
-        out[half + i] = radius * sign * y
+    for lo in range(0, bits.shape[0], BLOCK):
+        radii, turns = bits[lo : lo + _PAIRS], bits[lo + _PAIRS : lo + BLOCK]
+        xs, ys = out[lo : lo + _PAIRS], out[lo + _PAIRS : lo + BLOCK]
+        for i in range(radii.shape[0]):
+            radius = np.float32(math.sqrt(_squared_radius(radii[i])))
+            turn = np.float32(np.int32(turns[i] >> np.uint32(1))) * _QUARTERS
+            quarter = np.int32(turn + _HALF)
+            a = (turn - np.float32(quarter)) * _RIGHT_ANGLE
+            t = a * a
+            sin = a * (_F1 + t * (_S3 + t * (_S5 + t * _S7)))
+            cos = _F1 + t * (_K2 + t * (_K4 + t * (_K6 + t * _K8)))
+            odd = (quarter & np.int32(1)) != 0
+            signed = _negated(radius, np.int32(np.int32(quarter & np.int32(2)) << np.int32(30)))
+            xs[i] = signed * select(odd, -sin, cos)
+            ys[i] = signed * select(odd, cos, sin)
 
 
 @vector_kernel
-def uniform_block(bits: Any, out: Any) -> None:
+def uniform_numbers(bits: Any, out: Any) -> None:
     """Turn words into as many uniform numbers in [0, 1)."""
     full_width()
     for i in range(bits.shape[0]):
@@ -73,19 +85,20 @@ def uniform_block(bits: Any, out: Any) -> None:
 @scalar_kernel
 def _fill_rows(out: Any, streams: Any, site: int, kind: int, law: int) -> None:
     full_width()
-    bits, values = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32)
+    bits, values = np.empty(PIECE, np.uint32), np.empty(PIECE, np.float32)
     for n in range(out.shape[0]):
         c1, c2, c3, k0, k1 = row_counter(streams[n], site, kind)
-        for lo in range(0, out.shape[1], BLOCK):
-            hi = min(lo + BLOCK, out.shape[1])
-            fill_words(bits, lo // BLOCK, c1, c2, c3, k0, k1)
+        for lo in range(0, out.shape[1], PIECE):
+            hi = min(lo + PIECE, out.shape[1])
+            drawn = whole_blocks(hi - lo)
+            fill_words(bits[:drawn], lo // BLOCK, 1, c1, c2, c3, k0, k1)
             if law == _WORD:
                 out[n, lo:hi] = bits[: hi - lo]
                 continue
             if law == _NORMAL:
-                normal_block(bits, values)
+                normal_blocks(bits[:drawn], values)
             else:
-                uniform_block(bits, values)
+                uniform_numbers(bits[:drawn], values)
             out[n, lo:hi] = values[: hi - lo]
 
 

@@ -12,6 +12,7 @@ from saplab.rng.streams import philox
 
 BLOCK: Final = 128  # words that one run of LANES counters gives
 LANES: Final = BLOCK // 4
+PIECE: Final = 8 * BLOCK  # elements of one vector loop: long enough to pay for its sums, short enough for the cache
 
 
 @intrinsic
@@ -32,6 +33,22 @@ def select(typing_context: Any, condition: Any, yes: Any, no: Any) -> Any:
         return builder.select(*args)
 
     return types.float32(types.boolean, types.float32, types.float32), codegen
+
+
+@njit(inline="always")
+def whole_blocks(size: Any) -> Any:
+    """Return the length of the blocks of words that `size` elements need."""
+    return (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+@intrinsic
+def fused(typing_context: Any, x: Any, factor: Any, term: Any) -> Any:
+    """Compute factor·x + term, rounded once."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
 
 
 @intrinsic
@@ -56,16 +73,21 @@ def bits_of_float(typing_context: Any, value: Any) -> Any:
 
 
 @vector_kernel
-def fill_words(bits: Any, block: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:
-    """Write one block's words: those of LANES counters, first words first, so that the loop vectorises."""
+def fill_words(bits: Any, block: Any, step: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:
+    """Write the words of blocks `block`, `block` + `step`, ..., as many as `bits` has room for.
+
+    A block holds those of LANES counters, first words first, so that the loop vectorises. Several at once take less
+    time: the keys of the ten rounds are then computed once.
+    """
     full_width()
-    first = block * LANES
-    for i in range(LANES):
-        w0, w1, w2, w3 = philox(np.uint64(first + i), c1, c2, c3, k0, k1)
-        bits[i] = np.uint32(w0)
-        bits[LANES + i] = np.uint32(w1)
-        bits[2 * LANES + i] = np.uint32(w2)
-        bits[3 * LANES + i] = np.uint32(w3)
+    for lo in range(0, bits.shape[0], BLOCK):
+        first, part = (block + lo // BLOCK * step) * LANES, bits[lo : lo + BLOCK]
+        for i in range(LANES):
+            w0, w1, w2, w3 = philox(np.uint64(first + i), c1, c2, c3, k0, k1)
+            part[i] = np.uint32(w0)
+            part[LANES + i] = np.uint32(w1)
+            part[2 * LANES + i] = np.uint32(w2)
+            part[3 * LANES + i] = np.uint32(w3)
 
 
 @njit(inline="always")

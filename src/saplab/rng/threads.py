@@ -11,14 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
+from typing import Final
 
 import torch
 
 from saplab.rng.team import has_team, on_team
 
 GRAIN = 1 << 15  # activations below which a further thread costs more than it gives
-SLICES = 4  # per thread
+_LEAST: Final = 1 << 14  # activations of a slice, below which its own start takes a part of its time
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -67,8 +67,7 @@ def over_rows(work: Callable[[int, int], None], rows: int, size: int) -> None:
     if useful == 1:
         work(0, rows)
         return
-    count = min(rows, useful * SLICES)
-    slices = deque(pairwise(rows * k // count for k in range(count + 1)))
+    slices = deque(_shrinking_slices(rows, useful, -(-_LEAST // size)))
 
     def part() -> None:
         try:
@@ -81,6 +80,15 @@ def over_rows(work: Callable[[int, int], None], rows: int, size: int) -> None:
     errors = on_team(part, torch.get_num_threads()) if has_team() else _on_pool(part, useful - 1)
     if errors:
         raise errors[0]
+
+
+def _shrinking_slices(rows: int, threads: int, least: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into slices, each its thread's share of half of what is left: threads that start apart end together."""
+    start = 0
+    while start < rows:
+        stop = min(rows, start + max(least, (rows - start) // (2 * threads)))
+        yield start, stop
+        start = stop
 
 
 def _on_pool(part: Callable[[], None], others: int) -> list[BaseException]:

@@ -1,5 +1,6 @@
 """Matrices turned over in the cache, by vector registers."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -8,10 +9,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from saplab.rng.compiled import vector_kernel
-from saplab.rng.simd import full_width, read, write
+from saplab.rng.simd import full_width, fused, read, write
 
 NO_FLOOR: Final = np.float32(-np.inf)
-_TILE: Final = 16  # a cache line of float32
+TILE: Final = 16  # a cache line of float32
 _INT32: Final = ir.IntType(32)
 
 
@@ -22,14 +23,46 @@ def transpose(x: Any, out: Any, floor: Any) -> None:
     Both are contiguous; NaN stays.
     """
     full_width()
-    rows, columns = x.shape[0] // _TILE * _TILE, x.shape[1] // _TILE * _TILE
-    for i in range(0, rows, _TILE):
-        for k in range(0, columns, _TILE):
+    rows, columns = x.shape[0] // TILE * TILE, x.shape[1] // TILE * TILE
+    for i in range(0, rows, TILE):
+        for k in range(0, columns, TILE):
             _turn_tile(x, i, k, out, floor)
     for i in range(x.shape[0]):  # what is beyond the last whole tile
         for k in range(columns if i < rows else 0, x.shape[1]):
             value = read(x[i, k])
             out[k, i] = write(floor if value < floor else value, out[k, i])
+
+
+@vector_kernel
+def add_turned(noise: Any, x: Any, out: Any, row: Any, column: Any, floor: Any, factor: Any, mean: Any) -> None:
+    """Write max(x, floor) + (factor·noise + mean) to `out`, the matrix `noise` (R, C) turned over.
+
+    `x` and `out` are of float32 or of bfloat16 bits (uint16), and contiguous; noise[0, 0] meets x[row, column]. NaN
+    stays.
+    """
+    full_width()
+    rows, columns = noise.shape[0] // TILE * TILE, noise.shape[1] // TILE * TILE
+    for i in range(0, rows, TILE):
+        for k in range(0, columns, TILE):
+            _add_tile(noise, i, k, x, out, row + k, column + i, floor, factor, mean)
+    for i in range(noise.shape[0]):  # what is beyond the last whole tile
+        for k in range(columns if i < rows else 0, noise.shape[1]):
+            value, term = read(x[row + k, column + i]), fused(noise[i, k], factor, mean)
+            out[row + k, column + i] = write((floor if value < floor else value) + term, x[row + k, column + i])
+
+
+@vector_kernel
+def multiply_turned(noise: Any, x: Any, out: Any, row: Any, column: Any, floor: Any, factor: Any, mean: Any) -> None:
+    """Write max(x, floor) · (factor·noise + mean); otherwise as `add_turned`."""
+    full_width()
+    rows, columns = noise.shape[0] // TILE * TILE, noise.shape[1] // TILE * TILE
+    for i in range(0, rows, TILE):
+        for k in range(0, columns, TILE):
+            _multiply_tile(noise, i, k, x, out, row + k, column + i, floor, factor, mean)
+    for i in range(noise.shape[0]):
+        for k in range(columns if i < rows else 0, noise.shape[1]):
+            value, term = read(x[row + k, column + i]), fused(noise[i, k], factor, mean)
+            out[row + k, column + i] = write((floor if value < floor else value) * term, x[row + k, column + i])
 
 
 @intrinsic
@@ -42,18 +75,67 @@ def _turn_tile(typing_context: Any, x: Any, i: Any, k: Any, out: Any, floor: Any
         matrices = (signature.args[0], args[0]), (signature.args[3], args[3])
         source, target = (_Matrix(builder, kind.dtype, context.make_array(kind)(context, builder, value))
                           for kind, value in matrices)  # fmt: skip
-        width = 16 if "+avx512f" in context.codegen().magic_tuple()[2] else 8  # numbers in a register
+        width = _width(context)
         lowest = _repeated(builder, args[4], width)
-        for across in range(0, _TILE, width):
-            for down in range(0, _TILE, width):
-                row, column = (builder.add(at, at.type(offset)) for at, offset in ((args[1], down), (args[2], across)))
-                lanes = source.load(row, column, width)
-                below = [builder.fcmp_ordered("<", lane, lowest) for lane in lanes]
-                lifted = [builder.select(is_low, lowest, lane) for is_low, lane in zip(below, lanes, strict=True)]
-                target.store(column, row, _turned(builder, lifted))
+        for row, column in _squares(builder, args[1], args[2], width):
+            lifted = _lifted(builder, source.load(row, column, width), lowest)
+            target.store(column, row, _turned(builder, lifted))
         return context.get_dummy_value()
 
     return types.none(x, types.intp, types.intp, out, types.float32), codegen
+
+
+def _combine_tile(operation: str) -> Any:
+    """Return an intrinsic for one tile of `add_turned` or `multiply_turned`, which begins at noise[i, k]."""
+
+    @intrinsic
+    def combine(
+        typing_context: Any, noise: Any, i: Any, k: Any, x: Any, out: Any, row: Any, column: Any,
+        floor: Any, factor: Any, mean: Any,
+    ) -> Any:  # fmt: skip
+        if {noise.layout, x.layout, out.layout} != {"C"}:
+            raise TypeError("only contiguous matrices can be turned over")
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            terms, source, target = (
+                _Matrix(builder, kind.dtype, context.make_array(kind)(context, builder, value))
+                for kind, value in ((signature.args[n], args[n]) for n in (0, 3, 4))
+            )
+            width, join = _width(context), getattr(builder, operation)
+            lowest, times, plus = (_repeated(builder, value, width) for value in args[7:])
+            squares = zip(_squares(builder, *args[1:3], width), _squares(builder, *args[6:4:-1], width), strict=True)
+            for (i, k), (there, down) in squares:
+                lifted = _lifted(builder, source.load(down, there, width), lowest)
+                turned = (_fused(builder, z, times, plus) for z in _turned(builder, terms.load(i, k, width)))
+                target.store(down, there, [join(*pair) for pair in zip(lifted, turned, strict=True)])
+            return context.get_dummy_value()
+
+        index, number = types.intp, types.float32
+        return types.none(noise, index, index, x, out, index, index, number, number, number), codegen
+
+    return combine
+
+
+_add_tile: Final = _combine_tile("fadd")
+_multiply_tile: Final = _combine_tile("fmul")
+
+
+def _width(context: Any) -> int:
+    """Return how many numbers a register holds."""
+    return 16 if "+avx512f" in context.codegen().magic_tuple()[2] else 8
+
+
+def _squares(builder: Any, i: Any, k: Any, width: int) -> Iterator[tuple[Any, Any]]:
+    """Yield row and column of the squares that a tile at [i, k] consists of, each as wide as a register."""
+    for across in range(0, TILE, width):
+        for down in range(0, TILE, width):
+            yield builder.add(i, i.type(down)), builder.add(k, k.type(across))
+
+
+def _lifted(builder: Any, lanes: list[Any], lowest: Any) -> list[Any]:
+    """Return the larger of each number and the lowest; NaN stays."""
+    below = [builder.fcmp_ordered("<", lane, lowest) for lane in lanes]
+    return [builder.select(is_low, lowest, lane) for is_low, lane in zip(below, lanes, strict=True)]
 
 
 class _Matrix:
@@ -106,6 +188,13 @@ def _turned(builder: Any, lanes: list[Any]) -> list[Any]:
         pairs = zip(lanes[: width // 2], lanes[width // 2 :], strict=True)
         lanes = [builder.shuffle_vector(*pair, _indices(mask)) for pair in pairs for mask in (low, high)]
     return lanes
+
+
+def _fused(builder: Any, x: Any, factor: Any, term: Any) -> Any:
+    name = f"llvm.fma.v{x.type.count}f32"
+    return builder.call(
+        builder.module.declare_intrinsic(name, (), ir.FunctionType(x.type, [x.type] * 3)), [x, factor, term]
+    )
 
 
 def _repeated(builder: Any, value: Any, width: int) -> Any:
