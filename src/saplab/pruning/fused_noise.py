@@ -15,7 +15,18 @@ from saplab.pruning.layouts import as_array, dense_format
 from saplab.rng.compiled import scalar_kernel, vector_kernel
 from saplab.rng.numbers import KIND, normal_blocks
 from saplab.rng.operators import operator
-from saplab.rng.simd import BLOCK, PIECE, fill_words, full_width, fused, read, select, whole_blocks, write
+from saplab.rng.simd import (
+    BLOCK,
+    PIECE,
+    bits_of_float,
+    fill_words,
+    full_width,
+    fused,
+    read,
+    select,
+    whole_blocks,
+    write,
+)
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
 from saplab.rng.tiles import NO_FLOOR, TILE, add_turned, multiply_turned
@@ -29,12 +40,12 @@ _ROUGH = np.float32(2.0**-60)  # of activations, of which products may lose digi
 
 
 @vector_kernel
-def _kept(bits: Any, values: Any, amount: Any) -> None:
-    """Turn words into dropout's factors."""
+def _kept(bits: Any, amount: Any) -> None:
+    """Turn words into the bits of dropout's factors, in their place."""
     full_width()
     kept, level = _F1 / (_F1 - amount), np.uint32(np.ceil(amount * np.float32(1 << 24)))
-    for i in range(values.shape[0]):  # u < amount, by the 24 bits that u is made of
-        values[i] = select(bits[i] >> np.uint32(8) < level, _F0, kept)
+    for i in range(bits.shape[0]):  # u < amount, by the 24 bits that u is made of
+        bits[i] = np.uint32(bits_of_float(select(bits[i] >> np.uint32(8) < level, _F0, kept)))
 
 
 @scalar_kernel  # the term is rounded before it is added, as in `add_turned`
@@ -55,14 +66,14 @@ def _multiply(x: Any, values: Any, out: Any, floor: Any, factor: Any, mean: Any)
 
 @njit(inline="always")
 def _noise(
-    bits: Any, values: Any, block: Any, step: Any, law: Any, amount: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any
+    bits: Any, block: Any, step: Any, law: Any, amount: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any
 ) -> None:
-    """Draw blocks of standard normal numbers, or of dropout's factors."""
+    """Draw blocks of standard normal numbers, or of dropout's factors, as their bits."""
     fill_words(bits, block, step, c1, c2, c3, k0, k1)
     if law == _DROPOUT:
-        _kept(bits, values, amount)
+        _kept(bits, amount)
     else:
-        normal_blocks(bits, values)
+        normal_blocks(bits)
 
 
 @njit(inline="always")
@@ -74,13 +85,14 @@ def _line_of(law: Any, amount: Any) -> Any:
 @scalar_kernel
 def _noise_rows(x: Any, out: Any, streams: Any, site: int, law: int, amount: Any, floor: Any) -> None:
     full_width()
-    bits, values = np.empty(PIECE, np.uint32), np.empty(PIECE, np.float32)
+    bits = np.empty(PIECE, np.uint32)
+    values = bits.view(np.float32)
     factor, mean = _line_of(law, amount)
     for n in range(x.shape[0]):
         c1, c2, c3, k0, k1 = row_counter(streams[n], site, KIND)
         for lo in range(0, x.shape[1], PIECE):
             hi = min(lo + PIECE, x.shape[1])
-            _noise(bits[: whole_blocks(hi - lo)], values, lo // BLOCK, 1, law, amount, c1, c2, c3, k0, k1)
+            _noise(bits[: whole_blocks(hi - lo)], lo // BLOCK, 1, law, amount, c1, c2, c3, k0, k1)
             if law == _ADD:
                 _add(x[n, lo:hi], values, out[n, lo:hi], floor, factor, mean)
             else:
@@ -101,16 +113,15 @@ def _noise_channels_last(
     places = x.shape[1] // channels
     striped = places % BLOCK == 0 and channels % TILE == 0
     depth, width, step = (TILE, BLOCK, places // BLOCK) if striped else (channels, places, 1)
-    drawn = whole_blocks(depth * width)
-    bits, row = np.empty(drawn, np.uint32), np.empty(drawn, np.float32)
-    values = row[: depth * width].reshape(depth, width)
+    bits = np.empty(whole_blocks(depth * width), np.uint32)
+    values = bits.view(np.float32)[: depth * width].reshape(depth, width)
     factor, mean = _line_of(law, amount)
     for n in range(x.shape[0]):
         c1, c2, c3, k0, k1 = row_counter(streams[n], site, KIND)
         maps, results = x[n].reshape(places, channels), out[n].reshape(places, channels)
         for at in range(0, places, width):
             for first in range(0, channels, depth):
-                _noise(bits, row, (first * places + at) // BLOCK, step, law, amount, c1, c2, c3, k0, k1)
+                _noise(bits, (first * places + at) // BLOCK, step, law, amount, c1, c2, c3, k0, k1)
                 if law == _ADD:
                     add_turned(values, maps, results, at, first, floor, factor, mean)
                 else:

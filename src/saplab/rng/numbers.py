@@ -51,15 +51,14 @@ def _negated(x: Any, negate: Any) -> Any:
 
 
 @vector_kernel
-def normal_blocks(bits: Any, out: Any) -> None:
-    """Turn blocks of words into as many standard normals (Box & Muller 1958).
+def normal_blocks(bits: Any) -> None:
+    """Turn blocks of words into the bits of as many standard normals (Box & Muller 1958), in their place.
 
     Radii come from the first half of a block, angles from the second.
     """
     full_width()
     for lo in range(0, bits.shape[0], BLOCK):
         radii, turns = bits[lo : lo + _PAIRS], bits[lo + _PAIRS : lo + BLOCK]
-        xs, ys = out[lo : lo + _PAIRS], out[lo + _PAIRS : lo + BLOCK]
         for i in range(radii.shape[0]):
             radius = np.float32(math.sqrt(_squared_radius(radii[i])))
             turn = np.float32(np.int32(turns[i] >> np.uint32(1))) * _QUARTERS
@@ -70,22 +69,23 @@ def normal_blocks(bits: Any, out: Any) -> None:
             cos = _F1 + t * (_K2 + t * (_K4 + t * (_K6 + t * _K8)))
             odd = (quarter & np.int32(1)) != 0
             signed = _negated(radius, np.int32(np.int32(quarter & np.int32(2)) << np.int32(30)))
-            xs[i] = signed * select(odd, -sin, cos)
-            ys[i] = signed * select(odd, cos, sin)
+            radii[i] = np.uint32(bits_of_float(signed * select(odd, -sin, cos)))
+            turns[i] = np.uint32(bits_of_float(signed * select(odd, cos, sin)))
 
 
 @vector_kernel
-def uniform_numbers(bits: Any, out: Any) -> None:
-    """Turn words into as many uniform numbers in [0, 1)."""
+def uniform_numbers(bits: Any) -> None:
+    """Turn words into the bits of as many uniform numbers in [0, 1), in their place."""
     full_width()
     for i in range(bits.shape[0]):
-        out[i] = np.float32(bits[i] >> np.uint32(8)) * np.float32(2.0**-24)
+        bits[i] = np.uint32(bits_of_float(np.float32(bits[i] >> np.uint32(8)) * np.float32(2.0**-24)))
 
 
 @scalar_kernel
 def _fill_rows(out: Any, streams: Any, site: int, kind: int, law: int) -> None:
     full_width()
-    bits, values = np.empty(PIECE, np.uint32), np.empty(PIECE, np.float32)
+    bits = np.empty(PIECE, np.uint32)
+    values = bits.view(np.float32)
     for n in range(out.shape[0]):
         c1, c2, c3, k0, k1 = row_counter(streams[n], site, kind)
         for lo in range(0, out.shape[1], PIECE):
@@ -96,9 +96,9 @@ def _fill_rows(out: Any, streams: Any, site: int, kind: int, law: int) -> None:
                 out[n, lo:hi] = bits[: hi - lo]
                 continue
             if law == _NORMAL:
-                normal_blocks(bits[:drawn], values)
+                normal_blocks(bits[:drawn])
             else:
-                uniform_numbers(bits[:drawn], values)
+                uniform_numbers(bits[:drawn])
             out[n, lo:hi] = values[: hi - lo]
 
 
