@@ -27,10 +27,10 @@ _L3, _L4, _L5 = (np.float32(1.0 / n) for n in range(3, 6))
 
 
 @vector_kernel
-def _prune_block(x: Any, bits: Any, out: Any, c: Any, share: Any) -> None:
+def _prune_piece(x: Any, bits: Any, out: Any, c: Any, share: Any) -> None:
     """Keep each element with probability 1 - (1 - p)^r, by the series of log1p."""
     full_width()
-    for i in range(BLOCK):
+    for i in range(x.shape[0]):
         rate = abs(x[i]) * c
         p = rate * share
         exponent = rate * (_ONE + p * (_HALF + p * (_L3 + p * (_L4 + p * _L5))))
@@ -50,7 +50,7 @@ def independent_rows(x: Any, out: Any, streams: Any, draws: float) -> None:
         for lo in range(0, x.shape[1], PIECE):
             hi = min(lo + PIECE, x.shape[1])
             fill_words(bits[: hi - lo], lo // BLOCK, 1, c1, c2, c3, k0, k1)
-            _prune_block(x[n, lo:hi], bits, out[n, lo:hi], c, share)
+            _prune_piece(x[n, lo:hi], bits, out[n, lo:hi], c, share)
 
 
 def prune_independently(h: Tensor, streams: Tensor, draws: int) -> Tensor:

@@ -60,7 +60,14 @@ FAULTS = [
         NUMBERS,
         "np.int32(quarter & np.int32(2)) << np.int32(30)",
         "np.int32(quarter & np.int32(1)) << np.int32(31)",
-        "defenses/test_other_defenses.py::test_normals_and_uniforms_have_their_laws",
+        "rng/test_numbers.py::test_normals_are_box_and_mullers_of_the_words",
+    ),
+    Fault(
+        "a rough quotient is taken for the factor",
+        "pruning/fused_noise.py",
+        "        if not any(rough):\n            return out\n",
+        "        return out\n",
+        "pruning/test_fused_noise.py::test_a_factor_is_drawn_again_where_the_quotient_would_be_rough",
     ),
     Fault(
         "uniform numbers of 23 bits",
@@ -79,8 +86,8 @@ FAULTS = [
     Fault(
         "a thread leaves its last slice out",
         "rng/threads.py",
-        "pairwise(rows * k // count for k in range(count + 1))",
-        "pairwise(rows * k // count for k in range(count))",
+        "    while start < rows:\n        stop = min(",
+        "    while start < rows - 1:\n        stop = min(",
         "rng/test_threads.py::test_every_row_is_worked_on_once",
     ),
     Fault(

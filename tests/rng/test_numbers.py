@@ -7,6 +7,7 @@ from exact_law import LEVEL, chi_square, rows
 from scipy import stats
 
 from saplab.rng.numbers import KIND, normals, uniforms, words
+from saplab.rng.simd import BLOCK, PIECE
 from saplab.rng.streams import pass_streams, random_words
 
 SIZE = 1 << 12
@@ -30,18 +31,20 @@ def test_the_default_kind_gives_the_bits_of_every_version() -> None:
 
 def test_normals_are_box_and_mullers_of_the_words() -> None:
     keys = pass_streams(3, 1, torch.arange(4))
-    bits = words(keys, 1024, 5).view(4, 8, 2, 64).numpy().astype(np.uint32)  # radii and angles of each block
+    bits = words(keys, 1536, 5).view(4, 12, 2, 64).numpy().astype(np.uint32)  # radii and angles of each block
     u = (bits[:, :, 0].astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
     radius, angle = np.sqrt(-2 * np.log(u.astype(float))), 2 * np.pi * bits[:, :, 1] / 2.0**32
-    expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2).reshape(4, 1024)
-    np.testing.assert_allclose(normals(keys, 1024, 5), expected, rtol=0, atol=5e-6)
+    expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2).reshape(4, 1536)
+    np.testing.assert_allclose(normals(keys, 1536, 5), expected, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_are_those_of_the_generator(kind: int) -> None:
     keys = rows(3, 2, 1)
-    plain = random_words(keys, 256, 9, kind).astype(np.int64)
-    assert torch.equal(words(keys, 256, 9, kind)[:, [place_in_block(k) for k in range(256)]], torch.from_numpy(plain))
+    count = 2 * PIECE + BLOCK
+    plain = random_words(keys, count, 9, kind).astype(np.int64)
+    places = [place_in_block(k) for k in range(count)]
+    assert torch.equal(words(keys, count, 9, kind)[:, places], torch.from_numpy(plain))
 
 
 @pytest.mark.parametrize("kind", KINDS)
