@@ -134,13 +134,18 @@ def test_gradients_in_another_layout_meet_the_same_factors():
     assert torch.equal(one, other)
 
 
-def test_nothing_of_the_maps_is_kept_for_the_way_back():
+def test_of_the_maps_only_what_the_way_back_needs_is_kept():
     h = maps((2, 8)).requires_grad_()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         noised(h, keys(2), 0, "dropout", 0.5)
+        noised(h, keys(2), 0, "scale", 0.5)
         noised(h, keys(2), 0, "add", 0.5, rectify=True)
-    assert kept == [(2, 3), (2, 3), (2, 8)]  # streams, and where the ReLU passed
+        noised(h, keys(2), 0, "dropout", 0.5, rectify=True)
+        noised(h, keys(2), 0, "scale", 0.5, False, rectify=True)
+        noised(h, keys(2), 0, "scale", 0.5, rectify=True)
+    streams, maps_of = (2, 3), (2, 8)  # of the maps: where the ReLU passed; for RSA's quotient, before and after
+    assert kept == [streams] * 2 + [streams, maps_of] * 3 + [streams, maps_of, maps_of]
     assert not noised(h.detach(), keys(2), 0, "dropout", 0.5).requires_grad
 
 
@@ -178,6 +183,7 @@ def test_the_quotient_takes_gradients_and_maps_of_any_layout():
     assert same.stride() == h.stride()
     apart = maps((3, 6, 5, 10))[..., ::2].detach().requires_grad_()  # with gaps in memory
     (gradient,) = torch.autograd.grad(noised(apart, keys(3), 7, "scale", 0.25, rectify=True), apart, maps(h.shape))
+    assert gradient.stride() == torch.empty_like(apart).stride()
     expected = maps(h.shape) * drawn(apart.detach(), "scale", 0.25) * (apart > 0)
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6)
 

@@ -19,7 +19,7 @@ from saplab.pruning.finite import NotFiniteError
 from saplab.pruning.operator import prune
 from saplab.rng import threads
 from saplab.rng.team import has_team
-from saplab.rng.threads import GRAIN, over_rows, pool
+from saplab.rng.threads import GRAIN, LEAST, over_rows, pool
 
 ROWS = 32
 
@@ -168,7 +168,7 @@ def test_every_row_is_worked_on_once(count: int, size: int, workers: int) -> Non
     assert (len(slices) == 1) == (useful == 1)
     if useful > 1:
         lengths = [stop - start for start, stop in sorted(slices)]
-        assert max(lengths) <= max(1, -(-GRAIN // size), count // (2 * useful))  # no thread waits long for the last
+        assert max(lengths) <= max(1, -(-LEAST // size), count // (2 * useful))  # no thread waits long for the last
         assert lengths[:-1] == sorted(lengths[:-1], reverse=True)
 
 

@@ -36,7 +36,7 @@ Law = Literal["dropout", "add", "scale"]
 _DROPOUT, _ADD, _SCALE = 0, 1, 2
 _CODES: Final = {"dropout": _DROPOUT, "add": _ADD, "scale": _SCALE}
 _F0, _F1 = np.float32(0.0), np.float32(1.0)
-_ROUGH = np.float32(2.0**-60)  # of activations, of which products may lose digits to underflow
+_ROUGH = np.float32(2.0**-60)  # a product with an activation below, or above the inverse, may have lost digits
 
 
 @vector_kernel
@@ -192,11 +192,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Multiply by the same factors, which are known or drawn again, faster than kept, and by the ReLU's derivative."""
+    """Multiply by the same factors, which are known, a quotient, or drawn again, and by the ReLU's derivative."""
     streams, *rectified = ctx.saved_tensors
     site, law, amount, through = ctx.drawn
     if ctx.ratio:
-        return _RESCALED(grad, *rectified, streams, site, amount), None, None, None, None, None, None
+        h, scaled = rectified
+        return _RESCALED(grad, h, scaled, streams, site, amount), None, None, None, None, None, None
     if ctx.known:
         grad = grad * float(_F1 / (_F1 - np.float32(amount)))
     elif through and law != _ADD:
@@ -236,9 +237,9 @@ def _rescaled(grad: Tensor, h: Tensor, scaled: Tensor, streams: Tensor, site: in
 
     The quotient is the factor to float32's rounding, and takes less time than to draw it again.
     """
-    if scaled.stride() == h.stride() and h.numel() > 0:
+    out = torch.empty_like(h)
+    if scaled.stride() == h.stride() and h.numel() > 0:  # all of them without gaps
         grad = grad if grad.stride() == h.stride() else torch.empty_like(h).copy_(grad)
-        out = torch.empty_like(h)
         flat = [t.as_strided((len(h), h[0].numel()), (h[0].numel(), 1)) for t in (grad, h, scaled, out)]
         gradients, maps, results, written = (t.detach().numpy() for t in flat)
         rough: list[float] = []
@@ -251,7 +252,7 @@ def _rescaled(grad: Tensor, h: Tensor, scaled: Tensor, streams: Tensor, site: in
         if not any(rough):
             return out
     again = _noised(grad, streams, site, _SCALE, amount, True)
-    return torch.ops.aten.threshold_backward(again, h, 0)  # type: ignore[no-any-return]
+    return out.copy_(torch.ops.aten.threshold_backward(again, h, 0))
 
 
 def _rescaled_unwritten(grad: Tensor, h: Tensor, scaled: Tensor, streams: Tensor, site: int, amount: float) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from saplab.rng.team import has_team, on_team
 
 GRAIN = 1 << 15  # activations below which a further thread costs more than it gives
-_LEAST: Final = 1 << 14  # activations of a slice, below which its own start takes a part of its time
+LEAST: Final = 1 << 14  # activations of a slice, below which its start would take a good part of its time
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -67,7 +67,7 @@ def over_rows(work: Callable[[int, int], None], rows: int, size: int) -> None:
     if useful == 1:
         work(0, rows)
         return
-    slices = deque(_shrinking_slices(rows, useful, -(-_LEAST // size)))
+    slices = deque(_shrinking_slices(rows, useful, -(-LEAST // size)))
 
     def part() -> None:
         try:
@@ -83,7 +83,7 @@ def over_rows(work: Callable[[int, int], None], rows: int, size: int) -> None:
 
 
 def _shrinking_slices(rows: int, threads: int, least: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into slices, each its thread's share of half of what is left: threads that start apart end together."""
+    """Yield slices of rows, each a thread's share of half of what is left: threads that start apart end together."""
     start = 0
     while start < rows:
         stop = min(rows, start + max(least, (rows - start) // (2 * threads)))
