@@ -38,7 +38,7 @@ class Plan:
     rounds: int = 31
     slow_rounds: int = 3
     images: int = 512
-    pass_rounds: int = 7
+    pass_rounds: int = 21
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     gradient_images: int = 64
     gradient_samples: int = 10
