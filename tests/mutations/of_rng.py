@@ -70,6 +70,13 @@ FAULTS = [
         "pruning/test_fused_noise.py::test_a_factor_is_drawn_again_where_the_quotient_would_be_rough",
     ),
     Fault(
+        "noise of a part of a map takes blocks of the channel before",
+        "pruning/fused_noise.py",
+        "lo // BLOCK * step",
+        "lo // BLOCK",
+        "pruning/test_fused_noise.py::test_the_numbers_are_those_of_variates",
+    ),
+    Fault(
         "uniform numbers of 23 bits",
         NUMBERS,
         "(bits[i] >> np.uint32(8)) * np.float32(2.0**-24)",

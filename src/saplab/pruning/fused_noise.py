@@ -29,12 +29,14 @@ from saplab.rng.simd import (
 )
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
-from saplab.rng.tiles import NO_FLOOR, TILE, add_turned, multiply_turned
+from saplab.rng.tiles import NO_FLOOR, TILE, add_turned, ask_for, multiply_turned
 
 Law = Literal["dropout", "add", "scale"]
 
 _DROPOUT, _ADD, _SCALE = 0, 1, 2
 _CODES: Final = {"dropout": _DROPOUT, "add": _ADD, "scale": _SCALE}
+_AHEAD: Final = 2 * BLOCK  # words that are drawn at once, while lines come from memory
+_PART: Final = 4096  # entries, of 16 KiB: as much noise, maps and results fit the cache next to a core
 _F0, _F1 = np.float32(0.0), np.float32(1.0)
 _ROUGH = np.float32(2.0**-60)  # a product with an activation below, or above the inverse, may have lost digits
 
@@ -105,14 +107,15 @@ def _noise_channels_last(
 ) -> None:
     """Apply noise to maps (N, H·W·C).
 
-    A map's noise is drawn in the order (C, H, W) and turned over in the cache: where blocks of words end with the rows
-    of its channels, a block of 16 channels at a time. Drawing it in the order (H, W, C) at once, by the counters of a
-    position in all channels, took twice as long.
+    Noise is drawn in the order (C, H, W), a part of a map at a time, and turned over in the cache. While it is drawn,
+    the part's lines come from memory: without that, most of them were waited for. Drawing in the order (H, W, C) at
+    once, by the counters of a position in all channels, took twice as long.
     """
     full_width()
     places = x.shape[1] // channels
-    striped = places % BLOCK == 0 and channels % TILE == 0
-    depth, width, step = (TILE, BLOCK, places // BLOCK) if striped else (channels, places, 1)
+    depth, width, step = _part_of(channels, places)
+    ahead = depth % TILE == 0 and _AHEAD % depth == 0 and depth * width % _AHEAD == 0
+    piece = _AHEAD if ahead else whole_blocks(depth * width)
     bits = np.empty(whole_blocks(depth * width), np.uint32)
     values = bits.view(np.float32)[: depth * width].reshape(depth, width)
     factor, mean = _line_of(law, amount)
@@ -121,11 +124,30 @@ def _noise_channels_last(
         maps, results = x[n].reshape(places, channels), out[n].reshape(places, channels)
         for at in range(0, places, width):
             for first in range(0, channels, depth):
-                _noise(bits, (first * places + at) // BLOCK, step, law, amount, c1, c2, c3, k0, k1)
+                for lo in range(0, len(bits), piece):
+                    if ahead:
+                        ask_for(maps, results, at + lo // depth, at + (lo + piece) // depth, first, depth)
+                    block = (first * places + at) // BLOCK + lo // BLOCK * step
+                    _noise(bits[lo : lo + piece], block, step, law, amount, c1, c2, c3, k0, k1)
                 if law == _ADD:
                     add_turned(values, maps, results, at, first, floor, factor, mean)
                 else:
                     multiply_turned(values, maps, results, at, first, floor, factor, mean)
+
+
+@njit(inline="always")
+def _part_of(channels: Any, places: Any) -> Any:
+    """Return how many channels and positions of a map are drawn at once, and how far apart their blocks of words are.
+
+    Where blocks of words end with the rows of channels, a part has at most _PART entries; else it is the whole map.
+    """
+    width = min(places, BLOCK)
+    depth = TILE
+    while channels % (2 * depth) == 0 and 2 * depth * width <= _PART and 2 * depth <= _AHEAD:
+        depth *= 2
+    if channels % depth == 0 and places % width == 0 and depth * width % BLOCK == 0:
+        return depth, width, max(places // BLOCK, 1)
+    return channels, places, 1
 
 
 def can_noise(h: Tensor) -> bool:

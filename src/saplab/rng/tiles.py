@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from saplab.rng.compiled import vector_kernel
@@ -14,6 +14,7 @@ from saplab.rng.simd import full_width, fused, read, write
 NO_FLOOR: Final = np.float32(-np.inf)
 TILE: Final = 16  # a cache line of float32
 _INT32: Final = ir.IntType(32)
+_NEAREST, _DATA = 3, 1  # of LLVM's prefetch: into all caches, and not instructions
 
 
 @vector_kernel
@@ -83,6 +84,41 @@ def _turn_tile(typing_context: Any, x: Any, i: Any, k: Any, out: Any, floor: Any
         return context.get_dummy_value()
 
     return types.none(x, types.intp, types.intp, out, types.float32), codegen
+
+
+def _prefetch(writing: int) -> Any:
+    """Return an intrinsic that asks for the cache line of an entry of a matrix, to read it or to write it."""
+
+    @intrinsic
+    def prefetch(typing_context: Any, x: Any, row: Any, column: Any) -> Any:
+        if x.layout != "C":
+            raise TypeError("only lines of contiguous matrices are asked for")
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            array = context.make_array(signature.args[0])(context, builder, args[0])
+            at = builder.add(builder.mul(args[1], builder.extract_value(array.shape, 1)), args[2])
+            place = builder.bitcast(builder.gep(array.data, [at]), ir.IntType(8).as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [place.type, _INT32, _INT32, _INT32])
+            function = builder.module.declare_intrinsic("llvm.prefetch", (place.type,), kind)
+            builder.call(function, [place, _INT32(writing), _INT32(_NEAREST), _INT32(_DATA)])
+            return context.get_dummy_value()
+
+        return types.none(x, types.intp, types.intp), codegen
+
+    return prefetch
+
+
+_ask_to_read: Final = _prefetch(0)
+_ask_to_write: Final = _prefetch(1)
+
+
+@njit(inline="always")
+def ask_for(x: Any, out: Any, first: Any, last: Any, column: Any, columns: Any) -> None:
+    """Let the cache lines of x[first:last, column : column + columns], and of as much of `out`, come from memory."""
+    for row in range(first, last):
+        for k in range(column, column + columns, TILE):
+            _ask_to_read(x, row, k)
+            _ask_to_write(out, row, k)
 
 
 def _combine_tile(operation: str) -> Any:
