@@ -96,8 +96,8 @@ def _prefetch(writing: int) -> Any:
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array = context.make_array(signature.args[0])(context, builder, args[0])
-            at = builder.add(builder.mul(args[1], builder.extract_value(array.shape, 1)), args[2])
-            place = builder.bitcast(builder.gep(array.data, [at]), ir.IntType(8).as_pointer())
+            (entry,) = _Matrix(builder, signature.args[0].dtype, array).places(args[1], args[2], 1)
+            place = builder.bitcast(entry, ir.IntType(8).as_pointer())
             kind = ir.FunctionType(ir.VoidType(), [place.type, _INT32, _INT32, _INT32])
             function = builder.module.declare_intrinsic("llvm.prefetch", (place.type,), kind)
             builder.call(function, [place, _INT32(writing), _INT32(_NEAREST), _INT32(_DATA)])
@@ -183,14 +183,15 @@ class _Matrix:
 
     def load(self, row: Any, column: Any, width: int) -> list[Any]:
         """Read `width` rows of as many numbers."""
-        return [self._load(place, width) for place in self._places(row, column, width)]
+        return [self._load(place, width) for place in self.places(row, column, width)]
 
     def store(self, row: Any, column: Any, lanes: list[Any]) -> None:
         """Write as many rows as there are lanes."""
-        for place, lane in zip(self._places(row, column, len(lanes)), lanes, strict=True):
+        for place, lane in zip(self.places(row, column, len(lanes)), lanes, strict=True):
             self._store(place, lane)
 
-    def _places(self, row: Any, column: Any, count: int) -> list[Any]:
+    def places(self, row: Any, column: Any, count: int) -> list[Any]:
+        """Return where an entry lies in memory, and those below it."""
         at, places = self._builder.add(self._builder.mul(row, self._columns), column), []
         for _ in range(count):
             places.append(self._builder.gep(self._data, [at]))
