@@ -138,9 +138,23 @@ FAULTS = [
     Fault(
         "added draws are not told apart within a cell",
         CPU,
-        "if not _surely_below(levels[i], rate, more):",
+        "if not _surely_below(levels[i], rates[i], more):",
         "if False:",
         "pruning/test_cpu.py::test_an_added_draw_falls_by_the_bits_beyond_its_levels_word",
+    ),
+    Fault(
+        "more draws are added than are missing",
+        CPU,
+        "if missing == 0:",
+        "if missing < 0:",
+        "pruning/test_cpu.py::test_joint_law_of_the_kept_set",
+    ),
+    Fault(
+        "added draws are looked up at their own place",
+        CPU,
+        "rates[i] = abs(x[elements[i]]) * c",
+        "rates[i] = abs(x[i]) * c",
+        "pruning/test_cpu.py::test_joint_law_of_the_kept_set",
     ),
     Fault(
         "unfair words are taken",

@@ -346,7 +346,7 @@ def one_minus_exp(x):
 @njit
 def light_draws(x, c, stream, times, out):
     bits, orphaned = np.empty(cpu.PIECE, np.uint32), np.empty(-(-len(x) // cpu.PIECE), np.bool_)
-    return cpu._light_draws(x, out, c, np.float32(1e-9), stream, 0, (times, orphaned, bits)), orphaned
+    return cpu._light_draws(x, out, c, np.float32(1e-9), stream, 0, (times, orphaned, bits), x.reshape(1, -1)), orphaned
 
 
 @njit

@@ -40,6 +40,7 @@ from saplab.rng.simd import (
     whole_blocks,
 )
 from saplab.rng.streams import row_counter
+from saplab.rng.tiles import ask_to_read
 
 _CAP: Final = np.float32(8.0)
 _SMALL_P: Final = np.float32(0.02)  # up to here log1p is a short series
@@ -173,6 +174,24 @@ def _propose(bits: Any, elements: Any, levels: Any, a: Any, unfair: Any, cell: A
         levels[i] = select(np.uint32(product) < unfair, _INFINITE, level)
 
 
+@vector_kernel
+def _look_up(x: Any, elements: Any, c: Any, rates: Any) -> None:
+    """Write the rates of the proposed elements."""
+    full_width()
+    for i in range(_PROPOSALS):
+        rates[i] = abs(x[elements[i]]) * c
+
+
+@scalar_kernel
+def _list_below(levels: Any, rates: Any, found: Any) -> Any:
+    """List the proposals with a level below their element's rate, without a branch; return how many they are."""
+    count = 0
+    for i in range(_PROPOSALS):
+        found[count] = i
+        count += levels[i] < rates[i]
+    return count
+
+
 @njit(inline="always")
 def _surely_below(level: Any, rate: Any, more: Any) -> Any:
     """Return whether a level in a cell of width CAP / 2^32, at the part `more` of it, is below a rate inside it."""
@@ -183,7 +202,7 @@ def _surely_below(level: Any, rate: Any, more: Any) -> Any:
 def _add_draws(x: Any, out: Any, c: Any, share: Any, missing: Any, proposals: Any,
                c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> None:  # fmt: skip
     """Make `missing` light draws, element j with probability v_j / V, by rejection under v_j <= CAP."""
-    bits, elements, levels = proposals
+    bits, elements, levels, rates, found = proposals
     a = np.uint64(x.shape[0])
     unfair = np.uint32(np.uint64(1 << 32) % a)
     cell = _CAP * _TWO_M32
@@ -191,16 +210,18 @@ def _add_draws(x: Any, out: Any, c: Any, share: Any, missing: Any, proposals: An
     while missing > 0:
         fill_words(bits, batch, 1, c1, c2, c3, k0, k1)
         _propose(bits, elements, levels, a, unfair, cell)
-        for i in range(_PROPOSALS):
+        _look_up(x, elements, c, rates)
+        for k in range(_list_below(levels, rates, found)):
+            if missing == 0:
+                break
+            i = found[k]
             j = elements[i]
-            rate = abs(x[j]) * c
-            if levels[i] < rate and missing > 0:
-                if levels[i] + cell > rate:
-                    more, _ = uniform64(_LAST - batch * _PROPOSALS - i, c1, c2, c3, k0, k1)
-                    if not _surely_below(levels[i], rate, more):
-                        continue
-                out[j] = _scaled(x[j], rate, share)
-                missing -= 1
+            if levels[i] + cell > rates[i]:
+                more, _ = uniform64(_LAST - batch * _PROPOSALS - i, c1, c2, c3, k0, k1)
+                if not _surely_below(levels[i], rates[i], more):
+                    continue
+            out[j] = _scaled(x[j], rates[i], share)
+            missing -= 1
         batch += 1
 
 
@@ -224,7 +245,7 @@ def _remove_firsts(x: Any, times: Any, out: Any, c: Any, firsts: Any, later: Any
 
     Later draws fall in proportion to v - t, whose sum is `weight`: each element draws its own number of them in turn.
     """
-    bits, elements, levels = proposals
+    bits, elements, levels, _, _ = proposals
     a = np.uint64(x.shape[0])
     unfair = np.uint32(np.uint64(1 << 32) % a)
     batch = 0
@@ -282,8 +303,11 @@ def _write_large(x: Any, out: Any, mass: Any, draws: Any) -> None:
 
 
 @scalar_kernel
-def _light_draws(x: Any, out: Any, c: Any, share: Any, stream: Any, site: Any, scratch: Any) -> Any:
-    """Make the first light draws of a row, step 2; return the sums of `_prune_piece`, and the largest w of a piece."""
+def _light_draws(x: Any, out: Any, c: Any, share: Any, stream: Any, site: Any, scratch: Any, coming: Any) -> Any:
+    """Make the first light draws of a row, step 2; return the sums of `_prune_piece`, and the largest w of a piece.
+
+    Meanwhile the rows `coming` (0 or 1, a), as they are stored, come from memory.
+    """
     times, orphaned, bits = scratch
     c1, c2, c3, k0, k1 = row_counter(stream, site, _UNIFORM)
     _, _, extension, _, _ = row_counter(stream, site, _EXTENSION)
@@ -291,9 +315,12 @@ def _light_draws(x: Any, out: Any, c: Any, share: Any, stream: Any, site: Any, s
     for piece in range(orphaned.shape[0]):
         lo = piece * PIECE
         hi = min(lo + PIECE, x.shape[0])
+        middle = min(lo + PIECE // 2, hi)  # lines are asked for in two parts, as no more can be on their way at once
+        ask_to_read(coming, lo, middle)
         fill_words(bits[: whole_blocks(hi - lo)], lo // BLOCK, 1, c1, c2, c3, k0, k1)
         if _arrivals(bits, times[lo:hi]) < _FEW:
             _resolve_piece(bits, times[lo:hi], lo, c1, c2, extension, k0, k1)
+        ask_to_read(coming, middle, hi)
         n, v, w, after, orphans = _prune_piece(x[lo:hi], times[lo:hi], out[lo:hi], c, share)
         kept += n
         light += v
@@ -305,11 +332,12 @@ def _light_draws(x: Any, out: Any, c: Any, share: Any, stream: Any, site: Any, s
 
 
 @scalar_kernel
-def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any) -> None:
+def _prune_row(x: Any, out: Any, mass: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any,
+               coming: Any) -> None:  # fmt: skip
     """Run steps 1 to 4 on one row whose absolute values sum to `mass`, and write it."""
     times, orphaned, _ = scratch
     c, share = np.float32(draws / mass), np.float32(1.0 / draws)
-    kept, light, rest, weight, heaviest = _light_draws(x, out, c, share, stream, site, scratch)
+    kept, light, rest, weight, heaviest = _light_draws(x, out, c, share, stream, site, scratch, coming)
     c1, c2, shares, k0, k1 = row_counter(stream, site, _SHARES)
     _, _, corrections, _, _ = row_counter(stream, site, _CORRECTION)
     _, _, afters, _, _ = row_counter(stream, site, _LATER)
@@ -336,12 +364,18 @@ def scratch_for(a: Any) -> Any:
     """Return memory for pruning rows of `a` activations: for times, and for proposals."""
     bits = np.empty(PIECE, np.uint32)
     drawing = (np.empty(a, np.float32), np.empty((a + PIECE - 1) // PIECE, np.bool_), bits)
-    return drawing, (bits[:BLOCK], np.empty(_PROPOSALS, np.uint32), np.empty(_PROPOSALS, np.float32))
+    elements, found = np.empty(_PROPOSALS, np.uint32), np.empty(_PROPOSALS, np.uint32)
+    levels, rates = np.empty(_PROPOSALS, np.float32), np.empty(_PROPOSALS, np.float32)
+    return drawing, (bits[:BLOCK], elements, levels, rates, found)
 
 
 @scalar_kernel
-def prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any) -> Any:
-    """Prune one row of any scale; return whether it is finite. A row of zeros stays; one with NaN is not written."""
+def prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch: Any, proposals: Any,
+                  coming: Any) -> Any:  # fmt: skip
+    """Prune one row of any scale; return whether it is finite. A row of zeros stays; one with NaN is not written.
+
+    Meanwhile the rows `coming` (0 or 1, a), as they are stored, come from memory.
+    """
     full_width()
     mass = _mass(x)
     if not np.isfinite(mass):
@@ -349,11 +383,11 @@ def prune_any_row(x: Any, out: Any, draws: Any, stream: Any, site: Any, scratch:
     if mass == 0.0:
         out[:] = _F0
     elif 1e-20 < mass < 1e30 and 1e-20 < draws / mass < 1e30:
-        _prune_row(x, out, mass, draws, stream, site, scratch, proposals)
+        _prune_row(x, out, mass, draws, stream, site, scratch, proposals, coming)
     else:  # an exact power of two brings the row into the middle of float32's range
         factor = 2.0 ** -math.floor(math.log2(mass))
         row = (x * factor).astype(np.float32)
-        _prune_row(row, out, mass * factor, draws, stream, site, scratch, proposals)
+        _prune_row(row, out, mass * factor, draws, stream, site, scratch, proposals, coming)
         out[:] = (out / factor).astype(np.float32)
     return True
 
@@ -381,4 +415,4 @@ def prune_rows(x: Any, out: Any, streams: Any, site: int, draws: float, bad: Any
         if floor == _F0:
             lift(row, lifted, floor)
             row = lifted
-        bad[n] = not prune_any_row(row, out[n], draws, streams[n], site, scratch, proposals)
+        bad[n] = not prune_any_row(row, out[n], draws, streams[n], site, scratch, proposals, x[n + 1 : n + 2])

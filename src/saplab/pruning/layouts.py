@@ -35,7 +35,7 @@ def prune_bfloat16_rows(x: Any, out: Any, streams: Any, site: int, draws: float,
     wide, pruned = np.empty(x.shape[1], np.float32), np.zeros(x.shape[1], np.float32)
     for n in range(x.shape[0]):
         lift(x[n], wide, floor)
-        bad[n] = not prune_any_row(wide, pruned, draws, streams[n], site, scratch, proposals)
+        bad[n] = not prune_any_row(wide, pruned, draws, streams[n], site, scratch, proposals, x[n + 1 : n + 2])
         convert_row(pruned, out[n])
 
 
@@ -47,7 +47,8 @@ def prune_channels_last(x: Any, out: Any, streams: Any, site: int, draws: float,
     scratch, proposals = scratch_for(size)
     row, pruned = np.empty(size, np.float32), np.zeros(size, np.float32)
     rows, kept = row.reshape(x.shape[2], x.shape[1]), pruned.reshape(x.shape[2], x.shape[1])  # as (C, H·W)
+    flat = x.reshape(x.shape[0], size)
     for n in range(x.shape[0]):
         transpose(x[n], rows, floor)
-        bad[n] = not prune_any_row(row, pruned, draws, streams[n], site, scratch, proposals)
+        bad[n] = not prune_any_row(row, pruned, draws, streams[n], site, scratch, proposals, flat[n + 1 : n + 2])
         transpose(kept, out[n], NO_FLOOR)

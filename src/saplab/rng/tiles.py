@@ -113,6 +113,14 @@ _ask_to_write: Final = _prefetch(1)
 
 
 @njit(inline="always")
+def ask_to_read(x: Any, first: Any, last: Any) -> None:
+    """Let the cache lines of x[:, first:last] come from memory."""
+    for row in range(x.shape[0]):
+        for k in range(first, last, TILE):
+            _ask_to_read(x, row, k)
+
+
+@njit(inline="always")
 def ask_for(x: Any, out: Any, first: Any, last: Any, column: Any, columns: Any) -> None:
     """Let the cache lines of x[first:last, column : column + columns], and of as much of `out`, come from memory."""
     for row in range(first, last):
