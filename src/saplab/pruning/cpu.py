@@ -315,7 +315,7 @@ def _light_draws(x: Any, out: Any, c: Any, share: Any, stream: Any, site: Any, s
     for piece in range(orphaned.shape[0]):
         lo = piece * PIECE
         hi = min(lo + PIECE, x.shape[0])
-        middle = min(lo + PIECE // 2, hi)  # lines are asked for in two parts, as no more can be on their way at once
+        middle = min(lo + PIECE // 2, hi)  # lines are asked for in two parts: all at once gain less
         ask_to_read(coming, lo, middle)
         fill_words(bits[: whole_blocks(hi - lo)], lo // BLOCK, 1, c1, c2, c3, k0, k1)
         if _arrivals(bits, times[lo:hi]) < _FEW:
