@@ -29,7 +29,7 @@ from saplab.rng.simd import (
 )
 from saplab.rng.streams import row_counter
 from saplab.rng.threads import over_rows
-from saplab.rng.tiles import NO_FLOOR, TILE, add_turned, ask_for, multiply_turned
+from saplab.rng.tiles import NO_FLOOR, TILE, add_turned, ask_to_read_and_write, multiply_turned
 
 Law = Literal["dropout", "add", "scale"]
 
@@ -126,7 +126,7 @@ def _noise_channels_last(
             for first in range(0, channels, depth):
                 for lo in range(0, len(bits), piece):
                     if ahead:
-                        ask_for(maps, results, at + lo // depth, at + (lo + piece) // depth, first, depth)
+                        ask_to_read_and_write(maps, results, at + lo // depth, at + (lo + piece) // depth, first, depth)
                     block = (first * places + at) // BLOCK + lo // BLOCK * step
                     _noise(bits[lo : lo + piece], block, step, law, amount, c1, c2, c3, k0, k1)
                 if law == _ADD:

@@ -121,7 +121,7 @@ def ask_to_read(x: Any, first: Any, last: Any) -> None:
 
 
 @njit(inline="always")
-def ask_for(x: Any, out: Any, first: Any, last: Any, column: Any, columns: Any) -> None:
+def ask_to_read_and_write(x: Any, out: Any, first: Any, last: Any, column: Any, columns: Any) -> None:
     """Let the cache lines of x[first:last, column : column + columns], and of as much of `out`, come from memory."""
     for row in range(first, last):
         for k in range(column, column + columns, TILE):
