@@ -116,6 +116,24 @@ def test_a_certificate_of_another_network_or_a_torn_one_is_made_anew(mine: Path,
         assert b'"seed":0' in path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("predictions", []), ("predictions", [9] * 6), ("predictions", [-2] * 6),
+     ("predictions", [10] * 6), ("votes", [[1], [2, 3]]), ("votes", [[0] * 10] * 6), ("votes", [[40] + [0] * 9] * 5),
+     ("votes", [[41, -1] + [0] * 8] * 6), ("votes", []), ("predictions", [2**63] * 6), ("votes", [[]] * 6)],
+)  # fmt: skip
+def test_a_certificate_that_its_votes_do_not_bear_is_made_anew(
+    field: str, value: object, mine: Path, benchmark: Run, card: Card
+) -> None:
+    path = mine / "certificate.json"
+    whole = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**whole, field: value}), encoding="utf-8")
+    assert benchmark(*OWN, "--out", "runs") == 0
+    assert Card.from_json((mine / CARD).read_bytes()).certified == card.certified
+    again = json.loads(path.read_bytes())
+    assert (again["votes"], again["predictions"]) == (whole["votes"], whole["predictions"])
+
+
 def test_killed_at_any_moment_it_goes_on(card: Card, folder: Path, benchmark: Run) -> None:
     """SIGKILL in the middle of the first evaluation; what was stored by then is kept."""
     words = [sys.executable, "-m", "saplab", "benchmark", *OWN, "--tier", "smoke", "--threads", "1", "--out", "killed"]
@@ -144,13 +162,15 @@ def test_check_says_that_a_card_agrees_or_where_it_does_not(
     assert benchmark(*OWN, "--check", "--cards", str(mine), "--out", "runs", "--json") == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert found[-1]["agrees"] is True
+    assert found[-1]["earlier_cells"] == 0
     assert found[-1]["same_kind"] is True
     assert found[-1]["compared"] > 60
     shifted = msgspec.structs.replace(card.clean, majority=card.clean.majority + 1)
     (folder / "other.json").write_bytes(msgspec.structs.replace(card, clean=shifted).to_json())
     stored = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.safetensors")}
     assert benchmark(*OWN, "--check", "--cards", "other.json", "--out", "runs") == 1
-    assert "holds a finished check, of which nothing is computed again; remove it for that" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "holds 28 cells of an earlier check, which are not computed again; remove it for that" in told
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.safetensors")} == stored
     assert benchmark(*OWN, "--check", "--cards", "other.json", "--out", "again", "--json") == 1
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -202,6 +222,10 @@ def test_a_plan_computes_nothing(benchmark: Run, folder: Path, capsys: pytest.Ca
      (("dense", "--defense", "sap:100"), "give no names beside them, but --name"),
      (("--defense", "sap:100", "--name", "sap-100-dense"), "`name` must be a name for files that no entry"),
      (("--defense", "sap:100", "--name", "../x"), "`name` must be a name for files"),
+     (("--defense", "sap:100", "--name", "SAP-100-dense"), "`name` must be a name for files that no entry"),
+     (("--defense", "sap:100", "--name", "dеnse"), "`name` must be a name for files"),
+     (("--defense", "sap:100", "--name", "all"), "`name` must be a name for files"),
+     (("--model", "tiny:fickle", "--name", "fickle"), "tiny:fickle must return the same network whenever it is called"),
      (("dense", "--leaderboard", "x"), "`leaderboard` is written of stored cards"),
      (("--weights", "w.pt"), "belong to an entry of one's own"),
      (("dense", "--sites", "stage1"), "belong to an entry of one's own"),
@@ -209,6 +233,9 @@ def test_a_plan_computes_nothing(benchmark: Run, folder: Path, capsys: pytest.Ca
      (("--check",), "name their entries, or all"),
      (("--model", "tiny:padded", "--name", "padded"), "must have 10 outputs, as"),
      (("--leaderboard", "x", "--dry-run"), "`leaderboard` computes nothing: give it without `dry-run`"),
+     (("--leaderboard", "x", "--workers", "2"), "`leaderboard` computes nothing: give it without `workers`"),
+     (("--leaderboard", "x", "--out", "y"), "`leaderboard` computes nothing: give it without `out`"),
+     (("--leaderboard", "x", "--engine", "ray"), "`leaderboard` computes nothing: give it without `engine`"),
      (("--cards", "nowhere"), "`cards` are further cards for `leaderboard` and `check`"),
      (("sap-100-fast", "dense", "--check"), "`check` needs a stored card, and sap-100-fast, dense has none"),
      (("--leaderboard", "x", "--cards", "nowhere"), "no card, and no folder of cards"),

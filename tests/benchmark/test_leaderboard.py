@@ -13,10 +13,13 @@ from cards import make_card, share
 from synthetic import HOSTILE
 
 from saplab.benchmark.board import claimed_points, ranked, read_cards, refuse_impostors, stored_cards, write_board
-from saplab.benchmark.card import Card, PublishedFound
+from saplab.benchmark.card import Card, Network, PublishedFound
 from saplab.benchmark.entries import ENTRIES
 from saplab.benchmark.methods import Claim
 from saplab.benchmark.words import tries
+from saplab.defenses import parse_defenses
+from saplab.defenses.defended import undefended
+from saplab.models.identity import network_digest
 from saplab.report.claimed import claimed_chart
 
 PNI = PublishedFound("pgd:steps=7,samples=1", "PGD-7", "", "linf", 8 / 255, True, 52.5, (52.5,), 41.0)
@@ -79,26 +82,30 @@ def test_a_card_that_is_sent_in_cannot_take_the_place_of_the_package_s() -> None
             refuse_impostors([replace(stored, network=network, time="2999-01-01T00:00:00+00:00")])
     with pytest.raises(ValueError, match="the card 'fast' is not the package's own of that name"):
         refuse_impostors([replace(stored, time="2999-01-01T00:00:00+00:00")])
-    renamed = replace(stored, name="sap-100-fast")
-    with pytest.raises(ValueError, match="the card 'sap-100-fast' is of another network"):
-        refuse_impostors([renamed])
+    for name in ("sap-100-fast", "Fast", "FAST"):
+        with pytest.raises(ValueError, match=f"the card '{name}' is of another network"):
+            refuse_impostors([replace(stored, name=name)])
 
 
-@pytest.mark.parametrize("spoilt", ["threats", "order", "interval"])
-def test_a_card_whose_numbers_cannot_be_is_refused(spoilt: str, tmp_path: Path) -> None:
-    replace, card = msgspec.structs.replace, stored_cards("small")["fast"]
-    first, *others = card.threats
-    if spoilt == "threats":
-        threats = tuple(others)
-    else:
-        left = list(first.left)
-        worst = left[2].worst
-        raised = replace(worst, percent=99.0, high=99.5) if spoilt == "order" else replace(worst, low=worst.percent + 1)
-        left[2] = replace(left[2], worst=raised)
-        threats = (replace(first, left=tuple(left)), *others)
-    (tmp_path / "card.json").write_bytes(replace(card, threats=threats).to_json())
-    with pytest.raises(ValueError, match=r"card\.json: (a card must be of the protocol|what a card says is left)"):
-        read_cards(tmp_path / "card.json")
+def test_the_package_s_weights_decide_where_it_has_no_card_of_an_entry() -> None:
+    stored = stored_cards("small")["fast"]
+    replace = msgspec.structs.replace
+    without = next(name for name, entry in ENTRIES.items() if not entry.lacking and name not in stored_cards("small"))
+    refuse_impostors([replace(stored, tier="full")])
+    entry, digest = ENTRIES[without], network_digest(undefended(ENTRIES[without].build()))
+    own = Network(entry.network, digest, parse_defenses(entry.defense)[0].spec, (), (), "", 1)
+    refuse_impostors([replace(stored, name=without, network=own)])
+    for card in (
+        replace(stored, tier="full", network=replace(stored.network, digest="c" * 64)),
+        replace(stored, name=without, network=replace(own, digest="c" * 64)),
+    ):
+        with pytest.raises(ValueError, match=f"the card '{card.name}' is of another network than the package's entry"):
+            refuse_impostors([card])
+
+
+def test_names_that_some_file_systems_do_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="names of cards must differ by more than capitals, got small/pni twice"):
+        write_board([*CARDS, make_card("PNI")], tmp_path)
 
 
 def test_cards_of_another_protocol_or_battery_stay_away() -> None:
@@ -140,11 +147,12 @@ def test_the_readme_keeps_what_people_wrote(board: Path) -> None:
 
 
 def test_cards_are_read_from_files_and_folders(tmp_path: Path) -> None:
-    for card in CARDS[:2]:
-        (tmp_path / card.name).mkdir()
-        (tmp_path / card.name / "card.json").write_bytes(card.to_json())
-    assert read_cards(tmp_path) == [CARDS[1], CARDS[0]]
-    assert read_cards(tmp_path / "pni" / "card.json") == [CARDS[1]]
+    cards = [stored_cards("small")["fast"], stored_cards("small")["dense"]]
+    for card, name in zip(cards, ("weak", "pni"), strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_bytes(card.to_json())
+    assert read_cards(tmp_path) == cards[::-1]
+    assert read_cards(tmp_path / "pni" / "card.json") == cards[1:]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no card\.json"):
         read_cards(tmp_path / "empty")
@@ -278,3 +286,15 @@ def test_the_command_writes_ones_own_card_beside_the_others(
     assert "e-smoke-mine" in (made / "leaderboard.html").read_text(encoding="utf-8")
     assert "[mine](cards/smoke/mine.md)" in (made / "README.md").read_text(encoding="utf-8")
     assert (made / "cards" / "smoke" / "mine.md").is_file()
+
+
+def test_the_command_names_cards_that_it_leaves_out(
+    card: Card, folder: Path, benchmark: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "older.json").write_bytes(msgspec.structs.replace(card, battery="standard saplab-0").to_json())
+    words = ("--leaderboard", "left-out", "--cards", "older.json")
+    assert benchmark(*words, tier="small") == 0
+    told = "mine is left out: it is of protocol 1, battery standard saplab-0"
+    assert told in capsys.readouterr().out
+    assert benchmark(*words, "--json", tier="small") == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == ["mine"]

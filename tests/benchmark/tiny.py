@@ -51,3 +51,8 @@ class Padded(nn.Module):
 def padded() -> nn.Module:
     """Return a network with an output for which there are no images."""
     return Padded().eval()
+
+
+def fickle() -> nn.Module:
+    """Return a network with other weights each time."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval()

@@ -4,17 +4,19 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from saplab.benchmark.card import Card, schema
 from saplab.benchmark.entries import ENTRIES, Entry
 from saplab.benchmark.markdown import card_text, leaderboard_text
+from saplab.benchmark.plausible import check_card
 from saplab.benchmark.protocol import PROTOCOL
 from saplab.benchmark.run import CARD
 from saplab.benchmark.words import ball, is_listed, masked_text, published_text, tier_text, time_text, tries
 from saplab.defenses import parse_defenses
+from saplab.defenses.defended import undefended
+from saplab.models.identity import network_digest
 from saplab.report.charts import DARK, PAGE, PAPER, to_bytes
 from saplab.report.claimed import claimed_chart
 from saplab.report.page import template
@@ -38,26 +40,10 @@ def stored_cards(tier: str) -> dict[str, Card]:
 def _card(file: Traversable | Path, content: bytes) -> Card:
     try:
         card = Card.from_json(content)
-        _check(card)
+        check_card(card)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     return card
-
-
-def _check(card: Card) -> None:
-    """Refuse a card of this version of the protocol whose balls are others, or whose numbers cannot be."""
-    if card.protocol != PROTOCOL.version:
-        return
-    balls = [(threat.norm, tuple(left.eps for left in threat.left)) for threat in card.threats]
-    if balls != [(threat.norm, threat.eps) for threat in PROTOCOL.threats]:
-        raise ValueError(f"a card must be of the protocol's norms and radii, got {balls}")
-    for threat in card.threats:
-        shares = [left.worst for left in threat.left]
-        falling = all(a.percent >= b.percent for a, b in pairwise(shares))
-        if not falling or not all(one.low <= one.percent <= one.high for one in shares):
-            raise ValueError(
-                f"what a card says is left in {threat.norm} must fall with the radius, within its interval"
-            )
 
 
 def read_cards(place: Path) -> list[Card]:
@@ -78,13 +64,17 @@ def read_cards(place: Path) -> list[Card]:
     return found
 
 
+def is_current(card: Card) -> bool:
+    """Return whether a card is of this version of the protocol and of its attacks: no others are compared."""
+    return (card.protocol, card.battery) == (PROTOCOL.version, f"{PROTOCOL.battery} {PROTOCOL.battery_version}")
+
+
 def ranked(cards: Iterable[Card]) -> list[Card]:
     """Return the cards of this version of the protocol, each entry of a tier once, its newest, the strongest first.
 
     Cards of tiers that prove nothing come last.
     """
-    battery = f"{PROTOCOL.battery} {PROTOCOL.battery_version}"
-    own = [card for card in cards if (card.protocol, card.battery) == (PROTOCOL.version, battery)]
+    own = [card for card in cards if is_current(card)]
     latest = {(card.tier, card.name): card for card in sorted(own, key=lambda card: card.time)}
     return sorted(latest.values(), key=_rank)
 
@@ -101,25 +91,32 @@ def _rank(card: Card) -> tuple[bool, list[float], str]:
 def refuse_impostors(cards: Iterable[Card]) -> None:
     """Raise ValueError where a card that was sent in has the name of an entry of the package.
 
-    That is, where it is of another network or defence, or another card than the package's own.
+    That is, where it is of another network or defence, or another card than the package's own, or where its name
+    differs from an entry's by capitals alone, which some file systems do not tell apart.
     """
-    cards = list(cards)
-    stored = {tier: stored_cards(tier) for tier in {card.tier for card in cards}}
-    for card in cards:
-        entry = ENTRIES.get(card.name)
-        if entry is None:
-            continue
+    names = {name.casefold(): name for name in ENTRIES}
+    stored = {tier: stored_cards(tier) for tier in PROTOCOL.tiers}
+    for card in filter(is_current, cards):
+        name = names.get(card.name.casefold())
         known = stored[card.tier].get(card.name)
-        digest = known.network.digest if known else card.network.digest
-        own = (entry.network, digest, "+".join(defense.spec for defense in parse_defenses(entry.defense)))
-        if (card.network.model, card.network.digest, card.network.defense) != own:
-            raise ValueError(
-                f"the card {card.name!r} is of another network than the package's entry of that name: call it otherwise"
-            )
-        if known is not None and card != known:
+        if name is None or card == known:
+            continue
+        if name != card.name or not _is_of(card, ENTRIES[name]):
+            raise ValueError(f"the card {card.name!r} is of another network than the package's entry {name}:"
+                             " call it otherwise")  # fmt: skip
+        if known is not None:
             raise ValueError(
                 f"the card {card.name!r} is not the package's own of that name; `--check` says whether they agree"
             )
+
+
+def _is_of(card: Card, entry: Entry) -> bool:
+    """Return whether a card is of an entry's network and defence; not, where its weights are not there to tell."""
+    if entry.lacking:
+        return False
+    defense = "+".join(defense.spec for defense in parse_defenses(entry.defense))
+    own = (entry.network, network_digest(undefended(entry.build())), defense)
+    return (card.network.model, card.network.digest, card.network.defense) == own
 
 
 def write_board(cards: Sequence[Card], folder: Path) -> tuple[Path, ...]:
@@ -128,9 +125,13 @@ def write_board(cards: Sequence[Card], folder: Path) -> tuple[Path, ...]:
     Of a ``README.md`` that is there, only the part between the leaderboard's marks is written anew.
 
     Raises:
-        ValueError: no cards of this version of the protocol, or a ``README.md`` without the marks.
+        ValueError: no cards of this version of the protocol, two whose files would be one, or a ``README.md`` without
+            the marks.
     """
     shown = ranked(cards)
+    names = [f"{card.tier}/{card.name}".casefold() for card in shown]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"names of cards must differ by more than capitals, got {twice} twice")
     if not shown:
         raise ValueError(f"`cards` must hold at least one card of protocol {PROTOCOL.version}, battery"
                          f" {PROTOCOL.battery} {PROTOCOL.battery_version}; got none")  # fmt: skip

@@ -1,17 +1,32 @@
 """The card of an entry: what was found, how, by what machine, and the claim that it stands beside; JSON by a schema."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Self
 
 import msgspec
 
 from saplab.attacks import NormName
-from saplab.benchmark.methods import Claim
+from saplab.benchmark.methods import Claim, Percent
+from saplab.evaluation.checks import Outcome
 from saplab.metrics import Interval
 
 FORMAT: Final = 1
+NAME: Final = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,79}(?![\s\S])"  # of an entry, and so of files
 
-Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Duration = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # in seconds
+Name = Annotated[str, msgspec.Meta(pattern=NAME)]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}(?![\s\S])")]  # SHA-256
+Time = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}\+00:00(?![\s\S])")]
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse an object in which a name is there twice, of which readers take one or the other."""
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice!r} is there twice")
 
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +67,7 @@ class Left(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         single_pass, majority, tries: the least that one attack leaves, counted so.
     """
 
-    eps: float
+    eps: Positive
     worst: Share
     attack: str
     single_pass: Share
@@ -64,7 +79,7 @@ class AttackRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one attack leaves at one radius."""
 
     attack: str
-    eps: float
+    eps: Positive
     counted: Counted
 
 
@@ -73,7 +88,7 @@ class CheckRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     key: str
     statement: str
-    outcome: str
+    outcome: Outcome
     evidence: str
 
 
@@ -81,11 +96,11 @@ class Calibrated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far confidences can be believed under one attack at one radius; errors in %."""
 
     attack: str
-    eps: float
+    eps: Annotated[float, msgspec.Meta(ge=0)]
     ece: Share
     adaptive_ece: Percent
-    brier: float
-    nll: float | None  # None where a label has the probability 0
+    brier: Annotated[float, msgspec.Meta(ge=0, le=2)]
+    nll: Annotated[float, msgspec.Meta(ge=0)] | None  # None where a label has the probability 0
     single_pass_ece: Percent
 
 
@@ -105,17 +120,17 @@ class Threatened(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CertifiedAt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Certified accuracy at a radius of the Euclidean norm."""
 
-    radius: float
+    radius: Annotated[float, msgspec.Meta(ge=0)]
     accuracy: Share
 
 
 class Certified(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is proven for the network under Gaussian noise; see `saplab.certify`."""
 
-    std: float
-    n0: int
-    n: int
-    alpha: float
+    std: Positive
+    n0: Count
+    n: Count
+    alpha: Positive
     abstained: Share
     accuracy: tuple[CertifiedAt, ...]
 
@@ -137,7 +152,7 @@ class PublishedFound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     void: str
     norm: NormName
-    eps: float
+    eps: Positive
     single_pass: bool
     percent: Percent
     runs: tuple[Percent, ...]
@@ -148,20 +163,20 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The network and its defence, as cells name them."""
 
     model: str
-    digest: str
+    digest: Digest
     defense: str
     sites: tuple[str, ...]
     parameters: tuple[str, ...]
     own_draws: str  # whose the draws of its own code are; "" without any
-    parameter_count: int
+    parameter_count: Count
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The images."""
 
     name: str
-    images: int
-    digest: str
+    images: Annotated[int, msgspec.Meta(ge=1)]
+    digest: Digest
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -174,10 +189,10 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         memory: the most that the process held, in MiB.
     """
 
-    passes: int
-    seconds: float
-    processor_seconds: float
-    memory: int
+    passes: Count
+    seconds: Duration
+    processor_seconds: Duration
+    memory: Count
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -190,7 +205,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     processor: str
     platform: str
     device: str
-    threads: int
+    threads: Count
     versions: Mapping[str, str]
     instructions: str = ""
 
@@ -216,8 +231,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     protocol: str
     battery: str
-    tier: str
-    name: str
+    tier: Name
+    name: Name
     title: str
     source: str
     what: str
@@ -237,7 +252,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command: str
     cost: Cost
     machine: Machine
-    time: str
+    time: Time
 
     def to_json(self) -> bytes:
         """Return the content of a card's file."""
@@ -248,7 +263,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Read a card's file; ValueError for anything else, or for a card of another format."""
         try:
             card = msgspec.json.decode(content, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            json.loads(content, object_pairs_hook=_each_once)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"not a card of the benchmark: {error}") from None
         if card.format != FORMAT:
             raise ValueError(f"a card of format {card.format}, this version of saplab reads {FORMAT}")

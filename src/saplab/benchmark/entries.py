@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import nn
 
-from saplab.benchmark.methods import METHODS, Claim, Method
+from saplab.benchmark.methods import METHODS, OWN, Claim, Method
 from saplab.defenses import Mixture, defend, parse_defenses
 from saplab.defenses.drawing import GradientRule
 from saplab.models.zoo import PACKAGED, load_model
@@ -47,6 +47,11 @@ class Entry:
     def facts(self) -> Method:
         """Return what is known of the defence."""
         return METHODS[self.method]
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether it is an entry of the user's, whose method nobody published."""
+        return self.method == OWN
 
     @property
     def network(self) -> str:

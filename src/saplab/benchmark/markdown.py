@@ -143,7 +143,8 @@ def _made(card: Card) -> Iterator[str]:
     where = f" at {code(places)}" if places else ""
     yield "\n".join(
         (
-            f"- protocol {card.protocol}, battery {card.battery}, tier {card.tier}: {card.data.images:,} images"
+            f"- protocol {escaped(card.protocol)}, battery {escaped(card.battery)}, tier {card.tier}:"
+            f" {card.data.images:,} images"
             f" ({escaped(card.data.name)}, SHA-256 {card.data.digest[:12]}…), {card.passes} passes,"
             f" {card.samples} samples, seed {card.seed}",
             f"- {code(network.model)}{defense}{where}: {network.parameter_count:,} parameters,"
@@ -151,7 +152,7 @@ def _made(card: Card) -> Iterator[str]:
             f"- at most {cost.passes:,} passes of an image in the evaluations; {time_text(cost.seconds)} by the clock,"
             f" {time_text(cost.processor_seconds)} of processors; {cost.memory:,} MiB",
             f"- {', '.join(map(escaped, filter(None, facts)))}",
-            f"- {', '.join(f'{name} {version}' for name, version in machine.versions.items())}; {card.time}",
+            f"- {', '.join(escaped(f'{name} {version}') for name, version in machine.versions.items())}; {card.time}",
         )
     )
 

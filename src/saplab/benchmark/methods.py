@@ -4,7 +4,7 @@ Numbers of claims are those that were read at their source. Where a number is kn
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -16,6 +16,9 @@ _RESNET: Final = "The pre-activation ResNet-20 (0.27 million weights) instead of
 _SMALL: Final = (
     "Trained by the preset `small`: {}, adversarial images by one step of λ = 10 from a random start, in bfloat16."
 )
+
+
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 
 
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,10 +36,10 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     source: str
     network: str = ""
-    clean: float | None = None
-    robust: float | None = None
+    clean: Percent | None = None
+    robust: Percent | None = None
     norm: NormName = "linf"
-    eps: float = _EIGHT
+    eps: Annotated[float, msgspec.Meta(gt=0)] = _EIGHT
     certified: bool = False
 
 
@@ -107,9 +110,10 @@ def _queries(number: str = "") -> Claim:
     return Claim(f"Weakens {number}attacks by queries; nothing is claimed against gradients.", "the paper's abstract")
 
 
+OWN: Final = "own"
 METHODS: Final[Mapping[str, Method]] = {
     "none": Method("no defence", "the network as trained by this package", "nothing"),
-    "own": Method("a defence of one's own", "sent in", "as its author says"),
+    OWN: Method("a defence of one's own", "sent in", "as its author says"),
     "sap": Method(
         "stochastic activation pruning (SAP)", _SAP,
         "which activations stay: categorical draws by magnitude, with replacement, then rescaled",

@@ -27,10 +27,12 @@ from saplab.benchmark.proof import Proof, noise_of, proven
 from saplab.benchmark.protocol import PROTOCOL, Threat, Tier
 from saplab.data.dataset import Dataset
 from saplab.data.load import load_data
+from saplab.defenses.defended import undefended
 from saplab.defenses.prediction import for_network, logits
 from saplab.defenses.stochastic import ready
 from saplab.evaluation.evaluate import Job, planned
 from saplab.evaluation.result import Result
+from saplab.models.identity import network_digest
 from saplab.runs.engines import Engine
 from saplab.system.folder import inside, require_plain, write_files
 from saplab.system.memory import peak_memory
@@ -62,7 +64,9 @@ class Run:
 
     def jobs(self) -> dict[str, Job]:
         """Return the evaluations by the names of their folders; ValueError where the network cannot be evaluated."""
-        model = self.model()
+        return self._jobs(self.model())
+
+    def _jobs(self, model: nn.Module) -> dict[str, Job]:
         self._check_classes(model)
         found: dict[str, Job] = {}
         for threat in PROTOCOL.threats:
@@ -83,8 +87,19 @@ class Run:
                              f" classes, got {found}")  # fmt: skip
 
     def model(self) -> nn.Module:
-        """Load the network, defended, on the device."""
-        return self.entry.build().to(self.device)
+        """Load the network, defended, on the device.
+
+        Raises:
+            ValueError: no weights, or a function of the user's that returns another network each time, of which nobody
+                could compute the card again.
+        """
+        model = self.entry.build()
+        if self.entry.is_own:
+            first, again = (network_digest(undefended(one)) for one in (model, self.entry.build()))
+            if first != again:
+                raise ValueError(f"{self.entry.network} must return the same network whenever it is called, got another"
+                                 " the second time: let it load its weights, or set its seed first")  # fmt: skip
+        return model.to(self.device)
 
     def _job(self, model: nn.Module, threat: Threat, attacks: str, seed: int = PROTOCOL.seed) -> Job:
         tier, ball = self.tier, ThreatModel(threat.norm)
@@ -116,12 +131,12 @@ class Run:
             EvaluationError: cells that could not be computed.
         """
         require_plain(folder)
+        model = self.model()
         results: dict[str, Result] = {}
-        for name, job in self.jobs().items():
+        for name, job in self._jobs(model).items():
             stage(name)
             results[name] = job.result(inside(folder, name, folder=True), show)
         proof = None
-        model = self.model()
         if (std := noise_of(model)) is not None:
             stage("certificate")
             cell = next(iter(results.values())).request.cells[0]

@@ -80,7 +80,7 @@ class Certificates:
     @property
     def ceiling(self) -> float:
         """Return the largest radius that `n` passes can certify, where all agree: σ·Φ⁻¹(α^(1/n))."""
-        return self.std * float(ndtri(lower_bound(self.n, self.n, self.alpha)))
+        return ceiling(self.std, self.n, self.alpha)
 
     @property
     def abstained(self) -> Interval:
@@ -246,10 +246,21 @@ def certificates_of(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return classes and radii, (N,) each, from the votes (N, C) of passes that choose and of others that count."""
     top = chosen.argmax(axis=1)
-    hits = votes[np.arange(len(votes)), top]
+    radii = radii_of(top, votes, std, alpha)
+    return np.where(radii > 0, top, ABSTAINS), radii
+
+
+def radii_of(classes: NDArray[np.int64], votes: NDArray[np.int64], std: float, alpha: float) -> NDArray[np.float64]:
+    """Return the radius (N,) that votes (N, C) certify for a class of each image, (N,); 0 where they certify none."""
+    hits = votes[np.arange(len(votes)), classes]
     lower = lower_bound(hits, votes.sum(axis=1), alpha)
     sure = lower > 0.5
-    return np.where(sure, top, ABSTAINS), np.where(sure, std * ndtri(np.where(sure, lower, 0.5)), 0.0)
+    return np.where(sure, std * ndtri(np.where(sure, lower, 0.5)), 0.0)
+
+
+def ceiling(std: float, n: int, alpha: float) -> float:
+    """Return the largest radius that `n` passes can certify, where all agree: σ·Φ⁻¹(α^(1/n))."""
+    return std * float(ndtri(lower_bound(n, n, alpha)))
 
 
 def _votes(

@@ -5,7 +5,7 @@ al. 2019, "On evaluating adversarial robustness"; Tramèr et al. 2020, "On adapt
 defenses".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -128,11 +128,24 @@ def is_masked(case: Case, found: Sequence[Answer]) -> bool | None:
     do better: by more steps or samples, or on what is judged, the mean of passes, whose single losses they climb.
     """
     outcomes = {answer.check.key: answer.check.outcome for answer in found}
+    exposing = [answer for answer in found if answer.check.key in EXPOSING and answer.check.outcome == "failed"]
+    little = not case.on_the_mean and all(one.share > 1 - PART for answer in exposing for one in answer.failed)
+    return _decided(outcomes, little)
+
+
+def possible_answers(outcomes: Mapping[str, Outcome]) -> set[bool | None]:
+    """Return what the outcomes of all checks allow to say of a masked gradient, by whatever numbers they came about.
+
+    A gradient that they clear may still be called undecided, where one step attacked or an attack refers to another.
+    """
+    found = {_decided(outcomes, little) for little in (True, False)}
+    return found | {None} if False in found else found
+
+
+def _decided(outcomes: Mapping[str, Outcome], little: bool) -> bool | None:
+    """Decide by the outcomes; `little`: all attacks that went further did so by little, where there was room for it."""
     exposing = [key for key in EXPOSING if outcomes.get(key) == "failed"]
-    unfinished = any(outcomes.get(key) == "failed" for key in UNFINISHED) or (
-        not case.on_the_mean
-        and all(one.share > 1 - PART for answer in found if answer.check.key in exposing for one in answer.failed)
-    )
+    unfinished = little or any(outcomes.get(key) == "failed" for key in UNFINISHED)
     if exposing and not (unfinished and set(exposing) <= set(BY_OTHERS)):
         return True
     blind = outcomes.get("flat") == "failed"

@@ -1,7 +1,7 @@
 """What a network's accuracy under attack means: a bound, the checks behind it, and two sentences."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -179,7 +179,23 @@ def _persistent(evidence: Sequence[Evidence], eps: float) -> Iterator[Persistent
 
 def _worst_of(evidence: Sequence[Evidence], labels: ArrayLike | None) -> tuple[Robust, ...]:
     known = [(e, margins(e.halves, labels)) for e in evidence if e.halves is not None and labels is not None]
-    return tuple(_bound(evidence, known, eps) for eps in sorted({eps for e in evidence for eps in e.eps}))
+    bounds: list[Robust] = []
+    for eps in sorted({eps for e in evidence for eps in e.eps}):
+        bound = _clean(evidence) if eps == 0 else None
+        bound = bound or _bound(evidence, known, eps)
+        if bounds and bound.accuracy.estimate > bounds[-1].accuracy.estimate:  # balls are nested: it bounds this too
+            bound = replace(bound, accuracy=bounds[-1].accuracy)
+        bounds.append(bound)
+    return tuple(bounds)
+
+
+def _clean(evidence: Sequence[Evidence]) -> Robust | None:
+    """Return what all passes leave without an attack, among which nothing is chosen; None where evidence differs."""
+    first, *others = [e for e in evidence if e.eps[0] == 0]
+    if not all(np.array_equal(first.right[0], other.right[0]) for other in others):
+        return None
+    accuracy = mean_interval(first.right[0])
+    return Robust(0.0, accuracy, first.label, first.threat, accuracy.estimate)
 
 
 def _bound(evidence: Sequence[Evidence], known: Sequence[tuple[Evidence, NDArray[np.float64]]], eps: float) -> Robust:

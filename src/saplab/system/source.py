@@ -20,7 +20,7 @@ from torch import Tensor
 
 from saplab.system.contents import Contents
 
-_KNOWN: Final = {"saplab", *sys.stdlib_module_names} - {"__main__"}
+_KNOWN: Final = {"saplab", "torch", *sys.stdlib_module_names} - {"__main__"}  # records name their versions
 _PLAIN: Final = str | int | float | tuple | None  # values whose text tells them
 _NUMBERS: Final = (bool, int, float, complex, Tensor, np.ndarray, np.generic)
 _FIXED: Final = (bool, int, float, complex, str, bytes, tuple, frozenset, np.generic)

@@ -11,6 +11,7 @@ import typer
 from saplab.cli import options
 from saplab.cli.console import Console
 from saplab.cli.options import option
+from saplab.system.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from saplab.benchmark.run import Run
 
 _ENTRY, _MINE = "The entry", "mine"
+_RUNS = Path("runs/benchmark")
 
 
 def benchmark(
@@ -50,9 +52,7 @@ def benchmark(
     engine: options.EngineName = "local",
     workers: options.Workers = None,
     address: options.Address = None,
-    out: Annotated[Path, option(options.OUTPUT, "Folder for the runs, one for each tier and entry.")] = Path(
-        "runs/benchmark"
-    ),
+    out: Annotated[Path, option(options.OUTPUT, "Folder for the runs, one for each tier and entry.")] = _RUNS,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
@@ -70,8 +70,10 @@ def benchmark(
     entries = _entries(tuple(names or ()), model, weights, defense, sites, name)
     if entries and leaderboard is not None:
         raise ValueError("`leaderboard` is written of stored cards: give it without entries")
-    if leaderboard is not None and dry_run:
-        raise ValueError("`leaderboard` computes nothing: give it without `dry-run`")
+    asked = {"threads": threads, "workers": workers, "address": address, "dry-run": dry_run, "out": out != _RUNS,
+             "device": device != "auto", "engine": engine != "local"}  # fmt: skip
+    if leaderboard is not None and (given := [name for name, value in asked.items() if value]):
+        raise ValueError(f"`leaderboard` computes nothing: give it without `{given[0]}`")
     if cards and leaderboard is None and not check:
         raise ValueError("`cards` are further cards for `leaderboard` and `check`: give one of them too")
     if check and not entries:
@@ -94,7 +96,9 @@ def _entries(
     names: tuple[str, ...], model: str, weights: Path | None, defense: str, sites: str, name: str
 ) -> "tuple[Entry, ...]":
     """Return the entries of the package that are named, or the one of one's own."""
+    from saplab.benchmark.card import NAME
     from saplab.benchmark.entries import ENTRIES, Entry, chosen
+    from saplab.benchmark.methods import OWN
 
     if not (model or defense):
         if weights is not None or sites or name != _MINE:
@@ -105,11 +109,11 @@ def _entries(
     options.check_sites(sites, bool(defense))
     if names:
         raise ValueError("`model` and `defense` make an entry of one's own: give no names beside them, but --name")
-    if name in ENTRIES or not re.fullmatch(r"\w[\w.+-]{0,79}", name):
-        wanted = "a name for files that no entry of the package has: letters, digits and . + - _"
+    if name.casefold() in {*ENTRIES, "all"} or not re.match(NAME, name):
+        wanted = "a name for files that no entry of the package has: letters of ASCII, digits and . + - _"
         raise ValueError(f"`name` must be {wanted}, got {name!r}")
     places = (sites,) if sites else ()
-    return (Entry(name, "own", (model or "preact-resnet20-dense",), (), defense, places, weights=weights),)
+    return (Entry(name, OWN, (model or "preact-resnet20-dense",), (), defense, places, weights=weights),)
 
 
 def _with_a_card(
@@ -134,7 +138,7 @@ def _run(entry: "Entry", tier: str, data: str, place: options.Place) -> "Run":
 def _command(entry: "Entry", tier: str, data: str) -> str:
     """Return the command that makes an entry's card again, whatever was asked for beside it."""
     words = ["saplab", "benchmark"]
-    if entry.method == "own":
+    if entry.is_own:
         given = {"model": entry.networks[0], "weights": entry.weights, "defense": entry.defense,
                  "sites": "".join(entry.sites), "name": entry.name}  # fmt: skip
         words += [part for key, value in given.items() if value for part in (f"--{key}", str(value))]
@@ -145,8 +149,8 @@ def _command(entry: "Entry", tier: str, data: str) -> str:
 
 def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: bool, console: Console) -> bool:
     """Compute one entry, or show what that would cost; return whether it agrees with the card that is `known`."""
-    from saplab.benchmark.run import CARD
     from saplab.cli.computing import show_plan
+    from saplab.runs.results import SUFFIX
     from saplab.system.folder import inside
 
     name, tier = run.entry.name, run.tier.name
@@ -156,21 +160,24 @@ def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: boo
             console.say(f"{name}, {part}:")
             show_plan(job, folder / part, console)
         return True
-    if known is not None and (folder / CARD).exists():
-        console.say(f"{name}: {folder} holds a finished check, of which nothing is computed again; remove it for that")
+    earlier = 0 if known is None else sum(1 for _ in folder.rglob(f"*{SUFFIX}"))
+    if earlier:
+        console.say(f"{name}: {folder} holds {counted(earlier, 'cell')} of an earlier check, which"
+                    f" {'is' if earlier == 1 else 'are'} not computed again; remove it for that")  # fmt: skip
     card = run.card(folder, console.progress, lambda part: console.say(f"{name}: {part}"), progress=not console.json)
     _tell(card, folder, console)
-    return known is None or _agrees(known[name], card, console)
+    return known is None or _agrees(known[name], card, earlier, console)
 
 
-def _agrees(stored: "Card", card: "Card", console: Console) -> bool:
+def _agrees(stored: "Card", card: "Card", earlier: int, console: Console) -> bool:
+    """Say whether a card agrees with the stored one; `earlier` cells of it were not computed this time."""
     from saplab.benchmark.check import compare
 
     found = compare(stored, card)
     console.say(f"{card.name}: {found.text}")
     if console.json:
         console.emit_json({"entry": card.name, "agrees": found.agrees, "same_kind": found.same_kind,
-                           "compared": found.compared, "largest": found.largest,
+                           "earlier_cells": earlier, "compared": found.compared, "largest": found.largest,
                            "differences": list(found.differences)})  # fmt: skip
     return found.agrees
 
@@ -199,13 +206,16 @@ def _more(places: list[Path] | None) -> "list[Card]":
 
 
 def _write(folder: Path, cards: "list[Card]", console: Console) -> None:
-    from saplab.benchmark.board import refuse_impostors, write_board
+    from saplab.benchmark.board import is_current, refuse_impostors, write_board
 
     refuse_impostors(cards)
+    others = [card for card in cards if not is_current(card)]
+    for card in others:
+        console.say(f"{card.name} is left out: it is of protocol {card.protocol}, battery {card.battery}")
     files = write_board(cards, folder)
     console.say(f"{files[0]} and {len(files) - 1} more files")
     if console.json:
-        console.emit_json({"files": list(map(str, files))})
+        console.emit_json({"files": list(map(str, files)), "left_out": [card.name for card in others]})
 
 
 def _list(tier: str, console: Console) -> None:
