@@ -1,5 +1,6 @@
 """Networks whose randomness a rehearsal on a few images does not see, or whose inside cannot be seen."""
 
+import random
 import warnings
 from dataclasses import dataclass
 
@@ -55,6 +56,41 @@ class ByItsOwn(OnBrightImages):
 def test_draws_that_the_rehearsal_did_not_meet_are_an_error(kind, call):
     with pytest.raises(ValueError, match="drew random numbers, though not on the images on which it was found"):
         call(kind().eval(), IMAGES)
+
+
+class Kept(nets.Net):
+    """Draws once, for all shapes or for each, and repeats what it drew; or afresh, once it is told to."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.drawn, self.afresh = kind, {}, False
+
+    def before(self, x):
+        shape = tuple(x.shape) if self.kind == "by shape" else ()
+        if self.afresh or shape not in self.drawn:
+            noise = random.random() if self.kind == "Python" else torch.rand(x.shape if shape else (1,))
+            self.drawn[shape] = noise if self.kind == "Python" else noise.detach()
+        return x + self.drawn[shape]
+
+
+REPEATS = "drew random numbers in one pass and none in the next one over as many images"
+
+
+@pytest.mark.parametrize("kind", ["Python", "PyTorch", "by shape"])
+def test_what_draws_once_and_repeats_it_is_refused_and_not_only_the_first_time(kind):
+    net = Kept(kind).eval()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=REPEATS):
+            saplab.evaluate(net, IMAGES, LABELS, **QUICK)
+    net.afresh = True
+    assert saplab.evaluate(net, IMAGES, LABELS, **QUICK).request.cells[0].defender.grain
+
+
+def test_a_mask_for_each_shape_is_found_in_another_batch_too():
+    net = Kept("by shape").eval()
+    net(IMAGES[:3])
+    with pytest.raises(ValueError, match=REPEATS):
+        saplab.predict(net, IMAGES)
 
 
 def transformer():

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Final
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,8 @@ _GRAINS: Final = {
     " numbers again.",
 }  # fmt: skip
 
+_repeating: Final[WeakSet[nn.Module]] = WeakSet()  # networks that have drawn once, which no later pass shows
+
 _TRAINS: Final = "It is in training mode as a whole; call .eval() unless that is meant."
 _SEEDS: Final = (
     "The network seeds generators itself in every pass: what they draw is always the same, and is left as it is."
@@ -74,6 +77,11 @@ _SEEDS: Final = (
 _SINGLE: Final = (
     "What the network returns for an image depends on its place in the batch or on the batch's size, though not on the"
     " other images; saplab runs it on one image at a time."
+)
+_ONCE: Final = (
+    "the network drew random numbers in one pass and none in the next one over as many images: it keeps what it drew"
+    " and repeats it, so that its passes are all the same; let it draw afresh in every pass or, where one draw is meant"
+    " for good, draw when it is built, from a seed"
 )
 _BY_GRADIENT: Final = (
     "the network draws other random numbers where gradients are taken than where they are not, as PyTorch's transformer"
@@ -108,8 +116,8 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
 
     Raises:
         ValueError: the network cannot take the images, a defence draws from a generator of its own or though it says
-            that it is not random, a random operator has no keyed form, draws are made only where gradients are taken,
-            or not on the first three images, or outputs are others where gradients are taken.
+            that it is not random, a random operator has no keyed form, draws are made once and repeated, only where
+            gradients are taken, or not on the first three images, or outputs are others where gradients are taken.
     """
     images, rows = images[:LARGE].detach(), _rows(images)
     stage = Stage(model, rows, images if len(images) > ROWS else rows)
@@ -121,6 +129,9 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
         again, before = stage.whole(0), held(model)
         keyed = same(first.outputs, again.outputs, 0.0)
         draws = first.shapes or first.moved  # the network itself
+        if not (again.shapes or again.moved) and (draws or model in _repeating):
+            _repeating.add(model)
+            raise ValueError(_ONCE)
         if keyed and not draws and _says_still(model) and _moves(stage, first):
             raise ValueError(_DRAWS)
         if first.shapes or first.moved or _says_random(model):
@@ -156,8 +167,11 @@ def _refuse_another_when_attacked(stage: Stage, first: Trial) -> None:
 def _without_draws(stage: Stage, first: Trial) -> tuple[bool, Randomness | None]:
     """Return whether examples stand alone, and how a network is to be run that is not random; None for as it is."""
     plain = Randomness(seeds=stage.seeds, drawn=False)
+    fewer = stage.fewer(0)
+    if fewer.shapes and not stage.fewer(0).shapes:
+        raise ValueError(_ONCE)
     small = stage.unmoved_by_others(stage.rows)
-    if small and same(tail(first), stage.fewer(0).outputs) and stage.is_the_same_in_large(first):
+    if small and same(tail(first), fewer.outputs) and stage.is_the_same_in_large(first):
         return True, plain if stage.seeds else None
     alone = small and stage.unmoved_by_others(stage.images)
     return alone, replace(plain, single=True)
