@@ -493,3 +493,16 @@ def test_a_backward_pass_counts_as_two(monkeypatch):
     found = budget_of(result.request.cells, None)
     assert (found.forward, found.backward) == (16 * 3, 16)  # the attack's pass, and one at each of two radii
     assert found.seconds == 16 * 3 + 2 * 16
+
+
+def test_each_network_is_timed_with_and_without_defences_in_the_precision_of_its_passes(monkeypatch):
+    speeds = {(False, "float32"): 1.0, (False, "bfloat16"): 7.0, (True, "float32"): 10.0, (True, "bfloat16"): 100.0}
+    monkeypatch.setattr("saplab.evaluation.budget._seconds_of_a_pass",
+                        lambda network, precision, _: speeds[bool(network.defenses), precision])  # fmt: skip
+    net = saplab.defend(NET, saplab.Dropout(0.5))
+    asked = {"passes": 3, "samples": 4, "attack_precision": "bfloat16", "baseline": True}
+    cells = saplab.evaluate(net, IMAGES, LABELS, **{**QUICK, **asked}).request.cells
+    of = [budget_of([c for c in cells if bool(c.defender.defenses) == defended], None) for defended in (False, True)]
+    assert of[0].seconds == 16 * (7 * (1 + 2 * 1) + 1 * 2 * 1)  # one sample, and a prediction at each of two radii
+    assert of[1].seconds == 16 * (100 * (4 + 2 * 4) + 10 * 2 * 3)
+    assert budget_of(cells, None).seconds == of[0].seconds + of[1].seconds

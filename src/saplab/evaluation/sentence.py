@@ -131,7 +131,7 @@ def _undecided(case: Case, outcomes: Mapping[str, str]) -> str:
     if all(e.noise for e in case.evidence):
         return "; random noise searches for nothing, so an attack is needed to tell more"
     if outcomes.get("flat") == "failed":
-        seen = outcomes.get("black-box", "not run") != "not run"
+        seen = any(e.black_box for e in case.evidence)
         return (
             f"; the gradient is flat, so the attack cannot see: relaxed backward{'' if seen else ' or a black box'} is"
             " needed to tell"
