@@ -120,7 +120,11 @@ def resettled(**changes):
             resettled(attack=RandomNoise()),
             r"curve 'dense': attack class fgsm, not noise, attack samples 20, not absent",
         ),
-        (resettled(defender=replace(DENSE, digest="c" * 64)), r"curve 'dense': defender digest a+, not c+"),
+        (
+            resettled(defender=replace(DENSE, digest="c" * 64)),
+            r"curve 'dense': the network's weights or code are others, defender digest a{12}, not c{12}: does it draw"
+            r" its weights when it is built\?",
+        ),
         (
             resettled(defender=replace(SAP, defenses=(defenses.SAP(50),))),
             "curve 'dense': defender defenses class absent, not sap, defender defenses percent absent, not 50.0",

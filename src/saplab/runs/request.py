@@ -209,6 +209,9 @@ def _difference(a: Curve, b: Curve) -> str:
         return ""
     mine, others = _facts(a), _facts(b)
     names = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
+    if names and all(name.endswith("digest") for name in names):
+        digests = f"{names[0]} {mine[names[0]][:12]}, not {others[names[0]][:12]}"
+        return f"the network's weights or code are others, {digests}: does it draw its weights when it is built?"
     found = (f"{name} {mine.get(name, 'absent')}, not {others.get(name, 'absent')}" for name in names[:2])
     return ", ".join(found) or "other cells"
 

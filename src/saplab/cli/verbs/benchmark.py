@@ -170,7 +170,7 @@ def _one(run: "Run", out: Path, known: "Mapping[str, Card] | None", dry_run: boo
 
 
 def _agrees(stored: "Card", card: "Card", earlier: int, console: Console) -> bool:
-    """Say whether a card agrees with the stored one; `earlier` cells of it were not computed this time."""
+    """Return whether a card agrees with the stored one, and show it; `earlier` cells of it were not computed now."""
     from saplab.benchmark.check import compare
 
     found = compare(stored, card)
