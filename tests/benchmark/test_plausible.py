@@ -127,7 +127,8 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_another_protocol_allows_is_not_asked(tmp_path: Path) -> None:
-    assert refusal(lambda card: card.update(protocol="0", passes=3), tmp_path) == ""
+    for other in ({"protocol": "0"}, {"battery": "standard saplab-0"}):
+        assert refusal(lambda card, other=other: card.update(**other, passes=3), tmp_path) == ""  # type: ignore[misc]
 
 
 def test_the_whole_test_set_is_known_by_its_digest(tmp_path: Path) -> None:
@@ -135,6 +136,7 @@ def test_the_whole_test_set_is_known_by_its_digest(tmp_path: Path) -> None:
     if not root.is_dir():
         pytest.skip(f"needs CIFAR-10 in {root} (SAPLAB_CIFAR10)")
     whole = load_data(f"cifar10:{root}")
-    assert whole.digest() == PROTOCOL.whole
+    assert (whole.name, len(whole), whole.digest()) == PROTOCOL.whole
     data = {"name": whole.name, "digest": whole.digest(), "images": len(whole)}
     assert refusal(lambda card: card["data"].update(data), tmp_path) == ""
+    assert "9,979 others" in refusal(lambda card: card["data"].update({**data, "images": 9979}), tmp_path)

@@ -687,6 +687,26 @@ def test_a_bound_that_is_the_attacks_own_number_says_nothing_of_halves():
     assert "(strongest: one)" in verdict_text(found)
 
 
+def test_a_bound_never_rises_with_the_radius():
+    """Each half finds the attack worst at λ = 8 or 2 that the other half finds harmless."""
+    margin = np.array([[[0.1], [0.05]], [[-0.1], [0.3]]])  # by half, radius and image
+    one = Evidence("one", PGD(), "own", radii(2, 8), np.ones((2, 1)), halves=halves_of(margin))
+    at_8 = Evidence("other", PGD(), "own", radii(8), np.ones((1, 1)), halves=halves_of(margin[:, 1:]))
+    alone, both = (saplab.verdict(some, labels=np.zeros(1, int)).robust for some in ([one], [one, at_8]))
+    for found in (alone, both):
+        assert [bound.accuracy.estimate for bound in found] == [0.5, 0.5]
+        assert found[0].accuracy == found[1].accuracy
+
+
+def test_all_passes_judge_what_is_left_without_an_attack():
+    """Half of the passes are wrong on the second image, all together are right."""
+    right, margin = np.ones((2, 2)), np.array([[[0.4, 0.4], [0.4, 0.4]], [[0.4, -0.4], [0.4, -0.4]]])
+    one = Evidence("one", PGD(), "own", radii(0, 8), right, halves=halves_of(margin))
+    found = saplab.verdict([one, one], labels=np.zeros(2, int)).robust
+    assert [bound.accuracy.estimate for bound in found] == [1.0, 0.75]
+    assert found[0].accuracy == mean_interval(np.ones(2))
+
+
 def test_bound_without_halves_is_the_strongest_attack_with_a_wider_interval():
     runs = [evidence("pgd", (0.5, 0.45)), evidence("fgsm", (0.6, 0.4))]
     found = saplab.verdict(runs).robust

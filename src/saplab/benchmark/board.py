@@ -10,7 +10,7 @@ from typing import Any, Final
 from saplab.benchmark.card import Card, schema
 from saplab.benchmark.entries import ENTRIES, Entry
 from saplab.benchmark.markdown import card_text, leaderboard_text
-from saplab.benchmark.plausible import check_card
+from saplab.benchmark.plausible import check_card, is_current
 from saplab.benchmark.protocol import PROTOCOL
 from saplab.benchmark.run import CARD
 from saplab.benchmark.words import ball, is_listed, masked_text, published_text, tier_text, time_text, tries
@@ -62,11 +62,6 @@ def read_cards(place: Path) -> list[Card]:
     if not found:
         raise ValueError(f"{place} holds no {CARD}")
     return found
-
-
-def is_current(card: Card) -> bool:
-    """Return whether a card is of this version of the protocol and of its attacks: no others are compared."""
-    return (card.protocol, card.battery) == (PROTOCOL.version, f"{PROTOCOL.battery} {PROTOCOL.battery_version}")
 
 
 def ranked(cards: Iterable[Card]) -> list[Card]:

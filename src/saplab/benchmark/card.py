@@ -1,6 +1,7 @@
 """The card of an entry: what was found, how, by what machine, and the claim that it stands beside; JSON by a schema."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Self
 
@@ -25,8 +26,8 @@ Time = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[
 def _each_once(pairs: list[tuple[str, Any]]) -> None:
     """Refuse an object in which a name is there twice, of which readers take one or the other."""
     names = [name for name, _ in pairs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{twice!r} is there twice")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{Counter(names).most_common(1)[0][0]!r} is there twice")
 
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

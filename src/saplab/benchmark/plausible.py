@@ -14,6 +14,11 @@ from saplab.evaluation.checks import possible_answers
 _DIGITS: Final = 1e-3  # points by which numbers of four digits may miss each other
 
 
+def is_current(card: Card) -> bool:
+    """Return whether a card is of this version of the protocol and of its attacks: no others are compared."""
+    return (card.protocol, card.battery) == (PROTOCOL.version, f"{PROTOCOL.battery} {PROTOCOL.battery_version}")
+
+
 def check_card(card: Card) -> None:
     """Refuse a card of this version of the protocol that no run of `saplab benchmark` can have written.
 
@@ -22,7 +27,7 @@ def check_card(card: Card) -> None:
     Raises:
         ValueError: says what cannot be.
     """
-    if card.protocol != PROTOCOL.version:
+    if not is_current(card):
         return
     tier = PROTOCOL.tier(card.tier)
     _check_size(card, tier)
@@ -47,7 +52,8 @@ def _check_size(card: Card, tier: Tier) -> None:
         if getattr(card, name) != value:
             raise ValueError(f"the tier {card.tier} has {name} {value}, the card {getattr(card, name)}")
     sample = load_images(tier)
-    if card.data.digest != PROTOCOL.whole and card.data != Data(sample.name, len(sample), sample.digest()):
+    known = (Data(sample.name, len(sample), sample.digest()), Data(*PROTOCOL.whole))
+    if card.data not in known:
         raise ValueError(f"the images must be the first {len(sample)} of the packaged sample, or CIFAR-10's test set,"
                          f" got {card.data.images:,} others")  # fmt: skip
 
@@ -90,12 +96,11 @@ def _check_left(left: Left, threat: Threatened, clean: Counted, where: str) -> N
     The worst is judged by halves of the passes: it may lie a little above what one attack leaves, or no attack.
     """
     rows = [row for row in threat.attacks if row.eps <= left.eps]
-    named = [row for row in rows if row.attack == left.attack]
-    if not named or not any(row.eps == left.eps for row in rows):
-        raise ValueError(f"{where} must be by one of the card's attacks, got {left.attack!r}")
-    if left.worst.low > min(found.averaged.high for found in (clean, *(row.counted for row in rows))):
-        raise ValueError(f"{where} lies above what its attacks leave, or above the accuracy without one")
     found = [row.counted for row in rows]
+    if left.attack not in {row.attack for row in rows} or left.eps not in {row.eps for row in rows}:
+        raise ValueError(f"{where} must be by one of the card's attacks, got {left.attack!r}")
+    if left.worst.low > min(one.averaged.high for one in (clean, *found)):
+        raise ValueError(f"{where} lies above what its attacks leave, or above the accuracy without one")
     tries = [one.tries.percent for one in found if one.tries is not None]
     least = (
         min(one.single_pass.percent for one in found),

@@ -78,10 +78,8 @@ def _arrays(
         return None
     if predictions.shape != (images,) or votes.ndim != 2 or len(votes) != images or not votes.size or votes.min() < 0:
         return None
-    sure = predictions != ABSTAINS
-    if (votes.sum(axis=1) != stored.key["n"]).any() or not (predictions[sure] >= 0).all():
-        return None
-    if (predictions >= votes.shape[1]).any():
+    sure, classes = predictions != ABSTAINS, votes.shape[1]
+    if (votes.sum(axis=1) != stored.key["n"]).any() or (predictions < ABSTAINS).any() or (predictions >= classes).any():
         return None
     radii = np.where(sure, radii_of(np.where(sure, predictions, 0), votes, std, PROTOCOL.alpha), 0.0)
     return (predictions, radii, votes) if ((radii > 0) == sure).all() else None

@@ -57,7 +57,7 @@ class Protocol:
         version: raised with every change that changes a number or its meaning.
         battery: the attacks, and `battery_version` theirs.
         threats: norms and radii; the first one's largest radius is that of the leaderboard.
-        whole: SHA-256 of CIFAR-10's whole test set, as `Dataset.digest` takes it, for those who name a folder of it.
+        whole: CIFAR-10's whole test set, for those who name a folder of it: its name, count of images and SHA-256.
         alpha: chance that an image's certificate is wrong.
         tries: of an attacker who goes on trying.
         clean_tolerance, tolerance: by how many points of accuracy a recomputed card may differ on another kind of
@@ -70,7 +70,7 @@ class Protocol:
     threats: tuple[Threat, ...]
     tiers: Mapping[str, Tier]
     seed: int
-    whole: str
+    whole: tuple[str, int, str]
     alpha: float
     tries: int
     clean_tolerance: float
@@ -103,5 +103,5 @@ PROTOCOL: Final = Protocol(
     version="1", battery="standard", battery_version=VERSIONS["standard"],
     threats=(Threat("linf", (2 / 255, 4 / 255, 8 / 255)), Threat("l2", (0.5,))),
     tiers={tier.name: tier for tier in _TIERS}, seed=0, alpha=0.001, tries=10, clean_tolerance=1.0, tolerance=4.0,
-    whole="3026d1a9e322bf3193a94de26b03129bfa5a1b24a8a49ee5e99ea1833c0fc63a",
+    whole=("CIFAR-10 test", 9980, "3026d1a9e322bf3193a94de26b03129bfa5a1b24a8a49ee5e99ea1833c0fc63a"),
 )  # fmt: skip

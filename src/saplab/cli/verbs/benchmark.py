@@ -206,7 +206,8 @@ def _more(places: list[Path] | None) -> "list[Card]":
 
 
 def _write(folder: Path, cards: "list[Card]", console: Console) -> None:
-    from saplab.benchmark.board import is_current, refuse_impostors, write_board
+    from saplab.benchmark.board import refuse_impostors, write_board
+    from saplab.benchmark.plausible import is_current
 
     refuse_impostors(cards)
     others = [card for card in cards if not is_current(card)]
