@@ -3,7 +3,10 @@
 from mutations import Fault
 
 BOARD, CHECK, FOUND, PROOF, RUN = (f"benchmark/{name}.py" for name in ("board", "check", "found", "proof", "run"))
-COMMAND, CARDS, LEADERBOARD = (f"benchmark/test_{name}.py" for name in ("benchmark_command", "cards", "leaderboard"))
+COMMAND, CARDS, LEADERBOARD, SENT = (
+    f"benchmark/test_{name}.py" for name in ("benchmark_command", "cards", "leaderboard", "plausible")
+)
+PLAUSIBLE = "benchmark/plausible.py"
 
 FAULTS = [
     Fault(
@@ -79,9 +82,58 @@ FAULTS = [
     Fault(
         "cards of other batteries are ranked",
         BOARD,
-        "if (card.protocol, card.battery) == (PROTOCOL.version, battery)]",
+        "if is_current(card)]",
         "]",
         f"{LEADERBOARD}::test_cards_of_another_protocol_or_battery_stay_away",
+    ),
+    Fault(
+        "a card of a tier without one is compared with itself",
+        BOARD,
+        "own = (entry.network, network_digest(undefended(entry.build())), defense)",
+        "own = (entry.network, card.network.digest, defense)",
+        f"{LEADERBOARD}::test_the_package_s_weights_decide_where_it_has_no_card_of_an_entry",
+    ),
+    Fault(
+        "images of any data set make a card",
+        PLAUSIBLE,
+        "    if card.data not in known:",
+        "    if card.data.images not in [one.images for one in known]:",
+        f"{SENT}::test_numbers_that_no_run_writes_are_refused",
+    ),
+    Fault(
+        "more may be left than attacks leave",
+        PLAUSIBLE,
+        "if left.worst.low > min(one.averaged.high for one in (clean, *found)):",
+        "if left.worst.low > 100:",
+        f"{SENT}::test_numbers_that_no_run_writes_are_refused",
+    ),
+    Fault(
+        "a verdict need not follow from its checks",
+        PLAUSIBLE,
+        "if threat.masked not in possible_answers(outcomes):",
+        "if threat.masked not in (True, False, None):",
+        f"{SENT}::test_numbers_that_no_run_writes_are_refused",
+    ),
+    Fault(
+        "certificates of few passes are as good",
+        PLAUSIBLE,
+        "if (proof.n0, proof.n, proof.alpha) != (tier.n0, tier.n, PROTOCOL.alpha):",
+        "if proof.n0 != tier.n0:",
+        f"{SENT}::test_certificates_are_of_the_tier_and_of_the_noise",
+    ),
+    Fault(
+        "certificates need no votes",
+        PROOF,
+        "return (predictions, radii, votes) if ((radii > 0) == sure).all() else None",
+        "return predictions, radii, votes",
+        f"{COMMAND}::test_a_certificate_that_its_votes_do_not_bear_is_made_anew",
+    ),
+    Fault(
+        "a function may return another network each time",
+        RUN,
+        "            if first != again:\n",
+        "            if first == '':\n",
+        f"{COMMAND}::test_mistakes_are_one_line",
     ),
     Fault(
         "a claim stands beside another ball",

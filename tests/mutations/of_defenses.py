@@ -296,4 +296,11 @@ FAULTS = [
         "return stand_in + 0 * zero",
         "defenses/test_surrogate.py::test_backward_is_that_of_the_function_at_the_same_input",
     ),
+    Fault(
+        "what was drawn once is forgotten",
+        "defenses/rehearsal.py",
+        "(draws or model in _repeating)",
+        "draws",
+        "defenses/test_hidden_randomness.py::test_what_draws_once_and_repeats_it_is_refused_and_not_only_the_first_time",
+    ),
 ]

@@ -429,4 +429,25 @@ FAULTS = [
         "points",
         "paper/test_table1.py::test_a_claim_of_how_much_is_judged_by_the_relative_change",
     ),
+    Fault(
+        "a bound may rise with the radius",
+        VERDICT,
+        "            bound = replace(bound, accuracy=bounds[-1].accuracy)\n",
+        "            pass\n",
+        "evaluation/test_verdict.py::test_a_bound_never_rises_with_the_radius",
+    ),
+    Fault(
+        "halves judge what is left without an attack",
+        VERDICT,
+        "bound = _clean(evidence) if eps == 0 else None",
+        "bound = None",
+        "evaluation/test_verdict.py::test_all_passes_judge_what_is_left_without_an_attack",
+    ),
+    Fault(
+        "all passes are timed in float32",
+        "evaluation/budget.py",
+        'precision = most.precision if own == "float32" else own',
+        "precision = most.precision",
+        "evaluation/test_evaluate.py::test_each_network_is_timed_with_and_without_defences_in_the_precision_of_its_passes",
+    ),
 ]
