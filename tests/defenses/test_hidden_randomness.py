@@ -86,6 +86,12 @@ def test_what_draws_once_and_repeats_it_is_refused_and_not_only_the_first_time(k
     assert saplab.evaluate(net, IMAGES, LABELS, **QUICK).request.cells[0].defender.grain
 
 
+def test_lazy_layers_that_draw_their_weights_in_a_first_pass_are_not_random():
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(5)).eval()
+    found = rehearsed(net, IMAGES)
+    assert (found.network.grain, found.notes) == ("", ())
+
+
 def test_a_mask_for_each_shape_is_found_in_another_batch_too():
     net = Kept("by shape").eval()
     net(IMAGES[:3])

@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from saplab.defenses.drawing import GRADIENT_RULES
 from saplab.defenses.dressing import dresses, view
@@ -122,6 +123,8 @@ def observe(model: nn.Module, images: Tensor) -> Observed:
     images, rows = images[:LARGE].detach(), _rows(images)
     stage = Stage(model, rows, images if len(images) > ROWS else rows)
     with torch.no_grad(), _untouched(model):
+        if any(map(is_lazy, model.parameters())):  # lazy layers draw their weights in a first pass
+            stage.whole(0)
         first = stage.whole(0)
         if (first.shapes or first.moved) and stage.seeds_itself():
             stage = replace(stage, seeds=True)
