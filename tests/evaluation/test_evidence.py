@@ -122,7 +122,9 @@ def test_an_attack_from_outside_is_judged_by_what_it_does(key, attack, adversary
     found = saplab.verdict([evidence(Climb()), evidence(attack, adversary, share=0.2)])
     assert [check.key for check in found.checks if check.outcome == "failed"] == [key]
     assert found.masked is True
-    assert found.sentence.endswith("; the 50.0 % under the climb with mask backward is due to a masked gradient.")
+    assert found.sentence.endswith(
+        "; 30.0 points of the 50.0 % under the climb with mask backward are due to a masked gradient."
+    )
     assert {check.key: check.how.attack for check in found.checks if check.key == "steps"} == {
         "steps": Climb(steps=50).spec
     }

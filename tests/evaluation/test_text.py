@@ -1,6 +1,7 @@
 """What a verdict looks like in a terminal."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,15 @@ def test_what_was_not_run_is_named_by_its_property_above_a_command_that_is_never
     words = " ".join(told.split())
     assert all(f"– {check.statement}" in words for check in missing)
     assert 'add attacks="adaptive"' in told
+    assert told.splitlines()[-1] == 'At once: attacks="adaptive" answers most of these.'
+
+
+def test_the_adaptive_battery_is_named_only_where_it_answers_several():
+    found = masked()
+    wanted = {"relaxed", "steps"}
+    few = tuple(check for check in found.checks if check.outcome != "not run" or check.key in wanted)
+    assert {check.key for check in few if check.outcome == "not run"} == wanted
+    assert "At once" not in verdict_text(replace(found, checks=few))
 
 
 def test_every_check_is_a_property_without_a_negation_or_an_internal_key():

@@ -135,8 +135,8 @@ def test_the_gap_is_shown_where_it_is_widest():
     broken = evidence("pgd", (0.5, 0.1, 0.0, 0.0), backward="identity")
     found = saplab.verdict([evidence("pgd", (0.7, 0.6, 0.2, 0.05)), broken])
     assert found.sentence.endswith(
-        "; at λ = 2 the 60.0 % under PGD with mask backward is due to a masked gradient: PGD with identity backward"
-        " leaves 10.0 %."
+        "; at λ = 2, 50.0 points of the 60.0 % under PGD with mask backward are due to a masked gradient: PGD with"
+        " identity backward leaves 10.0 %."
     )
 
 
@@ -238,7 +238,17 @@ def test_check_passes_where_it_is_not(key):
 def test_check_is_unclear_on_few_images(key):
     few = [replace(e, right=e.right[:, ::50]) for e in (OWN, *CASES[key][1])]
     found = check(key, few)
-    assert (found.outcome, found.how) == ("unclear", Advice(more_than=20))
+    assert (found.outcome, found.how.more_than) == ("unclear", 20)
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_as_many_images_as_are_said_to_be_enough_decide_and_half_of_them_do_not(key):
+    few = [replace(e, right=e.right[:, ::50]) for e in (OWN, *CASES[key][1])]
+    enough = check(key, few).how.enough
+    assert enough % 20 == 0
+    for times, clear in ((enough // 20, True), (max(enough // 40, 1), False)):
+        more = check(key, [replace(e, right=np.tile(e.right, times)) for e in few])
+        assert (more.outcome != "unclear") is clear
 
 
 @pytest.mark.parametrize("key", [key for key in CASES if key != "rises"])
@@ -462,6 +472,10 @@ def test_what_to_run_after_fgsm_and_after_noise():
         (Advice("adaptive"), 'attacks="adaptive"'),
         (Advice("pgd", radii(0.5, 64)), 'attacks="pgd", eps=[0.5/255, 64/255]'),
         (Advice(more_than=20), "more images: 20 were too few"),
+        (
+            Advice(more_than=20, enough=60),
+            "more images: 20 were too few, about 60 would be enough if shares stayed the same",
+        ),
         (Advice(baseline=True), "baseline=True"),
     ],
 )
@@ -489,6 +503,30 @@ def test_each_exposing_check_alone_shows_a_masked_gradient(key):
     told = "10.0 points of the 50.0 % under PGD with mask backward are due to a masked gradient."
     assert found.sentence.endswith(f"; {told}")
     assert "a part of the robustness that it seems to have is not real" in found.meaning
+
+
+def test_of_two_gaps_as_wide_the_one_is_told_of_that_leaves_less():
+    own, straight = evidence("pgd", (0.65, 0.36, 0.0)), evidence("pgd", (0.29, 0.0, 0.0), backward="identity")
+    told = "; at λ = 2, the 36.0 % under PGD with mask backward is due to a masked gradient: PGD with identity backward"
+    assert saplab.verdict([own, straight]).sentence.endswith(f"{told} leaves 0.0 %.")
+
+
+@pytest.mark.parametrize(
+    ("left", "due", "real"),
+    [
+        (0.05, "the 50.0 % under PGD with mask backward is", "so the robustness that it seems to have is not real"),
+        (0.1, "40.0 points of the 50.0 % under PGD with mask backward are", "so most of the robustness that it seems"),
+        (
+            0.3,
+            "20.0 points of the 50.0 % under PGD with mask backward are",
+            "so a part of the robustness that it seems",
+        ),
+    ],
+)
+def test_no_more_is_called_masked_than_the_stronger_attack_takes(left, due, real):
+    found = saplab.verdict([evidence("pgd", (0.5, 0.5)), evidence("pgd", (0.5, left), backward="identity")])
+    assert found.sentence.endswith(f"; {due} due to a masked gradient.")
+    assert real in found.meaning
 
 
 def test_another_loss_or_algorithm_by_identity_is_no_evidence_of_a_masked_gradient():
@@ -543,8 +581,10 @@ def test_what_clears_a_gradient_is_named():
 
 def test_a_gap_is_told_at_its_own_radius():
     found = saplab.verdict([evidence("pgd", (0.3, 0.5)), noise((0.9, 0.1))])
-    assert found.sentence.endswith("; at λ = 1 the 30.0 % under PGD with mask backward is due to a masked gradient:"
-                                   " random noise leaves 10.0 % at λ = 2.")  # fmt: skip
+    assert found.sentence.endswith(
+        "; at λ = 1, 20.0 points of the 30.0 % under PGD with mask backward are due to a masked gradient: random noise"
+        " leaves 10.0 % at λ = 2."
+    )
 
 
 def test_chance_is_among_the_classes_there_are_and_not_the_labels():

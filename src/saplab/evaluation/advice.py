@@ -17,6 +17,7 @@ class Advice:
         attack: an attack or a battery, as the text that `saplab.evaluate` and the command line read; "" for none.
         eps: radii in the norm's own unit; empty for those of the evaluation.
         more_than: the number of images that was too small.
+        enough: the number that would be enough if all shares stayed as they are; 0 where that is not known.
         baseline: the undefended network as well.
         threat: in which `eps` are measured.
     """
@@ -24,6 +25,7 @@ class Advice:
     attack: str = ""
     eps: tuple[float, ...] = ()
     more_than: int = 0
+    enough: int = 0
     baseline: bool = False
     threat: ThreatModel = LINF
 
@@ -32,6 +34,11 @@ class Advice:
         """Return the radii as people type them: λ, or four digits, rounded up so that a ball holds what it should."""
         return tuple(f"{strength_of(eps) if self.threat.in_steps else _up(eps):g}" for eps in self.eps)
 
+    def about_images(self, were: str) -> str:
+        """Return how many images were, or are, too few, and how many would be enough."""
+        few = f"{self.more_than} {were} too few"
+        return f"{few}, about {self.enough} would be enough if shares stayed the same" if self.enough else few
+
     def in_python(self) -> str:
         """Return the advice as arguments of `saplab.evaluate`: ``attacks="adaptive"``."""
         unit = "/255" if self.threat.in_steps else ""
@@ -39,7 +46,7 @@ class Advice:
         parts = (
             f'attacks="{self.attack}"' if self.attack else "",
             f"eps=[{radii}]" if radii else "",
-            f"more images: {self.more_than} were too few" if self.more_than else "",
+            f"more images: {self.about_images('were')}" if self.more_than else "",
             "baseline=True" if self.baseline else "",
         )
         return ", ".join(filter(None, parts))

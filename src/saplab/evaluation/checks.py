@@ -33,6 +33,7 @@ UNFINISHED: Final = ("steps", "samples")  # failed, they say that the attack alo
 BY_OTHERS: Final = ("transfer", "black-box", "noise")  # they show as much of such an attack without a masked gradient
 _ROUNDING: Final = 1e-9
 LEAST: Final = 0.02  # of all images, below which no difference counts
+_TIMES: Final = (2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100)  # as many images as there were, tried for a clear answer
 PART: Final = 0.2  # of what the first attack leaves: a difference that counts, whatever its points
 
 
@@ -101,12 +102,23 @@ def _answer(question: Question, readings: Readings, case: Case, confidence: floa
         return Answer(Check(question.key, statement, "not run", "", question.how(case)))
     found = [(reading, reading.excess(confidence)) for reading in readings]
     bad = sorted((pair for pair in found if _is_bad(*pair)), key=lambda pair: -pair[1].low)
-    worst, excess = bad[0] if bad else max(found, key=lambda pair: pair[1].high)
+    worst, _ = bad[0] if bad else max(found, key=lambda pair: pair[1].high)
     text = worst.text(confidence)
-    if not bad and excess.high > worst.slack:
-        return Answer(Check(question.key, statement, "unclear", text, Advice(more_than=excess.n)))
+    if unclear := [reading for reading, excess in found if excess.high > reading.slack and not bad]:
+        images, times = case.evidence[0].n, [_times_that_decide(reading, confidence) for reading in unclear]
+        more = Advice(more_than=images, enough=images * max(times) if all(times) else 0)
+        return Answer(Check(question.key, statement, "unclear", text, more))
     failed = tuple(reading for reading, _ in bad if isinstance(reading, Comparison))
     return Answer(Check(question.key, statement, "failed" if bad else "passed", text), failed)
+
+
+def _times_that_decide(reading: Comparison | Level, confidence: float) -> int:
+    """Return how many times as many images, all like these, would decide; 0 where a hundred times would not."""
+    for times in _TIMES:
+        excess = reading.excess(confidence, times)
+        if excess.high <= reading.slack or _is_bad(reading, excess):
+            return times
+    return 0
 
 
 def _is_bad(reading: Comparison | Level, excess: Interval) -> bool:

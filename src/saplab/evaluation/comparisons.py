@@ -45,9 +45,10 @@ class Comparison:
     second: Point
     slack: float = MARGIN  # how far above 0 the interval of the difference may reach
 
-    def excess(self, confidence: float) -> Interval:
-        """Estimate first minus second, paired by image: bad where it is above 0."""
-        return paired_difference(self.first.scores, self.second.scores, confidence=confidence)
+    def excess(self, confidence: float, times: int = 1) -> Interval:
+        """Estimate first minus second, paired by image, of `times` as many like these: bad where it is above 0."""
+        first, second = (np.tile(point.scores, times) for point in (self.first, self.second))
+        return paired_difference(first, second, confidence=confidence)
 
     @property
     def share(self) -> float:

@@ -10,6 +10,11 @@ from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval
 from saplab.system.words import counted
 
+_ALL: Final = (
+    0.1  # of what the own gradient leaves: where the stronger attack leaves at most that, all of it was masked
+)
+_MOST: Final = 0.5  # likewise, most of it
+
 _CLEARING: Final = {  # who finds no more, by the checks of `DECISIVE`
     "transfer": "attacks made on another network",
     "identity": "attacks that pass the defence straight through",
@@ -60,10 +65,11 @@ def explain(case: Case, answers: Sequence[Answer], masked: bool | None, eps: flo
         return "" if _attacked(case) else "No attack was run, so this says nothing of robustness."
     network = "network" if case.plain else "defence"
     if masked:
-        shown = _shown(answers, eps)
-        if shown.share > 0.5:
+        share = _shown(answers, eps).share
+        if share > _ALL:
+            part = "a part" if share > _MOST else "most"
             return (
-                f"That is, the {network} hides its gradient: some attacks get further without it, so a part of the"
+                f"That is, the {network} hides its gradient: some attacks get further without it, so {part} of the"
                 " robustness that it seems to have is not real. What is left is an upper bound."
             )
         return (
@@ -95,7 +101,7 @@ def _shown(answers: Sequence[Answer], eps: float) -> Comparison:
     """Return the comparison to tell of: at `eps`, unless the gap elsewhere is more than twice as wide."""
     failed = [c for answer in answers if answer.check.key in EXPOSING for c in answer.failed]
     failed = failed or [c for answer in answers if answer.check.key == "loss" for c in answer.failed]
-    widest = max(failed, key=_gap)
+    widest = max(failed, key=lambda c: (round(_gap(c), 6), -c.share))  # of gaps as wide, the one that leaves less
     here = [c for c in failed if c.first.eps == c.second.eps == eps and _gap(c) >= _gap(widest) / 2]
     return max(here, key=_gap, default=widest)
 
@@ -104,12 +110,12 @@ def _masked(shown: Comparison, eps: float) -> str:
     """Name what the own gradient seemed to leave, and how much of it is due to a masked gradient."""
     threat = shown.second.evidence.threat
     share = f"{100 * shown.first.scores.mean():.1f} % under {name_of(shown.first.evidence)}"
-    due = f"{100 * _gap(shown):.1f} points of the {share} are" if shown.share > 0.5 else f"the {share} is"
+    due = f"{100 * _gap(shown):.1f} points of the {share} are" if shown.share > _ALL else f"the {share} is"
     if shown.first.eps == shown.second.eps == eps:
         return f"; {due} due to a masked gradient"
     rest = f"{name_of(shown.second.evidence)} leaves {100 * shown.second.scores.mean():.1f} %"
     rest += "" if shown.first.eps == shown.second.eps else f" at {threat.text(shown.second.eps)}"
-    return f"; at {threat.text(shown.first.eps)} {due} due to a masked gradient: {rest}"
+    return f"; at {threat.text(shown.first.eps)}, {due} due to a masked gradient: {rest}"
 
 
 def _gap(comparison: Comparison) -> float:

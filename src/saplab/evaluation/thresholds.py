@@ -29,27 +29,28 @@ _floats = partial(np.asarray, dtype=np.float64)
 class Level:
     """A number that should lie on one side of a level."""
 
-    number: Callable[[float], Interval]  # of a confidence
+    number: Callable[[NDArray[np.float64], float], Interval]  # of values and a confidence
+    values: NDArray[np.float64]  # one for each image
     words: Callable[[Interval], str]
     level: float  # the last good number
     above: bool = False  # whether the numbers above it are the bad ones, instead of those below
     slack: float = 0.0  # how far on the bad side the interval may reach
 
-    def excess(self, confidence: float) -> Interval:
-        """Estimate how far the number is on the bad side of the level."""
-        found, sign = self.number(confidence), 1 if self.above else -1
+    def excess(self, confidence: float, times: int = 1) -> Interval:
+        """Estimate how far the number is on the bad side of the level, of `times` as many images like these."""
+        found, sign = self.number(np.tile(self.values, times), confidence), 1 if self.above else -1
         low, estimate, high = sorted(sign * (end - self.level) for end in (found.low, found.estimate, found.high))
         return Interval(estimate, low, high, found.n)
 
     def text(self, confidence: float) -> str:
         """Return the number, its interval and the level, in words."""
-        return self.words(self.number(confidence))
+        return self.words(self.number(self.values, confidence))
 
 
 def half_cosines(case: Case) -> list[Level]:
     """Return the mean cosine between half-sample gradients, at each backward rule's largest number of samples."""
     known = _largest([e for e in case.own if e.half_cosine is not None])
-    return [_at_least(COSINE, partial(_mean, _floats(e.half_cosine)), f"{e.label}: mean cosine") for e in known]
+    return [_at_least(COSINE, _mean, _floats(e.half_cosine), f"{e.label}: mean cosine") for e in known]
 
 
 def gradient_norms(case: Case) -> list[Level]:
@@ -58,7 +59,7 @@ def gradient_norms(case: Case) -> list[Level]:
     known = _largest([e for e in case.own if _has_norm(e) and e.loss in plain])
     ratios = [(e.label, _ratio(_floats(e.gradient_norm), plain[e.loss])) for e in known]
     told = "median norm over the undefended network's"
-    return [_at_least(NORM, partial(median_interval, ratio), f"{who}: {told}") for who, ratio in ratios if ratio.size]
+    return [_at_least(NORM, median_interval, ratio, f"{who}: {told}") for who, ratio in ratios if ratio.size]
 
 
 def unbounded(case: Case) -> list[Level]:
@@ -82,7 +83,7 @@ def unbounded(case: Case) -> list[Level]:
     def words(x: Interval) -> str:
         return f"{label} {x.percent()}; chance is {'' if case.chance else 'at most '}{100 * chance:.1f} %"
 
-    return [Level(partial(share_interval, strongest.scores), words, chance, above=True, slack=MARGIN)]
+    return [Level(share_interval, strongest.scores, words, chance, above=True, slack=MARGIN)]
 
 
 def flat(case: Case) -> list[Level]:
@@ -95,18 +96,20 @@ def _flat(evidence: Evidence) -> Level:
         most = f"at most {100 * MARGIN:g} % wanted"
         return f"{evidence.label}: no gradient for {x.percent()} of the images that were still right; {most}"
 
-    return Level(partial(share_interval, evidence.blind), words, MARGIN, above=True, slack=MARGIN)
+    return Level(share_interval, evidence.blind, words, MARGIN, above=True, slack=MARGIN)
 
 
 def _has_norm(evidence: Evidence) -> bool:
     return evidence.own_gradient and evidence.gradient_norm is not None
 
 
-def _at_least(level: float, number: Callable[[float], Interval], label: str) -> Level:
+def _at_least(
+    level: float, number: Callable[[NDArray[np.float64], float], Interval], values: NDArray[np.float64], label: str
+) -> Level:
     def words(x: Interval) -> str:
         return f"{label} {x.estimate:.2f} [{x.low:.2f}, {x.high:.2f}]; at least {level:.2f} wanted"
 
-    return Level(number, words, level)
+    return Level(number, values, words, level)
 
 
 def _largest(own: Sequence[Evidence]) -> list[Evidence]:
