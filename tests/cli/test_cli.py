@@ -369,10 +369,11 @@ def test_radii_that_cannot_be_are_named(words, message):
         (Advice("adaptive", (eps_of(1), eps_of(64))), "--attack adaptive --lambda 1,64"),
         (Advice("pgd:steps=40,backward=identity"), "--attack pgd:steps=40,backward=identity"),
         (Advice("mine:Attack(rate=0.1)"), "--attack 'mine:Attack(rate=0.1)'"),
-        (Advice(more_than=200), "more images, by a larger --limit: 200 were too few"),
+        (Advice(more_than=200), "more images, by a larger --limit: 200 images are too few"),
         (
             Advice(more_than=20, enough=60),
-            "more images, by a larger --limit: 20 were too few, about 60 would be enough if shares stayed the same",
+            "more images, by a larger --limit: 20 images are too few, about 60 would be enough if shares stayed"
+            " the same",
         ),
         (Advice(baseline=True), "--baseline (the undefended network beside the defended one)"),
     ],

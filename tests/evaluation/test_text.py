@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import saplab
 from saplab.attacks import FGSM, PGD, MonteCarlo
 from saplab.evaluation import text
+from saplab.evaluation.advice import ANSWERED
 from saplab.evaluation.checks import QUESTIONS
 from saplab.evaluation.evidence import Evidence
 from saplab.evaluation.text import by_advice, finding_text, verdict_text
@@ -76,6 +80,15 @@ def test_the_adaptive_battery_is_named_only_where_it_answers_several():
     few = tuple(check for check in found.checks if check.outcome != "not run" or check.key in wanted)
     assert {check.key for check in few if check.outcome == "not run"} == wanted
     assert "At once" not in verdict_text(replace(found, checks=few))
+
+
+def test_the_adaptive_battery_answers_what_it_is_said_to_answer():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10))
+    images = torch.rand(4, 3, 32, 32)
+    sap = saplab.defend(net, saplab.SAP(percent=100), seed=0)
+    found = saplab.evaluate(sap, images, net(images).argmax(1), attacks="adaptive", eps=[8 / 255], samples=2, passes=4)
+    assert {check.key for check in found.verdict.checks if check.outcome != "not run"} >= ANSWERED
 
 
 def test_every_check_is_a_property_without_a_negation_or_an_internal_key():

@@ -471,10 +471,10 @@ def test_what_to_run_after_fgsm_and_after_noise():
     [
         (Advice("adaptive"), 'attacks="adaptive"'),
         (Advice("pgd", radii(0.5, 64)), 'attacks="pgd", eps=[0.5/255, 64/255]'),
-        (Advice(more_than=20), "more images: 20 were too few"),
+        (Advice(more_than=20), "more images: 20 images are too few"),
         (
             Advice(more_than=20, enough=60),
-            "more images: 20 were too few, about 60 would be enough if shares stayed the same",
+            "more images: 20 images are too few, about 60 would be enough if shares stayed the same",
         ),
         (Advice(baseline=True), "baseline=True"),
     ],

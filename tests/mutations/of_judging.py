@@ -450,4 +450,18 @@ FAULTS = [
         "precision = most.precision",
         "evaluation/test_evaluate.py::test_each_network_is_timed_with_and_without_defences_in_the_precision_of_its_passes",
     ),
+    Fault(
+        "more is called masked than the stronger attack takes",
+        "evaluation/sentence.py",
+        "_ALL: Final = 0.1",
+        "_ALL: Final = 0.5",
+        "evaluation/test_verdict.py::test_no_more_is_called_masked_than_the_stronger_attack_takes",
+    ),
+    Fault(
+        "the images that would be enough are those that were not",
+        "evaluation/comparisons.py",
+        "np.tile(point.scores, times)",
+        "point.scores",
+        "evaluation/test_verdict.py::test_as_many_images_as_are_said_to_be_enough_decide_and_half_of_them_do_not",
+    ),
 ]

@@ -13,7 +13,7 @@ def in_options(advice: "Advice") -> str:
     parts = (
         f"--attack {shlex.quote(advice.attack)}" if advice.attack else "",
         f"--{'lambda' if advice.threat.in_steps else 'eps'} {radii}" if radii else "",
-        f"more images, by a larger --limit: {advice.about_images('were')}" if advice.more_than else "",
+        f"more images, by a larger --limit: {advice.about_images}" if advice.more_than else "",
         "--baseline (the undefended network beside the defended one)" if advice.baseline else "",
     )
     return " ".join(filter(None, parts))

@@ -34,9 +34,10 @@ class Advice:
         """Return the radii as people type them: λ, or four digits, rounded up so that a ball holds what it should."""
         return tuple(f"{strength_of(eps) if self.threat.in_steps else _up(eps):g}" for eps in self.eps)
 
-    def about_images(self, were: str) -> str:
-        """Return how many images were, or are, too few, and how many would be enough."""
-        few = f"{self.more_than} {were} too few"
+    @property
+    def about_images(self) -> str:
+        """Return how many images are too few, and about how many would be enough, in words."""
+        few = f"{self.more_than} images are too few"
         return f"{few}, about {self.enough} would be enough if shares stayed the same" if self.enough else few
 
     def in_python(self) -> str:
@@ -46,7 +47,7 @@ class Advice:
         parts = (
             f'attacks="{self.attack}"' if self.attack else "",
             f"eps=[{radii}]" if radii else "",
-            f"more images: {self.about_images('were')}" if self.more_than else "",
+            f"more images: {self.about_images}" if self.more_than else "",
             "baseline=True" if self.baseline else "",
         )
         return ", ".join(filter(None, parts))
@@ -61,6 +62,9 @@ def _up(radius: float) -> float:
 _LEAST_STEPS: Final = 20  # that are advised
 PAPER: Final = Advice("paper")
 ADAPTIVE: Final = Advice("adaptive")
+ANSWERED: Final = frozenset(  # checks to which that battery has an answer, whatever was run before
+    {"one-step", "identity", "flat", "loss", "black-box", "noise", "samples", "steps", "unbounded", "cosine"}
+)
 BASELINE: Final = Advice(baseline=True)
 
 

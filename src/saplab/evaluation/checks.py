@@ -104,7 +104,8 @@ def _answer(question: Question, readings: Readings, case: Case, confidence: floa
     bad = sorted((pair for pair in found if _is_bad(*pair)), key=lambda pair: -pair[1].low)
     worst, _ = bad[0] if bad else max(found, key=lambda pair: pair[1].high)
     text = worst.text(confidence)
-    if unclear := [reading for reading, excess in found if excess.high > reading.slack and not bad]:
+    unclear = [] if bad else [reading for reading, excess in found if excess.high > reading.slack]
+    if unclear:
         images, times = case.evidence[0].n, [_times_that_decide(reading, confidence) for reading in unclear]
         more = Advice(more_than=images, enough=images * max(times) if all(times) else 0)
         return Answer(Check(question.key, statement, "unclear", text, more))

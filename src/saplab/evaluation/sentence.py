@@ -10,10 +10,9 @@ from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval
 from saplab.system.words import counted
 
-_ALL: Final = (
-    0.1  # of what the own gradient leaves: where the stronger attack leaves at most that, all of it was masked
-)
-_MOST: Final = 0.5  # likewise, most of it
+# Where a stronger attack leaves at most these shares of what the own gradient does, all of it, or most, was masked.
+_ALL: Final = 0.1
+_MOST: Final = 0.5
 
 _CLEARING: Final = {  # who finds no more, by the checks of `DECISIVE`
     "transfer": "attacks made on another network",
@@ -101,9 +100,9 @@ def _shown(answers: Sequence[Answer], eps: float) -> Comparison:
     """Return the comparison to tell of: at `eps`, unless the gap elsewhere is more than twice as wide."""
     failed = [c for answer in answers if answer.check.key in EXPOSING for c in answer.failed]
     failed = failed or [c for answer in answers if answer.check.key == "loss" for c in answer.failed]
-    widest = max(failed, key=lambda c: (round(_gap(c), 6), -c.share))  # of gaps as wide, the one that leaves less
+    widest = max(failed, key=_telling)
     here = [c for c in failed if c.first.eps == c.second.eps == eps and _gap(c) >= _gap(widest) / 2]
-    return max(here, key=_gap, default=widest)
+    return max(here, key=_telling, default=widest)
 
 
 def _masked(shown: Comparison, eps: float) -> str:
@@ -116,6 +115,11 @@ def _masked(shown: Comparison, eps: float) -> str:
     rest = f"{name_of(shown.second.evidence)} leaves {100 * shown.second.scores.mean():.1f} %"
     rest += "" if shown.first.eps == shown.second.eps else f" at {threat.text(shown.second.eps)}"
     return f"; at {threat.text(shown.first.eps)}, {due} due to a masked gradient: {rest}"
+
+
+def _telling(comparison: Comparison) -> tuple[float, float]:
+    """Return what makes one comparison tell more than another: a wider gap, and of gaps as wide less that is left."""
+    return round(_gap(comparison), 6), -comparison.share
 
 
 def _gap(comparison: Comparison) -> float:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Final, TypeVar
 
 from saplab.attacks import ThreatModel
-from saplab.evaluation.advice import ADAPTIVE, Advice
+from saplab.evaluation.advice import ADAPTIVE, ANSWERED, Advice
 from saplab.evaluation.checks import Check
 from saplab.evaluation.rows import AnyRow, GameRow, Row, names_of
 from saplab.evaluation.verdict import SEEN, Verdict
@@ -180,13 +180,10 @@ def _checks_text(checks: Sequence[Check]) -> Iterator[str]:
         yield f"Checks ({', '.join(f'{mark} {outcome}' for outcome, mark in _MARKS.items())}):"
     for check in answered:
         yield f"{_MARKS[check.outcome]} {check.statement}"
-        more = f"; {check.how.about_images('images are')}" if check.how else ""
+        more = f"; {check.how.about_images}" if check.how else ""
         yield textwrap.fill(
             check.evidence + more, width(), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
         )
-
-
-_ADAPTIVE: Final = ("one-step", "loss", "black-box", "noise", "samples", "steps", "cosine")  # what that battery answers
 
 
 def _not_run_text(checks: Sequence[Check], advice: Callable[[Advice], str]) -> Iterator[str]:
@@ -198,7 +195,7 @@ def _not_run_text(checks: Sequence[Check], advice: Callable[[Advice], str]) -> I
         for check in group:
             yield textwrap.fill(f"– {check.statement}", width(), subsequent_indent="  ", break_on_hyphens=False)
         yield f"  {told}"
-    if sum(check.key in _ADAPTIVE for check in missing) > 1:
+    if len(missing) > 1 and 2 * sum(check.key in ANSWERED for check in missing) > len(missing):
         yield f"At once: {advice(ADAPTIVE)} answers most of these."
 
 
