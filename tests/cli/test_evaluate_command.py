@@ -393,6 +393,22 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(workplace: Path, runner: "Ru
     assert (plan["run"], plan["to_compute"]) == ("dry", plan["cells"])
     assert plan["cells"] >= len(plan["curves"]) > 1
     assert min(plan["forward"], plan["backward"], plan["seconds"]) > 0
+    assert plan["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("attacks", "note"),
+    [
+        ("standard", "The attacks are the battery standard, version saplab-1."),
+        ("noise+standard", "Among the attacks is the battery standard, version saplab-1."),
+    ],
+)
+def test_a_dry_run_tells_the_version_of_a_battery(workplace: Path, runner: "Runner", attacks: str, note: str) -> None:
+    words = command("--limit", "12", "--attack", attacks, "--dry-run", "--out", "dry")[3:]
+    assert runner(workplace, words)[0] == 0
+    assert runner.out.startswith(f"{note}\n")
+    assert runner(workplace, [*words, "--json"])[0] == 0
+    assert json.loads(runner.out)["notes"][0] == note
 
 
 def test_a_dry_run_counts_what_is_there_as_done(workplace: Path, runner: "Runner") -> None:

@@ -12,11 +12,34 @@ from saplab.cli import app
 declare_torchvision_operators()
 
 FACTORY = """
+import numpy as np
+import torch
 from torch import nn
 from saplab.models.initialise import initialise
 
 def small():
     return initialise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5), nn.GELU()), 0)
+
+class Noisy(nn.Module):
+    def __init__(self, channels=3):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5))
+
+    def forward(self, x):
+        return self.layers(x + 0.1 * torch.randn_like(x))
+
+def noisy():
+    return initialise(Noisy(), 0)
+
+def grey():
+    return initialise(Noisy(1), 0)
+
+class Private(Noisy):
+    def forward(self, x):
+        return self.layers(x + torch.from_numpy(np.random.default_rng().normal(size=x.shape)).float())
+
+def private():
+    return initialise(Private(), 0)
 """
 
 
@@ -50,10 +73,34 @@ def test_sites_as_json(workplace: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert found["sites"][0]["shape"] == [4, 10, 10]
 
 
+def test_whether_the_network_itself_draws_is_told(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sites("sited:small", "--image-size", "12")
+    assert "random" not in capsys.readouterr().out
+    sites("sited:noisy", "--image-size", "12")
+    assert "The network is random by itself; its draws are the examples' own" in capsys.readouterr().out
+    sites("sited:noisy", "--image-size", "12", "--json")
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert note.startswith("The network is random by itself")
+
+
+def test_pictures_of_one_channel(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sites("sited:grey", "--image-size", "12")
+    out = capsys.readouterr().out
+    assert "4×10×10" in out
+    assert "random by itself" in out
+
+
+def test_sites_of_a_network_whose_draws_cannot_be_keyed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sites("sited:private", "--image-size", "12")
+    out = capsys.readouterr().out
+    assert "\n1 site, 400 activations an image\n" in out
+    assert "in a way that cannot be keyed" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--image-size", "13"), "cannot take an image of 3×13×13 .three channels, `image-size`.: "),
+        (("--image-size", "13"), "cannot take an image of 3×13×13 .three channels or one, `image-size`.: "),
         (("--sites", "x"), "`sites` selects the sites of a defence"),
         (("--sites", "x", "--defense", "sap:50", "--image-size", "12"), "'x' selects none of the network's 2 sites"),
     ],

@@ -62,12 +62,15 @@ def fill(job: "Job", store: "Store", console: "Console") -> bool:
 def show_plan(job: "Job", folder: Path, console: "Console", alone: bool = True) -> None:
     """Show what a job would compute: curves, network passes, and the longest time that they may take here.
 
-    What the run folder `folder` holds already is not counted. With ``--json`` a plan that stands `alone` is JSON too.
+    What the run folder `folder` holds already is not counted. A plan that stands `alone`, with no run to follow, also
+    tells what the run would: the battery's version and what the rehearsal found; with ``--json`` it is JSON.
     """
     from saplab.evaluation.budget import budget_of
     from saplab.runs import groups_of
 
     job.inputs.rehearse(job.request.cells)
+    for note in job.request.notes if alone else ():
+        console.say(note)
     groups = counted(len(groups_of(job.request.cells)), "group")
     console.say(f"{counted(len(job.request.curves), 'curve')}, {_cells(job)} in {groups} of shared images:")
     for curve in job.request.curves:
@@ -84,7 +87,8 @@ def show_plan(job: "Job", folder: Path, console: "Console", alone: bool = True) 
 
 def plan_of(job: "Job", folder: Path, lacking: int) -> dict[str, object]:
     """Return a plan as JSON has it: the run folder, the curves, and how many cells there are and are lacking."""
-    return {"run": str(folder), "curves": job.request.names, "cells": len(job.request.cells), "to_compute": lacking}
+    return {"run": str(folder), "curves": job.request.names, "notes": job.request.notes,
+            "cells": len(job.request.cells), "to_compute": lacking}  # fmt: skip
 
 
 def what_is_lacking(job: "Job", folder: Path, console: "Console") -> "list[Cell]":

@@ -129,7 +129,7 @@ def planned(
         threat: norm and bounds.
         command: the command line or the call that asks for it.
         device: kind of the device that computes it, where that is another one than the network's.
-        battery: the name of the attackers, where they are a battery.
+        battery: what names the attackers, as the command line does; the batteries in it are noted with their versions.
     """
     check_network(model)
     threat.check(data.images, data.labels, sorted(eps))
@@ -157,13 +157,19 @@ def planned(
     if asking and all(one.eps for one in asking):  # clean accuracy is always measured
         asking = (replace(asking[0], eps=tuple(dict.fromkeys((0.0, *(asking[0].eps or ()))))), *asking[1:])
     curves = plan(whole, asking, batch_size, baseline=baseline, seeds=seeds)
-    if battery in VERSIONS:
-        notes = (f"The attacks are the battery {battery}, version {VERSIONS[battery]}.", *notes)
+    notes = (*_batteries(battery), *notes)
     name = defender.model.removeprefix("__main__:")
     request = Request(title or f"{name}: accuracy under attack", curves, command, data.classes, notes)
     in_turn = place.type == "cuda" and place.index == torch.cuda.current_device()  # of several, by worker processes
     where = "cuda" if in_turn else str(place)
     return Job(request, Images({(defender.model, defender.digest): plain}, data, where))
+
+
+def _batteries(attacks: str) -> tuple[str, ...]:
+    """Return in a sentence each which batteries are among the attacks, in what version."""
+    named = dict.fromkeys(attacks.split("+"))
+    begins = "The attacks are" if len(named) == 1 else "Among the attacks is"
+    return tuple(f"{begins} the battery {name}, version {VERSIONS[name]}." for name in named if name in VERSIONS)
 
 
 def precision_of_attacks(model: nn.Module, choice: PrecisionChoice) -> Precision:
