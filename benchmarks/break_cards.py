@@ -8,7 +8,8 @@ what is cheap and goes on with restarts from other seeds and twice the steps. Wh
 of fresh passes, the very quantity that is judged. SAP is passed by identity, winner-take-all units by soft ones, JPEG
 by the slope of its own; every other network by its gradient. An image counts as broken where 100 passes are wrong on
 average, and another 100, which chose nothing, are too. Gradients of random networks are computed in bfloat16 where the
-processor has it; float32 judges. With ``--json`` every finished row is written there, and is not computed again.
+processor has it; float32 judges. With ``--json`` every attack is noted there: stopped and called again, the same command
+goes on after the last one, and longer ``--minutes`` go on where shorter ones ended.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -166,34 +167,70 @@ def radii(card: Card, lams: Sequence[float]) -> list[float]:
     return [lam for lam in lams if left_of(card, lam / 255) > 0]
 
 
-def broken(name: str, lam: float, minutes: float) -> dict[str, object]:
-    """Attack an entry in a ball until the time is spent, and return a row."""
+@dataclass
+class Attempt:
+    """How far an entry has been attacked in a ball.
+
+    Attributes:
+        entry, lam: what is attacked.
+        images: how many there are.
+        clean, left: accuracy without an attack, and what the card leaves, in %.
+        lost: numbers of the images that the network is wrong on, without an attack or by one.
+        by: attacks that broke images, and how many.
+        tried: how many attacks have run.
+        minutes: of the processor.
+    """
+
+    entry: str
+    lam: float
+    images: int
+    clean: float
+    left: float
+    lost: list[int]
+    by: list[str] = field(default_factory=list)
+    tried: int = 0
+    minutes: float = 0.0
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        """Return the values of `COLUMNS`."""
+        hand = 100 * (1 - len(self.lost) / self.images)
+        return (
+            self.entry, self.lam, self.images, self.clean, self.left, hand, "; ".join(self.by), self.tried, self.minutes,
+        )  # fmt: skip
+
+
+def go_on(name: str, lam: float, minutes: float, earlier: Attempt | None, keep: Callable[[Attempt], None]) -> Attempt:
+    """Attack an entry in a ball until the time is spent, after what was tried `earlier`, and `keep` each attempt."""
     begin, eps = time.process_time(), lam / 255
     card = stored_cards("small")[name]
-    left = left_of(card, eps)
     images, labels = (part[: card.data.images] for part in saplab.load_cifar10("sample"))
     judge, seen = both(name)
-    torch.manual_seed(0)
     random = card.clean.tries is not None
     passes = PASSES if random else 1
-    lost = wrong(judge, images, labels, passes)
-    clean, by, tried = 100 * float((~lost).double().mean()), [], 0
+    if earlier is None:
+        torch.manual_seed(0)
+        lost = wrong(judge, images, labels, passes)
+        clean = 100 * float((~lost).double().mean())
+        earlier = Attempt(name, lam, len(images), clean, left_of(card, eps), lost.nonzero().flatten().tolist())
+    now, spent = earlier, earlier.minutes
     for seed, attack in enumerate(attacks(random)):
-        alive = (~lost).nonzero().squeeze(1)
-        if len(alive) == 0 or time.process_time() - begin > 60 * minutes:
-            break
+        alive = torch.tensor(sorted(set(range(len(images))) - set(now.lost)))
+        if not len(alive) or now.minutes >= minutes:
+            return now
+        if seed < now.tried:
+            continue
+        torch.manual_seed(seed)
         points = attack(seen, images[alive], labels[alive], eps, seed)
         found = wrong(judge, points, labels[alive], passes)
         some = alive[found]
         confirmed = some[wrong(judge, points[found], labels[some], passes)] if len(some) else some
-        lost[confirmed] = True
-        tried += 1
-        if len(confirmed):
-            by.append(f"{attack.name}: {len(confirmed)}")
+        now.lost += confirmed.tolist()
+        now.by += [f"{attack.name}: {len(confirmed)}"] if len(confirmed) else []
+        now.tried, now.minutes = seed + 1, spent + (time.process_time() - begin) / 60
         print(f"  {name} λ = {lam:g}: {attack.name} broke {len(confirmed)} of {len(alive)}", flush=True)
-    spent = (time.process_time() - begin) / 60
-    hand = 100 * float((~lost).double().mean())
-    return dict(zip(COLUMNS, (name, lam, len(images), clean, left, hand, "; ".join(by), tried, spent), strict=True))
+        keep(now)
+    raise AssertionError("attacks never end")
 
 
 def main() -> None:
@@ -209,16 +246,20 @@ def main() -> None:
     found = machine(args.threads)
     print_machine(found)
     cards = stored_cards("small")
-    rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
-    done = {(row["entry"], row["λ"]) for row in rows}
+    stored = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    rows = {(row["entry"], row["lam"]): Attempt(**row) for row in stored}
+
+    def keep(attempt: Attempt) -> None:
+        rows[attempt.entry, attempt.lam] = attempt
+        save(args.json, {"machine": found, "rows": [asdict(one) for one in rows.values()]})
+
     for name in args.entries or cards:
         lams = radii(cards[name], args.lam)
-        for lam in (lam for lam in lams if (name, lam) not in done):
-            rows.append(broken(name, lam, args.minutes / len(lams)))
-            save(args.json, {"machine": found, "rows": rows})
+        for lam in lams:
+            keep(go_on(name, lam, args.minutes / len(lams), rows.get((name, lam)), keep))
     print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    for row in rows:
-        cells = (f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values())
+    for attempt in rows.values():
+        cells = (f"{value:.1f}" if isinstance(value, float) else str(value) for value in attempt.row)
         print(f"| {' | '.join(cells)} |")
 
 
