@@ -8,8 +8,8 @@ what is cheap and goes on with restarts from other seeds and twice the steps. Wh
 of fresh passes, the very quantity that is judged. SAP is passed by identity, winner-take-all units by soft ones, JPEG
 by the slope of its own; every other network by its gradient. An image counts as broken where 100 passes are wrong on
 average, and another 100, which chose nothing, are too. Gradients of random networks are computed in bfloat16 where the
-processor has it; float32 judges. With ``--json`` every attack is noted there: stopped and called again, the same command
-goes on after the last one, and longer ``--minutes`` go on where shorter ones ended.
+processor has it; float32 judges. With ``--json`` every attack is noted there: stopped and called again, the same
+command goes on after the last one, and longer ``--minutes`` go on where shorter ones ended.
 """
 
 import argparse
@@ -195,9 +195,8 @@ class Attempt:
     def row(self) -> tuple[object, ...]:
         """Return the values of `COLUMNS`."""
         hand = 100 * (1 - len(self.lost) / self.images)
-        return (
-            self.entry, self.lam, self.images, self.clean, self.left, hand, "; ".join(self.by), self.tried, self.minutes,
-        )  # fmt: skip
+        told = (self.entry, self.lam, self.images, self.clean, self.left, hand)
+        return (*told, "; ".join(self.by), self.tried, self.minutes)
 
 
 def go_on(name: str, lam: float, minutes: float, earlier: Attempt | None, keep: Callable[[Attempt], None]) -> Attempt:
