@@ -14,6 +14,7 @@ from saplab.benchmark.plausible import check_card
 from saplab.benchmark.protocol import PROTOCOL
 from saplab.benchmark.run import Run, load_images
 from saplab.data.load import load_data
+from saplab.metrics.intervals import normal_quantile, wilson
 
 Card = dict[str, Any]
 Spoil = Callable[[Card], object]
@@ -39,6 +40,18 @@ def left(card: Card, k: int = 2) -> Card:
 
 def share(percent: float, low: float, high: float) -> Card:
     return {"percent": percent, "low": low, "high": high}
+
+
+def of(percent: float, images: int = 100) -> Card:
+    """Return a share of so many images with its interval."""
+    low, high = (round(100 * end, 4) for end in wilson(percent / 100, images, normal_quantile(0.95)))
+    return share(percent, low, high)
+
+
+def without(card: Card, word: str) -> None:
+    """Take the attacks of that word out of a card, and what they alone left."""
+    for threat in card["threats"]:
+        threat["attacks"] = [row for row in threat["attacks"] if word not in row["attack"]]
 
 
 @pytest.mark.parametrize("tier", list(PROTOCOL.tiers))
@@ -85,17 +98,40 @@ def test_a_name_is_one_of_files(field: str, name: str, tmp_path: Path) -> None:
      (lambda card: card["threats"].append(card["threats"][0]), "a card must be of the protocol's norms and radii"),
      (lambda card: left(card, 0)["worst"].update(percent=1.0), "must lie within its interval"),
      (lambda card: card["clean"]["averaged"].update(low=90.0), "must lie within its interval"),
-     (lambda card: left(card, 2).update(worst=share(50.0, 5.0, 60.0)), "must fall with the radius"),
-     (lambda card: [left(card, k).update(worst=share(99.0, 96.0, 99.9)) for k in range(3)],
+     (lambda card: left(card, 2).update(worst=of(50.0)), "must fall with the radius"),
+     (lambda card: [left(card, k).update(worst=of(99.0)) for k in range(3)],
       "lies above what its attacks leave"),
-     (lambda card: card["threats"][0].update(attacks=[]), "must be by one of the card's attacks"),
+     (lambda card: left(card, 0).update(worst=of(17.0)), "lies above what its attacks leave"),
+     (lambda card: left(card, 0).update(worst=share(12.5, 0.0, 20.4)), "has a wider interval than 100 images give"),
+     (lambda card: left(card, 0).update(worst=share(12.7, 7.5, 20.4)), "must be a share of 200 judgements, got 12.7 %"),
+     (lambda card: card["clean"]["averaged"].update(percent=81.5), "must be a share of 100 judgements, got 81.5 %"),
+     (lambda card: card["clean"]["averaged"].update(low=79.0), "has a narrower interval than 100 images give"),
+     (lambda card: card["clean"].update(majority=81.5), "by the majority, must be a share of 100 judgements"),
+     (lambda card: card["threats"][0]["attacks"].pop(), "must stand once at each radius"),
+     (lambda card: card["threats"][0]["attacks"].append(card["threats"][0]["attacks"][0]),
+      "must stand once at each radius"),
+     (lambda card: without(card, "Square"), "in linf; it lacks Square-100"),
+     (lambda card: without(card, "momentum"), "it lacks PGD-40 margin relative_step=0.15 momentum=0.9"),
+     (lambda card: card["threats"][0]["checks"].pop(0), "must hold each check of the verdict once in linf"),
+     (lambda card: card["threats"][0]["checks"].append(card["threats"][0]["checks"][0]),
+      "each check of the verdict once"),
+     (lambda card: card["threats"][0]["checks"].append(
+         card["threats"][0]["checks"][0] | {"key": "mine"}), "each check of the verdict once"),
+     (lambda card: card["threats"][0].update(sentence="91 %, proven."), "must begin with what is left at λ = 8"),
+     (lambda card: card["threats"][1].update(sentence=card["threats"][1]["sentence"].replace("0.0 %", "30.0 %")),
+      "must begin with what is left at ε = 0.5 in L2"),
+     (lambda card: card["threats"][0].update(
+         sentence="Robust accuracy at λ = 8 is at most 0.0 % [0.0, 3.7]; none shows a masked gradient."),
+      "says otherwise of a masked gradient"),
+     (lambda card: card.update(time="2999-01-01T00:00:00+00:00"), "cannot be finished in the future"),
+     (lambda card: card["threats"][0].update(attacks=[]), "it lacks APGD-20 DLR, PGD-20, PGD-40, PGD-40 margin"),
      (lambda card: left(card).update(attack="mine"), "must be by one of the card's attacks, got 'mine'"),
      (lambda card: left(card, 0)["single_pass"].update(percent=90.0), "must be the least that one attack leaves"),
      (lambda card: left(card, 0).update(majority=90.0), "must be the least that one attack leaves"),
      (lambda card: left(card, 0).update(tries=None), "must be the least that one attack leaves"),
      (lambda card: card["clean"]["tries"].update(percent=99.0, high=100.0), "cannot be more than after one"),
      (lambda card: card["threats"][0].update(masked=False), "must follow from the card's checks"),
-     (lambda card: card["threats"][0].update(checks=[]), "must follow from the card's checks"),
+     (lambda card: card["threats"][0].update(checks=[]), "must hold each check of the verdict once in linf, got none"),
      (lambda card: card["threats"][0]["checks"][0].update(outcome="fine"), "Invalid enum value 'fine'"),
      (lambda card: card["threats"][0]["calibration"][0].update(brier=9.0), "brier`")],
 )  # fmt: skip
@@ -112,8 +148,12 @@ def test_numbers_that_no_run_writes_are_refused(spoil: Spoil, message: str, tmp_
      (lambda card: card["certified"].update(n=1), "take 100 and 1000 passes at α = 0.001, got 100, 1 and 0.001"),
      (lambda card: card["certified"].update(alpha=0.5), "got 100, 1000 and 0.5"),
      (lambda card: card["certified"]["accuracy"][-1].update(radius=9.0), "beyond what 1000 passes can tell"),
-     (lambda card: card["certified"]["accuracy"][-1]["accuracy"].update(percent=99.0, high=99.5), "must fall"),
-     (lambda card: card["certified"]["accuracy"].reverse(), "must fall")],
+     (lambda card: card["certified"]["accuracy"][-1]["accuracy"].update(of(99.0)), "must fall"),
+     (lambda card: card["certified"]["accuracy"].reverse(), "must fall"),
+     (lambda card: [at.update(accuracy=of(100.0)) for at in card["certified"]["accuracy"]],
+      "no more can be certified within 0 than attacks leave there"),
+     (lambda card: [at.update(accuracy=of(70.0)) for at in card["certified"]["accuracy"]],
+      "no more can be certified within 0.5 than attacks leave there")],
 )  # fmt: skip
 def test_certificates_are_of_the_tier_and_of_the_noise(spoil: Spoil, message: str, tmp_path: Path) -> None:
     assert message in refusal(spoil, tmp_path, "gaussian-0.25")
@@ -138,5 +178,5 @@ def test_the_whole_test_set_is_known_by_its_digest(tmp_path: Path) -> None:
     whole = load_data(f"cifar10:{root}")
     assert (whole.name, len(whole), whole.digest()) == PROTOCOL.whole
     data = {"name": whole.name, "digest": whole.digest(), "images": len(whole)}
-    assert refusal(lambda card: card["data"].update(data), tmp_path) == ""
+    assert "a share of 9,980 judgements, got 81 %" in refusal(lambda card: card["data"].update(data), tmp_path)
     assert "9,979 others" in refusal(lambda card: card["data"].update({**data, "images": 9979}), tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from saplab.benchmark.card import Card, schema
-from saplab.benchmark.entries import ENTRIES, Entry
+from saplab.benchmark.entries import ALL, ENTRIES, TAKEN, Entry, plain_name
 from saplab.benchmark.markdown import card_text, leaderboard_text
 from saplab.benchmark.plausible import check_card, is_current
 from saplab.benchmark.protocol import PROTOCOL
@@ -84,25 +84,29 @@ def _rank(card: Card) -> tuple[bool, list[float], str]:
 
 
 def refuse_impostors(cards: Iterable[Card]) -> None:
-    """Raise ValueError where a card that was sent in has the name of an entry of the package.
+    """Raise ValueError where a card that was sent in has the name of an entry of the package, or of another card.
 
     That is, where it is of another network or defence, or another card than the package's own, or where its name
-    differs from an entry's by capitals alone, which some file systems do not tell apart.
+    differs by capitals and signs alone, which readers and some file systems do not tell apart. Of several cards of one
+    network the newest counts.
     """
-    names = {name.casefold(): name for name in ENTRIES}
     stored = {tier: stored_cards(tier) for tier in PROTOCOL.tiers}
+    seen: dict[tuple[str, str], Card] = {}
     for card in filter(is_current, cards):
-        name = names.get(card.name.casefold())
+        name = TAKEN.get(plain_name(card.name))
         known = stored[card.tier].get(card.name)
-        if name is None or card == known:
-            continue
-        if name != card.name or not _is_of(card, ENTRIES[name]):
-            raise ValueError(f"the card {card.name!r} is of another network than the package's entry {name}:"
-                             " call it otherwise")  # fmt: skip
-        if known is not None:
-            raise ValueError(
-                f"the card {card.name!r} is not the package's own of that name; `--check` says whether they agree"
-            )
+        if name is not None and card != known:
+            if name != card.name or name == ALL or not _is_of(card, ENTRIES[name]):
+                raise ValueError(f"the card {card.name!r} is of another network than the package's entry {name}:"
+                                 " call it otherwise")  # fmt: skip
+            if known is not None:
+                raise ValueError(
+                    f"the card {card.name!r} is not the package's own of that name; `--check` says whether they agree"
+                )
+        first = seen.setdefault((card.tier, plain_name(card.name)), card)
+        if (first.name, first.network) != (card.name, card.network):
+            raise ValueError(f"the cards {first.name!r} and {card.name!r} must be of one network, or have names that"
+                             " differ by a letter or a digit")  # fmt: skip
 
 
 def _is_of(card: Card, entry: Entry) -> bool:

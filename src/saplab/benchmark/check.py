@@ -28,12 +28,14 @@ class Comparison:
         compared: how many numbers were compared.
         differences: what differs by more than it may, in words.
         largest: the largest difference of an accuracy, in points.
+        words: where the verdicts differ in words, on machines of other kinds, on which words are not compared.
     """
 
     same_kind: bool
     compared: int
     differences: tuple[str, ...]
     largest: float
+    words: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -84,7 +86,8 @@ def compare(stored: Card, found: Card) -> Comparison:
         differences.append(f"{', '.join(path)}: {_shown(mine)} stored, {_shown(other)} found")
     differences += () if same else _opposites(stored, found)
     numbers = sum(isinstance(value, float) for value in leaves.values())
-    return Comparison(same, numbers, tuple(differences), max(gaps))
+    words = () if same else tuple(_other_words(stored, found))
+    return Comparison(same, numbers, tuple(differences), max(gaps), words)
 
 
 def _facts(stored: Card, found: Card) -> Iterator[tuple[str, object, object]]:
@@ -161,3 +164,11 @@ def _opposites(stored: Card, found: Card) -> Iterator[str]:
     for mine, other in zip(stored.threats, found.threats, strict=True):
         if None not in (mine.masked, other.masked) and mine.masked != other.masked:
             yield f"masked gradient in {mine.norm}: {MASKED[mine.masked]} stored, {MASKED[other.masked]} found"
+
+
+def _other_words(stored: Card, found: Card) -> Iterator[str]:
+    """Yield the verdicts that do not say the same, both of them, since the stored one was not computed here."""
+    for mine, other in zip(stored.threats, found.threats, strict=True):
+        if (mine.sentence, mine.masked) != (other.sentence, other.masked):
+            said, says = (f"{MASKED[one.masked]}, “{one.sentence}”" for one in (mine, other))
+            yield f"the verdict in {mine.norm}, stored as {said}; found here: {says}"

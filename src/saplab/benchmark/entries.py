@@ -13,6 +13,7 @@ from saplab.defenses.drawing import GradientRule
 from saplab.models.zoo import PACKAGED, load_model
 from saplab.system.words import did_you_mean
 
+ALL: Final = "all"  # stands for every entry
 _BASE: Final = "preact-resnet20"
 
 
@@ -151,6 +152,15 @@ _LISTED: Final = (
 ENTRIES: Final[Mapping[str, Entry]] = {entry.name: entry for entry in _LISTED}
 
 
+def plain_name(name: str) -> str:
+    """Return what a reader remembers of a name: its letters and digits."""
+    return "".join(filter(str.isalnum, name)).casefold()
+
+
+TAKEN: Final[Mapping[str, str]] = {plain_name(name): name for name in (*ENTRIES, ALL)}
+"""Names that no card of another network may have, by their letters and digits."""
+
+
 def chosen(names: tuple[str, ...]) -> tuple[Entry, ...]:
     """Return the entries of these names, each once; ``all`` stands for every one whose weights are there.
 
@@ -159,7 +169,7 @@ def chosen(names: tuple[str, ...]) -> tuple[Entry, ...]:
     """
     found: dict[str, Entry] = {}
     for name in names:
-        if name == "all":
+        if name == ALL:
             found |= {entry.name: entry for entry in ENTRIES.values() if not entry.lacking}
         elif name in ENTRIES:
             found[name] = ENTRIES[name]

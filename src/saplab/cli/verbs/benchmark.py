@@ -64,6 +64,7 @@ def benchmark(
     --check ends with exit code 1 where a recomputed card does not agree with the stored one.
     """
     from saplab.benchmark.board import stored_cards
+    from saplab.benchmark.entries import ALL
     from saplab.benchmark.protocol import PROTOCOL
 
     console, chosen = Console(as_json), PROTOCOL.tier(tier)
@@ -86,7 +87,7 @@ def benchmark(
         place = options.ready_place(device, threads, engine, workers, address)
         known = {**stored_cards(tier), **{card.name: card for card in _more(cards)}} if check else None
         if known is not None:
-            entries = _with_a_card(entries, known, tier, every=names == ["all"])
+            entries = _with_a_card(entries, known, tier, every=names == [ALL])
         agreed = [_one(_run(entry, chosen.name, data, place), out, known, dry_run, console) for entry in entries]
         if not all(agreed):
             raise typer.Exit(1)
@@ -97,7 +98,7 @@ def _entries(
 ) -> "tuple[Entry, ...]":
     """Return the entries of the package that are named, or the one of one's own."""
     from saplab.benchmark.card import NAME
-    from saplab.benchmark.entries import ENTRIES, Entry, chosen
+    from saplab.benchmark.entries import TAKEN, Entry, chosen, plain_name
     from saplab.benchmark.methods import OWN
 
     if not (model or defense):
@@ -109,8 +110,8 @@ def _entries(
     options.check_sites(sites, bool(defense))
     if names:
         raise ValueError("`model` and `defense` make an entry of one's own: give no names beside them, but --name")
-    if name.casefold() in {*ENTRIES, "all"} or not re.match(NAME, name):
-        wanted = "a name for files that no entry of the package has: letters of ASCII, digits and . + - _"
+    if plain_name(name) in TAKEN or not re.match(NAME, name):
+        wanted = "a name for files that no entry of the package has, by its letters and digits: of ASCII, and . + - _"
         raise ValueError(f"`name` must be {wanted}, got {name!r}")
     places = (sites,) if sites else ()
     return (Entry(name, OWN, (model or "preact-resnet20-dense",), (), defense, places, weights=weights),)
@@ -175,10 +176,12 @@ def _agrees(stored: "Card", card: "Card", earlier: int, console: Console) -> boo
 
     found = compare(stored, card)
     console.say(f"{card.name}: {found.text}")
+    for words in found.words:
+        console.say(f"{card.name}: not compared on a machine of another kind: {words}")
     if console.json:
         console.emit_json({"entry": card.name, "agrees": found.agrees, "same_kind": found.same_kind,
                            "earlier_cells": earlier, "compared": found.compared, "largest": found.largest,
-                           "differences": list(found.differences)})  # fmt: skip
+                           "differences": list(found.differences), "words": list(found.words)})  # fmt: skip
     return found.agrees
 
 
