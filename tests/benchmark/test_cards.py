@@ -104,6 +104,10 @@ def test_other_machines_may_differ_by_the_tolerances() -> None:
     assert found.agrees
     assert not found.same_kind
     assert found.largest == attacked
+    (words,) = found.words
+    assert words.startswith("the verdict in linf, stored as no, “")
+    assert words.endswith("found here: cannot tell, “Otherwise.”")
+    assert compare(stored, make_card(machine=ELSEWHERE)).words == ()
     for far in (make_card(clean=80.1 + clean), make_card(linf=(60.0, 50.0, 30.1 + attacked)), make_card(masked=True)):
         assert not compare(stored, replace(far, machine=ELSEWHERE)).agrees
 

@@ -82,7 +82,7 @@ def test_a_card_that_is_sent_in_cannot_take_the_place_of_the_package_s() -> None
             refuse_impostors([replace(stored, network=network, time="2999-01-01T00:00:00+00:00")])
     with pytest.raises(ValueError, match="the card 'fast' is not the package's own of that name"):
         refuse_impostors([replace(stored, time="2999-01-01T00:00:00+00:00")])
-    for name in ("sap-100-fast", "Fast", "FAST"):
+    for name in ("sap-100-fast", "Fast", "FAST", "fast.", "f-a-s-t", "all", "ALL_"):
         with pytest.raises(ValueError, match=f"the card '{name}' is of another network"):
             refuse_impostors([replace(stored, name=name)])
 
@@ -101,6 +101,16 @@ def test_the_package_s_weights_decide_where_it_has_no_card_of_an_entry() -> None
     ):
         with pytest.raises(ValueError, match=f"the card '{card.name}' is of another network than the package's entry"):
             refuse_impostors([card])
+
+
+def test_two_networks_cannot_share_a_name() -> None:
+    first = make_card("theirs")
+    replace = msgspec.structs.replace
+    other = replace(first, network=replace(first.network, digest="c" * 64), time="2026-12-03T00:00:00+00:00")
+    refuse_impostors([first, replace(first, time=other.time)])
+    for second in (other, replace(other, name="Theirs"), replace(first, name="their-s")):
+        with pytest.raises(ValueError, match=f"the cards 'theirs' and '{second.name}' must be of one network, or have"):
+            refuse_impostors([first, second])
 
 
 def test_names_that_some_file_systems_do_not_tell_apart_are_refused(tmp_path: Path) -> None:

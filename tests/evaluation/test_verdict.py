@@ -193,6 +193,40 @@ def test_sentence_tells_of_what_still_helps_and_of_the_undefended_network():
     )
 
 
+def averaged(accuracies, samples=20, backward="mask"):
+    attack = PGD(MonteCarlo(samples, backward, loss="margin"), 40, momentum=0.9)
+    return evidence("pgd", accuracies, samples=samples, backward=backward, attack=attack, label="averaged")
+
+
+def test_a_gradient_that_is_noise_for_the_most_part_is_not_called_sound():
+    """Its attacks clear nothing where it is the number of passes averaged that decides what they leave."""
+    few = [evidence("pgd", (0.9, 0.9)), evidence("pgd", (0.95, 0.95), backward="identity"), transfer((0.95, 0.95))]
+    sound = saplab.verdict([*few, averaged((0.85, 0.8))])
+    assert sound.masked is False
+    found = saplab.verdict([*few, averaged((0.7, 0.5))])
+    assert found.masked is None
+    assert "what is left depends on how many passes a gradient averages: PGD with mask backward ×10 leaves 90.0 %," in (
+        found.sentence
+    )
+    assert found.sentence.endswith(
+        "PGD with mask backward ×20 with momentum 50.0 %, so more samples are needed to tell."
+    )
+    assert saplab.verdict([*few, averaged((0.7, 0.5))], eps=1 / 255).masked is None
+    assert saplab.verdict([*few, averaged((0.85, 0.5))], eps=1 / 255).masked is False  # not at this radius
+
+
+def test_averaging_tells_only_beside_fewer_samples_by_the_same_rule():
+    base = [evidence("pgd", (0.9, 0.9), backward="identity"), transfer((0.95, 0.95))]
+    assert saplab.verdict([*base, averaged((0.7, 0.5), backward="identity")]).masked is not False
+    own = evidence("pgd", (0.9, 0.9), samples=20)
+    assert saplab.verdict([own, transfer((0.95, 0.95)), averaged((0.7, 0.5))]).masked is False
+
+
+def test_a_few_points_less_by_averaging_are_no_matter():
+    few = [evidence("pgd", (0.10, 0.10)), transfer((0.5, 0.5))]
+    assert saplab.verdict([*few, averaged((0.05, 0.05))]).masked is False
+
+
 def test_chance_alone_seldom_flags_a_network():
     """Attacks that leave the same accuracy, on 400 images anew 200 times: flagged at most 5 % and 4 standard errors."""
     rng = np.random.default_rng(0)

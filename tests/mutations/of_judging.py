@@ -205,6 +205,20 @@ FAULTS = [
         "evaluation/test_verdict.py::test_a_difference_that_counts_for_nothing_is_no_evidence_of_a_masked_gradient",
     ),
     Fault(
+        "a gradient that is mostly noise is sound",
+        "evaluation/checks.py",
+        "    return None if masked is False and noisy(case, eps) else masked",
+        "    return masked",
+        "evaluation/test_verdict.py::test_a_gradient_that_is_noise_for_the_most_part_is_not_called_sound",
+    ),
+    Fault(
+        "a few points by averaging are noise",
+        "evaluation/checks.py",
+        "             and one.excess(0.95).low > comparisons.MARGIN]",
+        "             and one.excess(0.95).low > 0]",
+        "evaluation/test_verdict.py::test_a_few_points_less_by_averaging_are_no_matter",
+    ),
+    Fault(
         "too few steps are a masked gradient",
         "evaluation/checks.py",
         "if exposing and not (unfinished and set(exposing) <= set(BY_OTHERS)):",

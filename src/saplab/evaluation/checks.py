@@ -134,16 +134,30 @@ def _is_bad(reading: Comparison | Level, excess: Interval) -> bool:
     return excess.estimate >= min(reading.slack, share) - _ROUNDING
 
 
-def is_masked(case: Case, found: Sequence[Answer]) -> bool | None:
+def is_masked(case: Case, found: Sequence[Answer], eps: float) -> bool | None:
     """Decide from the answers to the checks whether the gradient is masked; None where they cannot tell.
 
     Where others alone get a little further than attacks along the own gradient, that shows nothing as long as these can
-    do better: by more steps or samples, or on what is judged, the mean of passes, whose single losses they climb.
+    do better: by more steps or samples, or on what is judged, the mean of passes, whose single losses they climb. Where
+    the number of passes averaged decides what is left at `eps`, the gradient is noise for the most part, and who finds
+    no more than attacks along it clears nothing.
     """
     outcomes = {answer.check.key: answer.check.outcome for answer in found}
     exposing = [answer for answer in found if answer.check.key in EXPOSING and answer.check.outcome == "failed"]
     little = not case.on_the_mean and all(one.share > 1 - PART for answer in exposing for one in answer.failed)
-    return _decided(outcomes, little)
+    masked = _decided(outcomes, little)
+    return None if masked is False and noisy(case, eps) else masked
+
+
+def noisy(case: Case, eps: float) -> Comparison | None:
+    """Return the comparison that shows that what is left at `eps` depends on how many passes a gradient averages.
+
+    That is, an attack that averages over its steps too surely takes more than 5 points from the strongest of the others
+    by the same rule, and more than a fifth of what that leaves. None where no such was run.
+    """
+    shown = [one for one in comparisons.averaging(case) if one.second.eps == eps and one.share <= 1 - PART
+             and one.excess(0.95).low > comparisons.MARGIN]  # fmt: skip
+    return min(shown, key=lambda one: one.share, default=None)
 
 
 def possible_answers(outcomes: Mapping[str, Outcome]) -> set[bool | None]:

@@ -114,6 +114,14 @@ def samples(case: Case) -> list[Comparison]:
     return _two_budgets(case.own, lambda e: (*_kind(e), e.steps), lambda e, _: e.samples)
 
 
+def averaging(case: Case) -> list[Comparison]:
+    """Compare attacks that average over their steps too, by momentum, with iterative ones of fewer samples a step."""
+    iterative = [e for e in case.own if e.iterative]
+    over_steps = [e for e in iterative if _momentum(e)]
+    others = [e for e in iterative if not _momentum(e)]
+    return _challenges(over_steps, others, _same_rule_of_fewer)
+
+
 def steps(case: Case) -> list[Comparison]:
     """Compare each iterative attack's largest number of steps with its second largest."""
     iterative = [e for e in case.own if e.iterative]
@@ -174,6 +182,15 @@ def _as_many_steps(rival: Point, challenger: Point) -> bool:
 
 def _same_rule_as_large(rival: Point, challenger: Point) -> bool:
     return rival.evidence.backward == challenger.evidence.backward and _as_large_budget(rival, challenger)
+
+
+def _same_rule_of_fewer(rival: Point, challenger: Point) -> bool:
+    one, other = rival.evidence, challenger.evidence
+    return one.backward == other.backward and one.samples < other.samples
+
+
+def _momentum(evidence: Evidence) -> float:
+    return float(getattr(evidence.attack, "momentum", 0.0))
 
 
 def _same_rule_in_steps(rival: Point, challenger: Point) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from saplab.attacks import FGSM, Iterative
-from saplab.evaluation.checks import BY_OTHERS, DECISIVE, EXPOSING, UNFINISHED, Answer
+from saplab.evaluation.checks import BY_OTHERS, DECISIVE, EXPOSING, UNFINISHED, Answer, noisy
 from saplab.evaluation.comparisons import Comparison
 from saplab.evaluation.evidence import Case, Evidence
 from saplab.metrics import Interval
@@ -42,7 +42,7 @@ def describe(
     elif bound.estimate == 0:
         tail = ": the attacks break every image"
     else:
-        tail = _undecided(case, outcomes) if masked is None else _clear(outcomes, dense)
+        tail = _undecided(case, outcomes, eps) if masked is None else _clear(outcomes, dense)
     return f"Robust accuracy at {case.threat.text(eps)}{case.threat.setting} is at most {_judged(bound, alone)}{tail}."
 
 
@@ -136,7 +136,7 @@ def _clear(outcomes: Mapping[str, str], dense: Interval | None) -> str:
     return told if dense is None else f"{told}; the undefended network: {dense.percent()}"
 
 
-def _undecided(case: Case, outcomes: Mapping[str, str]) -> str:
+def _undecided(case: Case, outcomes: Mapping[str, str], eps: float) -> str:
     attacks = list(dict.fromkeys(map(name_of, case.evidence)))
     if all(e.noise for e in case.evidence):
         return "; random noise searches for nothing, so an attack is needed to tell more"
@@ -153,6 +153,13 @@ def _undecided(case: Case, outcomes: Mapping[str, str]) -> str:
         return "; an unbounded attack does not reach chance, so it fails somewhere: stronger attacks are needed to tell"
     if outcomes.get("norm") == "failed":
         return "; the gradient is far shorter than the undefended network's: stronger attacks are needed to tell"
+    if shown := noisy(case, eps):
+        few, many = (f"{name_of(one.evidence)} ×{one.evidence.samples}" for one in (shown.first, shown.second))
+        left, less = (f"{100 * one.scores.mean():.1f} %" for one in (shown.first, shown.second))
+        return (
+            f"; what is left depends on how many passes a gradient averages: {few} leaves {left}, {many} with momentum"
+            f" {less}, so more samples are needed to tell"
+        )
     if any(outcomes.get(key) == "failed" for key in UNFINISHED):
         return "; the attack has not converged: more steps or samples are needed to tell"
     if any(outcomes.get(key) == "failed" for key in BY_OTHERS):

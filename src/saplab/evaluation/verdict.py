@@ -143,7 +143,7 @@ def verdict(
     headline = _headline(bounds, eps)
     case = Case(defended, dense, _chance(defended))
     found = answers(case)
-    masked = is_masked(case, found)
+    masked = is_masked(case, found, headline.eps)
     if masked is False and not any(e.iterative for e in case.white_box):
         masked = None  # one step bounds too loosely
     undefended = {bound.eps: bound.accuracy for bound in _worst_of(dense, labels)}
