@@ -104,7 +104,8 @@ def test_other_machines_may_differ_by_the_tolerances() -> None:
     assert found.agrees
     assert not found.same_kind
     assert found.largest == attacked
-    (words,) = found.words
+    words, of_l2 = found.words
+    assert of_l2.startswith("the verdict in l2, stored as no, “")
     assert words.startswith("the verdict in linf, stored as no, “")
     assert words.endswith("found here: cannot tell, “Otherwise.”")
     assert compare(stored, make_card(machine=ELSEWHERE)).words == ()
