@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import pairwise
+from statistics import fmean
 from typing import Final
 
 from saplab.attacks import MonteCarlo, ThreatModel
 from saplab.attacks.batteries import attackers_of
-from saplab.benchmark.card import Card, Certified, Counted, Data, Left, Share, Threatened
+from saplab.benchmark.card import Card, Certified, Counted, Data, Left, PublishedFound, Share, Threatened
 from saplab.benchmark.protocol import PROTOCOL, Tier
 from saplab.benchmark.run import load_images
 from saplab.benchmark.words import ball
@@ -56,6 +57,8 @@ def check_card(card: Card) -> None:
         _check_threat(threat, card.clean, card.data.images)
     if card.certified is not None:
         _check_certified(card.certified, card, tier)
+    if card.published is not None:
+        _check_published(card.published, card)
 
 
 def _check_size(card: Card, tier: Tier) -> None:
@@ -229,3 +232,13 @@ def _check_certified(proof: Certified, card: Card, tier: Tier) -> None:
     for radius, share in found:
         if share and proof.at(radius).percent > share.percent + _slack(card.data.images):
             raise ValueError(f"no more can be certified within {radius:g} than attacks leave there")
+
+
+def _check_published(theirs: PublishedFound, card: Card) -> None:
+    """Refuse another mean than that of its draws, and beside it another number than the card's own in that ball."""
+    if not theirs.runs or abs(theirs.percent - fmean(theirs.runs)) > _DIGITS:
+        raise ValueError("what the paper's evaluation leaves must be the mean over its draws")
+    left = card.left(theirs.norm, theirs.eps)
+    own = None if left is None else left.single_pass.percent if theirs.single_pass else left.worst.percent
+    if theirs.found != own:
+        raise ValueError("what is found beside the paper's evaluation must be what the card leaves in that ball")
