@@ -193,10 +193,10 @@ def _played(curves: Sequence[Curve], rows: Sequence[GameRow]) -> str:
     rules = cast(GameCell, first.first)
     samples = max(cell.attack.samples for cell in cells if cell.attack is not None)
     sticky = f"{rules.sticky:g}" if rules.sticky else "off"
-    cut, every = sum(row.cut for row in rows), sum(row.score.games for row in rows)
+    cut = any(row.cut for row in rows)
     return (
         f"Each number: {_how_many(games)}, of one trained agent, in {rules.precision}."
-        f" A game is stopped after {rules.max_frames:,} frames, as {cut} of {every:,} were."
+        f" A game is stopped after {rules.max_frames:,} frames, as {'some were' if cut else 'none was'}."
         f" ε = {rules.epsilon:g}, sticky actions {sticky}; points as the game counts them, with 95 % intervals"
         " (Student's). λ is how far the adversary may move each gray value of each pixel, in steps of 0..255; its"
         " attack is FGSM on the whole stack of frames, against the action that it finds best. Gradients of defended"
