@@ -230,7 +230,7 @@ def test_the_page_shows_changes_blanks_and_what_is_missing(written):
     for text in ("<b>-50.0</b>", "paper -12.2", "paper +10.4", ">blank</b>", "10 of 40 cells", "preset smoke, 16 steps",
                  ">Assault</a>", ">Bowling</a>", "paper +3425.9", "Not computed yet.",
                  "Each number: 6 games of 2 seeds without an attack and 6 games of 2 seeds under one, of one trained",
-                 "after 400 frames, as 0 of", "0 lie within the 95 % interval of the one measured here, 1 outside",
+                 "after 400 frames, as none was", "0 lie within the 95 % interval of the one measured here, 1 outside",
                  "ε = 0.05, sticky actions off", "(Welch&#39;s test, 95 %): original at λ = 1.</p>",
                  "average 2 passes, their actions 2"):  # fmt: skip
         assert text in page
