@@ -96,7 +96,9 @@ def refuse_impostors(cards: Iterable[Card]) -> None:
         name = TAKEN.get(plain_name(card.name))
         known = stored[card.tier].get(card.name)
         if name is not None and card != known:
-            if name != card.name or name == ALL or not _is_of(card, ENTRIES[name]):
+            if name == ALL:
+                raise ValueError(f"{ALL!r} stands for every entry: the card {card.name!r} needs another name")
+            if name != card.name or not _is_of(card, ENTRIES[name]):
                 raise ValueError(f"the card {card.name!r} is of another network than the package's entry {name}:"
                                  " call it otherwise")  # fmt: skip
             if known is not None:

@@ -111,7 +111,9 @@ def _entries(
     if names:
         raise ValueError("`model` and `defense` make an entry of one's own: give no names beside them, but --name")
     if plain_name(name) in TAKEN or not re.match(NAME, name):
-        wanted = "a name for files that no entry of the package has, by its letters and digits: of ASCII, and . + - _"
+        wanted = (
+            "a name for files (letters of ASCII, digits and . + - _), by a letter or a digit another than all entries'"
+        )
         raise ValueError(f"`name` must be {wanted}, got {name!r}")
     places = (sites,) if sites else ()
     return (Entry(name, OWN, (model or "preact-resnet20-dense",), (), defense, places, weights=weights),)
